@@ -1,0 +1,30 @@
+//! Compiles the contracts with protox, a Protobuf compiler in Rust: no `protoc` on the machine.
+
+use std::{env, fs, path::PathBuf};
+
+use protox::prost::Message as _;
+
+const FILES: [&str; 7] = [
+    "slipway/types/v1/types.proto",
+    "slipway/registry/v1/registry.proto",
+    "slipway/netd/v1/netd.proto",
+    "slipway/runtime/v1/container.proto",
+    "slipway/runtime/v1/runtime.proto",
+    "slipway/runtime/v1/worker.proto",
+    "slipway/builder/v1/builder.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    for file in FILES {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(FILES, [&root])?;
+    // Kept for the reflection service.
+    fs::write(out.join("slipway.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .bytes(".slipway")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
