@@ -21,8 +21,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(FILES, [&root])?;
-    // Kept for the reflection service.
-    fs::write(out.join("slipway.bin"), descriptors.encode_to_vec())?;
+    // For the reflection service, without the comments: they are half of its size in memory.
+    let mut bare = descriptors.clone();
+    for file in &mut bare.file {
+        file.source_code_info = None;
+    }
+    fs::write(out.join("slipway.bin"), bare.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".slipway")
         .compile_fds(descriptors)?;

@@ -1,1 +1,50 @@
-//! Placeholder until the first module lands.
+//! Bootstrap of a Slipway service: what all services do alike is done here, once.
+//!
+//! A service's `main.rs` parses its flags (with [`ServiceArgs`] flattened in), calls [`run`] with a
+//! function that opens its domain and returns its gRPC [`Routes`](tonic::service::Routes), and ends.
+//! In between this crate
+//!
+//! * reads the settings: flags beat environment beats file ([`settings`]),
+//! * makes sure that one instance runs per run folder ([`instance`]),
+//! * writes structured logs ([`trace`]) and counts requests ([`metrics`]),
+//! * listens on unix and tcp sockets, the latter with mutual TLS ([`listen`], [`tls`]),
+//! * answers health and reflection and stops gracefully ([`server`]).
+//!
+//! Clients connect with [`client::connect`] and read errors with [`error`].
+//!
+//! Architecture invariant: this crate knows no service's domain.
+
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod error;
+pub mod instance;
+pub mod listen;
+pub mod metrics;
+pub mod server;
+pub mod settings;
+pub mod tls;
+pub mod trace;
+
+pub use listen::Address;
+pub use server::{Context, run};
+pub use settings::{Paths, ServiceArgs};
+pub use tokio_util::sync::CancellationToken;
+
+/// Largest gRPC message that a service accepts or sends, bytes. Bodies are streamed in chunks of
+/// [`CHUNK_SIZE`], so only manifests and lists come near it.
+pub const MAX_MESSAGE_SIZE: usize = 4 * 1024 * 1024 + 64 * 1024;
+
+/// Size of a chunk of a streamed body, bytes.
+pub const CHUNK_SIZE: usize = 256 * 1024;
+
+/// Which service this is.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity {
+    /// Short name, as in `registry.sock` and `registry.toml`.
+    pub name: &'static str,
+    /// Name of the program, as in `registry-svc`.
+    pub program: &'static str,
+    /// Version of the program.
+    pub version: &'static str,
+}

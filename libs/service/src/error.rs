@@ -1,0 +1,71 @@
+//! How a domain error crosses gRPC, and how it is read on the other side.
+//!
+//! A status carries one sentence for people and a `google.rpc.ErrorInfo` for programs: `reason` in
+//! UPPER_SNAKE_CASE, `domain` [`DOMAIN`], and the names that the sentence mentions.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// `domain` of every `ErrorInfo` of ours.
+pub const DOMAIN: &str = "slipway.dev";
+
+/// A status with a machine-readable reason.
+///
+/// `reason` is UPPER_SNAKE_CASE and part of the contract; `message` is one sentence, without a full
+/// stop at the end, that says what to do where something can be done.
+pub fn status(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
+    status_with(code, reason, message, [])
+}
+
+/// As [`status`], with names and values that programs may want.
+pub fn status_with<const N: usize>(
+    code: Code,
+    reason: &'static str,
+    message: impl Into<String>,
+    metadata: [(&str, String); N],
+) -> Status {
+    let metadata: HashMap<String, String> = metadata
+        .into_iter()
+        .map(|(k, v)| (k.to_owned(), v))
+        .collect();
+    Status::with_error_details(
+        code,
+        message,
+        ErrorDetails::with_error_info(reason, DOMAIN, metadata),
+    )
+}
+
+/// The reason that a status carries, "" when it is none of ours.
+pub fn reason(status: &Status) -> String {
+    status
+        .get_details_error_info()
+        .map(|info| info.reason)
+        .unwrap_or_default()
+}
+
+/// A value from the status's metadata.
+pub fn metadata(status: &Status, key: &str) -> Option<String> {
+    status
+        .get_details_error_info()
+        .and_then(|mut info| info.metadata.remove(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_and_metadata_survive_the_wire() {
+        let sent = status_with(
+            Code::NotFound,
+            "IMAGE_NOT_FOUND",
+            "No such image: x",
+            [("image", "x".to_owned())],
+        );
+        assert_eq!(reason(&sent), "IMAGE_NOT_FOUND");
+        assert_eq!(metadata(&sent, "image").as_deref(), Some("x"));
+        assert_eq!(reason(&Status::internal("plain")), "");
+    }
+}

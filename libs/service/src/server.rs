@@ -1,0 +1,250 @@
+//! From parsed flags to a running service and back to a clean end.
+
+use std::{future::Future, process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use serde::de::DeserializeOwned;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::Routes,
+    transport::{Server, server::Router},
+};
+use tracing::{info, warn};
+
+use crate::{
+    Address, Identity, Paths, ServiceArgs, instance, listen,
+    metrics::{self, CountLayer, Metrics},
+    settings::{self, Settings},
+    trace,
+};
+
+/// How long calls may go on after the signal to stop, before they are cut off.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What a service gets to build itself from.
+#[derive(Clone)]
+pub struct Context {
+    /// Which service this is.
+    pub identity: Identity,
+    /// Folders of the installation.
+    pub paths: Paths,
+    /// Cancelled when the service is to stop: streams that have no end of their own must end then.
+    pub shutdown: CancellationToken,
+    /// Where to register metrics.
+    pub metrics: Metrics,
+    /// When this process started.
+    pub started: std::time::SystemTime,
+}
+
+impl Context {
+    /// Folder of this service's durable state; made on first use with mode 0700.
+    pub fn state_dir(&self) -> std::io::Result<std::path::PathBuf> {
+        let path = self.paths.state_of(self.identity.name);
+        create_folder(&path, 0o700)?;
+        Ok(path)
+    }
+}
+
+/// Runs a service to its end: settings, logs, lock, `open`, listeners, signals.
+///
+/// `open` gets the service's own part of the configuration file and returns what to serve. Returns
+/// success after SIGTERM or SIGINT, and failure with a sentence on stderr when it could not start.
+/// `workers` is the number of tokio's threads: few, since the services idle most of the time.
+pub fn run<T, F, R>(identity: Identity, args: &ServiceArgs, workers: usize, open: F) -> ExitCode
+where
+    T: DeserializeOwned,
+    F: FnOnce(Context, T) -> R,
+    R: Future<Output = anyhow::Result<Routes>>,
+{
+    match try_run(identity, args, workers, open) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {}: {error:#}", identity.program);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_run<T, F, R>(
+    identity: Identity,
+    args: &ServiceArgs,
+    workers: usize,
+    open: F,
+) -> anyhow::Result<()>
+where
+    T: DeserializeOwned,
+    F: FnOnce(Context, T) -> R,
+    R: Future<Output = anyhow::Result<Routes>>,
+{
+    let (settings, own) = settings::load::<T>(identity, args)?;
+    trace::install(&settings.log, settings.log_json);
+    // The services may run as users of their own: they pass through here, each into its own folder.
+    create_folder(&settings.paths.state, 0o711)?;
+    std::fs::create_dir_all(&settings.paths.run)
+        .with_context(|| format!("cannot make {}", settings.paths.run.display()))?;
+    let _lock = instance::lock(&settings.paths.pid_file_of(identity.name))?;
+    let context = Context {
+        identity,
+        paths: settings.paths.clone(),
+        shutdown: CancellationToken::new(),
+        metrics: Metrics::default(),
+        started: std::time::SystemTime::now(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(64)
+        .thread_keep_alive(Duration::from_secs(2))
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(async {
+        cancel_on_signal(context.shutdown.clone())?;
+        let routes = open(context.clone(), own).await?;
+        serve(&context, &settings, routes).await
+    });
+    // Blocking work that hangs (a dead disk) must not keep the process alive.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+async fn serve(context: &Context, settings: &Settings, routes: Routes) -> anyhow::Result<()> {
+    let name = context.identity.name;
+    let routes = with_standard_services(context, routes).await?;
+    let mut servers = tokio::task::JoinSet::new();
+
+    let socket = settings.paths.socket_of(name);
+    let mut unix = vec![socket.clone()];
+    let mut tcp = Vec::new();
+    for address in &settings.listen {
+        match address {
+            Address::Unix(path) => unix.push(path.clone()),
+            Address::Tcp { host, port } => tcp.push((host.clone(), *port)),
+        }
+    }
+    for path in &unix {
+        let incoming = UnixListenerStream::new(listen::bind_unix(path)?);
+        let server = router(&context.metrics, routes.clone(), None)?;
+        let stop = context.shutdown.clone();
+        servers.spawn(async move {
+            server
+                .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+                .await
+        });
+        info!(address = %Address::Unix(path.clone()), "listening");
+    }
+    for (host, port) in tcp {
+        let plain = settings.allow_plain_tcp;
+        let listener = listen::bind_tcp(&host, port, settings.tls.is_some(), plain).await?;
+        info!(address = %listener.local_addr()?, tls = settings.tls.is_some(), "listening");
+        let server = router(&context.metrics, routes.clone(), Some(settings))?;
+        let stop = context.shutdown.clone();
+        let incoming = TcpListenerStream::new(listener);
+        servers.spawn(async move {
+            server
+                .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+                .await
+        });
+    }
+    if let Some(address) = settings.metrics {
+        let listener = listen::bind_tcp(
+            &address.ip().to_string(),
+            address.port(),
+            false,
+            settings.allow_plain_tcp,
+        )
+        .await?;
+        info!(address = %listener.local_addr()?, "serving metrics");
+        tokio::spawn(metrics::serve(context.metrics.clone(), listener));
+    }
+    info!(service = name, version = context.identity.version, "ready");
+
+    // A listener that ends before we are told to stop is a failure of the whole service.
+    tokio::select! {
+        () = context.shutdown.cancelled() => {}
+        Some(ended) = servers.join_next() => {
+            context.shutdown.cancel();
+            ended.context("a listener died")?.context("a listener failed")?;
+        }
+    }
+    info!(service = name, "stopping");
+    let all = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, all).await.is_err() {
+        warn!(
+            seconds = GRACE.as_secs(),
+            "calls still going on were cut off"
+        );
+    }
+    for path in unix {
+        // Whoever connects now is told that nobody is here. Gone already is fine.
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+async fn with_standard_services(context: &Context, routes: Routes) -> anyhow::Result<Routes> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    // "" is the whole server, which is what ctl and orchestrators ask for.
+    health
+        .set_service_status("", tonic_health::ServingStatus::Serving)
+        .await;
+    let stop = context.shutdown.clone();
+    tokio::spawn(async move {
+        stop.cancelled().await;
+        health
+            .set_service_status("", tonic_health::ServingStatus::NotServing)
+            .await;
+    });
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(slipway_proto::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    Ok(routes
+        .add_service(health_service)
+        .add_service(reflection)
+        .prepare())
+}
+
+type Layered = tower::layer::util::Stack<CountLayer, tower::layer::util::Identity>;
+
+fn router(
+    metrics: &Metrics,
+    routes: Routes,
+    tls: Option<&Settings>,
+) -> anyhow::Result<Router<Layered>> {
+    let mut server = Server::builder()
+        .concurrency_limit_per_connection(512)
+        .initial_stream_window_size(2 * 1024 * 1024)
+        .initial_connection_window_size(8 * 1024 * 1024)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .tcp_nodelay(true);
+    if let Some(files) = tls.and_then(|s| s.tls.as_ref()) {
+        server = server.tls_config(files.server()?)?;
+    }
+    Ok(server.layer(CountLayer(metrics.clone())).add_routes(routes))
+}
+
+/// Makes a folder with this mode, and its parents.
+fn create_folder(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(mode).create(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
+}
