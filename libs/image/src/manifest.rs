@@ -1,0 +1,296 @@
+//! Manifests and indexes: parsed strictly, since two readings of one digest are an attack.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, Platform, media_type};
+
+/// Largest manifest that is accepted, bytes (distribution-spec: registries should accept 4 MiB).
+pub const MAX_SIZE: usize = 4 * 1024 * 1024;
+
+/// An OCI descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// Media type of the content.
+    pub media_type: String,
+    /// Digest of the content.
+    pub digest: Digest,
+    /// Size of the content, bytes.
+    pub size: u64,
+    /// Where else it may be had. Kept, never followed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
+    /// Annotations, sorted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// In an index: which platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    /// In an index: which kind of artifact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// The content itself, base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+}
+
+impl Descriptor {
+    /// A descriptor with nothing but the three required fields.
+    pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {
+        Self {
+            media_type: media_type.into(),
+            digest,
+            size,
+            urls: Vec::new(),
+            annotations: BTreeMap::new(),
+            platform: None,
+            artifact_type: None,
+            data: None,
+        }
+    }
+}
+
+/// An image manifest, OCI or docker schema 2; also the manifest of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageManifest {
+    /// Always 2.
+    pub schema_version: u8,
+    /// Own media type; OCI allows it to be absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// Kind of artifact, when it is no image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// The config.
+    pub config: Descriptor,
+    /// The layers, base first.
+    #[serde(default)]
+    pub layers: Vec<Descriptor>,
+    /// The manifest that this one is about (referrers).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Descriptor>,
+    /// Annotations, sorted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl ImageManifest {
+    /// Whether this is an image to run, not some other artifact.
+    pub fn is_image(&self) -> bool {
+        media_type::is_config(&self.config.media_type)
+    }
+}
+
+/// An image index or manifest list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageIndex {
+    /// Always 2.
+    pub schema_version: u8,
+    /// Own media type; OCI allows it to be absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// Kind of artifact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// The manifests.
+    #[serde(default)]
+    pub manifests: Vec<Descriptor>,
+    /// The manifest that this one is about (referrers).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Descriptor>,
+    /// Annotations, sorted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl ImageIndex {
+    /// The manifest for a platform: the first that fits exactly, else the first that fits at all.
+    pub fn select(&self, wanted: &Platform) -> Option<&Descriptor> {
+        let fits = |d: &&Descriptor| {
+            media_type::is_manifest(&d.media_type)
+                && d.platform.as_ref().is_some_and(|p| p.satisfies(wanted))
+        };
+        let exact = |d: &&Descriptor| {
+            d.platform.as_ref().is_some_and(|p| {
+                Platform::new(&p.os, &p.architecture, &p.variant).variant == wanted.variant
+            })
+        };
+        self.manifests
+            .iter()
+            .find(|d| fits(d) && exact(d))
+            .or_else(|| self.manifests.iter().find(fits))
+    }
+}
+
+/// A manifest of either kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Manifest {
+    /// One image or artifact.
+    Image(ImageManifest),
+    /// Several, by platform.
+    Index(ImageIndex),
+}
+
+/// Why a manifest is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// More than [`MAX_SIZE`] bytes.
+    #[error("manifest of {0} bytes is larger than {MAX_SIZE}")]
+    TooLarge(usize),
+    /// A media type that is no manifest.
+    #[error("unsupported manifest media type {0:?}")]
+    MediaType(String),
+    /// Docker's schema 1 is obsolete and not content-addressable.
+    #[error(
+        "docker schema 1 manifests are no longer supported: push the image again with a current client"
+    )]
+    Schema1,
+    /// Not JSON, or fields missing.
+    #[error("invalid manifest: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It says to be one thing and looks like another (CVE-2021-41190).
+    #[error("invalid manifest: {0}")]
+    Shape(String),
+}
+
+impl Manifest {
+    /// Parses and checks that the shape is that of the media type.
+    pub fn parse(media_type: &str, content: &[u8]) -> Result<Self, ManifestError> {
+        if content.len() > MAX_SIZE {
+            return Err(ManifestError::TooLarge(content.len()));
+        }
+        // A content type may have parameters ("; charset=utf-8").
+        let media_type = media_type.split(';').next().unwrap_or_default().trim();
+        if matches!(
+            media_type,
+            media_type::DOCKER_SCHEMA1 | media_type::DOCKER_SCHEMA1_SIGNED
+        ) {
+            return Err(ManifestError::Schema1);
+        }
+        let index = media_type::is_index(media_type);
+        if !index && !media_type::is_manifest(media_type) {
+            return Err(ManifestError::MediaType(media_type.to_owned()));
+        }
+        let value: serde_json::Value = serde_json::from_slice(content)?;
+        check_shape(&value, media_type, index)?;
+        Ok(if index {
+            Self::Index(serde_json::from_value(value)?)
+        } else {
+            Self::Image(serde_json::from_value(value)?)
+        })
+    }
+
+    /// Everything that this manifest names and that must be stored with it: config and layers, or
+    /// manifests. Nondistributable layers are not among them, nor is the subject.
+    pub fn references(&self) -> Vec<&Descriptor> {
+        match self {
+            Self::Image(m) => std::iter::once(&m.config)
+                .chain(
+                    m.layers
+                        .iter()
+                        .filter(|l| !media_type::is_nondistributable(&l.media_type)),
+                )
+                .collect(),
+            Self::Index(i) => i.manifests.iter().collect(),
+        }
+    }
+
+    /// The manifest that this one is about.
+    pub const fn subject(&self) -> Option<&Descriptor> {
+        match self {
+            Self::Image(m) => m.subject.as_ref(),
+            Self::Index(i) => i.subject.as_ref(),
+        }
+    }
+}
+
+fn check_shape(
+    value: &serde_json::Value,
+    media_type: &str,
+    index: bool,
+) -> Result<(), ManifestError> {
+    let shape = |what: String| Err(ManifestError::Shape(what));
+    if value
+        .get("schemaVersion")
+        .and_then(serde_json::Value::as_u64)
+        != Some(2)
+    {
+        return shape("schemaVersion must be 2".to_owned());
+    }
+    if let Some(own) = value.get("mediaType").and_then(serde_json::Value::as_str)
+        && own != media_type
+    {
+        return shape(format!(
+            "mediaType is {own:?} but it was sent as {media_type:?}"
+        ));
+    }
+    let foreign: &[&str] = if index {
+        &["config", "layers", "fsLayers"]
+    } else {
+        &["manifests", "fsLayers"]
+    };
+    match foreign.iter().find(|field| value.get(**field).is_some()) {
+        Some(field) => shape(format!("a {media_type} must not have {field:?}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(extra: &str) -> String {
+        let digest = Digest::of(b"{}");
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"{}","digest":"{digest}","size":2}},"layers":[]{extra}}}"#,
+            media_type::OCI_MANIFEST,
+            media_type::OCI_CONFIG,
+        )
+    }
+
+    #[test]
+    fn a_manifest_that_is_also_an_index_is_refused() {
+        assert!(Manifest::parse(media_type::OCI_MANIFEST, manifest("").as_bytes()).is_ok());
+        let both = manifest(r#","manifests":[]"#);
+        let error = Manifest::parse(media_type::OCI_MANIFEST, both.as_bytes()).unwrap_err();
+        assert!(matches!(error, ManifestError::Shape(_)), "{error}");
+        let error = Manifest::parse(media_type::OCI_INDEX, manifest("").as_bytes()).unwrap_err();
+        assert!(matches!(error, ManifestError::Shape(_)), "{error}");
+    }
+
+    #[test]
+    fn the_index_chooses_the_platform() {
+        let entry = |platform: &str| {
+            let mut d = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(platform), 1);
+            d.platform = Some(platform.parse().unwrap());
+            d
+        };
+        let index = ImageIndex {
+            schema_version: 2,
+            media_type: None,
+            artifact_type: None,
+            manifests: vec![
+                entry("linux/arm/v6"),
+                entry("linux/arm/v7"),
+                entry("linux/amd64"),
+            ],
+            subject: None,
+            annotations: BTreeMap::new(),
+        };
+        let pick = |p: &str| index.select(&p.parse().unwrap()).map(|d| d.digest.clone());
+        assert_eq!(pick("linux/amd64"), Some(Digest::of("linux/amd64")));
+        assert_eq!(pick("linux/arm"), Some(Digest::of("linux/arm/v7")));
+        assert_eq!(pick("linux/s390x"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn parsing_never_panics(content in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = Manifest::parse(media_type::OCI_MANIFEST, &content);
+        }
+    }
+}
