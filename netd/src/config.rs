@@ -1,0 +1,34 @@
+//! Settings of `netd.toml`.
+
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+
+/// netd's own part of the configuration file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Device of the default network.
+    pub bridge: String,
+    /// Subnet of the default network; unset = the first of docker's default pools that is free here.
+    pub subnet: Option<Ipv4Net>,
+    /// MTU of bridges and containers' links.
+    pub mtu: u32,
+    /// Network namespaces prepared ahead of need; 0 = none.
+    pub prepared_namespaces: usize,
+    /// Where the host's resolvers stand.
+    pub resolv_conf: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bridge: "slipway0".to_owned(),
+            subnet: None,
+            mtu: 1500,
+            prepared_namespaces: 2,
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Answering a query from a zone, or finding that it is somebody else's: pure, from bytes to bytes.
+
+use std::net::IpAddr;
+
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, PTR};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+
+use super::zone::Zone;
+
+/// Containers come and go: nobody should remember an address for long.
+const TTL: u32 = 30;
+
+/// What to do with a query.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Send this.
+    Answer(Vec<u8>),
+    /// Ask the host's resolvers.
+    Forward,
+    /// Nothing that deserves an answer.
+    Ignore,
+}
+
+/// Decides about a query.
+pub fn decide(zone: &Zone, query: &[u8]) -> Decision {
+    let Ok(query) = Message::from_vec(query) else {
+        return Decision::Ignore;
+    };
+    if query.metadata.message_type != MessageType::Query {
+        return Decision::Ignore;
+    }
+    if query.metadata.op_code != OpCode::Query {
+        return error(&query, ResponseCode::NotImp);
+    }
+    let [question] = query.queries.as_slice() else {
+        return error(&query, ResponseCode::FormErr);
+    };
+    if question.query_class != DNSClass::IN {
+        return foreign(zone, &query);
+    }
+    let name = question.name.to_ascii();
+    if question.query_type == RecordType::PTR
+        && let Ok(net) = question.name.parse_arpa_name()
+        && let IpAddr::V4(address) = net.addr()
+        && net.prefix_len() == 32
+    {
+        return match zone.reverse(address) {
+            None => foreign(zone, &query),
+            Some(None) => error(&query, ResponseCode::NXDomain),
+            Some(Some(host)) => match Name::from_ascii(format!("{host}.")) {
+                Ok(host) => answer(&query, vec![RData::PTR(PTR(host))]),
+                Err(_) => error(&query, ResponseCode::ServFail),
+            },
+        };
+    }
+    let addresses = zone.lookup(&name);
+    if addresses.is_empty() {
+        return foreign(zone, &query);
+    }
+    // A name of ours has A records only: everything else is "exists, but no such data", never
+    // "no such name", which would make resolvers that ask for AAAA give up.
+    let data = match question.query_type {
+        RecordType::A | RecordType::ANY => addresses
+            .into_iter()
+            .map(|address| RData::A(A(address)))
+            .collect(),
+        _ => Vec::new(),
+    };
+    answer(&query, data)
+}
+
+/// The answer when no resolver could be asked.
+pub fn failure(query: &[u8]) -> Option<Vec<u8>> {
+    let query = Message::from_vec(query).ok()?;
+    match error(&query, ResponseCode::ServFail) {
+        Decision::Answer(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+fn foreign(zone: &Zone, query: &Message) -> Decision {
+    if zone.is_internal() {
+        return error(query, ResponseCode::NXDomain);
+    }
+    Decision::Forward
+}
+
+fn respond(query: &Message) -> Message {
+    let mut response = Message::response(query.metadata.id, query.metadata.op_code);
+    response.metadata.recursion_desired = query.metadata.recursion_desired;
+    response.metadata.recursion_available = true;
+    response.add_queries(query.queries.iter().cloned());
+    // RFC 6891 6.1.1: an OPT record is answered with one.
+    if let Some(asked) = &query.edns {
+        let mut edns = hickory_proto::op::Edns::new();
+        edns.set_max_payload(asked.max_payload().clamp(512, 1232));
+        response.set_edns(edns);
+    }
+    response
+}
+
+fn answer(query: &Message, data: Vec<RData>) -> Decision {
+    let mut response = respond(query);
+    response.metadata.authoritative = true;
+    if let Some(question) = query.queries.first() {
+        let records = data
+            .into_iter()
+            .map(|data| Record::from_rdata(question.name.clone(), TTL, data));
+        response.add_answers(records);
+    }
+    encode(&response)
+}
+
+fn error(query: &Message, code: ResponseCode) -> Decision {
+    let mut response = respond(query);
+    response.metadata.response_code = code;
+    encode(&response)
+}
+
+fn encode(response: &Message) -> Decision {
+    response.to_vec().map_or(Decision::Ignore, Decision::Answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::Query;
+
+    use super::*;
+    use crate::endpoint::Endpoint;
+    use crate::id::{EndpointId, NetworkId};
+    use crate::netlink::Mac;
+    use crate::network::Request;
+
+    fn zone() -> Zone {
+        let request = Request {
+            name: "front".into(),
+            ..Request::default()
+        };
+        let network = request
+            .plan("172.20.0.0/16".parse().unwrap(), 1500)
+            .unwrap();
+        let mut zone = Zone::new(&network);
+        let address = [172, 20, 0, 2].into();
+        zone.insert(&Endpoint {
+            id: EndpointId::random(),
+            network: NetworkId::random(),
+            container: "0123456789abcdef0123".into(),
+            container_name: "Web".into(),
+            hostname: "box".into(),
+            aliases: vec!["www".into()],
+            interface: "eth0".into(),
+            mac: Mac::of(address),
+            address,
+            ports: vec![],
+            dns: vec![],
+            dns_search: vec![],
+            dns_options: vec![],
+        });
+        zone
+    }
+
+    fn ask(name: &str, kind: RecordType) -> Option<Message> {
+        let mut query = Message::query();
+        query.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        match decide(&zone(), &query.to_vec().unwrap()) {
+            Decision::Answer(bytes) => Some(Message::from_vec(&bytes).unwrap()),
+            Decision::Forward => None,
+            Decision::Ignore => panic!("ignored"),
+        }
+    }
+
+    #[test]
+    fn every_name_of_a_container_is_answered() {
+        for name in [
+            "web.",
+            "WEB.",
+            "box.",
+            "www.",
+            "0123456789ab.",
+            "web.front.",
+        ] {
+            let response = ask(name, RecordType::A).unwrap_or_else(|| panic!("{name} forwarded"));
+            let data: Vec<_> = response.answers.iter().map(|r| r.data.clone()).collect();
+            assert_eq!(data, [RData::A(A([172, 20, 0, 2].into()))], "{name}");
+        }
+    }
+
+    #[test]
+    fn no_ipv6_address_is_no_data_and_not_no_such_name() {
+        let response = ask("web.", RecordType::AAAA).unwrap();
+        assert_eq!(response.metadata.response_code, ResponseCode::NoError);
+        assert!(response.answers.is_empty());
+    }
+
+    #[test]
+    fn reverse() {
+        let response = ask("2.0.20.172.in-addr.arpa.", RecordType::PTR).unwrap();
+        let RData::PTR(PTR(name)) = &response.answers[0].data else {
+            panic!()
+        };
+        assert_eq!(name.to_ascii(), "web.front.");
+        let response = ask("9.0.20.172.in-addr.arpa.", RecordType::PTR).unwrap();
+        assert_eq!(response.metadata.response_code, ResponseCode::NXDomain);
+        assert!(ask("8.8.8.8.in-addr.arpa.", RecordType::PTR).is_none());
+    }
+
+    #[test]
+    fn foreign_names_are_forwarded_and_noise_is_ignored() {
+        assert!(ask("example.org.", RecordType::A).is_none());
+        assert!(ask("web.back.", RecordType::A).is_none());
+        assert_eq!(decide(&zone(), b"noise"), Decision::Ignore);
+    }
+}

@@ -1,0 +1,284 @@
+//! Messages into the domain's types, parsed once, and back.
+
+use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
+
+use slipway_proto::netd::v1 as pb;
+
+use crate::dns::ResolvConf;
+use crate::endpoint;
+use crate::error::Error;
+use crate::host::{Attached, Details};
+use crate::network::{self, Network};
+use crate::ports::{Binding, HostAddress, Protocol, Published};
+
+fn unsupported<T>(sentence: &str) -> Result<T, Error> {
+    Err(Error::Unsupported(sentence.to_owned()))
+}
+
+fn optional<T: FromStr>(text: &str, what: &str) -> Result<Option<T>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|_| Error::Invalid(format!("\"{text}\" is not {what}")))
+}
+
+fn port(number: u32, what: &str) -> Result<u16, Error> {
+    u16::try_from(number).map_err(|_| Error::Invalid(format!("{number} is not a {what} port")))
+}
+
+pub(super) fn binding(message: &pb::PortBinding) -> Result<Binding, Error> {
+    if !message.allow_from.is_empty() {
+        return unsupported("limiting a published port to client ranges is not supported yet");
+    }
+    let container_port = port(message.container_port, "container")?;
+    if container_port == 0 {
+        return Err(Error::Invalid(
+            "a published port needs the container's port".to_owned(),
+        ));
+    }
+    Ok(Binding {
+        protocol: match message.protocol() {
+            pb::Protocol::Unspecified | pb::Protocol::Tcp => Protocol::Tcp,
+            pb::Protocol::Udp => Protocol::Udp,
+            pb::Protocol::Sctp => Protocol::Sctp,
+        },
+        container_port,
+        host: HostAddress::parse(&message.host_address).map_err(Error::Invalid)?,
+        host_port: port(message.host_port, "host")?,
+    })
+}
+
+pub(super) fn bindings(messages: &[pb::PortBinding]) -> Result<Vec<Binding>, Error> {
+    messages.iter().map(binding).collect()
+}
+
+fn published(port: &Published) -> pb::PortBinding {
+    let host_address = match port.host {
+        HostAddress::Any => String::new(),
+        HostAddress::V4(address) => address.to_string(),
+        HostAddress::V6(address) => address.to_string(),
+    };
+    let protocol = match port.protocol {
+        Protocol::Tcp => pb::Protocol::Tcp,
+        Protocol::Udp => pb::Protocol::Udp,
+        Protocol::Sctp => pb::Protocol::Sctp,
+    };
+    pb::PortBinding {
+        protocol: protocol.into(),
+        container_port: port.container_port.into(),
+        host_address,
+        host_port: port.host_port.into(),
+        allow_from: Vec::new(),
+    }
+}
+
+pub(super) fn endpoint_request(
+    message: pb::CreateEndpointRequest,
+) -> Result<endpoint::Request, Error> {
+    if message.container_id.is_empty() {
+        return Err(Error::Invalid(
+            "an endpoint needs a container_id".to_owned(),
+        ));
+    }
+    if !message.ipv6_address.is_empty() {
+        return unsupported("containers have no IPv6 addresses yet: leave --ip6 out");
+    }
+    if message.gateway_priority != 0 {
+        return unsupported("gateway priorities are not supported yet");
+    }
+    if let Some(key) = message.options.keys().next() {
+        return Err(Error::Unsupported(format!(
+            "endpoint option {key} is not supported"
+        )));
+    }
+    let name = &message.interface_name;
+    if name.len() > 15
+        || name.contains(['/', ' ', ':'])
+        || matches!(name.as_str(), "." | ".." | "lo")
+    {
+        return Err(Error::Invalid(format!(
+            "\"{name}\" cannot name an interface"
+        )));
+    }
+    for server in &message.dns {
+        optional::<std::net::IpAddr>(server, "the address of a name server")?;
+    }
+    let mac = match message.mac_address.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(Error::Invalid)?),
+    };
+    Ok(endpoint::Request {
+        ports: bindings(&message.ports)?,
+        address: optional(&message.ipv4_address, "an IPv4 address")?,
+        mac,
+        netns: (!message.netns.is_empty()).then(|| message.netns.into()),
+        network: message.network,
+        container: message.container_id,
+        container_name: message.container_name,
+        hostname: message.hostname,
+        aliases: message.aliases,
+        interface: message.interface_name,
+        dns: message.dns,
+        dns_search: message.dns_search,
+        dns_options: message.dns_options,
+    })
+}
+
+/// An endpoint as an answer; `host` is what the host's own resolv.conf says.
+pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
+    let Attached {
+        endpoint,
+        network,
+        netns_path,
+    } = attached;
+    let or = |own: &[String], other: &[String]| match own {
+        [] => other.to_vec(),
+        own => own.to_vec(),
+    };
+    pb::Endpoint {
+        id: endpoint.id.to_string(),
+        network_id: network.id.to_string(),
+        network_name: network.name.clone(),
+        container_id: endpoint.container.clone(),
+        netns_path,
+        interface_name: endpoint.interface.clone(),
+        mac_address: endpoint.mac.to_string(),
+        ipv4_address: endpoint.address.to_string(),
+        ipv4_prefix_len: network.subnet.prefix_len().into(),
+        ipv4_gateway: if network.internal {
+            String::new()
+        } else {
+            network.gateway.to_string()
+        },
+        ipv6_address: String::new(),
+        ipv6_prefix_len: 0,
+        ipv6_gateway: String::new(),
+        ports: endpoint.ports.iter().map(published).collect(),
+        nameservers: or(&endpoint.dns, &[network.gateway.to_string()]),
+        search: or(&endpoint.dns_search, &host.search),
+        resolv_options: or(&endpoint.dns_options, &host.options),
+        dns_names: endpoint.names(),
+        aliases: endpoint.aliases,
+    }
+}
+
+pub(super) fn network_request(
+    message: pb::CreateNetworkRequest,
+) -> Result<network::Request, Error> {
+    match message.driver.as_str() {
+        "" | "bridge" => {}
+        driver => {
+            return Err(Error::Unsupported(format!(
+                "network driver {driver} is not supported yet: use bridge"
+            )));
+        }
+    }
+    if message.ipv6 {
+        return unsupported("networks have no IPv6 yet: leave --ipv6 out");
+    }
+    let mut pools = message.pools.into_iter();
+    let pool = pools.next().unwrap_or_default();
+    if pools.next().is_some() {
+        return unsupported("a network has one subnet for now");
+    }
+    let mut reserved = BTreeMap::new();
+    for (name, address) in pool.reserved {
+        let parsed = optional(&address, "an IPv4 address")?;
+        reserved.extend(parsed.map(|address| (name, address)));
+    }
+    Ok(network::Request {
+        name: message.name,
+        subnet: optional(&pool.subnet, "an IPv4 subnet, as 10.1.0.0/24")?,
+        gateway: optional(&pool.gateway, "an IPv4 address")?,
+        range: optional(&pool.ip_range, "an IPv4 range, as 10.1.0.0/25")?,
+        reserved,
+        internal: message.internal,
+        attachable: message.attachable,
+        labels: message.labels.into_iter().collect(),
+        options: message.options.into_iter().collect(),
+    })
+}
+
+pub(super) fn network(details: Details, host: &ResolvConf) -> pb::NetworkDetails {
+    let Details { network, endpoints } = details;
+    let text = |map: &BTreeMap<String, String>| -> HashMap<String, String> {
+        map.clone().into_iter().collect()
+    };
+    let pool = pb::create_network_request::Pool {
+        subnet: network.subnet.to_string(),
+        gateway: network.gateway.to_string(),
+        ip_range: network
+            .range
+            .map(|range| range.to_string())
+            .unwrap_or_default(),
+        reserved: network
+            .reserved
+            .iter()
+            .map(|(k, v)| (k.clone(), v.to_string()))
+            .collect(),
+    };
+    let mut options = text(&network.options);
+    if network.is_default() {
+        options.insert(
+            "com.docker.network.bridge.name".to_owned(),
+            network.device.clone(),
+        );
+    }
+    pb::NetworkDetails {
+        id: network.id.to_string(),
+        name: network.name.clone(),
+        driver: "bridge".to_owned(),
+        scope: "local".to_owned(),
+        pools: vec![pool],
+        internal: network.internal,
+        ipv6: false,
+        attachable: network.attachable,
+        labels: text(&network.labels),
+        options,
+        created: Some(prost_types::Timestamp {
+            seconds: network.created.as_second(),
+            nanos: network.created.subsec_nanosecond(),
+        }),
+        endpoints: endpoints
+            .into_iter()
+            .map(|attached| endpoint(attached, host))
+            .collect(),
+    }
+}
+
+/// docker's network filters: values of a key are alternatives, keys must all hold.
+pub(super) fn fits(
+    network: &Network,
+    filters: &[slipway_proto::types::v1::Filter],
+    dangling: bool,
+) -> Result<bool, Error> {
+    for filter in filters {
+        let mut held = false;
+        for value in &filter.values {
+            held |= match filter.key.as_str() {
+                "name" => network.name.contains(value),
+                "id" => network.id.as_str().starts_with(value.as_str()),
+                "driver" => value == "bridge",
+                "scope" => value == "local",
+                "type" => (value == "builtin") == network.is_default(),
+                "dangling" => value.parse() == Ok(dangling),
+                "label" => match value.split_once('=') {
+                    Some((key, value)) => network.labels.get(key).is_some_and(|v| v == value),
+                    None => network.labels.contains_key(value),
+                },
+                key => {
+                    return Err(Error::Invalid(format!(
+                        "invalid filter '{key}': use name, id, driver, scope, type, dangling or label"
+                    )));
+                }
+            };
+        }
+        if !held {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

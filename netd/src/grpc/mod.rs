@@ -1,0 +1,7 @@
+//! The gRPC edge: translates requests into the domain's words and back, and nothing else.
+
+mod convert;
+mod service;
+mod status;
+
+pub use service::NetworkService;

@@ -1,0 +1,285 @@
+//! Attaching a container: address, links, names and ports, all or nothing.
+
+use std::net::Ipv4Addr;
+
+use crate::endpoint::{Endpoint, Request};
+use crate::error::Error;
+use crate::firewall;
+use crate::id::EndpointId;
+use crate::ipam::Unavailable;
+use crate::netlink::Mac;
+use crate::network::DEFAULT;
+use crate::ports::{Binding, Published};
+
+use super::prepare::{Prepared, Wanted};
+use super::{Attached, Host, State};
+
+/// What decides whether a prepared endpoint will do.
+#[derive(Debug, Default)]
+pub(super) struct Shape<'a> {
+    network: &'a str,
+    address: Option<Ipv4Addr>,
+    mac: Option<Mac>,
+    netns: Option<&'a std::path::Path>,
+    interface: &'a str,
+}
+
+impl<'a> Shape<'a> {
+    pub fn default_network() -> Self {
+        Self {
+            network: DEFAULT,
+            ..Self::default()
+        }
+    }
+
+    fn of(request: &'a Request) -> Self {
+        Self {
+            network: &request.network,
+            address: request.address,
+            mac: request.mac,
+            netns: request.netns.as_deref(),
+            interface: &request.interface,
+        }
+    }
+
+    fn fits_the_pool(&self) -> bool {
+        self.address.is_none()
+            && self.mac.is_none()
+            && self.netns.is_none()
+            && matches!(self.interface, "" | "eth0")
+    }
+}
+
+impl Host {
+    /// Attaches a container.
+    pub fn attach(&self, request: Request) -> Result<Attached, Error> {
+        let shape = Shape::of(&request);
+        let is_default = {
+            let mut state = self.state();
+            self.bring_up(&mut state)?;
+            let network = &state.find(shape.network)?.network;
+            let twice = |endpoint: &&Endpoint| {
+                endpoint.container == request.container && endpoint.network == network.id
+            };
+            if state.endpoints.values().find(twice).is_some() {
+                return Err(Error::AlreadyAttached {
+                    container: request.container.clone(),
+                    network: network.name.clone(),
+                });
+            }
+            network.is_default()
+        };
+        let from_pool = if is_default && shape.fits_the_pool() {
+            self.pool.take()
+        } else {
+            None
+        };
+        let prepared = match from_pool {
+            Some(prepared) => prepared,
+            None => self.prepare(&shape)?,
+        };
+        self.hand_out(prepared, request)
+    }
+
+    /// Takes an address and makes the links.
+    pub(super) fn prepare(&self, shape: &Shape<'_>) -> Result<Prepared, Error> {
+        let (network, bridge, address) = {
+            let mut state = self.state();
+            let id = state.find(shape.network)?.network.id.clone();
+            let live = state
+                .networks
+                .get_mut(&id)
+                .ok_or_else(|| Error::NoNetwork(id.to_string()))?;
+            let address = match shape.address {
+                None => live
+                    .addresses
+                    .allocate()
+                    .ok_or_else(|| Error::AddressesExhausted(live.network.name.clone()))?,
+                Some(address) => {
+                    live.addresses.claim(address).map_err(|why| match why {
+                        Unavailable::Taken => Error::AddressInUse(address),
+                        Unavailable::Outside => Error::Invalid(format!(
+                            "address {address} is not a host address of subnet {}",
+                            live.network.subnet
+                        )),
+                    })?;
+                    address
+                }
+            };
+            (live.network.clone(), live.index, address)
+        };
+        let built = self.build(&Wanted {
+            network: &network,
+            bridge,
+            address,
+            mac: shape.mac.unwrap_or(Mac::of(address)),
+            netns: shape.netns,
+            interface: shape.interface,
+        });
+        if built.is_err()
+            && let Some(live) = self.state().networks.get_mut(&network.id)
+        {
+            live.addresses.release(address);
+        }
+        built
+    }
+
+    /// Takes a prepared endpoint back.
+    pub(super) fn discard(&self, prepared: Prepared) {
+        if let Some(live) = self.state().networks.get_mut(&prepared.network) {
+            live.addresses.release(prepared.address);
+        }
+        self.reap(prepared.id.host_link());
+    }
+
+    fn hand_out(&self, prepared: Prepared, request: Request) -> Result<Attached, Error> {
+        let mut state = self.state();
+        let ports = match state
+            .ports
+            .take(&prepared.id, prepared.address, &request.ports)
+        {
+            Ok(ports) => ports,
+            Err(error) => {
+                drop(state);
+                self.discard(prepared);
+                return Err(error);
+            }
+        };
+        let endpoint = Endpoint {
+            id: prepared.id.clone(),
+            network: prepared.network.clone(),
+            container: request.container,
+            container_name: request.container_name,
+            hostname: request.hostname,
+            aliases: request.aliases,
+            interface: prepared.interface.clone(),
+            mac: prepared.mac,
+            address: prepared.address,
+            ports,
+            dns: request.dns,
+            dns_search: request.dns_search,
+            dns_options: request.dns_options,
+        };
+        // The record first: what it says is put into the kernel again by every start, while rules
+        // without a record would be nobody's.
+        let done = self
+            .store
+            .put_endpoint(&endpoint)
+            .and_then(|()| self.publish(&mut state, &endpoint.ports, endpoint.address));
+        if let Err(error) = done {
+            state.ports.give_back(&endpoint.id, &endpoint.ports);
+            drop(state);
+            self.store.remove_endpoint(&endpoint.id)?;
+            self.discard(prepared);
+            return Err(error);
+        }
+        if let Some(zone) = state.zone(&endpoint.network) {
+            zone.write()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .insert(&endpoint);
+        }
+        let id = endpoint.id.clone();
+        state.endpoints.insert(id.clone(), endpoint);
+        state.namespaces.insert(id.clone(), prepared.netns);
+        state.answer(&id)
+    }
+
+    /// Puts ports into the maps; if somebody has flushed the table, all of it is put back first.
+    fn publish(&self, state: &mut State, ports: &[Published], to: Ipv4Addr) -> Result<(), Error> {
+        let forwards: Vec<_> = ports.iter().filter_map(|port| port.forward(to)).collect();
+        let mut kernel = self.kernel();
+        match kernel.nft.apply(firewall::publish(&forwards)) {
+            Err(refused) if refused.is_missing() => {
+                kernel.nft.apply(state.table())?;
+                Ok(kernel.nft.apply(firewall::publish(&forwards))?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Publishes further ports of a running container.
+    pub fn add_ports(&self, id: &EndpointId, bindings: &[Binding]) -> Result<Attached, Error> {
+        let mut state = self.state();
+        let mut endpoint = state.known(id)?.clone();
+        let added = state.ports.take(id, endpoint.address, bindings)?;
+        endpoint.ports.extend(&added);
+        let done = self
+            .publish(&mut state, &added, endpoint.address)
+            .and_then(|()| self.store.put_endpoint(&endpoint));
+        if let Err(error) = done {
+            state.ports.give_back(id, &added);
+            self.withdraw(&added, endpoint.address);
+            return Err(error);
+        }
+        state.endpoints.insert(id.clone(), endpoint);
+        state.answer(id)
+    }
+
+    /// Withdraws ports of a running container; a host port of 0 stands for any.
+    pub fn remove_ports(&self, id: &EndpointId, bindings: &[Binding]) -> Result<Attached, Error> {
+        let mut state = self.state();
+        let mut endpoint = state.known(id)?.clone();
+        let named = |port: &Published| {
+            bindings.iter().any(|binding| {
+                binding.protocol == port.protocol
+                    && binding.container_port == port.container_port
+                    && (binding.host_port == 0
+                        || (binding.host_port == port.host_port && binding.host == port.host))
+            })
+        };
+        let removed: Vec<Published> = endpoint.ports.iter().copied().filter(named).collect();
+        if removed.is_empty() {
+            return Err(Error::Invalid(
+                "no such port is published by that container".to_owned(),
+            ));
+        }
+        endpoint.ports.retain(|port| !named(port));
+        self.store.put_endpoint(&endpoint)?;
+        self.withdraw(&removed, endpoint.address);
+        state.ports.give_back(id, &removed);
+        state.endpoints.insert(id.clone(), endpoint);
+        state.answer(id)
+    }
+
+    /// Changes a container's name in DNS, on all its networks.
+    pub fn rename(&self, container: &str, name: &str) -> Result<Attached, Error> {
+        let mut state = self.state();
+        let ids: Vec<EndpointId> = state
+            .endpoints
+            .values()
+            .filter(|endpoint| endpoint.container == container)
+            .map(|endpoint| endpoint.id.clone())
+            .collect();
+        for id in &ids {
+            let mut endpoint = state.known(id)?.clone();
+            endpoint.container_name = name.to_owned();
+            self.store.put_endpoint(&endpoint)?;
+            if let Some(zone) = state.zone(&endpoint.network) {
+                let mut zone = zone
+                    .write()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                zone.remove(id);
+                zone.insert(&endpoint);
+            }
+            state.endpoints.insert(id.clone(), endpoint);
+        }
+        match ids.first() {
+            Some(id) => state.answer(id),
+            None => Err(Error::NoEndpoint(format!("of container {container}"))),
+        }
+    }
+}
+
+impl State {
+    pub(super) fn known(&self, id: &EndpointId) -> Result<&Endpoint, Error> {
+        self.endpoints
+            .get(id)
+            .ok_or_else(|| Error::NoEndpoint(id.to_string()))
+    }
+
+    fn answer(&self, id: &EndpointId) -> Result<Attached, Error> {
+        let endpoint = self.known(id)?;
+        self.attached(endpoint)
+            .ok_or_else(|| Error::NoNetwork(endpoint.network.to_string()))
+    }
+}

@@ -1,0 +1,234 @@
+//! The host that netd looks after: puts decisions into kernel and store, in that order of undoing.
+//!
+//! One lock guards what is known (`State`), one the kernel sockets (`Kernel`); whoever needs both
+//! takes `State` first. Making a namespace holds neither while the kernel works.
+
+mod attach;
+mod networks;
+mod pool;
+mod prepare;
+mod reconcile;
+mod release;
+mod watch;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, mpsc};
+
+use tokio::runtime::Handle;
+
+use crate::config::Config;
+use crate::dns::{Resolver, Zone};
+use crate::endpoint::Endpoint;
+use crate::error::{Doing, Error};
+use crate::firewall::{self, Forward};
+use crate::id::{EndpointId, NetworkId};
+use crate::ipam::Addresses;
+use crate::netlink::{Netns, Route};
+use crate::network::{DEFAULT, Network};
+use crate::nft;
+use crate::ports::PortTable;
+use crate::store::Store;
+
+pub use networks::Details;
+pub use release::Synced;
+pub use watch::keep_table;
+
+/// A network with what it is made of on this host.
+#[derive(Debug)]
+struct Live {
+    network: Network,
+    addresses: Addresses,
+    index: u32,
+    zone: Arc<RwLock<Zone>>,
+    /// Kept for what its end stops: the sockets on the gateway.
+    _resolver: Option<Resolver>,
+}
+
+#[derive(Debug)]
+struct State {
+    networks: BTreeMap<NetworkId, Live>,
+    endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// Namespaces that we handed out since we started.
+    namespaces: HashMap<EndpointId, Netns>,
+    ports: PortTable,
+    /// Endpoints whose link was gone when we started, with their container.
+    lost: Vec<(EndpointId, String)>,
+    /// Whether bridges and table are in the kernel.
+    up: bool,
+}
+
+#[derive(Debug)]
+struct Kernel {
+    route: Route,
+    nft: nft::Client,
+}
+
+/// An attached endpoint with what only the answer to its request needs.
+#[derive(Debug, Clone)]
+pub struct Attached {
+    /// The record.
+    pub endpoint: Endpoint,
+    /// Its network.
+    pub network: Network,
+    /// Where its namespace can be opened; empty after a restart of netd.
+    pub netns_path: String,
+}
+
+/// Everything netd owns on one host.
+#[derive(Debug)]
+pub struct Host {
+    config: Config,
+    store: Store,
+    state: Mutex<State>,
+    kernel: Mutex<Kernel>,
+    pool: Arc<pool::Pool>,
+    own_netns: Netns,
+    runtime: Handle,
+    reaper: mpsc::SyncSender<String>,
+}
+
+impl Host {
+    /// Opens the store, makes the kernel agree with it, and starts filling the pool.
+    ///
+    /// `state` is a durable folder, `run` one that is empty after a boot. Sockets are opened in the
+    /// calling thread's network namespace; `runtime` must have been built in the same one.
+    pub fn open(
+        config: Config,
+        state: &Path,
+        run: &Path,
+        runtime: Handle,
+    ) -> Result<Arc<Self>, Error> {
+        let store = Store::open(state, run)?;
+        let kernel = Kernel {
+            route: Route::open().doing(|| "open an rtnetlink socket".to_owned())?,
+            nft: nft::Client::open().doing(|| "open an nftables socket".to_owned())?,
+        };
+        let own_netns = Netns::current().doing(|| "open our network namespace".to_owned())?;
+        let known = State {
+            networks: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            namespaces: HashMap::new(),
+            ports: PortTable::new(runtime.clone()),
+            lost: Vec::new(),
+            up: false,
+        };
+        let (reaper, doomed) = mpsc::sync_channel(1024);
+        let host = Arc::new(Self {
+            pool: Arc::new(pool::Pool::new(config.prepared_namespaces)),
+            config,
+            store,
+            state: Mutex::new(known),
+            kernel: Mutex::new(kernel),
+            own_netns,
+            runtime,
+            reaper,
+        });
+        host.bring_up(&mut host.state())?;
+        release::start_reaper(doomed).doing(|| "start the reaper".to_owned())?;
+        pool::start(&host).doing(|| "start the pool".to_owned())?;
+        Ok(host)
+    }
+
+    /// A poisoned lock means that a request panicked: what it left is still the best there is.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        self.kernel
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The port id under which our own changes to nftables are announced.
+    pub fn nft_port(&self) -> Result<u32, Error> {
+        self.kernel()
+            .nft
+            .port()
+            .doing(|| "ask for our netlink port".to_owned())
+    }
+
+    /// How many namespaces are ready.
+    pub fn prepared(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// All endpoints, or those of one network or container (empty = any).
+    pub fn endpoints(&self, network: &str, container: &str) -> Result<Vec<Attached>, Error> {
+        let state = self.state();
+        let only = match network {
+            "" => None,
+            key => Some(state.find(key)?.network.id.clone()),
+        };
+        let fits = |endpoint: &&Endpoint| {
+            only.as_ref().is_none_or(|id| endpoint.network == *id)
+                && (container.is_empty() || endpoint.container == container)
+        };
+        Ok(state
+            .endpoints
+            .values()
+            .filter(fits)
+            .filter_map(|e| state.attached(e))
+            .collect())
+    }
+}
+
+impl State {
+    /// A network by name, id or unique beginning of its id; empty = the default one.
+    fn find(&self, key: &str) -> Result<&Live, Error> {
+        let key = if key.is_empty() || key == "default" {
+            DEFAULT
+        } else {
+            key
+        };
+        if let Some(live) = self.networks.values().find(|live| live.network.name == key) {
+            return Ok(live);
+        }
+        let mut fitting = self
+            .networks
+            .values()
+            .filter(|live| live.network.id.as_str().starts_with(key));
+        match (fitting.next(), fitting.next()) {
+            (Some(live), None) => Ok(live),
+            (Some(_), Some(_)) => Err(Error::AmbiguousNetwork(key.to_owned())),
+            (None, _) => Err(Error::NoNetwork(key.to_owned())),
+        }
+    }
+
+    fn attached(&self, endpoint: &Endpoint) -> Option<Attached> {
+        Some(Attached {
+            endpoint: endpoint.clone(),
+            network: self.networks.get(&endpoint.network)?.network.clone(),
+            netns_path: self
+                .namespaces
+                .get(&endpoint.id)
+                .map(Netns::proc_path)
+                .unwrap_or_default(),
+        })
+    }
+
+    fn forwards(&self) -> Vec<Forward> {
+        self.endpoints
+            .values()
+            .flat_map(|endpoint| {
+                endpoint
+                    .ports
+                    .iter()
+                    .map(|port| port.forward(endpoint.address))
+            })
+            .flatten()
+            .collect()
+    }
+
+    fn table(&self) -> nft::Batch {
+        let networks: Vec<&Network> = self.networks.values().map(|live| &live.network).collect();
+        firewall::replace(&networks, &self.forwards())
+    }
+
+    fn zone(&self, network: &NetworkId) -> Option<&Arc<RwLock<Zone>>> {
+        self.networks.get(network).map(|live| &live.zone)
+    }
+}

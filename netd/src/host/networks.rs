@@ -1,0 +1,148 @@
+//! Networks as users see them: made, listed, removed.
+
+use crate::error::Error;
+use crate::ipam::pools;
+use crate::network::{Network, Request};
+
+use super::{Attached, Host, State};
+
+/// A network with what hangs on it.
+#[derive(Debug, Clone)]
+pub struct Details {
+    /// The network.
+    pub network: Network,
+    /// Its endpoints.
+    pub endpoints: Vec<Attached>,
+}
+
+impl Host {
+    /// Makes a network.
+    pub fn create_network(&self, request: Request) -> Result<Network, Error> {
+        let mut state = self.state();
+        self.bring_up(&mut state)?;
+        let name = request.name.as_str();
+        if matches!(name, "host" | "none" | "default")
+            || state
+                .networks
+                .values()
+                .any(|live| live.network.name == name)
+        {
+            return Err(Error::NetworkExists(request.name));
+        }
+        let in_use = self.subnets_in_use(&state)?;
+        let subnet = match request.subnet {
+            Some(subnet) => match in_use.iter().any(|used| pools::overlap(subnet, *used)) {
+                true => return Err(Error::Overlap(subnet)),
+                false => subnet,
+            },
+            None => pools::first_free(&in_use).ok_or(Error::PoolsExhausted)?,
+        };
+        let network = request.plan(subnet, self.config.mtu)?;
+        if state
+            .networks
+            .values()
+            .any(|live| live.network.device == network.device)
+            || self.link_index(&network.device)?.is_some()
+        {
+            return Err(Error::Invalid(format!(
+                "a link {} exists already",
+                network.device
+            )));
+        }
+        self.store.put_network(&network)?;
+        let made = self
+            .network_up(&mut state, network.clone())
+            .and_then(|()| self.kernel().nft.apply(state.table()).map_err(Error::from));
+        if let Err(error) = made {
+            self.forget_network(&mut state, &network)?;
+            return Err(error);
+        }
+        Ok(network)
+    }
+
+    /// Removes a network that nothing hangs on; `force` takes its endpoints back first.
+    pub fn remove_network(&self, key: &str, force: bool) -> Result<Network, Error> {
+        let mut state = self.state();
+        let network = state.find(key)?.network.clone();
+        if network.is_default() {
+            return Err(Error::Predefined(network.name));
+        }
+        let on_it: Vec<_> = state
+            .endpoints
+            .values()
+            .filter(|e| e.network == network.id)
+            .cloned()
+            .collect();
+        if !on_it.is_empty() && !force {
+            let names: Vec<_> = on_it.iter().map(|e| e.container_name.as_str()).collect();
+            return Err(Error::NetworkInUse {
+                name: network.name,
+                containers: names.join(", "),
+            });
+        }
+        for endpoint in on_it {
+            self.release_in(&mut state, &endpoint.id)?;
+        }
+        self.forget_network(&mut state, &network)?;
+        Ok(network)
+    }
+
+    fn forget_network(&self, state: &mut State, network: &Network) -> Result<(), Error> {
+        self.store.remove_network(&network.id)?;
+        state.networks.remove(&network.id);
+        self.kernel().nft.apply(state.table())?;
+        self.delete_link(&network.device);
+        Ok(())
+    }
+
+    /// All networks, the default one included.
+    pub fn networks(&self) -> Vec<Details> {
+        let state = self.state();
+        let mut all: Vec<_> = state
+            .networks
+            .values()
+            .map(|live| state.details(&live.network))
+            .collect();
+        all.sort_by(|a, b| a.network.name.cmp(&b.network.name));
+        all
+    }
+
+    /// One network.
+    pub fn network(&self, key: &str) -> Result<Details, Error> {
+        let state = self.state();
+        Ok(state.details(&state.find(key)?.network))
+    }
+
+    /// Removes all user-defined networks that fit and that nothing hangs on.
+    pub fn prune_networks(&self, fits: impl Fn(&Network) -> bool) -> Result<Vec<Network>, Error> {
+        let mut removed = Vec::new();
+        for details in self.networks() {
+            let network = details.network;
+            if network.is_default() || !details.endpoints.is_empty() || !fits(&network) {
+                continue;
+            }
+            match self.remove_network(network.id.as_str(), false) {
+                Ok(network) => removed.push(network),
+                // Used or removed in the meantime: not ours to prune.
+                Err(Error::NetworkInUse { .. } | Error::NoNetwork(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(removed)
+    }
+}
+
+impl State {
+    fn details(&self, network: &Network) -> Details {
+        let on_it = self
+            .endpoints
+            .values()
+            .filter(|endpoint| endpoint.network == network.id);
+        Details {
+            network: network.clone(),
+            endpoints: on_it
+                .filter_map(|endpoint| self.attached(endpoint))
+                .collect(),
+        }
+    }
+}

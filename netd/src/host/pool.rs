@@ -1,0 +1,105 @@
+//! Endpoints made before they are asked for, refilled off the way of requests.
+//!
+//! They live in the kernel and in our memory only: when netd dies, the last descriptor of their
+//! namespaces goes, and the kernel takes them back.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use super::prepare::Prepared;
+use super::{Host, attach};
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    ready: Mutex<VecDeque<Prepared>>,
+    changed: Condvar,
+    size: usize,
+}
+
+/// How long the refilling thread sleeps at most: then it looks whether the host is still there, and
+/// tries again what failed.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+impl Pool {
+    pub fn new(size: usize) -> Self {
+        Self {
+            ready: Mutex::default(),
+            changed: Condvar::new(),
+            size,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Prepared>> {
+        self.ready
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub fn take(&self) -> Option<Prepared> {
+        let taken = self.lock().pop_front();
+        self.changed.notify_one();
+        taken
+    }
+
+    pub fn drain(&self) -> Vec<Prepared> {
+        self.lock().drain(..).collect()
+    }
+}
+
+pub(super) fn start(host: &Arc<Host>) -> io::Result<()> {
+    if host.pool.size == 0 {
+        return Ok(());
+    }
+    let (host, pool) = (Arc::downgrade(host), Arc::clone(&host.pool));
+    std::thread::Builder::new()
+        .name("pool".to_owned())
+        .stack_size(256 << 10)
+        .spawn(move || keep_full(&host, &pool))?;
+    Ok(())
+}
+
+/// Ends with the host: only the pool itself is held while there is nothing to do.
+fn keep_full(host: &Weak<Host>, pool: &Pool) {
+    while let Some(full) = host.upgrade().map(|host| host.refill()) {
+        let ready = pool.lock();
+        if !full || ready.len() >= pool.size {
+            // A poisoned lock would end the refilling; the pool's content is valid all the same.
+            drop(pool.changed.wait_timeout(ready, LOOK_AGAIN));
+        }
+    }
+}
+
+impl Host {
+    /// Whether the pool is as full as it can be.
+    fn refill(&self) -> bool {
+        while self.pool.len() < self.pool.size && self.state().up {
+            match self.prepare(&attach::Shape::default_network()) {
+                Ok(prepared) => {
+                    // A teardown that came in between has emptied the pool for good.
+                    if self.state().up {
+                        self.pool.lock().push_back(prepared);
+                    } else {
+                        self.discard(prepared);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot prepare a network namespace");
+                    return false;
+                }
+            }
+        }
+        self.pool.len() >= self.pool.size
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.pool.changed.notify_all();
+    }
+}

@@ -1,0 +1,144 @@
+//! Making the links of one endpoint: a veth pair between a bridge and a network namespace.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use ipnet::Ipv4Net;
+
+use crate::error::{Doing, Error};
+use crate::id::{EndpointId, NetworkId};
+use crate::netlink::{Mac, Netns, Route, link};
+use crate::network::Network;
+use crate::sysctl;
+
+use super::Host;
+
+/// An endpoint's links, addressed and up, not yet given to anybody.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub id: EndpointId,
+    pub network: NetworkId,
+    pub address: Ipv4Addr,
+    pub mac: Mac,
+    pub interface: String,
+    pub netns: Netns,
+}
+
+/// Where and as what.
+pub(super) struct Wanted<'a> {
+    pub network: &'a Network,
+    pub bridge: u32,
+    pub address: Ipv4Addr,
+    pub mac: Mac,
+    pub netns: Option<&'a Path>,
+    pub interface: &'a str,
+}
+
+impl Host {
+    /// Makes the links. On failure nothing is left; the address stays the caller's.
+    pub(super) fn build(&self, wanted: &Wanted<'_>) -> Result<Prepared, Error> {
+        let id = EndpointId::random();
+        let (netns, interface) = match wanted.netns {
+            None => Netns::create(|netns| self.link_up(&id, wanted, netns))
+                .doing(|| "make a network namespace".to_owned())?,
+            Some(path) => {
+                let doing = || format!("use network namespace {}", path.display());
+                let netns = Netns::open(path).doing(doing)?;
+                if netns.same_as(&self.own_netns).doing(doing)? {
+                    return Err(Error::Invalid(format!(
+                        "{} is the host's own network namespace",
+                        path.display()
+                    )));
+                }
+                let made = netns
+                    .inside(|| self.link_up(&id, wanted, &netns))
+                    .doing(doing);
+                if made.is_err() {
+                    self.delete_link(&id.host_link());
+                }
+                let interface = made?;
+                (netns, interface)
+            }
+        };
+        Ok(Prepared {
+            id,
+            network: wanted.network.id.clone(),
+            address: wanted.address,
+            mac: wanted.mac,
+            interface,
+            netns,
+        })
+    }
+
+    /// Runs on a thread inside the namespace; returns the name of the link there.
+    fn link_up(&self, id: &EndpointId, wanted: &Wanted<'_>, netns: &Netns) -> io::Result<String> {
+        use std::os::fd::AsFd as _;
+        let mut inside = Route::open()?;
+        let name = match wanted.interface {
+            "" if wanted.netns.is_none() => "eth0".to_owned(),
+            "" => next_name(&mut inside)?,
+            name => name.to_owned(),
+        };
+        let pair = link::Veth {
+            host: &id.host_link(),
+            bridge: Some(wanted.bridge),
+            peer: &name,
+            peer_mac: wanted.mac,
+            netns: netns.as_fd(),
+            mtu: wanted.network.mtu,
+        };
+        self.kernel().route.apply(&[pair.create()])?;
+        // IPv6 would give the container a link-local address and a way to its neighbours that
+        // no rule of ours looks at. A kernel without IPv6 has no such file.
+        ignore_missing(sysctl::write(
+            &format!("ipv6/conf/{name}/disable_ipv6"),
+            "1",
+        ))?;
+        let index = inside.link(&name)?.ok_or(io::ErrorKind::NotFound)?.index;
+        inside.apply(&[
+            link::set_up(1),
+            link::set_up(index),
+            link::add_address(index, wanted.address, wanted.network.subnet),
+        ])?;
+        if !wanted.network.internal {
+            let everywhere = Ipv4Net::default();
+            // The first endpoint of a namespace has the default route; it stays so.
+            inside.apply_idempotent(&[link::add_route(
+                everywhere,
+                wanted.network.gateway,
+                index,
+            )])?;
+        }
+        Ok(name)
+    }
+
+    /// Deletes a link of ours; that it is gone already is the usual case.
+    pub(super) fn delete_link(&self, name: &str) {
+        let mut kernel = self.kernel();
+        let gone = match kernel.route.link(name) {
+            Ok(Some(found)) => kernel.route.apply_idempotent(&[link::delete(found.index)]),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = gone {
+            tracing::warn!(link = name, %error, "cannot delete a link; the next start tries again");
+        }
+    }
+}
+
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn next_name(route: &mut Route) -> io::Result<String> {
+    let links = route.links()?;
+    let free = |name: &String| !links.iter().any(|link| link.name == *name);
+    (0..)
+        .map(|number: u32| format!("eth{number}"))
+        .find(free)
+        .ok_or(io::ErrorKind::Other.into())
+}

@@ -1,0 +1,273 @@
+//! Making kernel and store agree: at start-up, after somebody flushed our table, and for good-bye.
+
+use std::sync::{Arc, RwLock};
+
+use ipnet::Ipv4Net;
+
+use crate::dns::{Resolver, Zone};
+use crate::endpoint::Endpoint;
+use crate::error::{Doing, Error};
+use crate::id::HOST_LINK_PREFIX;
+use crate::ipam::pools;
+use crate::netlink::{Link, Mac, link};
+use crate::network::{DEFAULT, Network, Request};
+use crate::ports::{Binding, Published};
+use crate::{firewall, sysctl};
+
+use super::{Host, Live, State};
+
+const FORWARDING: &str = "ipv4/ip_forward";
+
+impl Host {
+    /// Puts everything that the store knows into the kernel, and takes out what it does not know.
+    pub(super) fn bring_up(&self, state: &mut State) -> Result<(), Error> {
+        if state.up {
+            return Ok(());
+        }
+        self.enable_forwarding()?;
+        let mut stored = self.store.networks()?;
+        if !stored.iter().any(Network::is_default) {
+            let network = self.plan_default(state, &stored)?;
+            self.store.put_network(&network)?;
+            stored.push(network);
+        }
+        for network in stored {
+            self.network_up(state, network)?;
+        }
+        let links = self
+            .kernel()
+            .route
+            .links()
+            .doing(|| "list links".to_owned())?;
+        for endpoint in self.store.endpoints()? {
+            self.endpoint_up(state, endpoint, &links)?;
+        }
+        self.remove_orphans(state, &links);
+        self.kernel().nft.apply(state.table())?;
+        state.up = true;
+        Ok(())
+    }
+
+    fn enable_forwarding(&self) -> Result<(), Error> {
+        let before = sysctl::read(FORWARDING).doing(|| format!("read net/{FORWARDING}"))?;
+        if before == "0" {
+            self.store.remember_sysctl(FORWARDING, &before)?;
+            sysctl::write(FORWARDING, "1").doing(|| format!("set net/{FORWARDING} to 1"))?;
+            tracing::info!("net.ipv4.ip_forward was 0 and is 1 now: containers need it");
+        }
+        Ok(())
+    }
+
+    fn plan_default(&self, state: &State, stored: &[Network]) -> Result<Network, Error> {
+        let mut in_use = self.subnets_in_use(state)?;
+        in_use.extend(stored.iter().map(|network| network.subnet));
+        let subnet = match self.config.subnet {
+            Some(subnet) => subnet,
+            None => pools::first_free(&in_use).ok_or(Error::PoolsExhausted)?,
+        };
+        let request = Request {
+            name: DEFAULT.to_owned(),
+            ..Request::default()
+        };
+        let mut network = request.plan(subnet, self.config.mtu)?;
+        network.device.clone_from(&self.config.bridge);
+        Ok(network)
+    }
+
+    /// Subnets of our networks, and all that this host has an address or a route in.
+    pub(super) fn subnets_in_use(&self, state: &State) -> Result<Vec<Ipv4Net>, Error> {
+        let mut kernel = self.kernel();
+        let bridge = kernel
+            .route
+            .link(&self.config.bridge)
+            .doing(|| "list links".to_owned())?;
+        let ours = bridge.map(|link| link.index);
+        let addresses = kernel
+            .route
+            .addresses()
+            .doing(|| "list addresses".to_owned())?;
+        let own: Vec<Ipv4Net> = addresses
+            .iter()
+            .filter(|(index, _)| Some(*index) == ours)
+            .map(|(_, net)| net.trunc())
+            .collect();
+        let mut in_use: Vec<Ipv4Net> = addresses
+            .iter()
+            .filter(|(index, _)| Some(*index) != ours)
+            .map(|(_, net)| *net)
+            .collect();
+        let routes = kernel.route.routes().doing(|| "list routes".to_owned())?;
+        in_use.extend(routes.into_iter().filter(|net| !own.contains(net)));
+        in_use.extend(state.networks.values().map(|live| live.network.subnet));
+        Ok(in_use)
+    }
+
+    pub(super) fn link_index(&self, name: &str) -> Result<Option<u32>, Error> {
+        let found = self
+            .kernel()
+            .route
+            .link(name)
+            .doing(|| format!("look for link {name}"))?;
+        Ok(found.map(|link| link.index))
+    }
+
+    /// Makes the bridge as it should be and starts its resolver.
+    pub(super) fn network_up(&self, state: &mut State, network: Network) -> Result<(), Error> {
+        let doing = || format!("make bridge {}", network.device);
+        let index = self.bridge_up(&network).doing(doing)?;
+        // The host's own 127.0.0.1 reaches published ports by way of this bridge; packets from
+        // outside to 127.0.0.0/8 are dropped in our table before they are routed.
+        let conf = format!("ipv4/conf/{}/route_localnet", network.device);
+        sysctl::write(&conf, "1").doing(|| format!("set net/{conf} to 1"))?;
+        let conf = format!("ipv6/conf/{}/disable_ipv6", network.device);
+        match sysctl::write(&conf, "1") {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).doing(|| format!("set net/{conf} to 1"));
+            }
+            _ => {}
+        }
+        let zone = Arc::new(RwLock::new(Zone::new(&network)));
+        let resolver = Resolver::start(
+            &self.runtime,
+            &network,
+            Arc::clone(&zone),
+            self.config.resolv_conf.clone(),
+        );
+        let resolver = match resolver {
+            Ok(resolver) => Some(resolver),
+            Err(error) => {
+                tracing::error!(network = network.name, gateway = %network.gateway, %error,
+                    "no DNS on this network: another program has port 53 of all addresses");
+                None
+            }
+        };
+        let live = Live {
+            addresses: network.addresses(),
+            index,
+            zone,
+            _resolver: resolver,
+            network,
+        };
+        state.networks.insert(live.network.id.clone(), live);
+        Ok(())
+    }
+
+    fn bridge_up(&self, network: &Network) -> std::io::Result<u32> {
+        let mut kernel = self.kernel();
+        let route = &mut kernel.route;
+        if route.link(&network.device)?.is_none() {
+            let mac = Mac::of(network.gateway);
+            route.apply(&[link::create_bridge(&network.device, mac, network.mtu)])?;
+        }
+        let index = route
+            .link(&network.device)?
+            .ok_or(std::io::ErrorKind::NotFound)?
+            .index;
+        let address = link::add_address(index, network.gateway, network.subnet);
+        route.apply_idempotent(&[link::set_up(index), address])?;
+        Ok(index)
+    }
+
+    fn endpoint_up(
+        &self,
+        state: &mut State,
+        mut endpoint: Endpoint,
+        links: &[Link],
+    ) -> Result<(), Error> {
+        let name = endpoint.id.host_link();
+        let link = links.iter().find(|link| link.name == name);
+        let (Some(link), Some(live)) = (link, state.networks.get_mut(&endpoint.network)) else {
+            // The namespace is gone and took the veth pair along.
+            state.lost.push((endpoint.id.clone(), endpoint.container));
+            return self.store.remove_endpoint(&endpoint.id);
+        };
+        if link.master != Some(live.index) {
+            let join = [
+                link::set_master(link.index, live.index),
+                link::set_up(link.index),
+            ];
+            self.kernel()
+                .route
+                .apply(&join)
+                .doing(|| format!("put {name} into its bridge"))?;
+        }
+        if live.addresses.claim(endpoint.address).is_err() {
+            tracing::error!(endpoint = %endpoint.id, address = %endpoint.address,
+                "a record says that this address is taken twice");
+        }
+        live.zone
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(&endpoint);
+        let ports: Vec<Published> = std::mem::take(&mut endpoint.ports);
+        let before = ports.len();
+        for port in ports {
+            let again = Binding {
+                protocol: port.protocol,
+                container_port: port.container_port,
+                host: port.host,
+                host_port: port.host_port,
+            };
+            match state.ports.take(&endpoint.id, endpoint.address, &[again]) {
+                Ok(taken) => endpoint.ports.extend(taken),
+                Err(error) => {
+                    tracing::warn!(container = endpoint.container_name, %error,
+                        "a published port was taken by another program while netd was not running");
+                }
+            }
+        }
+        if endpoint.ports.len() != before {
+            self.store.put_endpoint(&endpoint)?;
+        }
+        state.endpoints.insert(endpoint.id.clone(), endpoint);
+        Ok(())
+    }
+
+    /// Deletes ends of veth pairs that look like ours, hang on our bridges and are nobody's.
+    fn remove_orphans(&self, state: &State, links: &[Link]) {
+        let bridges: Vec<u32> = state.networks.values().map(|live| live.index).collect();
+        for link in links {
+            let ours = link.name.starts_with(HOST_LINK_PREFIX)
+                && link.master.is_some_and(|master| bridges.contains(&master));
+            if ours && !state.endpoints.keys().any(|id| id.host_link() == link.name) {
+                tracing::info!(
+                    link = link.name,
+                    "removing a link that belongs to no endpoint"
+                );
+                self.reap(link.name.clone());
+            }
+        }
+    }
+
+    /// Writes the whole table again, after somebody else changed or flushed it.
+    pub fn repair_table(&self) -> Result<(), Error> {
+        let state = self.state();
+        if state.up {
+            self.kernel().nft.apply(state.table())?;
+        }
+        Ok(())
+    }
+
+    /// Takes everything out of the kernel that we put there, and sysctls back to what they were.
+    /// Networks stay in the store and come back with the next request.
+    pub fn teardown(&self) -> Result<(), Error> {
+        let mut state = self.state();
+        state.up = false;
+        for id in state.endpoints.keys().cloned().collect::<Vec<_>>() {
+            self.release_in(&mut state, &id)?;
+        }
+        for prepared in self.pool.drain() {
+            self.delete_link(&prepared.id.host_link());
+        }
+        self.kernel().nft.apply(firewall::remove())?;
+        let networks = std::mem::take(&mut state.networks);
+        for live in networks.values() {
+            self.delete_link(&live.network.device);
+        }
+        for (name, before) in self.store.sysctls()? {
+            sysctl::write(&name, &before).doing(|| format!("put net/{name} back to {before}"))?;
+            tracing::info!(name, before, "a sysctl is back to what it was");
+        }
+        self.store.forget_sysctls()
+    }
+}

@@ -1,0 +1,167 @@
+//! rtnetlink(7) requests as values: links, addresses, routes.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use ipnet::Ipv4Net;
+
+use super::mac::Mac;
+use super::wire::{CREATE, EXCL, Message};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+
+const IFLA_ADDRESS: u16 = 1;
+pub(super) const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+pub(super) const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+
+pub(super) const IFA_ADDRESS: u16 = 1;
+pub(super) const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+
+pub(super) const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+
+const IFF_UP: u32 = 1;
+const AF_INET: u8 = 2;
+
+/// `struct ifinfomsg`.
+pub(super) fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..16].copy_from_slice(&change.to_ne_bytes());
+    header
+}
+
+/// A bridge device, up. A fixed MAC keeps it from taking over its lowest port's.
+pub fn create_bridge(name: &str, mac: Mac, mtu: u32) -> Message {
+    let mut message = Message::new(RTM_NEWLINK, CREATE | EXCL, &link_header(0, IFF_UP, IFF_UP));
+    message
+        .str(IFLA_IFNAME, name)
+        .attr(IFLA_ADDRESS, &mac.0)
+        .u32(IFLA_MTU, mtu);
+    message.nest(IFLA_LINKINFO, |info| {
+        info.str(IFLA_INFO_KIND, "bridge");
+    });
+    message
+}
+
+/// A veth pair: this end up and in a bridge (or free), the other one already inside a namespace.
+pub struct Veth<'a> {
+    /// Name of the host's end.
+    pub host: &'a str,
+    /// Index of the bridge that it joins.
+    pub bridge: Option<u32>,
+    /// Name of the container's end.
+    pub peer: &'a str,
+    /// MAC of the container's end.
+    pub peer_mac: Mac,
+    /// Namespace of the container's end.
+    pub netns: BorrowedFd<'a>,
+    /// MTU of both.
+    pub mtu: u32,
+}
+
+impl Veth<'_> {
+    /// The one request that makes all of it.
+    pub fn create(&self) -> Message {
+        let mut message = Message::new(RTM_NEWLINK, CREATE | EXCL, &link_header(0, IFF_UP, IFF_UP));
+        message.str(IFLA_IFNAME, self.host).u32(IFLA_MTU, self.mtu);
+        if let Some(bridge) = self.bridge {
+            message.u32(IFLA_MASTER, bridge);
+        }
+        message.nest(IFLA_LINKINFO, |info| {
+            info.str(IFLA_INFO_KIND, "veth")
+                .nest(IFLA_INFO_DATA, |data| {
+                    data.nest_after(VETH_INFO_PEER, &link_header(0, 0, 0), |peer| {
+                        peer.str(IFLA_IFNAME, self.peer)
+                            .attr(IFLA_ADDRESS, &self.peer_mac.0)
+                            .u32(IFLA_MTU, self.mtu)
+                            .attr(IFLA_NET_NS_FD, &self.netns.as_raw_fd().to_ne_bytes());
+                    });
+                });
+        });
+        message
+    }
+}
+
+/// Switches a link on.
+pub fn set_up(index: u32) -> Message {
+    Message::new(RTM_NEWLINK, 0, &link_header(index, IFF_UP, IFF_UP))
+}
+
+/// Puts a link into a bridge.
+pub fn set_master(index: u32, bridge: u32) -> Message {
+    let mut message = Message::new(RTM_NEWLINK, 0, &link_header(index, 0, 0));
+    message.u32(IFLA_MASTER, bridge);
+    message
+}
+
+/// Deletes a link; of a veth pair the other end goes too.
+pub fn delete(index: u32) -> Message {
+    Message::new(RTM_DELLINK, 0, &link_header(index, 0, 0))
+}
+
+/// Gives a link an address with its subnet.
+pub fn add_address(index: u32, address: Ipv4Addr, subnet: Ipv4Net) -> Message {
+    let mut header = [0; 8];
+    header[0] = AF_INET;
+    header[1] = subnet.prefix_len();
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    let mut message = Message::new(RTM_NEWADDR, CREATE | EXCL, &header);
+    message
+        .attr(IFA_LOCAL, &address.octets())
+        .attr(IFA_ADDRESS, &address.octets());
+    if subnet.prefix_len() < 31 {
+        message.attr(IFA_BROADCAST, &subnet.broadcast().octets());
+    }
+    message
+}
+
+/// `struct rtmsg` of a unicast route in the main table.
+fn route_header(prefix: u8) -> [u8; 12] {
+    const RT_TABLE_MAIN: u8 = 254;
+    const RTPROT_BOOT: u8 = 3;
+    const RT_SCOPE_UNIVERSE: u8 = 0;
+    const RTN_UNICAST: u8 = 1;
+    [
+        AF_INET,
+        prefix,
+        0,
+        0,
+        RT_TABLE_MAIN,
+        RTPROT_BOOT,
+        RT_SCOPE_UNIVERSE,
+        RTN_UNICAST,
+        0,
+        0,
+        0,
+        0,
+    ]
+}
+
+/// A route to a destination (`0.0.0.0/0` = the default route) by way of a gateway.
+pub fn add_route(destination: Ipv4Net, gateway: Ipv4Addr, index: u32) -> Message {
+    let mut message = Message::new(
+        RTM_NEWROUTE,
+        CREATE | EXCL,
+        &route_header(destination.prefix_len()),
+    );
+    if destination.prefix_len() > 0 {
+        message.attr(RTA_DST, &destination.network().octets());
+    }
+    message
+        .attr(RTA_GATEWAY, &gateway.octets())
+        .u32(RTA_OIF, index);
+    message
+}

@@ -1,0 +1,14 @@
+//! rtnetlink over raw sockets: links, addresses, routes and network namespaces, several requests a
+//! system call, no other program.
+
+pub mod link;
+mod mac;
+mod netns;
+mod route;
+mod socket;
+pub mod wire;
+
+pub use mac::Mac;
+pub use netns::Netns;
+pub use route::{Link, Route};
+pub use socket::{Family, Socket};

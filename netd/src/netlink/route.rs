@@ -1,0 +1,164 @@
+//! An rtnetlink client: what links, addresses and routes a namespace has, and changes to them.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
+
+use super::link::{IFA_ADDRESS, IFA_LOCAL, IFLA_IFNAME, IFLA_MASTER, RTA_DST, link_header};
+use super::socket::{Family, Socket};
+use super::wire::{DUMP, Message, Received, attributes, number, text};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_GETADDR: u16 = 22;
+const RTM_GETROUTE: u16 = 26;
+const LINK_HEADER: usize = 16;
+const ADDRESS_HEADER: usize = 8;
+const ROUTE_HEADER: usize = 12;
+const AF_INET: u8 = 2;
+
+/// A link as the kernel lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in the namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// The bridge that it is a port of.
+    pub master: Option<u32>,
+}
+
+/// An rtnetlink socket of one namespace.
+#[derive(Debug)]
+pub struct Route {
+    socket: Socket,
+}
+
+impl Route {
+    /// Opens it in the calling thread's namespace.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self {
+            socket: Socket::open(Family::Route)?,
+        })
+    }
+
+    /// Sends all requests in one go; the first refusal is the answer (later ones were still done).
+    pub fn apply(&mut self, requests: &[Message]) -> io::Result<()> {
+        for answer in self.socket.request(requests)? {
+            answer?;
+        }
+        Ok(())
+    }
+
+    /// As [`Route::apply`], but what exists already, or is gone already, is fine.
+    pub fn apply_idempotent(&mut self, requests: &[Message]) -> io::Result<()> {
+        for answer in self.socket.request(requests)? {
+            match answer {
+                Ok(()) | Err(Errno::EEXIST | Errno::ENODEV | Errno::ENOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The link of that name.
+    pub fn link(&mut self, name: &str) -> io::Result<Option<Link>> {
+        let mut request = Message::new(RTM_GETLINK, 0, &link_header(0, 0, 0));
+        request.str(IFLA_IFNAME, name);
+        let mut found = None;
+        match self
+            .socket
+            .query(&request, false, |message| found = parse_link(message))
+        {
+            Ok(()) => Ok(found),
+            Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All links.
+    pub fn links(&mut self) -> io::Result<Vec<Link>> {
+        let request = Message::new(RTM_GETLINK, DUMP, &link_header(0, 0, 0));
+        let mut links = Vec::new();
+        self.socket
+            .query(&request, true, |message| links.extend(parse_link(message)))?;
+        Ok(links)
+    }
+
+    /// All IPv4 addresses with the index of their link.
+    pub fn addresses(&mut self) -> io::Result<Vec<(u32, Ipv4Net)>> {
+        let mut header = [0; ADDRESS_HEADER];
+        header[0] = AF_INET;
+        let mut found = Vec::new();
+        self.socket
+            .query(&Message::new(RTM_GETADDR, DUMP, &header), true, |message| {
+                found.extend(parse_address(message.payload));
+            })?;
+        Ok(found)
+    }
+
+    /// The destinations of all IPv4 routes but the default one.
+    pub fn routes(&mut self) -> io::Result<Vec<Ipv4Net>> {
+        let mut header = [0; ROUTE_HEADER];
+        header[0] = AF_INET;
+        let mut found = Vec::new();
+        self.socket.query(
+            &Message::new(RTM_GETROUTE, DUMP, &header),
+            true,
+            |message| {
+                found.extend(parse_route(message.payload));
+            },
+        )?;
+        Ok(found)
+    }
+}
+
+fn parse_link(message: Received<'_>) -> Option<Link> {
+    if message.kind != RTM_NEWLINK {
+        return None;
+    }
+    let payload = message.payload;
+    let mut link = Link {
+        index: number(payload.get(4..8)?)?,
+        name: String::new(),
+        master: None,
+    };
+    for (kind, data) in attributes(payload.get(LINK_HEADER..)?) {
+        match kind {
+            IFLA_IFNAME => link.name = text(data),
+            IFLA_MASTER => link.master = number(data),
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn ipv4(data: &[u8]) -> Option<Ipv4Addr> {
+    Some(Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?))
+}
+
+fn parse_address(payload: &[u8]) -> Option<(u32, Ipv4Net)> {
+    let prefix = *payload.get(1)?;
+    let index = number(payload.get(4..8)?)?;
+    let mut address = None;
+    for (kind, data) in attributes(payload.get(ADDRESS_HEADER..)?) {
+        match kind {
+            IFA_LOCAL => address = ipv4(data),
+            IFA_ADDRESS => address = address.or_else(|| ipv4(data)),
+            _ => {}
+        }
+    }
+    Some((index, Ipv4Net::new(address?, prefix).ok()?))
+}
+
+fn parse_route(payload: &[u8]) -> Option<Ipv4Net> {
+    const RT_TABLE_LOCAL: u8 = 255;
+    let prefix = *payload.get(1)?;
+    if prefix == 0 || *payload.get(4)? == RT_TABLE_LOCAL {
+        return None;
+    }
+    let (_, data) = attributes(payload.get(ROUTE_HEADER..)?).find(|(kind, _)| *kind == RTA_DST)?;
+    Ipv4Net::new(ipv4(data)?, prefix).ok()
+}

@@ -1,0 +1,93 @@
+//! The nfnetlink client: a batch goes out in one `sendmsg` and is applied whole or not at all.
+
+use std::io;
+
+use nix::errno::Errno;
+
+use crate::netlink::wire::{Received, attributes, text};
+use crate::netlink::{Family, Socket};
+
+use super::object::Batch;
+
+/// `NFNLGRP_NFTABLES` as a bit mask: what changes in any table.
+pub const TABLE_EVENTS: u32 = 1 << (7 - 1);
+
+/// A batch that the kernel did not take; nothing of it was applied.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The kernel found fault with one message.
+    #[error("nftables refused message {index} of {count}: {errno}")]
+    Message {
+        /// Which one.
+        index: usize,
+        /// Of how many.
+        count: usize,
+        /// Why.
+        errno: Errno,
+    },
+    /// It did not get that far.
+    #[error("cannot talk to nftables: {0}")]
+    Socket(#[from] io::Error),
+}
+
+impl Refused {
+    /// Whether the table (or an entry) that the batch speaks of is not there.
+    pub fn is_missing(&self) -> bool {
+        matches!(
+            self,
+            Self::Message {
+                errno: Errno::ENOENT,
+                ..
+            }
+        )
+    }
+}
+
+/// An nfnetlink socket.
+#[derive(Debug)]
+pub struct Client {
+    socket: Socket,
+}
+
+impl Client {
+    /// Opens it in the calling thread's network namespace.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self {
+            socket: Socket::open(Family::Netfilter)?,
+        })
+    }
+
+    /// The port id that marks notifications of our own changes.
+    pub fn port(&self) -> io::Result<u32> {
+        self.socket.port()
+    }
+
+    /// Applies a batch, all or nothing.
+    pub fn apply(&mut self, batch: Batch) -> Result<(), Refused> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let messages = batch.end();
+        // Not the end mark: the kernel confirms that only since 6.10.
+        let confirm = messages.len() - 2;
+        let errors = self.socket.transaction(&messages, confirm)?;
+        match errors.first() {
+            None => Ok(()),
+            Some((index, errno)) => Err(Refused::Message {
+                index: *index,
+                count: messages.len(),
+                errno: *errno,
+            }),
+        }
+    }
+}
+
+/// Whether a notification speaks of the table.
+pub fn is_event_of(table: &str, event: &Received<'_>) -> bool {
+    const SUBSYSTEM: u16 = 10;
+    const NFTA_TABLE_NAME: u16 = 1;
+    event.kind >> 8 == SUBSYSTEM
+        && event.payload.get(4..).is_some_and(|rest| {
+            attributes(rest).any(|(kind, data)| kind == NFTA_TABLE_NAME && text(data) == table)
+        })
+}

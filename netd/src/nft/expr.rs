@@ -1,0 +1,201 @@
+//! Expressions of a rule: what nftables' virtual machine executes, one after the other.
+
+use crate::netlink::wire::Message;
+
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+pub(super) const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_DATA_VERDICT: u16 = 2;
+
+const NFPROTO_IPV4: u32 = 2;
+
+/// The first register: 16 bytes, or four of the 32-bit registers.
+pub const REG: u32 = 1;
+/// The n-th 32-bit part of the first register (`NFT_REG32_00` is 8; part 0 is [`REG`] itself).
+pub const fn part(n: u32) -> u32 {
+    if n == 0 { REG } else { 8 + n }
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not stopped by this chain; other tables may still.
+    Accept,
+    /// Gone without an answer.
+    Drop,
+    /// Back to the chain that jumped here.
+    Return,
+    /// On to another chain.
+    Jump(&'static str),
+}
+
+/// What can be loaded into a register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    /// Name of the link that it came in by (16 bytes).
+    InName,
+    /// Name of the link that it leaves by (16 bytes).
+    OutName,
+    /// 2 = IPv4, 10 = IPv6.
+    Family,
+    /// 6, 17, 132.
+    Layer4,
+    /// Source address of an IPv4 packet.
+    Source,
+    /// Destination address of an IPv4 packet.
+    Destination,
+    /// Destination port of tcp, udp and sctp.
+    DestinationPort,
+    /// State bits of the connection.
+    ConnectionState,
+    /// Status bits of the connection.
+    ConnectionStatus,
+    /// Type of the destination address as the routing table sees it (`RTN_LOCAL` = 2).
+    DestinationType,
+}
+
+/// How to compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compare {
+    /// Equal.
+    Is,
+    /// Not equal.
+    IsNot,
+}
+
+/// One expression.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expr {
+    /// Puts a field into a register.
+    Load(Field, u32),
+    /// Masks the register.
+    Mask(Vec<u8>),
+    /// Goes on only if the register compares so.
+    Cmp(Compare, Vec<u8>),
+    /// Goes on only if the register is (or is not) in the set.
+    InSet(&'static str, Compare),
+    /// Replaces the register by what the map holds for it; goes on only if it does.
+    Map(&'static str),
+    /// Rewrites the destination to the address in part 0 and the port in part 1 of the register.
+    Dnat,
+    /// Rewrites the source to the address of the link that it leaves by.
+    Masquerade,
+    /// Decides.
+    Do(Verdict),
+}
+
+impl Expr {
+    pub(super) fn write(&self, list: &mut Message) {
+        list.nest(NFTA_LIST_ELEM, |expr| {
+            expr.str(NFTA_EXPR_NAME, self.name());
+            expr.nest(NFTA_EXPR_DATA, |data| self.write_data(data));
+        });
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Load(field, _) => match field {
+                Field::InName | Field::OutName | Field::Family | Field::Layer4 => "meta",
+                Field::Source | Field::Destination | Field::DestinationPort => "payload",
+                Field::ConnectionState | Field::ConnectionStatus => "ct",
+                Field::DestinationType => "fib",
+            },
+            Self::Mask(_) => "bitwise",
+            Self::Cmp(..) => "cmp",
+            Self::InSet(..) | Self::Map(_) => "lookup",
+            Self::Dnat => "nat",
+            Self::Masquerade => "masq",
+            Self::Do(_) => "immediate",
+        }
+    }
+
+    fn write_data(&self, data: &mut Message) {
+        match self {
+            Self::Load(field, register) => write_load(*field, *register, data),
+            Self::Mask(mask) => {
+                let len = u32::try_from(mask.len()).expect("a mask is at most 16 bytes");
+                // NFTA_BITWISE_SREG, DREG, LEN, MASK, XOR
+                data.be32(1, REG).be32(2, REG).be32(3, len);
+                data.nest(4, |value| {
+                    value.attr(NFTA_DATA_VALUE, mask);
+                });
+                data.nest(5, |value| {
+                    value.attr(NFTA_DATA_VALUE, &vec![0; mask.len()]);
+                });
+            }
+            Self::Cmp(compare, value) => {
+                // NFTA_CMP_SREG, OP (NFT_CMP_EQ = 0, NEQ = 1), DATA
+                data.be32(1, REG)
+                    .be32(2, u32::from(*compare == Compare::IsNot));
+                data.nest(3, |data| {
+                    data.attr(NFTA_DATA_VALUE, value);
+                });
+            }
+            Self::InSet(set, compare) => {
+                // NFTA_LOOKUP_SET, SREG, FLAGS (NFT_LOOKUP_F_INV = 1)
+                data.str(1, set).be32(2, REG);
+                if *compare == Compare::IsNot {
+                    data.be32(5, 1);
+                }
+            }
+            Self::Map(map) => {
+                // NFTA_LOOKUP_SET, SREG, DREG
+                data.str(1, map).be32(2, REG).be32(3, REG);
+            }
+            Self::Dnat => {
+                // NFTA_NAT_TYPE (NFT_NAT_DNAT = 1), FAMILY, REG_ADDR_MIN, REG_PROTO_MIN
+                data.be32(1, 1)
+                    .be32(2, NFPROTO_IPV4)
+                    .be32(3, part(0))
+                    .be32(5, part(1));
+            }
+            Self::Masquerade => {}
+            Self::Do(verdict) => {
+                // NFTA_IMMEDIATE_DREG (the verdict register), DATA
+                data.be32(1, 0);
+                data.nest(2, |data| {
+                    data.nest(NFTA_DATA_VERDICT, |inner| write_verdict(verdict, inner));
+                });
+            }
+        }
+    }
+}
+
+fn write_load(field: Field, register: u32, data: &mut Message) {
+    // NFTA_META_DREG = 1, KEY = 2; NFTA_CT the same; NFTA_PAYLOAD_DREG, BASE, OFFSET, LEN = 1..4
+    const NETWORK: u32 = 1;
+    const TRANSPORT: u32 = 2;
+    data.be32(1, register);
+    match field {
+        Field::InName => data.be32(2, 6),
+        Field::OutName => data.be32(2, 7),
+        Field::Family => data.be32(2, 15),
+        Field::Layer4 => data.be32(2, 16),
+        Field::Source => data.be32(2, NETWORK).be32(3, 12).be32(4, 4),
+        Field::Destination => data.be32(2, NETWORK).be32(3, 16).be32(4, 4),
+        Field::DestinationPort => data.be32(2, TRANSPORT).be32(3, 2).be32(4, 2),
+        Field::ConnectionState => data.be32(2, 0),
+        Field::ConnectionStatus => data.be32(2, 2),
+        // NFTA_FIB_RESULT = NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_FLAGS = NFTA_FIB_F_DADDR
+        Field::DestinationType => data.be32(2, 3).be32(3, 2),
+    };
+}
+
+fn write_verdict(verdict: &Verdict, data: &mut Message) {
+    const NF_DROP: i32 = 0;
+    const NF_ACCEPT: i32 = 1;
+    const NFT_JUMP: i32 = -3;
+    const NFT_RETURN: i32 = -5;
+    let code = match verdict {
+        Verdict::Accept => NF_ACCEPT,
+        Verdict::Drop => NF_DROP,
+        Verdict::Return => NFT_RETURN,
+        Verdict::Jump(_) => NFT_JUMP,
+    };
+    // NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN
+    data.attr(1, &code.to_be_bytes());
+    if let Verdict::Jump(chain) = verdict {
+        data.str(2, chain);
+    }
+}

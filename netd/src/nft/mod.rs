@@ -1,0 +1,14 @@
+//! A typed encoder for nftables over netlink: tables, chains, sets, maps and rules as values, sent
+//! as one atomic batch (`linux/netfilter/nf_tables.h`).
+//!
+//! It knows nothing of networks or ports; `firewall/` decides what to say with it.
+
+mod client;
+mod expr;
+mod object;
+mod rule;
+
+pub use client::{Client, Refused, TABLE_EVENTS, is_event_of};
+pub use expr::{Compare, Verdict};
+pub use object::{Batch, Chain, DataType, Element, Hook, Set, register};
+pub use rule::{Rule, link_name};

@@ -1,0 +1,265 @@
+//! What a table holds, and the batch of messages that puts it there.
+
+use crate::netlink::wire::{APPEND, CREATE, Message};
+
+use super::expr::NFTA_DATA_VALUE;
+use super::rule::Rule;
+
+const SUBSYSTEM: u16 = 10 << 8;
+const NEWTABLE: u16 = SUBSYSTEM;
+const DELTABLE: u16 = SUBSYSTEM | 2;
+const NEWCHAIN: u16 = SUBSYSTEM | 3;
+const NEWRULE: u16 = SUBSYSTEM | 6;
+const NEWSET: u16 = SUBSYSTEM | 9;
+const NEWSETELEM: u16 = SUBSYSTEM | 12;
+const DELSETELEM: u16 = SUBSYSTEM | 14;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+
+const NFPROTO_INET: u8 = 1;
+/// `struct nfgenmsg` of an `inet` object.
+const INET: [u8; 4] = [NFPROTO_INET, 0, 0, 0];
+/// `struct nfgenmsg` of a batch: the resource id is the subsystem, in network order.
+const BATCH: [u8; 4] = [0, 0, 0, 10];
+
+/// Elements in a message: a nest's length has 16 bits, and an element of ours takes at most 76 bytes.
+const ELEMENTS_A_MESSAGE: usize = 500;
+
+/// Where a base chain is hooked in (inet: prerouting 0, input 1, forward 2, output 3, postrouting 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hook {
+    /// `filter` or `nat`.
+    pub kind: &'static str,
+    /// Hook number.
+    pub number: u32,
+    /// Smaller is earlier.
+    pub priority: i32,
+}
+
+/// A chain; without a hook it is only jumped to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chain {
+    /// Its name.
+    pub name: &'static str,
+    /// Its place in the packet's way.
+    pub hook: Option<Hook>,
+}
+
+/// Types of keys and values, as `nft` numbers them so that it can print what we wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataType {
+    /// `ifname`, 16 bytes.
+    LinkName,
+    /// `ipv4_addr`, 4 bytes.
+    Ipv4,
+    /// `inet_proto`, 1 byte.
+    Layer4,
+    /// `inet_service`, 2 bytes.
+    Port,
+}
+
+impl DataType {
+    fn number(self) -> u32 {
+        match self {
+            Self::LinkName => 41,
+            Self::Ipv4 => 7,
+            Self::Layer4 => 12,
+            Self::Port => 13,
+        }
+    }
+
+    fn len(self) -> u32 {
+        match self {
+            Self::LinkName => 16,
+            _ => 4,
+        }
+    }
+}
+
+/// A named set, or a map if it has values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Set {
+    /// Its name.
+    pub name: &'static str,
+    /// What a key consists of.
+    pub key: &'static [DataType],
+    /// What a value consists of; empty for a set.
+    pub value: &'static [DataType],
+    /// Keys are ranges.
+    pub interval: bool,
+}
+
+/// One entry of a set or map; every part padded to whole 32-bit registers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The value; empty for a set.
+    pub value: Vec<u8>,
+    /// Marks the first key after a range.
+    pub range_end: bool,
+}
+
+impl Element {
+    /// An entry of a set.
+    pub fn member(key: Vec<u8>) -> Self {
+        Self {
+            key,
+            value: Vec::new(),
+            range_end: false,
+        }
+    }
+}
+
+/// One part of a value in its own register: padded with zeroes to four bytes.
+pub fn register(bytes: &[u8]) -> Vec<u8> {
+    let mut padded = bytes.to_vec();
+    padded.resize(bytes.len().next_multiple_of(4), 0);
+    padded
+}
+
+/// Messages that the kernel applies all or none, to one `inet` table.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    table: &'static str,
+    pub(super) messages: Vec<Message>,
+}
+
+impl Batch {
+    /// An empty batch for the table.
+    pub fn of(table: &'static str) -> Self {
+        Self {
+            table,
+            messages: vec![Message::new(BATCH_BEGIN, 0, &BATCH)],
+        }
+    }
+
+    fn begin(&self, kind: u16, flags: u16) -> Message {
+        let mut message = Message::new(kind, flags, &INET);
+        message.str(1, self.table); // NFTA_*_TABLE, NFTA_TABLE_NAME
+        message
+    }
+
+    /// Makes the table unless it exists.
+    pub fn table(&mut self) -> &mut Self {
+        let mut message = self.begin(NEWTABLE, CREATE);
+        message.be32(2, 0);
+        self.messages.push(message);
+        self
+    }
+
+    /// Removes the table with all that it holds.
+    pub fn delete_table(&mut self) -> &mut Self {
+        let message = self.begin(DELTABLE, 0);
+        self.messages.push(message);
+        self
+    }
+
+    /// Adds a chain.
+    pub fn chain(&mut self, chain: Chain) -> &mut Self {
+        let mut message = self.begin(NEWCHAIN, CREATE);
+        message.str(3, chain.name);
+        if let Some(hook) = chain.hook {
+            message.str(7, hook.kind).be32(5, 1); // type; policy accept
+            message.nest(4, |nest| {
+                nest.be32(1, hook.number)
+                    .attr(2, &hook.priority.to_be_bytes());
+            });
+        }
+        self.messages.push(message);
+        self
+    }
+
+    /// Adds a set or map.
+    pub fn set(&mut self, set: Set) -> &mut Self {
+        const INTERVAL: u32 = 0x4;
+        const MAP: u32 = 0x8;
+        // Concatenated types are numbered by six bits a part.
+        let kind = |parts: &[DataType]| parts.iter().fold(0, |sum, part| sum << 6 | part.number());
+        let len = |parts: &[DataType]| parts.iter().map(|part| part.len()).sum();
+        let mut flags = if set.interval { INTERVAL } else { 0 };
+        if !set.value.is_empty() {
+            flags |= MAP;
+        }
+        let id = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        let mut message = self.begin(NEWSET, CREATE);
+        message
+            .str(2, set.name)
+            .be32(3, flags)
+            .be32(4, kind(set.key))
+            .be32(5, len(set.key));
+        if !set.value.is_empty() {
+            message.be32(6, kind(set.value)).be32(7, len(set.value));
+        }
+        message.be32(10, id);
+        // NFTA_SET_USERDATA, for `nft list` only: the key's byte order (type 0, length 4; 1 = the
+        // host's, 2 = big endian), without which it prints link names as nothing.
+        let order = if set.key == [DataType::LinkName] {
+            1
+        } else {
+            2
+        };
+        message.attr(13, &[0, 4, order, 0, 0, 0]);
+        self.messages.push(message);
+        self
+    }
+
+    /// Adds entries.
+    pub fn add(&mut self, set: &'static str, elements: &[Element]) -> &mut Self {
+        self.elements(NEWSETELEM, CREATE, set, elements)
+    }
+
+    /// Removes entries by their keys.
+    pub fn remove(&mut self, set: &'static str, elements: &[Element]) -> &mut Self {
+        self.elements(DELSETELEM, 0, set, elements)
+    }
+
+    fn elements(&mut self, kind: u16, flags: u16, set: &str, elements: &[Element]) -> &mut Self {
+        for chunk in elements.chunks(ELEMENTS_A_MESSAGE) {
+            let mut message = self.begin(kind, flags);
+            message.str(2, set).nest(3, |list| {
+                for element in chunk {
+                    list.nest(1, |entry| write_element(element, entry));
+                }
+            });
+            self.messages.push(message);
+        }
+        self
+    }
+
+    /// Adds a rule at the end of its chain.
+    pub fn rule(&mut self, rule: Rule) -> &mut Self {
+        let mut message = self.begin(NEWRULE, CREATE | APPEND);
+        message.str(2, rule.chain).nest(4, |list| {
+            for expression in &rule.expressions {
+                expression.write(list);
+            }
+        });
+        self.messages.push(message);
+        self
+    }
+
+    /// Whether it would change anything.
+    pub fn is_empty(&self) -> bool {
+        self.messages.len() == 1
+    }
+
+    pub(super) fn end(mut self) -> Vec<Message> {
+        self.messages.push(Message::new(BATCH_END, 0, &BATCH));
+        self.messages
+    }
+}
+
+fn write_element(element: &Element, entry: &mut Message) {
+    if element.range_end {
+        entry.be32(3, 1); // NFTA_SET_ELEM_FLAGS: NFT_SET_ELEM_INTERVAL_END
+    }
+    entry.nest(1, |key| {
+        key.attr(NFTA_DATA_VALUE, &element.key);
+    });
+    if !element.value.is_empty() {
+        entry.nest(2, |value| {
+            value.attr(NFTA_DATA_VALUE, &element.value);
+        });
+    }
+}

@@ -1,0 +1,179 @@
+//! Rules written the way one reads them: conditions, then what to do.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::expr::{Compare, Expr, Field, REG, Verdict, part};
+
+const IPV4: u8 = 2;
+const RTN_LOCAL: u32 = 2;
+const CT_ESTABLISHED_OR_RELATED: u32 = 0b110;
+/// `IPS_DST_NAT`: the connection's destination was rewritten.
+const IPS_DST_NAT: u32 = 1 << 5;
+
+/// A rule of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Rule {
+    pub(super) chain: &'static str,
+    pub(super) expressions: Vec<Expr>,
+}
+
+/// A link name as the kernel compares it: 16 bytes, zero-padded.
+pub fn link_name(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(16, 0);
+    bytes
+}
+
+impl Rule {
+    /// An empty rule of a chain.
+    pub fn on(chain: &'static str) -> Self {
+        Self {
+            chain,
+            expressions: Vec::new(),
+        }
+    }
+
+    fn push(mut self, expressions: impl IntoIterator<Item = Expr>) -> Self {
+        self.expressions.extend(expressions);
+        self
+    }
+
+    /// Came in by (or not by) that link.
+    pub fn input(self, compare: Compare, name: &str) -> Self {
+        self.push([
+            Expr::Load(Field::InName, REG),
+            Expr::Cmp(compare, link_name(name)),
+        ])
+    }
+
+    /// Leaves by (or not by) that link.
+    pub fn output(self, compare: Compare, name: &str) -> Self {
+        self.push([
+            Expr::Load(Field::OutName, REG),
+            Expr::Cmp(compare, link_name(name)),
+        ])
+    }
+
+    /// Came in by one of the links in the set.
+    pub fn input_in(self, compare: Compare, set: &'static str) -> Self {
+        self.push([Expr::Load(Field::InName, REG), Expr::InSet(set, compare)])
+    }
+
+    /// Leaves by one of the links in the set.
+    pub fn output_in(self, compare: Compare, set: &'static str) -> Self {
+        self.push([Expr::Load(Field::OutName, REG), Expr::InSet(set, compare)])
+    }
+
+    /// Is IPv4. In an `inet` table every look at an IPv4 header needs this first.
+    pub fn ipv4(self) -> Self {
+        self.push([
+            Expr::Load(Field::Family, REG),
+            Expr::Cmp(Compare::Is, vec![IPV4]),
+        ])
+    }
+
+    /// IPv4 source in a subnet.
+    pub fn source(self, compare: Compare, net: Ipv4Net) -> Self {
+        self.subnet(Field::Source, compare, net)
+    }
+
+    /// IPv4 destination in a subnet.
+    pub fn destination(self, compare: Compare, net: Ipv4Net) -> Self {
+        self.subnet(Field::Destination, compare, net)
+    }
+
+    fn subnet(self, field: Field, compare: Compare, net: Ipv4Net) -> Self {
+        let octets = |address: Ipv4Addr| address.octets().to_vec();
+        let rule = self.ipv4().push([Expr::Load(field, REG)]);
+        let rule = if net.prefix_len() < 32 {
+            rule.push([Expr::Mask(octets(net.netmask()))])
+        } else {
+            rule
+        };
+        rule.push([Expr::Cmp(compare, octets(net.network()))])
+    }
+
+    /// IPv4 destination in a set of addresses.
+    pub fn destination_in(self, set: &'static str) -> Self {
+        self.ipv4().push([
+            Expr::Load(Field::Destination, REG),
+            Expr::InSet(set, Compare::Is),
+        ])
+    }
+
+    /// IPv4 source in a set of addresses.
+    pub fn source_in(self, set: &'static str) -> Self {
+        self.ipv4().push([
+            Expr::Load(Field::Source, REG),
+            Expr::InSet(set, Compare::Is),
+        ])
+    }
+
+    /// Destination port.
+    pub fn port(self, port: u16) -> Self {
+        self.push([
+            Expr::Load(Field::DestinationPort, REG),
+            Expr::Cmp(Compare::Is, port.to_be_bytes().to_vec()),
+        ])
+    }
+
+    /// The destination is (or is not) an address of this host.
+    pub fn to_this_host(self, compare: Compare) -> Self {
+        self.push([
+            Expr::Load(Field::DestinationType, REG),
+            Expr::Cmp(compare, RTN_LOCAL.to_ne_bytes().to_vec()),
+        ])
+    }
+
+    /// Belongs to a connection that was let through before.
+    pub fn established(self) -> Self {
+        self.bits(Field::ConnectionState, CT_ESTABLISHED_OR_RELATED)
+    }
+
+    /// Belongs to a connection to a published port.
+    pub fn published(self) -> Self {
+        self.bits(Field::ConnectionStatus, IPS_DST_NAT)
+    }
+
+    fn bits(self, field: Field, mask: u32) -> Self {
+        self.push([
+            Expr::Load(field, REG),
+            Expr::Mask(mask.to_ne_bytes().to_vec()),
+            Expr::Cmp(Compare::IsNot, vec![0; 4]),
+        ])
+    }
+
+    /// Rewrites the destination by a map of protocol and port.
+    pub fn dnat_by_port(self, map: &'static str) -> Self {
+        self.push([
+            Expr::Load(Field::Layer4, part(0)),
+            Expr::Load(Field::DestinationPort, part(1)),
+            Expr::Map(map),
+            Expr::Dnat,
+        ])
+    }
+
+    /// Rewrites the destination by a map of protocol, address and port.
+    pub fn dnat_by_address_and_port(self, map: &'static str) -> Self {
+        self.ipv4().push([
+            Expr::Load(Field::Layer4, part(0)),
+            Expr::Load(Field::Destination, part(1)),
+            Expr::Load(Field::DestinationPort, part(2)),
+            Expr::Map(map),
+            Expr::Dnat,
+        ])
+    }
+
+    /// Rewrites the source to the address of the link that the packet leaves by.
+    pub fn masquerade(self) -> Self {
+        self.push([Expr::Masquerade])
+    }
+
+    /// Decides.
+    pub fn then(self, verdict: Verdict) -> Self {
+        self.push([Expr::Do(verdict)])
+    }
+}

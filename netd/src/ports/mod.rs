@@ -1,0 +1,157 @@
+//! Published ports: what was asked for, who has which host port, and the proof that it is free.
+
+mod relay;
+mod reserve;
+mod table;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::firewall::Forward;
+
+pub use table::PortTable;
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// tcp
+    Tcp,
+    /// udp
+    Udp,
+    /// sctp
+    Sctp,
+}
+
+impl Protocol {
+    /// Its number in an IP header.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+/// On which of the host's addresses a port is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HostAddress {
+    /// All, of both families.
+    Any,
+    /// All of IPv4 if unspecified, else one.
+    V4(Ipv4Addr),
+    /// All of IPv6 if unspecified, else one.
+    V6(Ipv6Addr),
+}
+
+impl HostAddress {
+    /// As docker writes it; "" = all.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let bare = text.trim_start_matches('[').trim_end_matches(']');
+        match bare.parse() {
+            _ if text.is_empty() => Ok(Self::Any),
+            Ok(IpAddr::V4(address)) => Ok(Self::V4(address)),
+            Ok(IpAddr::V6(address)) => Ok(Self::V6(address)),
+            Err(_) => Err(format!(
+                "\"{text}\" is not an address of a host: write 127.0.0.1, 0.0.0.0 or ::1"
+            )),
+        }
+    }
+
+    /// The IPv4 addresses that it covers: none, one, or all (`0.0.0.0`).
+    fn v4(self) -> Option<Ipv4Addr> {
+        match self {
+            Self::Any => Some(Ipv4Addr::UNSPECIFIED),
+            Self::V4(address) => Some(address),
+            Self::V6(_) => None,
+        }
+    }
+
+    /// The IPv6 addresses that the relay listens on for it.
+    fn v6(self) -> Option<Ipv6Addr> {
+        match self {
+            // Only the host itself: a relay hides the client's address, so that a port published
+            // to the world is never relayed without being asked for.
+            Self::Any => Some(Ipv6Addr::LOCALHOST),
+            Self::V4(_) => None,
+            Self::V6(address) => Some(address),
+        }
+    }
+
+    /// Whether some packet would fit both.
+    pub fn overlaps(self, other: Self) -> bool {
+        let v4 = match (self.v4(), other.v4()) {
+            (Some(a), Some(b)) => a == b || a.is_unspecified() || b.is_unspecified(),
+            _ => false,
+        };
+        let v6 = match (self, other) {
+            // The loopback relay of `Any` gives way to an explicit one.
+            (Self::V6(a), Self::V6(b)) => a == b || a.is_unspecified() || b.is_unspecified(),
+            _ => false,
+        };
+        v4 || v6
+    }
+}
+
+impl fmt::Display for HostAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("0.0.0.0"),
+            Self::V4(address) => address.fmt(f),
+            Self::V6(address) => write!(f, "[{address}]"),
+        }
+    }
+}
+
+/// A port to publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Binding {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port of the container.
+    pub container_port: u16,
+    /// Address of the host.
+    pub host: HostAddress,
+    /// Port of the host; 0 = one that is free.
+    pub host_port: u16,
+}
+
+/// A published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port of the container.
+    pub container_port: u16,
+    /// Address of the host.
+    pub host: HostAddress,
+    /// Port of the host.
+    pub host_port: u16,
+}
+
+impl Published {
+    /// What the packet filter has to do for it.
+    pub fn forward(&self, to: Ipv4Addr) -> Option<Forward> {
+        let host = self.host.v4()?;
+        Some(Forward {
+            protocol: self.protocol,
+            host: (!host.is_unspecified()).then_some(host),
+            host_port: self.host_port,
+            to,
+            to_port: self.container_port,
+        })
+    }
+}
