@@ -74,11 +74,15 @@ impl Host {
         } else {
             None
         };
-        let prepared = match from_pool {
-            Some(prepared) => prepared,
-            None => self.prepare(&shape)?,
-        };
-        self.hand_out(prepared, request)
+        match from_pool {
+            Some(prepared) => self.hand_out(prepared, request, |unused| {
+                self.pool.give_back(unused);
+            }),
+            None => {
+                let prepared = self.prepare(&shape)?;
+                self.hand_out(prepared, request, |unused| self.discard(unused))
+            }
+        }
     }
 
     /// Takes an address and makes the links.
@@ -132,7 +136,12 @@ impl Host {
         self.reap(prepared.id.host_link());
     }
 
-    fn hand_out(&self, prepared: Prepared, request: Request) -> Result<Attached, Error> {
+    fn hand_out(
+        &self,
+        prepared: Prepared,
+        request: Request,
+        take_back: impl FnOnce(Prepared),
+    ) -> Result<Attached, Error> {
         let mut state = self.state();
         let ports = match state
             .ports
@@ -141,7 +150,7 @@ impl Host {
             Ok(ports) => ports,
             Err(error) => {
                 drop(state);
-                self.discard(prepared);
+                take_back(prepared);
                 return Err(error);
             }
         };

@@ -126,6 +126,8 @@ impl Host {
         });
         host.bring_up(&mut host.state())?;
         release::start_reaper(doomed).doing(|| "start the reaper".to_owned())?;
+        // The first time before anybody asks: the first container gets the first address.
+        host.refill();
         pool::start(&host).doing(|| "start the pool".to_owned())?;
         Ok(host)
     }

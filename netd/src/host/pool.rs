@@ -47,6 +47,11 @@ impl Pool {
         taken
     }
 
+    /// What was taken and could not be used after all.
+    pub fn give_back(&self, prepared: Prepared) {
+        self.lock().push_front(prepared);
+    }
+
     pub fn drain(&self) -> Vec<Prepared> {
         self.lock().drain(..).collect()
     }
@@ -77,7 +82,7 @@ fn keep_full(host: &Weak<Host>, pool: &Pool) {
 
 impl Host {
     /// Whether the pool is as full as it can be.
-    fn refill(&self) -> bool {
+    pub(super) fn refill(&self) -> bool {
         while self.pool.len() < self.pool.size && self.state().up {
             match self.prepare(&attach::Shape::default_network()) {
                 Ok(prepared) => {

@@ -88,7 +88,9 @@ impl Host {
             netns: netns.as_fd(),
             mtu: wanted.network.mtu,
         };
-        self.kernel().route.apply(&[pair.create()])?;
+        self.kernel()
+            .route
+            .apply(&[pair.create(), link::set_hairpin(pair.host)])?;
         // IPv6 would give the container a link-local address and a way to its neighbours that
         // no rule of ours looks at. A kernel without IPv6 has no such file.
         ignore_missing(sysctl::write(

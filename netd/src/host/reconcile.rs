@@ -184,6 +184,7 @@ impl Host {
         if link.master != Some(live.index) {
             let join = [
                 link::set_master(link.index, live.index),
+                link::set_hairpin(&name),
                 link::set_up(link.index),
             ];
             self.kernel()

@@ -107,6 +107,22 @@ pub fn set_master(index: u32, bridge: u32) -> Message {
     message
 }
 
+/// Lets a bridge send a frame back through the port that it came by. With br_netfilter, a packet
+/// from a container to its own published port is translated and bridged right back to it.
+pub fn set_hairpin(name: &str) -> Message {
+    const IFLA_INFO_SLAVE_KIND: u16 = 4;
+    const IFLA_INFO_SLAVE_DATA: u16 = 5;
+    const IFLA_BRPORT_MODE: u16 = 4;
+    let mut message = Message::new(RTM_NEWLINK, 0, &link_header(0, 0, 0));
+    message.str(IFLA_IFNAME, name).nest(IFLA_LINKINFO, |info| {
+        info.str(IFLA_INFO_SLAVE_KIND, "bridge")
+            .nest(IFLA_INFO_SLAVE_DATA, |data| {
+                data.attr(IFLA_BRPORT_MODE, &[1]);
+            });
+    });
+    message
+}
+
 /// Deletes a link; of a veth pair the other end goes too.
 pub fn delete(index: u32) -> Message {
     Message::new(RTM_DELLINK, 0, &link_header(index, 0, 0))

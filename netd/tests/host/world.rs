@@ -1,0 +1,303 @@
+//! A host, its LAN and its containers, as network namespaces of the test's own.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use ipnet::Ipv4Net;
+use netd::netlink::{Mac, Netns, Route, link};
+use nix::sched::{CloneFlags, unshare};
+use slipway_proto::netd::v1::network_client::NetworkClient;
+use slipway_proto::netd::v1::*;
+use slipway_service::{Address, client};
+use tonic::Status;
+use tonic::transport::Channel;
+
+pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+/// A host with netd on it and a neighbour on its LAN.
+pub struct World {
+    folder: tempfile::TempDir,
+    daemon: Child,
+    runtime: tokio::runtime::Runtime,
+    pub neighbour: Netns,
+}
+
+/// Runs a test on a host of its own, or says why not.
+pub fn on_a_host(test: impl FnOnce(&mut World) + Send) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: making network namespaces needs root");
+        return;
+    }
+    thread::scope(|scope| {
+        let done = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let mut world = World::new();
+            test(&mut world);
+        });
+        if let Err(panic) = done.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("etc")).unwrap();
+        let conf = folder.path().join("resolv.conf");
+        std::fs::write(&conf, "nameserver 127.0.0.1\nsearch site.example\n").unwrap();
+        let settings = format!("resolv_conf = {:?}\n", conf.display().to_string());
+        std::fs::write(folder.path().join("etc/netd.toml"), settings).unwrap();
+
+        let mut route = Route::open().unwrap();
+        let net: Ipv4Net = "192.0.2.0/24".parse().unwrap();
+        let (neighbour, ()) = Netns::create(|netns| {
+            let pair = link::Veth {
+                host: "lan0",
+                bridge: None,
+                peer: "lan0",
+                peer_mac: Mac::of(NEIGHBOUR),
+                netns: netns.as_fd(),
+                mtu: 1500,
+            };
+            route.apply(&[pair.create()])?;
+            let mut inside = Route::open()?;
+            let index = inside.link("lan0")?.unwrap().index;
+            inside.apply(&[
+                link::set_up(1),
+                link::set_up(index),
+                link::add_address(index, NEIGHBOUR, net),
+                link::add_route(Ipv4Net::default(), HOST, index),
+            ])
+        })
+        .unwrap();
+        let index = route.link("lan0").unwrap().unwrap().index;
+        route
+            .apply(&[link::set_up(1), link::add_address(index, HOST, net)])
+            .unwrap();
+
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let daemon = start(&folder);
+        let world = Self {
+            folder,
+            daemon,
+            runtime,
+            neighbour,
+        };
+        world.wait_until_ready();
+        world
+    }
+
+    pub fn call<T>(
+        &self,
+        work: impl AsyncFnOnce(NetworkClient<Channel>) -> Result<tonic::Response<T>, Status>,
+    ) -> Result<T, Status> {
+        let address = Address::Unix(self.socket());
+        self.runtime.block_on(async {
+            let channel = client::connect(&address, None).unwrap();
+            work(NetworkClient::new(channel))
+                .await
+                .map(tonic::Response::into_inner)
+        })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/netd.sock")
+    }
+
+    fn wait_until_ready(&self) {
+        eventually("netd answers", || {
+            self.call(async |mut netd| netd.info(InfoRequest {}).await)
+                .is_ok()
+        });
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
+    /// kill -9, and a new netd.
+    pub fn restart(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        self.daemon = start(&self.folder);
+        self.wait_until_ready();
+    }
+
+    pub fn attach(&self, request: CreateEndpointRequest) -> Result<Container, Status> {
+        let endpoint = self.call(async |mut netd| netd.create_endpoint(request).await)?;
+        let netns = Netns::open(endpoint.netns_path.as_ref()).unwrap();
+        Ok(Container { endpoint, netns })
+    }
+
+    /// A container with published ports, each as `[address:]host:container[/udp]`.
+    pub fn run(&self, name: &str, ports: &[&str]) -> Container {
+        self.attach(request(name, ports)).unwrap()
+    }
+
+    pub fn release(&self, container: &str) {
+        let request = ReleaseEndpointRequest {
+            container_id: container_id(container),
+            endpoint_id: String::new(),
+        };
+        let done = self
+            .call(async |mut netd| netd.release_endpoint(request).await)
+            .unwrap();
+        assert_eq!(done.released, 1);
+    }
+
+    pub fn links(&self) -> Vec<String> {
+        Route::open()
+            .unwrap()
+            .links()
+            .unwrap()
+            .into_iter()
+            .map(|link| link.name)
+            .collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // It may have been killed by the test.
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+        if thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.path().join("log"));
+            eprintln!("netd said:\n{}", log.unwrap_or_default());
+        }
+    }
+}
+
+fn start(folder: &tempfile::TempDir) -> Child {
+    let at = |name: &str| folder.path().join(name);
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(at("log"))
+        .unwrap();
+    Command::new(env!("CARGO_BIN_EXE_netd"))
+        .arg("--state-dir")
+        .arg(at("state"))
+        .arg("--run-dir")
+        .arg(at("run"))
+        .arg("--config-dir")
+        .arg(at("etc"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+pub fn container_id(name: &str) -> String {
+    let mut id = hex::encode(name);
+    id.push_str(&"0".repeat(64 - id.len()));
+    id
+}
+
+pub fn request(name: &str, ports: &[&str]) -> CreateEndpointRequest {
+    CreateEndpointRequest {
+        container_id: container_id(name),
+        container_name: name.to_owned(),
+        ports: ports.iter().map(|port| binding(port)).collect(),
+        ..CreateEndpointRequest::default()
+    }
+}
+
+pub fn binding(text: &str) -> PortBinding {
+    let (text, protocol) = match text.strip_suffix("/udp") {
+        Some(text) => (text, Protocol::Udp),
+        None => (text, Protocol::Tcp),
+    };
+    let (rest, container) = text.rsplit_once(':').unwrap();
+    let (address, host) = rest.rsplit_once(':').unwrap_or(("", rest));
+    PortBinding {
+        protocol: protocol.into(),
+        container_port: container.parse().unwrap(),
+        host_address: address.to_owned(),
+        host_port: host.parse().unwrap(),
+        allow_from: vec![],
+    }
+}
+
+/// An attached namespace; what a container's processes would do is done by threads.
+pub struct Container {
+    pub endpoint: Endpoint,
+    pub netns: Netns,
+}
+
+impl Container {
+    pub fn address(&self) -> Ipv4Addr {
+        self.endpoint.ipv4_address.parse().unwrap()
+    }
+
+    /// Serves tcp: tells every client its address as seen here.
+    pub fn serve(&self, port: u16) -> &Self {
+        let bind = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
+        let listener = self.netns.inside(bind).unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream: TcpStream = stream.unwrap();
+                let text = stream.peer_addr().unwrap().ip().to_string();
+                // A client that hangs up first is its own business.
+                let _ = stream.write_all(text.as_bytes());
+            }
+        });
+        self
+    }
+
+    /// The same over udp.
+    pub fn serve_udp(&self, port: u16) -> &Self {
+        let bind = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port));
+        let socket = self.netns.inside(bind).unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((_, client)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(client.ip().to_string().as_bytes(), client);
+            }
+        });
+        self
+    }
+}
+
+const PATIENCE: Duration = Duration::from_millis(700);
+
+/// What a server tells the client that connects from the calling thread's namespace.
+pub fn ask(server: impl Into<SocketAddr>) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&server.into(), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+pub fn ask_udp(server: impl Into<SocketAddr>, question: &[u8]) -> io::Result<Vec<u8>> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(server.into())?;
+    socket.send(question)?;
+    let mut buffer = vec![0; 1024];
+    let read = socket.recv(&mut buffer)?;
+    buffer.truncate(read);
+    Ok(buffer)
+}
+
+/// Waits for something that another thread or the kernel does; fails after ten seconds.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < until, "not within ten seconds: {what}");
+        thread::yield_now();
+        thread::park_timeout(Duration::from_millis(10));
+    }
+}
