@@ -4,8 +4,9 @@
 //!   whatever the number of ports.
 //! * Nothing from outside reaches a container's address or 127.0.0.0/8 directly; both are dropped
 //!   before routing, where destinations are still what the sender wrote.
-//! * `accept` in this table never overrides a drop in another: on a host whose `ip filter FORWARD`
-//!   policy is drop (Docker's doing), let our bridges through there (`DOCKER-USER`), see the README.
+//! * `accept` in this table never overrides a drop in another. On a host whose `ip filter FORWARD`
+//!   policy is drop (Docker's doing), the administrator has to let our bridges through there:
+//!   `iptables -I DOCKER-USER -i slipway0 -j ACCEPT` and the same with `-o`.
 
 use std::net::Ipv4Addr;
 

@@ -132,8 +132,20 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
     let Attached {
         endpoint,
         network,
+        nameserver,
         netns_path,
     } = attached;
+    // Without a server of ours containers ask the host's resolvers themselves; those on the host's
+    // loopback they cannot reach.
+    let servers: Vec<String> = match nameserver {
+        Some(own) => vec![own.to_string()],
+        None => host
+            .nameservers
+            .iter()
+            .filter(|server| !server.is_loopback())
+            .map(ToString::to_string)
+            .collect(),
+    };
     let or = |own: &[String], other: &[String]| match own {
         [] => other.to_vec(),
         own => own.to_vec(),
@@ -157,7 +169,7 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
         ipv6_prefix_len: 0,
         ipv6_gateway: String::new(),
         ports: endpoint.ports.iter().map(published).collect(),
-        nameservers: or(&endpoint.dns, &[network.gateway.to_string()]),
+        nameservers: or(&endpoint.dns, &servers),
         search: or(&endpoint.dns_search, &host.search),
         resolv_options: or(&endpoint.dns_options, &host.options),
         dns_names: endpoint.names(),

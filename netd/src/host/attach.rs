@@ -12,6 +12,7 @@ use crate::network::DEFAULT;
 use crate::ports::{Binding, Published};
 
 use super::prepare::{Prepared, Wanted};
+use super::release::Doomed;
 use super::{Attached, Host, State};
 
 /// What decides whether a prepared endpoint will do.
@@ -133,7 +134,10 @@ impl Host {
         if let Some(live) = self.state().networks.get_mut(&prepared.network) {
             live.addresses.release(prepared.address);
         }
-        self.reap(prepared.id.host_link());
+        self.reap(Doomed {
+            link: prepared.id.host_link(),
+            address: None,
+        });
     }
 
     fn hand_out(

@@ -12,6 +12,7 @@ mod release;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, mpsc};
 
@@ -41,8 +42,8 @@ struct Live {
     addresses: Addresses,
     index: u32,
     zone: Arc<RwLock<Zone>>,
-    /// Kept for what its end stops: the sockets on the gateway.
-    _resolver: Option<Resolver>,
+    /// The server on the gateway; none if another program has port 53 of all addresses.
+    resolver: Option<Resolver>,
 }
 
 #[derive(Debug)]
@@ -71,6 +72,8 @@ pub struct Attached {
     pub endpoint: Endpoint,
     /// Its network.
     pub network: Network,
+    /// Who answers names on its network, if netd does.
+    pub nameserver: Option<Ipv4Addr>,
     /// Where its namespace can be opened; empty after a restart of netd.
     pub netns_path: String,
 }
@@ -85,7 +88,7 @@ pub struct Host {
     pool: Arc<pool::Pool>,
     own_netns: Netns,
     runtime: Handle,
-    reaper: mpsc::SyncSender<String>,
+    reaper: mpsc::SyncSender<release::Doomed>,
 }
 
 impl Host {
@@ -201,9 +204,11 @@ impl State {
     }
 
     fn attached(&self, endpoint: &Endpoint) -> Option<Attached> {
+        let live = self.networks.get(&endpoint.network)?;
         Some(Attached {
             endpoint: endpoint.clone(),
-            network: self.networks.get(&endpoint.network)?.network.clone(),
+            network: live.network.clone(),
+            nameserver: live.resolver.as_ref().map(|_| live.network.gateway),
             netns_path: self
                 .namespaces
                 .get(&endpoint.id)

@@ -14,6 +14,7 @@ use crate::network::{DEFAULT, Network, Request};
 use crate::ports::{Binding, Published};
 use crate::{firewall, sysctl};
 
+use super::release::Doomed;
 use super::{Host, Live, State};
 
 const FORWARDING: &str = "ipv4/ip_forward";
@@ -145,7 +146,7 @@ impl Host {
             addresses: network.addresses(),
             index,
             zone,
-            _resolver: resolver,
+            resolver,
             network,
         };
         state.networks.insert(live.network.id.clone(), live);
@@ -235,7 +236,10 @@ impl Host {
                     link = link.name,
                     "removing a link that belongs to no endpoint"
                 );
-                self.reap(link.name.clone());
+                self.reap(Doomed {
+                    link: link.name.clone(),
+                    address: None,
+                });
             }
         }
     }

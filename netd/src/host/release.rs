@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, TrySendError};
 use crate::error::Error;
 use crate::firewall;
 use crate::id::EndpointId;
-use crate::netlink::{Route, link};
+use crate::netlink::{Route, conntrack, link};
 use crate::ports::Published;
 
 use super::{Host, State};
@@ -72,7 +72,10 @@ impl Host {
         }
         state.namespaces.remove(id);
         self.store.remove_endpoint(id)?;
-        self.reap(id.host_link());
+        self.reap(Doomed {
+            link: id.host_link(),
+            address: Some(endpoint.address),
+        });
         Ok(true)
     }
 
@@ -91,14 +94,23 @@ impl Host {
 
     /// Deletes a link later: the kernel waits tens of milliseconds for its readers. If we die
     /// before, the next start finds an orphan.
-    pub(super) fn reap(&self, link: String) {
-        match self.reaper.try_send(link) {
+    pub(super) fn reap(&self, doomed: Doomed) {
+        match self.reaper.try_send(doomed) {
             Ok(()) => {}
-            Err(TrySendError::Full(link) | TrySendError::Disconnected(link)) => {
-                self.delete_link(&link);
+            Err(TrySendError::Full(doomed) | TrySendError::Disconnected(doomed)) => {
+                self.delete_link(&doomed.link);
             }
         }
     }
+}
+
+/// What the reaper takes out of the kernel.
+#[derive(Debug)]
+pub(super) struct Doomed {
+    /// A host's end of a veth pair.
+    pub link: String,
+    /// Whose connections are to be forgotten.
+    pub address: Option<Ipv4Addr>,
 }
 
 impl State {
@@ -112,13 +124,20 @@ impl State {
 }
 
 /// Deletes links on a socket of its own, so that nobody waits for it. Ends with the host.
-pub(super) fn start_reaper(doomed: Receiver<String>) -> io::Result<()> {
+pub(super) fn start_reaper(doomed: Receiver<Doomed>) -> io::Result<()> {
     let mut route = Route::open()?;
     std::thread::Builder::new()
         .name("reaper".to_owned())
         .stack_size(128 << 10)
         .spawn(move || {
-            while let Ok(name) = doomed.recv() {
+            while let Ok(Doomed {
+                link: name,
+                address,
+            }) = doomed.recv()
+            {
+                if let Some(Err(error)) = address.map(conntrack::forget) {
+                    tracing::warn!(%error, "cannot forget the connections of a released address");
+                }
                 let gone = match route.link(&name) {
                     Ok(Some(found)) => route.apply_idempotent(&[link::delete(found.index)]),
                     other => other.map(drop),

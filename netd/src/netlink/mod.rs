@@ -1,6 +1,7 @@
 //! rtnetlink over raw sockets: links, addresses, routes and network namespaces, several requests a
 //! system call, no other program.
 
+pub mod conntrack;
 pub mod link;
 mod mac;
 mod netns;

@@ -219,7 +219,7 @@ fn kill_9_loses_nothing_and_orphans_go() {
         assert!(done.released.contains(&next.endpoint.id));
         let sync = SyncRequest { live: vec![] };
         let done = world.call(async |mut netd| netd.sync(sync).await).unwrap();
-        assert_eq!(done.released, [web.endpoint.id.clone()]);
+        assert_eq!(done.released, std::slice::from_ref(&web.endpoint.id));
         assert!(ask((LOOPBACK, 3000)).is_err());
         let web_link = format!("sw{}", &web.endpoint.id[..10]);
         eventually("the link is deleted", || !world.links().contains(&web_link));
@@ -257,6 +257,29 @@ fn a_flushed_table_is_put_back_and_reads_as_meant() {
             all.contains("table ip foreign"),
             "others' tables are left alone"
         );
+    });
+}
+
+#[test]
+fn a_udp_client_that_goes_on_sending_reaches_the_next_container() {
+    on_a_host(|world| {
+        world.run("old", &["3001:81/udp"]).serve_udp(81);
+        let socket = world
+            .neighbour
+            .inside(|| std::net::UdpSocket::bind((NEIGHBOUR, 4444)))
+            .unwrap();
+        socket
+            .set_read_timeout(Some(std::time::Duration::from_millis(50)))
+            .unwrap();
+        let answers = || {
+            // Refused while nobody listens.
+            let _ = socket.send_to(b"?", (HOST, 3001));
+            socket.recv(&mut [0; 64]).is_ok()
+        };
+        eventually("the first container answers", answers);
+        world.release("old");
+        world.run("new", &["3001:81/udp"]).serve_udp(81);
+        eventually("the second container answers", answers);
     });
 }
 
