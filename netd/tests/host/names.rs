@@ -171,3 +171,37 @@ fn a_certain_address_is_given_once() {
         assert!(at("two", "172.17.9.9").is_ok());
     });
 }
+
+#[test]
+fn many_at_once_get_an_address_each() {
+    on_a_host(|world| {
+        let endpoints = world.at_once((0..40).map(|n| request(&format!("c{n}"), &["0:80"])));
+        let mut addresses: Vec<_> = endpoints.iter().map(|e| &e.ipv4_address).collect();
+        let mut ports: Vec<_> = endpoints.iter().map(|e| e.ports[0].host_port).collect();
+        for unique in [
+            {
+                addresses.sort();
+                addresses.dedup();
+                addresses.len()
+            },
+            {
+                ports.sort();
+                ports.dedup();
+                ports.len()
+            },
+        ] {
+            assert_eq!(unique, 40);
+        }
+        for n in 0..40 {
+            world.release(&format!("c{n}"));
+        }
+        let left = || {
+            world
+                .links()
+                .iter()
+                .filter(|name| name.starts_with("sw"))
+                .count()
+        };
+        eventually("only the pool is left", || left() == 2);
+    });
+}

@@ -139,6 +139,21 @@ impl World {
         Ok(Container { endpoint, netns })
     }
 
+    /// Attaches all at the same time; nobody holds the namespaces afterwards but netd.
+    pub fn at_once(&self, requests: impl Iterator<Item = CreateEndpointRequest>) -> Vec<Endpoint> {
+        let address = Address::Unix(self.socket());
+        self.runtime.block_on(async {
+            let netd = NetworkClient::new(client::connect(&address, None).unwrap());
+            let mut calls = tokio::task::JoinSet::new();
+            for request in requests {
+                let mut netd = netd.clone();
+                calls.spawn(async move { netd.create_endpoint(request).await.unwrap() });
+            }
+            let done = calls.join_all().await;
+            done.into_iter().map(tonic::Response::into_inner).collect()
+        })
+    }
+
     /// A container with published ports, each as `[address:]host:container[/udp]`.
     pub fn run(&self, name: &str, ports: &[&str]) -> Container {
         self.attach(request(name, ports)).unwrap()
