@@ -7,9 +7,9 @@ use crate::error::Error;
 use crate::firewall;
 use crate::id::EndpointId;
 use crate::ipam::Unavailable;
-use crate::netlink::Mac;
+use crate::netlink::{Mac, conntrack};
 use crate::network::DEFAULT;
-use crate::ports::{Binding, Published};
+use crate::ports::{Binding, Protocol, Published};
 
 use super::prepare::{Prepared, Wanted};
 use super::release::Doomed;
@@ -204,10 +204,24 @@ impl Host {
         match kernel.nft.apply(firewall::publish(&forwards)) {
             Err(refused) if refused.is_missing() => {
                 kernel.nft.apply(state.table())?;
-                Ok(kernel.nft.apply(firewall::publish(&forwards))?)
+                kernel.nft.apply(firewall::publish(&forwards))?;
             }
-            other => Ok(other?),
+            other => other?,
         }
+        drop(kernel);
+        let udp: Vec<u16> = forwards
+            .iter()
+            .filter(|forward| forward.protocol == Protocol::Udp)
+            .map(|forward| forward.host_port)
+            .collect();
+        // A client that sent to the port before it was published would stay with the host for as
+        // long as it goes on sending.
+        if !udp.is_empty()
+            && let Err(error) = conntrack::forget_udp_ports(&udp)
+        {
+            tracing::warn!(%error, "cannot forget earlier exchanges with published udp ports");
+        }
+        Ok(())
     }
 
     /// Publishes further ports of a running container.

@@ -135,7 +135,7 @@ pub(super) fn start_reaper(doomed: Receiver<Doomed>) -> io::Result<()> {
                 address,
             }) = doomed.recv()
             {
-                if let Some(Err(error)) = address.map(conntrack::forget) {
+                if let Some(Err(error)) = address.map(conntrack::forget_address) {
                     tracing::warn!(%error, "cannot forget the connections of a released address");
                 }
                 let gone = match route.link(&name) {

@@ -16,27 +16,36 @@ const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_IP_V4_SRC: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_DST_PORT: u16 = 3;
+const UDP: u8 = 17;
 const NESTED: u16 = 0x8000;
 /// `struct nfgenmsg` of IPv4.
 const IPV4: [u8; 4] = [2, 0, 0, 0];
 
 /// Forgets every connection from the address, and every one that was led to it.
-pub fn forget(address: Ipv4Addr) -> io::Result<usize> {
+pub fn forget_address(address: Ipv4Addr) -> io::Result<usize> {
+    forget(|original, reply| source(original) == Some(address) || source(reply) == Some(address))
+}
+
+/// Forgets every udp exchange that was begun with one of the ports.
+pub fn forget_udp_ports(ports: &[u16]) -> io::Result<usize> {
+    forget(|original, _| udp_port(original).is_some_and(|port| ports.contains(&port)))
+}
+
+fn forget(doom: impl Fn(&[u8], &[u8]) -> bool) -> io::Result<usize> {
     let mut socket = Socket::open(Family::Netfilter)?;
     let mut doomed = Vec::new();
     socket.query(&Message::new(GET, DUMP, &IPV4), true, |message| {
         let Some(body) = message.payload.get(IPV4.len()..) else {
             return;
         };
-        let tuple = |kind| {
-            attributes(body)
-                .find(|(k, _)| *k == kind)
-                .map(|(_, data)| data)
-        };
+        let tuple = |kind| child(body, kind);
         let (Some(original), Some(reply)) = (tuple(CTA_TUPLE_ORIG), tuple(CTA_TUPLE_REPLY)) else {
             return;
         };
-        if source(original) == Some(address) || source(reply) == Some(address) {
+        if doom(original, reply) {
             let mut delete = Message::new(DELETE, 0, &IPV4);
             delete.attr(CTA_TUPLE_ORIG | NESTED, original);
             doomed.push(delete);
@@ -50,8 +59,20 @@ pub fn forget(address: Ipv4Addr) -> io::Result<usize> {
     Ok(doomed.len())
 }
 
+fn child(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes)
+        .find(|(k, _)| *k == kind)
+        .map(|(_, data)| data)
+}
+
 fn source(tuple: &[u8]) -> Option<Ipv4Addr> {
-    let (_, ip) = attributes(tuple).find(|(kind, _)| *kind == CTA_TUPLE_IP)?;
-    let (_, bytes) = attributes(ip).find(|(kind, _)| *kind == CTA_IP_V4_SRC)?;
+    let bytes = child(child(tuple, CTA_TUPLE_IP)?, CTA_IP_V4_SRC)?;
     Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))
+}
+
+fn udp_port(tuple: &[u8]) -> Option<u16> {
+    let protocol = child(tuple, CTA_TUPLE_PROTO)?;
+    let port = child(protocol, CTA_PROTO_DST_PORT)?;
+    let is_udp = child(protocol, CTA_PROTO_NUM)? == [UDP];
+    is_udp.then(|| Some(u16::from_be_bytes(port.try_into().ok()?)))?
 }

@@ -278,6 +278,7 @@ fn a_udp_client_that_goes_on_sending_reaches_the_next_container() {
         };
         eventually("the first container answers", answers);
         world.release("old");
+        eventually("nobody answers", || !answers());
         world.run("new", &["3001:81/udp"]).serve_udp(81);
         eventually("the second container answers", answers);
     });
