@@ -1,1 +1,33 @@
-//! Placeholder until the first module lands.
+//! registry-svc: the image store of record of a site, and the mirror of upstream registries.
+//!
+//! Domain: [`registry`] opens it; [`blobs`], [`manifests`], [`tags`], [`uploads`] hold the content,
+//! [`mirror`] fetches it, [`images`] shows it as docker's users know it, [`gc`] and [`fsck`] keep it
+//! in order. Edges: [`http`] (OCI Distribution, for foreign clients) and [`grpc`] (for ctl,
+//! runtime-svc and builder-svc).
+//!
+//! Architecture invariants: the domain knows neither tonic nor axum nor hyper; [`store`] is the only
+//! module that knows sled; nothing becomes visible that was not verified ([`blobs`]).
+
+#![forbid(unsafe_code)]
+
+pub mod blobs;
+pub mod config;
+pub mod error;
+pub mod events;
+pub mod files;
+pub mod fsck;
+pub mod gc;
+pub mod grpc;
+pub mod http;
+pub mod images;
+pub mod leases;
+pub mod manifests;
+pub mod mirror;
+pub mod names;
+pub mod registry;
+pub mod store;
+pub mod tags;
+pub mod uploads;
+
+pub use error::{Error, Result};
+pub use registry::Registry;

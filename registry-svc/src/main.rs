@@ -1,1 +1,99 @@
-fn main() {}
+//! registry-svc: see the library's page.
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::Parser;
+use registry_svc::{
+    Registry,
+    config::{Config, DEFAULT_HTTP, RegistryFile},
+    grpc, http,
+    names::OwnNames,
+};
+use slipway_proto::registry::v1::registry_server::RegistryServer;
+use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs};
+use tonic::service::Routes;
+
+/// The image store of a site, and the mirror of upstream registries
+#[derive(Debug, Parser)]
+#[command(name = "registry-svc", version)]
+struct Args {
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// Serve the OCI Distribution API here; may be given several times [default: 127.0.0.1:5000]
+    #[arg(long, value_name = "HOST:PORT")]
+    http: Vec<SocketAddr>,
+    /// Allow plain http off loopback: anybody who reaches the port can push and delete images
+    #[arg(long)]
+    allow_plain_http: bool,
+}
+
+const IDENTITY: Identity = Identity {
+    name: "registry",
+    program: "registry-svc",
+    version: env!("CARGO_PKG_VERSION"),
+};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let service = args.service.clone();
+    slipway_service::run(
+        IDENTITY,
+        &service,
+        2,
+        |context, file: RegistryFile| async move { open(args, context, file).await },
+    )
+}
+
+async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Result<Routes> {
+    // Fails only when something in this process chose a provider already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut addresses = if args.http.is_empty() {
+        file.http
+    } else {
+        args.http
+    };
+    if addresses.is_empty() {
+        addresses.push(DEFAULT_HTTP.parse().expect("an address"));
+    }
+    let allow_plain = args.allow_plain_http || file.allow_plain_http;
+    let mut listeners = Vec::new();
+    for address in addresses {
+        listeners.push(http::bind(address, allow_plain).await?);
+    }
+    let bound = listeners
+        .iter()
+        .map(tokio::net::TcpListener::local_addr)
+        .collect::<Result<Vec<_>, _>>()?;
+    let upstreams = file
+        .upstream
+        .into_iter()
+        .map(registry_svc::config::UpstreamFile::check)
+        .collect::<Result<Vec<_>, _>>()?;
+    let config = Config {
+        own: OwnNames::new(&bound, &file.names),
+        upstreams,
+    };
+    let root = context.state_dir()?;
+    let registry = Registry::open(&root, config)
+        .await
+        .with_context(|| format!("cannot open the store in {}", root.display()))?;
+    for listener in listeners {
+        let (registry, stop) = (Arc::clone(&registry), context.shutdown.clone());
+        tokio::spawn(http::serve(registry, listener, stop));
+    }
+    tokio::spawn(Arc::clone(&registry).sweep_until(context.shutdown.clone()));
+    tokio::spawn(close_at_the_end(Arc::clone(&registry), context.clone()));
+    let service = grpc::Service::new(registry, context);
+    let server = RegistryServer::new(service)
+        .max_decoding_message_size(MAX_MESSAGE_SIZE)
+        .max_encoding_message_size(MAX_MESSAGE_SIZE);
+    Ok(Routes::new(server))
+}
+
+async fn close_at_the_end(registry: Arc<Registry>, context: Context) {
+    context.shutdown.cancelled().await;
+    if let Err(error) = registry.close().await {
+        tracing::warn!(%error, "the index was not written out: it is rebuilt at the next start");
+    }
+}

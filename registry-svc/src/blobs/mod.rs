@@ -1,0 +1,87 @@
+//! Content by digest: the blob store.
+//!
+//! A blob is bytes named by their digest. Everything that comes in, from a client or from upstream,
+//! goes through three stations, and the types make sure that none is left out:
+//!
+//! 1. [`staging::Staged`]: a local file that grows. Bytes are hashed while they are written.
+//! 2. [`staging::Verified`]: the same file once digest and size are known to be right. Only
+//!    [`staging::Staged::finish`] makes one.
+//! 3. [`BlobStore::adopt`]: takes a [`staging::Verified`] and makes the blob visible, durably and whole
+//!    (for files: sync, rename, sync of the folder; for an object store: an upload).
+//!
+//! So nothing is ever visible that was not verified. A blob never changes; [`BlobStore::delete`] takes
+//! it away, and readers that have it open read on to its end. Who may delete is decided elsewhere
+//! ([`crate::gc`]); a store knows nothing of manifests.
+//!
+//! All implementations pass `conformance`.
+
+use bytes::Bytes;
+use futures_util::{future::BoxFuture, stream::BoxStream};
+use slipway_image::Digest;
+
+use crate::error::Result;
+
+#[cfg(test)]
+mod conformance;
+pub mod fs;
+pub mod staging;
+
+pub use fs::FsStore;
+pub use staging::{Staged, Verified};
+
+/// Bytes that a read delivers at once.
+pub const READ_SIZE: usize = 256 * 1024;
+
+/// Content of a blob, in pieces of at most [`READ_SIZE`].
+pub type BlobStream = BoxStream<'static, Result<Bytes>>;
+
+/// Which part of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Range {
+    /// First byte.
+    pub offset: u64,
+    /// How many, `None` = to the end. Never more than there are.
+    pub length: Option<u64>,
+}
+
+/// A blob, or part of it, on its way out.
+pub struct BlobReader {
+    /// Size of the whole blob.
+    pub total: u64,
+    /// How many bytes `stream` delivers.
+    pub length: u64,
+    /// The bytes.
+    pub stream: BlobStream,
+}
+
+/// A blob and its size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobInfo {
+    /// Name.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Where blobs are kept. See the module's page.
+pub trait BlobStore: Send + Sync + 'static {
+    /// Size of a blob, `None` when it is not here.
+    fn stat<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>>>;
+
+    /// Opens a blob; [`crate::Error::BlobNotFound`] when it is not here. An offset at or beyond the
+    /// end gives an empty stream.
+    fn read<'a>(&'a self, digest: &'a Digest, range: Range) -> BoxFuture<'a, Result<BlobReader>>;
+
+    /// Whole content of a small blob; [`crate::Error::TooLarge`] above `limit`.
+    fn read_small<'a>(&'a self, digest: &'a Digest, limit: u64) -> BoxFuture<'a, Result<Bytes>>;
+
+    /// Makes verified content visible. Returns false when the blob was here already: then the staged
+    /// file is simply dropped.
+    fn adopt(&self, verified: Verified) -> BoxFuture<'_, Result<bool>>;
+
+    /// Takes a blob away; returns the bytes that became free (0 when it was not here).
+    fn delete<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<u64>>;
+
+    /// All blobs, in no order.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<BlobInfo>>>;
+}

@@ -1,0 +1,173 @@
+//! Settings: `registry.toml` and what it means.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+use crate::names::OwnNames;
+
+/// Where the Distribution API listens when nothing is said.
+pub const DEFAULT_HTTP: &str = "127.0.0.1:5000";
+
+/// `registry.toml`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistryFile {
+    /// Addresses of the Distribution API.
+    pub http: Vec<SocketAddr>,
+    /// Plain HTTP off loopback was asked for by name.
+    pub allow_plain_http: bool,
+    /// Further names of this registry, as they stand in image names: `registry.example.com`.
+    pub names: Vec<String>,
+    /// Upstream registries.
+    pub upstream: Vec<UpstreamFile>,
+}
+
+/// `[[upstream]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamFile {
+    /// As it stands in image names.
+    pub host: String,
+    /// Where it is.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// Allows http.
+    #[serde(default)]
+    pub insecure: bool,
+    /// Account there.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// File with its password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// How long a tag is believed without asking.
+    #[serde(default)]
+    pub tag_ttl: Option<String>,
+}
+
+/// An upstream, checked.
+#[derive(Debug, Clone)]
+pub struct UpstreamConfig {
+    /// As it stands in image names.
+    pub host: String,
+    /// Where it is.
+    pub url: url::Url,
+    /// Account there.
+    pub credentials: Option<(String, String)>,
+    /// How long a tag is believed without asking.
+    pub tag_ttl: Duration,
+}
+
+/// What the registry is opened with.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Which hosts are this registry itself.
+    pub own: OwnNames,
+    /// Configured upstreams; other hosts are asked over https.
+    pub upstreams: Vec<UpstreamConfig>,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("registry.toml: upstream {host:?}: {message}")]
+pub struct ConfigError {
+    host: String,
+    message: String,
+}
+
+/// How long a tag is believed without asking, by default.
+pub const TAG_TTL: Duration = Duration::from_secs(300);
+
+/// Where a host is that nothing is configured for.
+pub fn default_url(host: &str) -> Option<url::Url> {
+    let host = match host {
+        "docker.io" => "registry-1.docker.io",
+        other => other,
+    };
+    format!("https://{host}").parse().ok()
+}
+
+impl UpstreamFile {
+    /// Checks the settings and reads the password.
+    pub fn check(self) -> Result<UpstreamConfig, ConfigError> {
+        let host = self.host.to_ascii_lowercase();
+        let fail = |message: String| ConfigError {
+            host: host.clone(),
+            message,
+        };
+        let url = match &self.url {
+            Some(url) => url
+                .parse::<url::Url>()
+                .map_err(|e| fail(format!("url {url:?}: {e}")))?,
+            None => default_url(&host).ok_or_else(|| fail("that is no host name".to_owned()))?,
+        };
+        match url.scheme() {
+            "https" => {}
+            "http" if self.insecure => {}
+            "http" => return Err(fail("an http:// url needs insecure = true".to_owned())),
+            other => return Err(fail(format!("{other}:// is not supported"))),
+        }
+        let credentials = match (self.username, self.password_file) {
+            (Some(username), Some(file)) => {
+                let password = std::fs::read_to_string(&file)
+                    .map_err(|e| fail(format!("cannot read {}: {e}", file.display())))?;
+                Some((username, password.trim_end_matches(['\r', '\n']).to_owned()))
+            }
+            (None, None) => None,
+            _ => return Err(fail("username and password_file go together".to_owned())),
+        };
+        let tag_ttl = match &self.tag_ttl {
+            Some(text) => parse_duration(text)
+                .ok_or_else(|| fail(format!("tag_ttl {text:?}: write 30s, 5m, 1h or 1d")))?,
+            None => TAG_TTL,
+        };
+        Ok(UpstreamConfig {
+            host,
+            url,
+            credentials,
+            tag_ttl,
+        })
+    }
+}
+
+/// `300`, `30s`, `5m`, `1h`, `1d`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().ok()?;
+    let seconds = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return None,
+    };
+    number.checked_mul(seconds).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(text: &str) -> Result<UpstreamConfig, String> {
+        let file: RegistryFile = toml::from_str(text).map_err(|e| e.to_string())?;
+        file.upstream[0].clone().check().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn plain_http_must_be_asked_for() {
+        let text = "[[upstream]]\nhost = \"docker.io\"\nurl = \"http://127.0.0.1:1\"\n";
+        assert!(upstream(text).unwrap_err().contains("insecure = true"));
+        let config = upstream(&format!("{text}insecure = true\ntag_ttl = \"0s\"\n")).unwrap();
+        assert_eq!(config.tag_ttl, Duration::ZERO);
+        let defaults = upstream("[[upstream]]\nhost = \"docker.io\"\n").unwrap();
+        assert_eq!(defaults.url.as_str(), "https://registry-1.docker.io/");
+        assert_eq!(defaults.tag_ttl, TAG_TTL);
+    }
+
+    #[test]
+    fn unknown_settings_are_named() {
+        let error = upstream("[[upstream]]\nhost = \"a\"\ncolour = 1\n").unwrap_err();
+        assert!(error.contains("colour"), "{error}");
+    }
+}

@@ -1,0 +1,115 @@
+//! Durable files: what was acknowledged is found again after a power cut.
+//!
+//! A file is written under a temporary name in the same folder, synced, renamed, and its folder is
+//! synced: a rename is durable only when the folder that holds the name is (fsync(2)).
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::Path,
+};
+
+/// Prefix of temporary names; never valid in a tag, a repository or a digest.
+pub const TEMPORARY: &str = ".tmp-";
+
+/// Writes a small file so that it is there whole or not at all, and stays.
+pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().expect("files have a folder");
+    let temporary = folder.join(format!("{TEMPORARY}{}", random_name()));
+    let result = (|| {
+        let mut file = create_in(folder, &temporary)?;
+        file.write_all(content)?;
+        file.sync_data()?;
+        fs::rename(&temporary, path)?;
+        sync_folder(folder)
+    })();
+    if result.is_err() {
+        // The first error is the one to report; a left-over is removed by fsck.
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+fn create_in(folder: &Path, path: &Path) -> io::Result<File> {
+    for _ in 0..8 {
+        create_folders(folder)?;
+        match File::create_new(path) {
+            // An empty folder may be pruned between the two steps.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+    }
+    File::create_new(path)
+}
+
+/// Removes a file; false when it was not there.
+pub fn remove_durably(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => {
+            sync_folder(path.parent().expect("files have a folder"))?;
+            Ok(true)
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes a folder and its parents, each of them durable.
+pub fn create_folders(folder: &Path) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Ok(()) => sync_folder(folder.parent().unwrap_or(folder)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            create_folders(folder.parent().ok_or(e)?)?;
+            create_folders(folder)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Syncs a folder: the names in it are durable afterwards.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Removes empty folders upwards from `from`, but never `until` itself.
+pub fn prune_empty_folders(from: &Path, until: &Path) {
+    let mut folder = from;
+    while folder != until && folder.starts_with(until) {
+        // Not empty, or somebody else was quicker: both mean that there is nothing more to do.
+        if fs::remove_dir(folder).is_err() {
+            return;
+        }
+        let Some(parent) = folder.parent() else {
+            return;
+        };
+        folder = parent;
+    }
+}
+
+/// 128 random bits in hex.
+pub fn random_name() -> String {
+    let mut bytes = [0_u8; 16];
+    // getrandom(2) cannot fail on the kernels that we run on once the system is up.
+    getrandom::fill(&mut bytes).expect("the kernel has random numbers");
+    hex::encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_leaves_no_temporary_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/c");
+        write_durably(&path, b"one").unwrap();
+        write_durably(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert!(remove_durably(&path).unwrap());
+        assert!(!remove_durably(&path).unwrap());
+        prune_empty_folders(path.parent().unwrap(), dir.path());
+        assert!(!dir.path().join("a").exists());
+    }
+}

@@ -1,0 +1,196 @@
+//! Opening and mending: the index is rebuilt from the files when it is missing, torn, or when the
+//! service did not end cleanly (sled keeps the last writes in memory; the files do not).
+
+use std::{
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
+
+use slipway_image::Digest;
+use tracing::{info, warn};
+
+use crate::{
+    blobs::BlobStore,
+    error::{Error, Result},
+    files, manifests,
+    names::{Repository, Tag},
+    store::{Index, ManifestRecord, TagRecord},
+    tags,
+};
+
+/// There when the index was written out at the end; removed as soon as it is opened.
+const CLEAN: &str = "index.clean";
+const INDEX: &str = "index";
+
+/// Opens the index, rebuilding it when need be. Also returns what people should know.
+pub async fn open_index(
+    root: &Path,
+    repositories: &Path,
+    blobs: &dyn BlobStore,
+) -> Result<(Index, Vec<String>)> {
+    let path = root.join(INDEX);
+    let clean = root.join(CLEAN);
+    let was_clean = path.exists()
+        && files::remove_durably(&clean).map_err(Error::io("cannot remove", &clean))?;
+    // sled 0.34 panics on some kinds of damage where it should return an error.
+    let mut opened = catch_unwind(AssertUnwindSafe(|| Index::open(&path)));
+    let mut warnings = Vec::new();
+    if !matches!(opened, Ok(Ok(_))) {
+        warn!("the index is damaged: making a new one from the files");
+        warnings.push("the index was damaged and was rebuilt from the files".to_owned());
+        fs::remove_dir_all(&path).map_err(Error::io("cannot remove", &path))?;
+        opened = Ok(Index::open(&path));
+    }
+    let index = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    if !was_clean || !warnings.is_empty() {
+        let count = rebuild(&index, repositories, blobs, &mut warnings).await?;
+        index.flush()?;
+        info!(manifests = count, "index rebuilt from the files");
+    }
+    Ok((index, warnings))
+}
+
+/// Writes the index out and marks it as whole.
+pub fn mark_clean(index: &Index, root: &Path) -> Result<()> {
+    index.flush()?;
+    let path = root.join(CLEAN);
+    files::write_durably(&path, b"").map_err(Error::io("cannot write", &path))
+}
+
+/// Makes the index anew from link files, tag files and manifests. Returns the number of manifests.
+async fn rebuild(
+    index: &Index,
+    repositories: &Path,
+    blobs: &dyn BlobStore,
+    warnings: &mut Vec<String>,
+) -> Result<usize> {
+    index.clear()?;
+    let mut count = 0;
+    let mut tag_files = Vec::new();
+    let mut folders = vec![repositories.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in list(&folder)? {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = entry.path();
+            if name.starts_with(files::TEMPORARY) {
+                // Never acknowledged.
+                let _ = fs::remove_file(&path);
+            } else if name == tags::FOLDER {
+                let repository = repository_of(repositories, &folder)?;
+                tag_files.push((repository, path));
+            } else if name == manifests::FOLDER {
+                let repository = repository_of(repositories, &folder)?;
+                count += rebuild_manifests(index, &repository, &path, blobs, warnings).await?;
+            } else if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                folders.push(path);
+            }
+        }
+    }
+    for (repository, folder) in tag_files {
+        for entry in list(&folder)? {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(files::TEMPORARY) {
+                let _ = fs::remove_file(entry.path());
+                continue;
+            }
+            let record: Option<TagRecord> = read_json(&entry.path())?;
+            match (Tag::parse(&name), record) {
+                (Ok(tag), Some(record))
+                    if index.manifest(&repository, &record.digest)?.is_some() =>
+                {
+                    index.set_tag(&repository, &tag, &record)?;
+                }
+                _ => warnings.push(format!("{repository}:{name} names nothing that is here")),
+            }
+        }
+    }
+    // Content that nothing names may be an upload whose manifest is still to come: the sweep decides.
+    for blob in blobs.list().await? {
+        if !index.is_held(&blob.digest)? {
+            index.set_pending(&blob.digest)?;
+        }
+    }
+    Ok(count)
+}
+
+async fn rebuild_manifests(
+    index: &Index,
+    repository: &Repository,
+    folder: &Path,
+    blobs: &dyn BlobStore,
+    warnings: &mut Vec<String>,
+) -> Result<usize> {
+    let mut count = 0;
+    for algorithm in list(folder)? {
+        for link in list(&algorithm.path())? {
+            let name = link.file_name().to_string_lossy().into_owned();
+            if name.starts_with(files::TEMPORARY) {
+                let _ = fs::remove_file(link.path());
+                continue;
+            }
+            let text = format!("{}:{name}", algorithm.file_name().to_string_lossy());
+            let record: Option<ManifestRecord> = read_json(&link.path())?;
+            let (Ok(digest), Some(record)) = (text.parse::<Digest>(), record) else {
+                warnings.push(format!(
+                    "{} is no link to a manifest",
+                    link.path().display()
+                ));
+                continue;
+            };
+            let limit = slipway_image::manifest::MAX_SIZE as u64;
+            let parsed = match blobs.read_small(&digest, limit).await {
+                Ok(content) => {
+                    manifests::parse(&record.media_type, &content).map(|parsed| (parsed, content))
+                }
+                Err(e) => Err(e),
+            };
+            match parsed {
+                Ok((parsed, content)) => {
+                    let referrer =
+                        manifests::referrer_descriptor(&digest, &record, &parsed, &content);
+                    index.set_manifest(repository, &digest, &record, &parsed, referrer.as_ref())?;
+                    count += 1;
+                }
+                Err(error) => {
+                    warnings.push(format!("{repository}@{digest} cannot be read: {error}"));
+                }
+            }
+        }
+    }
+    Ok(count)
+}
+
+/// Removes what a crash left: staged files and upload files without a session.
+pub fn remove_left_overs(staging: &Path, uploads: &Path, index: &Index) -> Result<()> {
+    for entry in list(staging)? {
+        fs::remove_file(entry.path()).map_err(Error::io("cannot remove", entry.path()))?;
+    }
+    for entry in list(uploads)? {
+        let id = entry.file_name().to_string_lossy().into_owned();
+        if index.upload(&id)?.is_none() {
+            fs::remove_file(entry.path()).map_err(Error::io("cannot remove", entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+fn repository_of(repositories: &Path, folder: &Path) -> Result<Repository> {
+    let key = folder.strip_prefix(repositories).unwrap_or(folder);
+    Repository::from_key(&key.to_string_lossy())
+}
+
+fn list(folder: &Path) -> Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries
+            .collect::<io::Result<_>>()
+            .map_err(Error::io("cannot list", folder)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(Error::io("cannot list", folder)(e)),
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let content = fs::read(path).map_err(Error::io("cannot read", path))?;
+    Ok(serde_json::from_slice(&content).ok())
+}

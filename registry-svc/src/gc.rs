@@ -1,0 +1,58 @@
+//! Garbage collection: content that no manifest names and nobody is about to name leaves the disk.
+//! It is online: the lock is held for one blob at a time.
+
+use std::{sync::Arc, time::Duration};
+
+use slipway_image::Digest;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{error::Result, registry::Registry};
+
+/// How often content that was never named, or was leased when it lost its last holder, is looked at.
+const SWEEP: Duration = Duration::from_secs(60);
+
+impl Registry {
+    /// Takes away what of this is not needed any more; the rest of it that only a lease holds is
+    /// looked at again by the sweep. Returns the bytes that became free.
+    pub async fn release(&self, digests: Vec<Digest>) -> Result<u64> {
+        let mut freed = 0;
+        for digest in digests {
+            let _collecting = self.collecting.write().await;
+            if self.index.is_held(&digest)? {
+                self.index.clear_pending(&digest)?;
+            } else if self.leases.is_held(&digest) {
+                self.index.set_pending(&digest)?;
+            } else {
+                freed += self.blobs.delete(&digest).await?;
+                self.forget(&digest);
+                self.index.clear_pending(&digest)?;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Looks at all that may be unneeded, once. Returns the bytes that became free.
+    pub async fn sweep(&self) -> Result<u64> {
+        self.leases.expire();
+        self.uploads.expire()?;
+        self.release(self.index.pending()?).await
+    }
+
+    /// Sweeps until the service stops.
+    pub async fn sweep_until(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(SWEEP);
+        ticks.tick().await;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            match self.sweep().await {
+                Ok(0) => {}
+                Ok(bytes) => info!(bytes, "unneeded content removed"),
+                Err(error) => warn!(%error, "cannot remove unneeded content"),
+            }
+        }
+    }
+}

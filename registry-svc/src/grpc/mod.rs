@@ -1,0 +1,143 @@
+//! The gRPC edge (`proto/slipway/registry/v1/registry.proto`): translates messages to the domain and
+//! back, and nothing else. Whoever may call it is trusted with the whole store; foreign clients use
+//! [`crate::http`].
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::Stream;
+use slipway_proto::{
+    registry::v1::{registry_server::Registry as Api, *},
+    types::v1 as types,
+};
+use slipway_service::Context;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::registry::Registry;
+
+mod content;
+mod convert;
+mod images;
+mod status;
+mod transfer;
+
+/// Answers calls.
+pub struct Service {
+    registry: Arc<Registry>,
+    context: Context,
+}
+
+impl Service {
+    /// The service of a registry.
+    pub fn new(registry: Arc<Registry>, context: Context) -> Self {
+        Self { registry, context }
+    }
+}
+
+type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Api for Service {
+    type PullStream = ReceiverStream<Result<PullEvent, Status>>;
+    type PushStream = ReceiverStream<Result<PushEvent, Status>>;
+    type ReadBlobStream = Boxed<BlobChunk>;
+    type EventsStream = Boxed<types::Event>;
+
+    async fn resolve(&self, request: Request<ResolveRequest>) -> Answer<ResolvedImage> {
+        images::resolve(&self.registry, request.into_inner()).await
+    }
+
+    async fn pull(&self, request: Request<PullRequest>) -> Answer<Self::PullStream> {
+        transfer::pull(&self.registry, request.into_inner())
+    }
+
+    async fn push(&self, request: Request<PushRequest>) -> Answer<Self::PushStream> {
+        transfer::push(&self.registry, request.into_inner())
+    }
+
+    async fn read_blob(&self, request: Request<ReadBlobRequest>) -> Answer<Self::ReadBlobStream> {
+        content::read_blob(&self.registry, request.into_inner()).await
+    }
+
+    async fn write_blob(
+        &self,
+        request: Request<Streaming<WriteBlobRequest>>,
+    ) -> Answer<WriteBlobResponse> {
+        content::write_blob(&self.registry, request.into_inner()).await
+    }
+
+    async fn stat_blobs(&self, request: Request<StatBlobsRequest>) -> Answer<StatBlobsResponse> {
+        content::stat_blobs(&self.registry, request.into_inner()).await
+    }
+
+    async fn get_manifest(
+        &self,
+        request: Request<GetManifestRequest>,
+    ) -> Answer<GetManifestResponse> {
+        content::get_manifest(&self.registry, request.into_inner()).await
+    }
+
+    async fn put_manifest(
+        &self,
+        request: Request<PutManifestRequest>,
+    ) -> Answer<PutManifestResponse> {
+        content::put_manifest(&self.registry, request.into_inner()).await
+    }
+
+    async fn list_images(&self, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
+        images::list(&self.registry, request.into_inner()).await
+    }
+
+    async fn inspect_image(
+        &self,
+        request: Request<InspectImageRequest>,
+    ) -> Answer<InspectImageResponse> {
+        images::inspect(&self.registry, request.into_inner()).await
+    }
+
+    async fn tag_image(&self, request: Request<TagImageRequest>) -> Answer<TagImageResponse> {
+        let request = request.into_inner();
+        let id = self
+            .registry
+            .tag_image(&request.source, &request.target)
+            .await?;
+        Ok(Response::new(TagImageResponse { id: id.to_string() }))
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<RemoveImageRequest>,
+    ) -> Answer<RemoveImageResponse> {
+        images::remove(&self.registry, request.into_inner()).await
+    }
+
+    async fn prune_images(
+        &self,
+        request: Request<PruneImagesRequest>,
+    ) -> Answer<PruneImagesResponse> {
+        images::prune(&self.registry, request.into_inner()).await
+    }
+
+    async fn events(&self, request: Request<EventsRequest>) -> Answer<Self::EventsStream> {
+        transfer::events(
+            &self.registry,
+            request.into_inner(),
+            self.context.shutdown.clone(),
+        )
+    }
+
+    async fn disk_usage(&self, _: Request<DiskUsageRequest>) -> Answer<DiskUsageResponse> {
+        let usage = self.registry.disk_usage().await?;
+        Ok(Response::new(DiskUsageResponse {
+            images: usage.images,
+            active: usage.active,
+            size: usage.size,
+            reclaimable: usage.reclaimable,
+        }))
+    }
+
+    async fn info(&self, _: Request<InfoRequest>) -> Answer<types::ServiceInfo> {
+        Ok(Response::new(transfer::info(&self.registry, &self.context)))
+    }
+}

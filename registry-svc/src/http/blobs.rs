@@ -1,0 +1,187 @@
+//! `/v2/<name>/blobs/<digest>`
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Response, StatusCode, header};
+use slipway_image::Digest;
+
+use super::{bare, body::Body, errors, set};
+use crate::{
+    blobs::Range,
+    error::{Error, Result},
+    names::Repository,
+    registry::Registry,
+};
+
+/// GET, whole or one range.
+pub async fn get(
+    registry: &Arc<Registry>,
+    repository: &Repository,
+    digest: &Digest,
+    headers: &HeaderMap,
+) -> Result<Response<Body>> {
+    must_be_visible(registry, repository, digest)?;
+    let wanted = headers.get(header::RANGE).and_then(|v| v.to_str().ok());
+    let range = match wanted.and_then(ByteRange::parse) {
+        None => Range::default(),
+        Some(range) => {
+            let total = size_of(registry, repository, digest).await?;
+            match range.within(total) {
+                Some(range) => range,
+                None => {
+                    let message = format!("the blob has {total} bytes");
+                    let status = StatusCode::RANGE_NOT_SATISFIABLE;
+                    let mut response = errors::plain(status, "SIZE_INVALID", &message);
+                    set(&mut response, "content-range", format!("bytes */{total}"));
+                    return Ok(response);
+                }
+            }
+        }
+    };
+    let reader = registry.open_blob(repository, digest, range).await?;
+    let (total, length) = (reader.total, reader.length);
+    let mut response = Response::new(Body::from(reader));
+    if range != Range::default() {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let last = range.offset + length - 1;
+        set(
+            &mut response,
+            "content-range",
+            format!("bytes {}-{last}/{total}", range.offset),
+        );
+    }
+    describe(&mut response, digest);
+    Ok(response)
+}
+
+/// HEAD
+pub async fn head(
+    registry: &Arc<Registry>,
+    repository: &Repository,
+    digest: &Digest,
+) -> Result<Response<Body>> {
+    must_be_visible(registry, repository, digest)?;
+    let size = size_of(registry, repository, digest).await?;
+    // The client will rely on it when it pushes the manifest.
+    if !registry.index.is_held(digest)? {
+        registry.leases.grace(digest);
+    }
+    let mut response = bare(StatusCode::OK);
+    set(&mut response, "content-length", size.to_string());
+    describe(&mut response, digest);
+    Ok(response)
+}
+
+/// DELETE
+pub async fn delete(
+    registry: &Arc<Registry>,
+    repository: &Repository,
+    digest: &Digest,
+) -> Result<Response<Body>> {
+    must_be_visible(registry, repository, digest)?;
+    if registry
+        .index
+        .holders(digest)?
+        .iter()
+        .any(|(holder, _)| holder == repository)
+    {
+        return Err(Error::Conflict(format!(
+            "{digest} is part of a manifest of {repository}: delete that first"
+        )));
+    }
+    registry.index.unlink(repository, digest)?;
+    registry.leases.end_grace(digest);
+    registry.release(vec![digest.clone()]).await?;
+    Ok(bare(StatusCode::ACCEPTED))
+}
+
+/// A blob is visible in a repository that it was pushed to, or that has a manifest which names it.
+fn must_be_visible(registry: &Registry, repository: &Repository, digest: &Digest) -> Result<()> {
+    if registry.index.is_linked(repository, digest)? {
+        Ok(())
+    } else {
+        Err(Error::BlobNotFound(digest.clone()))
+    }
+}
+
+/// Size of a blob that is here, or that a mirrored manifest promises.
+async fn size_of(registry: &Registry, repository: &Repository, digest: &Digest) -> Result<u64> {
+    if let Some(size) = registry.blobs.stat(digest).await? {
+        return Ok(size);
+    }
+    registry
+        .source_of(repository, digest)
+        .await?
+        .and_then(|(_, size)| size)
+        .ok_or_else(|| Error::BlobNotFound(digest.clone()))
+}
+
+fn describe(response: &mut Response<Body>, digest: &Digest) {
+    let text = digest.to_string();
+    set(response, "content-type", "application/octet-stream");
+    set(response, "docker-content-digest", &text);
+    set(response, "etag", format!("\"{text}\""));
+    set(response, "accept-ranges", "bytes");
+    // Content never changes under its digest.
+    set(response, "cache-control", "max-age=31536000, immutable");
+}
+
+/// One range of `Range: bytes=...`; several at once are answered with the whole (RFC 9110, 14.2).
+#[derive(Debug, PartialEq, Eq)]
+enum ByteRange {
+    From(u64),
+    FromTo(u64, u64),
+    Last(u64),
+}
+
+impl ByteRange {
+    fn parse(header: &str) -> Option<Self> {
+        let (first, last) = header.strip_prefix("bytes=")?.trim().split_once('-')?;
+        match (first, last) {
+            ("", last) => last.parse().ok().map(Self::Last),
+            (first, "") => first.parse().ok().map(Self::From),
+            (first, last) => {
+                let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+                (first <= last).then_some(Self::FromTo(first, last))
+            }
+        }
+    }
+
+    fn within(&self, total: u64) -> Option<Range> {
+        let (offset, end) = match *self {
+            Self::From(first) => (first, total),
+            Self::FromTo(first, last) => (first, total.min(last.saturating_add(1))),
+            Self::Last(0) => return None,
+            Self::Last(count) => (total.saturating_sub(count), total),
+        };
+        (offset < total).then_some(Range {
+            offset,
+            length: Some(end - offset),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_follow_rfc_9110() {
+        for (header, expected) in [
+            ("bytes=0-0", Some((0, 1))),
+            ("bytes=2-", Some((2, 8))),
+            ("bytes=-3", Some((7, 3))),
+            ("bytes=-30", Some((0, 10))),
+            ("bytes=5-100", Some((5, 5))),
+            ("bytes=10-", None),
+            ("bytes=-0", None),
+        ] {
+            let got = ByteRange::parse(header).unwrap().within(10);
+            let got = got.map(|r| (r.offset, r.length.unwrap()));
+            assert_eq!(got, expected, "{header}");
+        }
+        for header in ["bytes=a-", "bytes=3-2", "items=0-1", "bytes=0-1,3-4"] {
+            assert_eq!(ByteRange::parse(header), None, "{header}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Bodies out and in: known lengths, bounded memory, and nobody may stand still for long.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use crate::{
+    blobs::{BlobReader, BlobStream},
+    error::{Error, Result},
+};
+
+/// How long a client may take between two pieces of a body.
+const STALL: Duration = Duration::from_secs(60);
+
+/// Bytes gathered before they are written.
+const BATCH: usize = 512 * 1024;
+
+/// A body on its way out; its length is always known.
+pub enum Body {
+    /// In memory.
+    Whole(Bytes),
+    /// From the store.
+    Stream {
+        /// The bytes.
+        stream: BlobStream,
+        /// How many are still to come.
+        left: u64,
+    },
+}
+
+impl Body {
+    /// Nothing.
+    pub fn empty() -> Self {
+        Self::Whole(Bytes::new())
+    }
+}
+
+impl From<BlobReader> for Body {
+    fn from(reader: BlobReader) -> Self {
+        Self::Stream {
+            stream: reader.stream,
+            left: reader.length,
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Stream { stream, left } => match stream.as_mut().poll_next(context) {
+                Poll::Ready(Some(Ok(piece))) => {
+                    *left = left.saturating_sub(piece.len() as u64);
+                    Poll::Ready(Some(Ok(Frame::data(piece))))
+                }
+                Poll::Ready(Some(Err(e))) => Poll::Ready(Some(Err(e))),
+                Poll::Ready(None) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Stream { left, .. } => *left == 0,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(match self {
+            Self::Whole(bytes) => bytes.len() as u64,
+            Self::Stream { left, .. } => *left,
+        })
+    }
+}
+
+/// A body on its way in.
+pub struct Upload(Incoming);
+
+impl Upload {
+    /// Takes a request's body.
+    pub fn new(body: Incoming) -> Self {
+        Self(body)
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let frame = tokio::time::timeout(STALL, self.0.frame())
+                .await
+                .map_err(|_| Error::Interrupted("the client sent nothing for a minute".into()))?;
+            match frame {
+                None => return Ok(None),
+                Some(Err(e)) => return Err(Error::Interrupted(e.to_string())),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next pieces, enough of them for one write; empty at the end.
+    pub async fn batch(&mut self) -> Result<Vec<Bytes>> {
+        let (mut batch, mut size) = (Vec::new(), 0);
+        while size < BATCH {
+            let Some(data) = self.next().await? else {
+                break;
+            };
+            size += data.len();
+            batch.push(data);
+        }
+        Ok(batch)
+    }
+
+    /// The whole body, at most `limit` bytes.
+    pub async fn whole(mut self, what: &'static str, limit: usize) -> Result<Bytes> {
+        let mut content = Vec::new();
+        while let Some(data) = self.next().await? {
+            if content.len() + data.len() > limit {
+                return Err(Error::TooLarge {
+                    what,
+                    limit: limit as u64,
+                });
+            }
+            content.extend_from_slice(&data);
+        }
+        Ok(content.into())
+    }
+}

@@ -1,0 +1,71 @@
+//! Domain errors as the Distribution API tells them (distribution-spec, "Error Codes"). The only place
+//! that maps them to HTTP.
+
+use http::{HeaderValue, Response, StatusCode, header};
+use tracing::error;
+
+use super::body::Body;
+use crate::error::Error;
+
+/// Status and code of an error.
+fn code_of(error: &Error) -> (StatusCode, &'static str) {
+    use StatusCode as S;
+    match error {
+        Error::InvalidReference { .. } => (S::BAD_REQUEST, "NAME_INVALID"),
+        Error::InvalidDigest(_) | Error::DigestMismatch { .. } => {
+            (S::BAD_REQUEST, "DIGEST_INVALID")
+        }
+        Error::SizeMismatch { .. } => (S::BAD_REQUEST, "SIZE_INVALID"),
+        Error::InvalidArgument(_) => (S::BAD_REQUEST, "UNSUPPORTED"),
+        Error::ImageNotFound(_) | Error::ManifestNotFound(_) | Error::PlatformNotFound { .. } => {
+            (S::NOT_FOUND, "MANIFEST_UNKNOWN")
+        }
+        Error::AmbiguousId { .. } => (S::BAD_REQUEST, "NAME_INVALID"),
+        Error::BlobNotFound(_) => (S::NOT_FOUND, "BLOB_UNKNOWN"),
+        Error::RepositoryNotFound(_) | Error::PullDenied(_) => (S::NOT_FOUND, "NAME_UNKNOWN"),
+        Error::ManifestBlobUnknown { .. } => (S::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN"),
+        Error::ManifestInvalid(_) => (S::BAD_REQUEST, "MANIFEST_INVALID"),
+        Error::TooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
+        Error::UploadNotFound(_) => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
+        Error::UploadRange { .. } => (S::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
+        Error::UploadBusy(_) => (S::CONFLICT, "BLOB_UPLOAD_INVALID"),
+        Error::Conflict(_) => (S::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
+        Error::Unauthorized { .. } | Error::PushDenied { .. } => (S::FORBIDDEN, "DENIED"),
+        Error::RateLimited { .. } => (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
+        Error::UpstreamUnavailable { .. } => (S::BAD_GATEWAY, "UNKNOWN"),
+        Error::Interrupted(_) => (S::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            (S::INSUFFICIENT_STORAGE, "UNKNOWN")
+        }
+        Error::Io { .. } | Error::Index(_) => (S::INTERNAL_SERVER_ERROR, "UNKNOWN"),
+        Error::Shared(inner) => code_of(inner),
+    }
+}
+
+/// The response that tells an error.
+pub fn response(error: &Error) -> Response<Body> {
+    let (status, code) = code_of(error);
+    if status.is_server_error() {
+        error!(%error, "request failed");
+    }
+    let mut response = plain(status, code, &error.to_string());
+    if let Error::UploadRange { expected, .. } = error.root()
+        && let Ok(value) = HeaderValue::from_str(&format!("0-{}", expected.saturating_sub(1)))
+    {
+        response.headers_mut().insert(header::RANGE, value);
+    }
+    response
+}
+
+/// A response with one error.
+pub fn plain(status: StatusCode, code: &str, message: &str) -> Response<Body> {
+    let body =
+        serde_json::json!({ "errors": [{ "code": code, "message": message, "detail": null }] });
+    let mut response = Response::new(Body::Whole(body.to_string().into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+}

@@ -1,0 +1,145 @@
+//! `/v2/<name>/manifests/<reference>`
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Response, StatusCode, header};
+use slipway_image::{Manifest, manifest::MAX_SIZE};
+
+use super::{Upload, bare, body::Body, set};
+use crate::{
+    error::{Error, Result},
+    manifests::{Put, Require},
+    mirror::Freshness,
+    names::{ImageName, Pointer, Repository},
+    registry::Registry,
+    store::Origin,
+};
+
+/// What a path names.
+pub struct Place {
+    name: ImageName,
+    /// The repository as the client wrote it, for `Location`.
+    written: String,
+}
+
+impl Place {
+    /// Parses the reference.
+    pub fn new(repository: Repository, written: &str, reference: &str) -> Result<Self> {
+        Ok(Self {
+            name: ImageName {
+                repository,
+                pointer: Pointer::parse(reference)?,
+            },
+            written: written.to_owned(),
+        })
+    }
+}
+
+/// GET and HEAD: hyper leaves the body of a HEAD out and keeps its length.
+pub async fn get(registry: &Arc<Registry>, place: Place) -> Result<Response<Body>> {
+    let found = registry
+        .find_manifest(&place.name, Freshness::Ttl, None)
+        .await
+        .map_err(|error| match error.root() {
+            // To a client that looks before it pushes, an upstream that cannot be reached means "not
+            // here": 404 lets it go on, anything else would stop it.
+            Error::UpstreamUnavailable { .. } => {
+                Error::ManifestNotFound(format!("{} ({error})", place.name.familiar()))
+            }
+            _ => error,
+        })?;
+    let stored = found.stored;
+    let mut response = Response::new(Body::Whole(stored.content));
+    set(&mut response, "content-type", &stored.record.media_type);
+    let digest = stored.digest.to_string();
+    set(&mut response, "docker-content-digest", &digest);
+    set(&mut response, "etag", format!("\"{digest}\""));
+    if let Some(reason) = found.stale {
+        // RFC 7234, 5.5.2: 111, revalidation failed.
+        let reason: String = reason
+            .chars()
+            .filter(|c| !matches!(c, '"' | '\\'))
+            .collect();
+        set(
+            &mut response,
+            "warning",
+            format!("111 slipway \"{reason}\""),
+        );
+    }
+    Ok(response)
+}
+
+/// PUT
+pub async fn put(
+    registry: &Arc<Registry>,
+    place: Place,
+    headers: &HeaderMap,
+    body: Upload,
+) -> Result<Response<Body>> {
+    let media_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .ok_or_else(|| Error::ManifestInvalid("Content-Type is missing".to_owned()))?
+        .to_owned();
+    let content = body.whole("the manifest", MAX_SIZE).await?;
+    let (tags, expected) = match &place.name.pointer {
+        Pointer::Tag(tag) => (vec![tag.clone()], None),
+        Pointer::Digest(digest) => (Vec::new(), Some(digest.clone())),
+    };
+    let subject = Manifest::parse(&media_type, &content)
+        .ok()
+        .and_then(|m| m.subject().map(|s| s.digest.to_string()));
+    let repository = place.name.repository.clone();
+    let digest = registry
+        .put_manifest(Put {
+            repository,
+            tags,
+            media_type,
+            content,
+            expected,
+            origin: Origin::Local,
+            by_digest: false,
+            require: Require::Repository,
+        })
+        .await?;
+    if let Pointer::Tag(_) = place.name.pointer {
+        registry
+            .events
+            .tell("tag", digest.to_string(), place.name.familiar());
+    }
+    let mut response = bare(StatusCode::CREATED);
+    set(
+        &mut response,
+        "location",
+        format!("/v2/{}/manifests/{digest}", place.written),
+    );
+    set(&mut response, "docker-content-digest", digest.to_string());
+    if let Some(subject) = subject {
+        set(&mut response, "oci-subject", subject);
+    }
+    Ok(response)
+}
+
+/// DELETE: of a tag, or of a manifest with all tags that name it.
+pub async fn delete(registry: &Arc<Registry>, place: Place) -> Result<Response<Body>> {
+    let missing = || Error::ManifestNotFound(place.name.familiar());
+    match &place.name.pointer {
+        Pointer::Tag(tag) => {
+            if !registry.untag(&place.name.repository, tag).await? {
+                return Err(missing());
+            }
+        }
+        Pointer::Digest(digest) => {
+            registry.lookup(&place.name)?.ok_or_else(missing)?;
+            registry
+                .remove_manifest(&place.name.repository, digest)
+                .await?;
+        }
+    }
+    registry.events.tell(
+        "delete",
+        place.name.pointer.to_string(),
+        place.name.familiar(),
+    );
+    Ok(bare(StatusCode::ACCEPTED))
+}

@@ -1,0 +1,392 @@
+//! Manifests: a blob each, and a link file in every repository that has it
+//! (`repositories/<name>/_manifests/<algorithm>/<hex>`): put, read, point tags at, remove.
+
+use std::{path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use serde_json::json;
+use slipway_image::{Digest, Manifest, manifest::MAX_SIZE};
+
+use crate::{
+    blobs::{Staged, staging::digest_of},
+    error::{Error, Result},
+    files,
+    names::{ImageName, Pointer, Repository, Tag},
+    registry::{Registry, now},
+    store::{Index, ManifestRecord, Origin, TagRecord},
+};
+
+/// Name of the folder of a repository's manifest links.
+pub const FOLDER: &str = "_manifests";
+
+/// The link files of all repositories.
+pub struct Manifests {
+    root: PathBuf,
+    index: Arc<Index>,
+}
+
+/// A manifest on its way in.
+#[derive(Debug, Clone)]
+pub struct Put {
+    /// Where.
+    pub repository: Repository,
+    /// Tags that are to name it.
+    pub tags: Vec<Tag>,
+    /// As it was sent with.
+    pub media_type: String,
+    /// Its bytes, kept as they are.
+    pub content: Bytes,
+    /// The digest that the sender gave, if any.
+    pub expected: Option<Digest>,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// It is kept without a tag because somebody asked for it by digest.
+    pub by_digest: bool,
+    /// What must be here before it.
+    pub require: Require,
+}
+
+/// What must be here before a manifest is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Require {
+    /// All that it names, in the same repository: a foreign client may only name what it may read.
+    Repository,
+    /// All that it names, anywhere in the store.
+    Site,
+    /// Nothing: its content is fetched from upstream when it is needed.
+    Nothing,
+}
+
+/// A manifest that is here.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Its digest.
+    pub digest: Digest,
+    /// What is known of it.
+    pub record: ManifestRecord,
+    /// Its bytes.
+    pub content: Bytes,
+}
+
+impl Stored {
+    /// Its parsed form. What is stored was parsed before.
+    pub fn parse(&self) -> Result<Manifest> {
+        parse(&self.record.media_type, &self.content)
+    }
+}
+
+impl Manifests {
+    /// Links below `root`, the folder of all repositories.
+    pub fn new(root: PathBuf, index: Arc<Index>) -> Self {
+        Self { root, index }
+    }
+
+    fn path(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+        self.root
+            .join(repository.as_str())
+            .join(FOLDER)
+            .join(digest.algorithm().as_str())
+            .join(digest.encoded())
+    }
+
+    fn set(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        record: &ManifestRecord,
+        parsed: &Manifest,
+        content: &[u8],
+    ) -> Result<()> {
+        let path = self.path(repository, digest);
+        let link = serde_json::to_vec(record).expect("records are plain data");
+        files::write_durably(&path, &link).map_err(Error::io("cannot write", &path))?;
+        let referrer = referrer_descriptor(digest, record, parsed, content);
+        self.index
+            .set_manifest(repository, digest, record, parsed, referrer.as_ref())
+    }
+
+    fn remove(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        parsed: Option<&Manifest>,
+    ) -> Result<()> {
+        let path = self.path(repository, digest);
+        files::remove_durably(&path).map_err(Error::io("cannot remove", &path))?;
+        files::prune_empty_folders(path.parent().expect("links have a folder"), &self.root);
+        self.index.remove_manifest(repository, digest, parsed)
+    }
+}
+
+/// The manifest's entry in the referrers list of its subject (distribution-spec, "Listing Referrers").
+pub fn referrer_descriptor(
+    digest: &Digest,
+    record: &ManifestRecord,
+    parsed: &Manifest,
+    content: &[u8],
+) -> Option<serde_json::Value> {
+    parsed.subject()?;
+    // Annotations are read from the bytes: whatever they hold is passed on.
+    let raw: serde_json::Value = serde_json::from_slice(content).ok()?;
+    let artifact_type = match parsed {
+        Manifest::Image(m) => m
+            .artifact_type
+            .clone()
+            .or_else(|| Some(m.config.media_type.clone())),
+        Manifest::Index(i) => i.artifact_type.clone(),
+    };
+    let mut descriptor = json!({
+        "mediaType": record.media_type,
+        "digest": digest.to_string(),
+        "size": record.size,
+    });
+    if let Some(artifact_type) = artifact_type {
+        descriptor["artifactType"] = artifact_type.into();
+    }
+    if let Some(annotations) = raw.get("annotations") {
+        descriptor["annotations"] = annotations.clone();
+    }
+    Some(descriptor)
+}
+
+/// Parses a manifest's bytes by its media type.
+pub fn parse(media_type: &str, content: &[u8]) -> Result<Manifest> {
+    Manifest::parse(media_type, content).map_err(|e| Error::ManifestInvalid(e.to_string()))
+}
+
+impl Registry {
+    /// Stores a manifest and points tags at it: afterwards all of it survives a power cut.
+    pub async fn put_manifest(&self, put: Put) -> Result<Digest> {
+        if put.content.len() > MAX_SIZE {
+            return Err(Error::TooLarge {
+                what: "the manifest",
+                limit: MAX_SIZE as u64,
+            });
+        }
+        let media_type = put.media_type.split(';').next().unwrap_or_default().trim();
+        let parsed = parse(media_type, &put.content)?;
+        let digest = digest_of(&put.content, put.expected.as_ref());
+        if let Some(expected) = put.expected.clone().filter(|e| *e != digest) {
+            return Err(Error::DigestMismatch {
+                expected,
+                actual: digest,
+            });
+        }
+        // From here until the index knows the references, nothing that it names is collected.
+        let _referencing = self.collecting.read().await;
+        let _lease = self.leases.hold(&digest);
+        self.check_children(&put, &parsed).await?;
+        self.put_small_blob(&digest, put.content.clone()).await?;
+        let before = self.index.manifest(&put.repository, &digest)?;
+        let record = ManifestRecord {
+            media_type: media_type.to_owned(),
+            size: put.content.len() as u64,
+            origin: put.origin,
+            stored: before.as_ref().map_or_else(now, |b| b.stored),
+            by_digest: put.by_digest || before.as_ref().is_some_and(|b| b.by_digest),
+        };
+        let tag_record = TagRecord {
+            digest: digest.clone(),
+            origin: put.origin,
+            tagged: now(),
+        };
+        let (manifests, tags) = (Arc::clone(&self.manifests), Arc::clone(&self.tags));
+        let children: Vec<Digest> = parsed
+            .references()
+            .iter()
+            .map(|d| d.digest.clone())
+            .collect();
+        let Put {
+            repository,
+            tags: names,
+            content,
+            ..
+        } = put;
+        let key = repository.clone();
+        let named = digest.clone();
+        self.change(&key, move || {
+            if before.as_ref() != Some(&record) {
+                manifests.set(&repository, &named, &record, &parsed, &content)?;
+            }
+            for tag in &names {
+                tags.set(&repository, tag, &tag_record)?;
+            }
+            Ok(())
+        })
+        .await?;
+        for child in &children {
+            self.leases.end_grace(child);
+        }
+        Ok(digest)
+    }
+
+    async fn check_children(&self, put: &Put, parsed: &Manifest) -> Result<()> {
+        if put.require == Require::Nothing {
+            return Ok(());
+        }
+        for child in parsed.references() {
+            let visible = put.require == Require::Site
+                || self.index.is_linked(&put.repository, &child.digest)?;
+            match self.blobs.stat(&child.digest).await? {
+                Some(size) if visible && size == child.size => {}
+                Some(size) if visible => {
+                    return Err(Error::ManifestInvalid(format!(
+                        "{} has {size} bytes, not {}",
+                        child.digest, child.size
+                    )));
+                }
+                _ => {
+                    return Err(Error::ManifestBlobUnknown {
+                        digest: child.digest.to_string(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores content that is in memory; the caller holds a lease.
+    pub(crate) async fn put_small_blob(&self, digest: &Digest, content: Bytes) -> Result<()> {
+        if self.blobs.stat(digest).await? == Some(content.len() as u64) {
+            return Ok(());
+        }
+        let staged = Staged::create(&self.staging, digest.algorithm()).await?;
+        staged.write(vec![content]).await?;
+        let verified = staged.finish(Some(digest), None).await?;
+        self.blobs.adopt(verified).await?;
+        Ok(())
+    }
+
+    /// What a tag or digest names in a repository, if it is here.
+    pub fn lookup(&self, name: &ImageName) -> Result<Option<(Digest, ManifestRecord)>> {
+        let digest = match &name.pointer {
+            Pointer::Digest(digest) => digest.clone(),
+            Pointer::Tag(tag) => match self.index.tag(&name.repository, tag)? {
+                Some(record) => record.digest,
+                None => return Ok(None),
+            },
+        };
+        let record = self.index.manifest(&name.repository, &digest)?;
+        Ok(record.map(|record| (digest, record)))
+    }
+
+    /// The manifest that a tag or digest names in a repository, if it is here.
+    pub async fn stored(&self, name: &ImageName) -> Result<Option<Stored>> {
+        let Some((digest, record)) = self.lookup(name)? else {
+            return Ok(None);
+        };
+        match self.small_blob(&digest).await {
+            Ok(content) => Ok(Some(Stored {
+                digest,
+                record,
+                content,
+            })),
+            Err(Error::BlobNotFound(_)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Points a tag at a manifest of another or the same repository.
+    pub async fn tag(&self, source: &ImageName, target: &Repository, tag: &Tag) -> Result<Digest> {
+        let Some(stored) = self.stored(source).await? else {
+            return Err(Error::ImageNotFound(source.familiar()));
+        };
+        // An index brings along what is here of it.
+        if let Manifest::Index(index) = stored.parse()? {
+            for child in &index.manifests {
+                let name = ImageName {
+                    repository: source.repository.clone(),
+                    pointer: Pointer::Digest(child.digest.clone()),
+                };
+                if let Some(child) = self.stored(&name).await? {
+                    self.put_manifest(copy_of(&child, target, Vec::new()))
+                        .await?;
+                }
+            }
+        }
+        self.put_manifest(copy_of(&stored, target, vec![tag.clone()]))
+            .await
+    }
+
+    /// Takes a tag away. The manifest stays, also when nothing names it any more.
+    pub async fn untag(&self, repository: &Repository, tag: &Tag) -> Result<bool> {
+        let tags = Arc::clone(&self.tags);
+        let (repo, tag) = (repository.clone(), tag.clone());
+        self.change(repository, move || tags.remove(&repo, &tag))
+            .await
+    }
+
+    /// Tags of a repository that name this digest.
+    pub fn tags_naming(&self, repository: &Repository, digest: &Digest) -> Result<Vec<Tag>> {
+        Ok(self
+            .index
+            .tags_of(repository, None, usize::MAX)?
+            .into_iter()
+            .filter(|(_, record)| record.digest == *digest)
+            .map(|(tag, _)| tag)
+            .collect())
+    }
+
+    /// Removes a manifest from a repository with the tags that name it, what only an index of it held,
+    /// and content that nothing names any more. Returns the bytes that became free.
+    pub async fn remove_manifest(&self, repository: &Repository, digest: &Digest) -> Result<u64> {
+        let mut released = Vec::new();
+        let mut doomed = vec![digest.clone()];
+        while let Some(digest) = doomed.pop() {
+            let name = ImageName {
+                repository: repository.clone(),
+                pointer: Pointer::Digest(digest.clone()),
+            };
+            let parsed = match self.stored(&name).await? {
+                Some(stored) => stored.parse().ok(),
+                None => None,
+            };
+            let tags = self.tags_naming(repository, &digest)?;
+            let (manifests, tag_files) = (Arc::clone(&self.manifests), Arc::clone(&self.tags));
+            let (repo, gone, known) = (repository.clone(), digest.clone(), parsed.clone());
+            self.change(repository, move || {
+                for tag in &tags {
+                    tag_files.remove(&repo, tag)?;
+                }
+                manifests.remove(&repo, &gone, known.as_ref())
+            })
+            .await?;
+            for child in parsed.iter().flat_map(|m| m.references()) {
+                if matches!(parsed, Some(Manifest::Index(_)))
+                    && self.is_orphan(repository, &child.digest)?
+                {
+                    doomed.push(child.digest.clone());
+                }
+                released.push(child.digest.clone());
+            }
+            released.push(digest);
+        }
+        self.release(released).await
+    }
+
+    /// A manifest that only an index named, which is gone.
+    fn is_orphan(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        let Some(record) = self.index.manifest(repository, digest)? else {
+            return Ok(false);
+        };
+        let named = self
+            .index
+            .holders(digest)?
+            .iter()
+            .any(|(r, m)| r == repository && m != digest);
+        Ok(!record.by_digest && !named && self.tags_naming(repository, digest)?.is_empty())
+    }
+}
+
+fn copy_of(stored: &Stored, repository: &Repository, tags: Vec<Tag>) -> Put {
+    Put {
+        repository: repository.clone(),
+        tags,
+        media_type: stored.record.media_type.clone(),
+        content: stored.content.clone(),
+        expected: Some(stored.digest.clone()),
+        origin: Origin::Local,
+        by_digest: false,
+        require: Require::Nothing,
+    }
+}

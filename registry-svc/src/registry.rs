@@ -1,0 +1,169 @@
+//! The registry: blobs, manifests, tags, uploads and the mirror as one value, opened once.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use slipway_image::Digest;
+use tokio::sync::RwLock;
+
+use crate::{
+    blobs::{BlobStore, FsStore, staging::blocking},
+    config::Config,
+    error::{Error, Result},
+    events::Events,
+    files, fsck,
+    leases::Leases,
+    manifests::Manifests,
+    mirror::Mirror,
+    names::{OwnNames, Repository},
+    store::Index,
+    tags::Tags,
+    uploads::Uploads,
+};
+
+/// Locks that order the writers of one repository; several repositories may share one.
+const STRIPES: usize = 32;
+
+/// Bytes of manifests and configs kept in memory.
+const CACHE_SIZE: usize = 2 * 1024 * 1024;
+
+/// See the module's page.
+pub struct Registry {
+    /// Content.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Index in front of the files.
+    pub index: Arc<Index>,
+    /// Tag files.
+    pub tags: Arc<Tags>,
+    /// Manifest links.
+    pub manifests: Arc<Manifests>,
+    /// Upload sessions.
+    pub uploads: Uploads,
+    /// Content in use by work in progress.
+    pub leases: Arc<Leases>,
+    /// Which hosts are this registry.
+    pub own: OwnNames,
+    /// Upstreams.
+    pub mirror: Mirror,
+    /// What happened.
+    pub events: Events,
+    /// Found at start-up; shown by `ctl info`.
+    pub warnings: Vec<String>,
+    /// Readers make content referenced, the writer takes unreferenced content away.
+    pub(crate) collecting: RwLock<()>,
+    pub(crate) staging: PathBuf,
+    root: PathBuf,
+    locks: Arc<Vec<Mutex<()>>>,
+    cache: Mutex<HashMap<Digest, Bytes>>,
+}
+
+impl Registry {
+    /// Opens the registry below `root`, and mends its index if it must.
+    pub async fn open(root: &Path, config: Config) -> Result<Arc<Self>> {
+        let staging = root.join("tmp");
+        let repositories = root.join("repositories");
+        let partial = root.join("partial");
+        let upload_files = root.join("uploads");
+        for folder in [&staging, &repositories, &partial, &upload_files] {
+            files::create_folders(folder).map_err(Error::io("cannot make", folder))?;
+        }
+        let blobs: Arc<dyn BlobStore> = Arc::new(FsStore::open(root.join("blobs"))?);
+        let (index, warnings) = fsck::open_index(root, &repositories, &*blobs).await?;
+        fsck::remove_left_overs(&staging, &upload_files, &index)?;
+        let index = Arc::new(index);
+        Ok(Arc::new(Self {
+            tags: Arc::new(Tags::new(repositories.clone(), Arc::clone(&index))),
+            manifests: Arc::new(Manifests::new(repositories, Arc::clone(&index))),
+            uploads: Uploads::new(upload_files, Arc::clone(&index)),
+            leases: Arc::default(),
+            own: config.own,
+            mirror: Mirror::new(config.upstreams, partial),
+            events: Events::default(),
+            warnings,
+            collecting: RwLock::new(()),
+            staging,
+            root: root.to_owned(),
+            locks: Arc::new((0..STRIPES).map(|_| Mutex::new(())).collect()),
+            cache: Mutex::default(),
+            blobs,
+            index,
+        }))
+    }
+
+    /// Writes the index out and says so, so that the next start need not rebuild it.
+    pub async fn close(&self) -> Result<()> {
+        let index = Arc::clone(&self.index);
+        let root = self.root.clone();
+        blocking(move || fsck::mark_clean(&index, &root)).await
+    }
+
+    /// Content of a manifest or config, from memory where it is.
+    pub async fn small_blob(&self, digest: &Digest) -> Result<Bytes> {
+        if let Some(content) = lock(&self.cache).get(digest) {
+            return Ok(content.clone());
+        }
+        let limit = slipway_image::manifest::MAX_SIZE as u64;
+        let content = self.blobs.read_small(digest, limit).await?;
+        self.remember(digest, &content);
+        Ok(content)
+    }
+
+    /// As [`Self::small_blob`], but only what is in memory.
+    pub fn cached(&self, digest: &Digest) -> Option<Bytes> {
+        lock(&self.cache).get(digest).cloned()
+    }
+
+    fn remember(&self, digest: &Digest, content: &Bytes) {
+        if content.len() > CACHE_SIZE / 8 {
+            return;
+        }
+        let mut cache = lock(&self.cache);
+        let size: usize = cache.values().map(Bytes::len).sum();
+        if size + content.len() > CACHE_SIZE {
+            cache.clear();
+        }
+        cache.insert(digest.clone(), content.clone());
+    }
+
+    pub(crate) fn forget(&self, digest: &Digest) {
+        lock(&self.cache).remove(digest);
+    }
+
+    /// Runs file work that changes a repository, one at a time.
+    pub(crate) async fn change<T: Send + 'static>(
+        &self,
+        repository: &Repository,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let locks = Arc::clone(&self.locks);
+        let stripe = stripe_of(repository);
+        blocking(move || {
+            let _held = lock(&locks[stripe]);
+            work()
+        })
+        .await
+    }
+}
+
+fn stripe_of(repository: &Repository) -> usize {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    repository.hash(&mut hasher);
+    (hasher.finish() % STRIPES as u64) as usize
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Unix milliseconds.
+pub fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as u64)
+}

@@ -1,0 +1,437 @@
+//! The index in sled: the one module that knows it. The files are the truth; everything here can be
+//! rebuilt from them ([`crate::fsck`]), so no write here waits for the disk.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use slipway_image::{Digest, Manifest};
+
+use crate::{
+    error::Result,
+    names::{Repository, Tag},
+};
+
+/// Where a tag or manifest came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Pushed, built or tagged here: upstream is never asked about it.
+    Local,
+    /// Mirrored from the upstream that the repository's host names.
+    Upstream,
+}
+
+/// What a tag names. Also the content of the tag's file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagRecord {
+    /// Manifest or index.
+    pub digest: Digest,
+    /// Where it came from.
+    pub origin: Origin,
+    /// When it was put here, Unix milliseconds.
+    pub tagged: u64,
+}
+
+/// A manifest in a repository. Also the content of its link file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestRecord {
+    /// As it was sent with.
+    pub media_type: String,
+    /// Bytes.
+    pub size: u64,
+    /// Where it came from.
+    pub origin: Origin,
+    /// When it was put here, Unix milliseconds.
+    pub stored: u64,
+    /// Somebody asked for it by its digest: kept without a tag, and shown as `name@digest`.
+    #[serde(default)]
+    pub by_digest: bool,
+}
+
+/// An upload session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UploadRecord {
+    /// Where the blob is to go.
+    pub repository: String,
+    /// Last touched, Unix milliseconds.
+    pub touched: u64,
+}
+
+/// See the module's page.
+pub struct Index {
+    db: sled::Db,
+    tags: sled::Tree,
+    manifests: sled::Tree,
+    refs: sled::Tree,
+    links: sled::Tree,
+    referrers: sled::Tree,
+    uploads: sled::Tree,
+    pending: sled::Tree,
+    checked: sled::Tree,
+}
+
+impl Index {
+    /// Opens or makes the database.
+    pub fn open(path: &Path) -> Result<Self> {
+        let db = sled::Config::new()
+            .path(path)
+            // An index of a few megabytes: the files' page cache does the rest.
+            .cache_capacity(2 * 1024 * 1024)
+            .mode(sled::Mode::LowSpace)
+            .flush_every_ms(Some(2000))
+            .open()?;
+        Ok(Self {
+            tags: db.open_tree("tags")?,
+            manifests: db.open_tree("manifests")?,
+            refs: db.open_tree("refs")?,
+            links: db.open_tree("links")?,
+            referrers: db.open_tree("referrers")?,
+            uploads: db.open_tree("uploads")?,
+            pending: db.open_tree("pending")?,
+            checked: db.open_tree("checked")?,
+            db,
+        })
+    }
+
+    /// Forgets all that is rebuilt from files. Upload sessions stay.
+    pub fn clear(&self) -> Result<()> {
+        for tree in [&self.tags, &self.manifests, &self.refs, &self.referrers] {
+            tree.clear()?;
+        }
+        Ok(())
+    }
+
+    /// Writes everything to disk.
+    pub fn flush(&self) -> Result<()> {
+        self.db.flush()?;
+        Ok(())
+    }
+
+    // ---- tags
+
+    /// What a tag names.
+    pub fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<TagRecord>> {
+        get(&self.tags, &key(&[repository.as_str(), tag.as_str()]))
+    }
+
+    /// Points a tag.
+    pub fn set_tag(&self, repository: &Repository, tag: &Tag, record: &TagRecord) -> Result<()> {
+        put(
+            &self.tags,
+            &key(&[repository.as_str(), tag.as_str()]),
+            record,
+        )
+    }
+
+    /// Forgets a tag.
+    pub fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<()> {
+        let key = key(&[repository.as_str(), tag.as_str()]);
+        self.tags.remove(&key)?;
+        self.checked.remove(&key)?;
+        Ok(())
+    }
+
+    /// Tags of a repository in lexical order, after `last`, at most `limit`.
+    pub fn tags_of(
+        &self,
+        repository: &Repository,
+        last: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(Tag, TagRecord)>> {
+        let prefix = key(&[repository.as_str(), ""]);
+        let from = key(&[repository.as_str(), last.unwrap_or("")]);
+        let mut found = Vec::new();
+        for entry in self.tags.range(from.clone()..) {
+            let (k, v) = entry?;
+            if !k.starts_with(&prefix) || found.len() >= limit {
+                break;
+            }
+            if last.is_some() && *k == *from {
+                continue;
+            }
+            let (Some([_, tag]), Ok(record)) = (split(&k), serde_json::from_slice(&v)) else {
+                continue;
+            };
+            found.push((Tag::parse(tag)?, record));
+        }
+        Ok(found)
+    }
+
+    /// All tags of all repositories.
+    pub fn all_tags(&self) -> Result<Vec<(Repository, Tag, TagRecord)>> {
+        let mut found = Vec::new();
+        for entry in &self.tags {
+            let (k, v) = entry?;
+            if let (Some([repository, tag]), Ok(record)) = (split(&k), serde_json::from_slice(&v)) {
+                found.push((Repository::from_key(repository)?, Tag::parse(tag)?, record));
+            }
+        }
+        Ok(found)
+    }
+
+    /// When upstream last confirmed the tag, Unix milliseconds.
+    pub fn checked(&self, repository: &Repository, tag: &Tag) -> Result<Option<u64>> {
+        get(&self.checked, &key(&[repository.as_str(), tag.as_str()]))
+    }
+
+    /// Upstream confirmed the tag now.
+    pub fn set_checked(&self, repository: &Repository, tag: &Tag, at: u64) -> Result<()> {
+        put(
+            &self.checked,
+            &key(&[repository.as_str(), tag.as_str()]),
+            &at,
+        )
+    }
+
+    // ---- manifests
+
+    /// A manifest of a repository.
+    pub fn manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<ManifestRecord>> {
+        get(
+            &self.manifests,
+            &key(&[repository.as_str(), &digest.to_string()]),
+        )
+    }
+
+    /// Remembers a manifest and what it names.
+    pub fn set_manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        record: &ManifestRecord,
+        parsed: &Manifest,
+        referrer: Option<&serde_json::Value>,
+    ) -> Result<()> {
+        let name = digest.to_string();
+        let repo = repository.as_str();
+        // References first: whoever sees the manifest may rely on its blobs being held.
+        for child in std::iter::once(&name).chain(
+            parsed
+                .references()
+                .iter()
+                .map(|d| d.digest.to_string())
+                .collect::<Vec<_>>()
+                .iter(),
+        ) {
+            self.refs.insert(key(&[child, repo, &name]), &[])?;
+            self.links.insert(key(&[repo, child]), &[])?;
+        }
+        if let (Some(subject), Some(referrer)) = (parsed.subject(), referrer) {
+            let subject = subject.digest.to_string();
+            put(&self.referrers, &key(&[repo, &subject, &name]), referrer)?;
+        }
+        put(&self.manifests, &key(&[repo, &name]), record)
+    }
+
+    /// Forgets a manifest; its children lose this one holder.
+    pub fn remove_manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        parsed: Option<&Manifest>,
+    ) -> Result<()> {
+        let name = digest.to_string();
+        let repo = repository.as_str();
+        self.manifests.remove(key(&[repo, &name]))?;
+        self.refs.remove(key(&[&name, repo, &name]))?;
+        let Some(parsed) = parsed else {
+            return Ok(());
+        };
+        for child in parsed.references() {
+            self.refs
+                .remove(key(&[&child.digest.to_string(), repo, &name]))?;
+        }
+        if let Some(subject) = parsed.subject() {
+            self.referrers
+                .remove(key(&[repo, &subject.digest.to_string(), &name]))?;
+        }
+        Ok(())
+    }
+
+    /// All manifests of all repositories.
+    pub fn all_manifests(&self) -> Result<Vec<(Repository, Digest, ManifestRecord)>> {
+        let mut found = Vec::new();
+        for entry in &self.manifests {
+            let (k, v) = entry?;
+            if let (Some([repository, digest]), Ok(record)) =
+                (split(&k), serde_json::from_slice(&v))
+                && let Ok(digest) = digest.parse()
+            {
+                found.push((Repository::from_key(repository)?, digest, record));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Repositories in lexical order, after `last`, at most `limit`.
+    pub fn repositories(&self, last: Option<&str>, limit: usize) -> Result<Vec<Repository>> {
+        let mut found: Vec<Repository> = Vec::new();
+        let mut from = last.map_or_else(Vec::new, |last| key(&[last, "\u{10ffff}"]));
+        while found.len() < limit {
+            // Skips from one repository to the next instead of walking all manifests.
+            let Some(entry) = self.manifests.range(from..).next() else {
+                break;
+            };
+            let (k, _) = entry?;
+            let Some([repository, _]) = split(&k) else {
+                break;
+            };
+            from = key(&[repository, "\u{10ffff}"]);
+            found.push(Repository::from_key(repository)?);
+        }
+        Ok(found)
+    }
+
+    /// The repository holds at least one manifest.
+    pub fn has_repository(&self, repository: &Repository) -> Result<bool> {
+        let prefix = key(&[repository.as_str(), ""]);
+        Ok(self
+            .manifests
+            .scan_prefix(prefix)
+            .next()
+            .transpose()?
+            .is_some())
+    }
+
+    /// Descriptors of the manifests whose subject is this digest.
+    pub fn referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+    ) -> Result<Vec<serde_json::Value>> {
+        let prefix = key(&[repository.as_str(), &subject.to_string(), ""]);
+        self.referrers
+            .scan_prefix(prefix)
+            .values()
+            .map(|v| Ok(serde_json::from_slice(&v?).unwrap_or_default()))
+            .collect()
+    }
+
+    // ---- blobs
+
+    /// Which manifests (repository, digest) name this content; a manifest names itself.
+    pub fn holders(&self, digest: &Digest) -> Result<Vec<(Repository, Digest)>> {
+        let mut found = Vec::new();
+        for k in self
+            .refs
+            .scan_prefix(key(&[&digest.to_string(), ""]))
+            .keys()
+        {
+            let k = k?;
+            if let Some([_, repository, manifest]) = split(&k)
+                && let Ok(manifest) = manifest.parse()
+            {
+                found.push((Repository::from_key(repository)?, manifest));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Some manifest names this content.
+    pub fn is_held(&self, digest: &Digest) -> Result<bool> {
+        let prefix = key(&[&digest.to_string(), ""]);
+        Ok(self.refs.scan_prefix(prefix).next().transpose()?.is_some())
+    }
+
+    /// The blob may be read through this repository.
+    pub fn is_linked(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        Ok(self
+            .links
+            .contains_key(key(&[repository.as_str(), &digest.to_string()]))?)
+    }
+
+    /// Lets the blob be read through this repository.
+    pub fn link(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        self.links
+            .insert(key(&[repository.as_str(), &digest.to_string()]), &[])?;
+        Ok(())
+    }
+
+    /// Takes the blob out of this repository; false when it was not there.
+    pub fn unlink(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        Ok(self
+            .links
+            .remove(key(&[repository.as_str(), &digest.to_string()]))?
+            .is_some())
+    }
+
+    /// The blob may have lost its last holder, or never had one: the sweep looks at it.
+    pub fn set_pending(&self, digest: &Digest) -> Result<()> {
+        self.pending.insert(digest.to_string().as_bytes(), &[])?;
+        Ok(())
+    }
+
+    /// The sweep is done with it.
+    pub fn clear_pending(&self, digest: &Digest) -> Result<()> {
+        self.pending.remove(digest.to_string().as_bytes())?;
+        Ok(())
+    }
+
+    /// What the sweep has to look at.
+    pub fn pending(&self) -> Result<Vec<Digest>> {
+        let mut found = Vec::new();
+        for k in self.pending.iter().keys() {
+            if let Ok(digest) = String::from_utf8_lossy(&k?).parse() {
+                found.push(digest);
+            }
+        }
+        Ok(found)
+    }
+
+    // ---- uploads
+
+    /// An upload session.
+    pub fn upload(&self, id: &str) -> Result<Option<UploadRecord>> {
+        get(&self.uploads, id.as_bytes())
+    }
+
+    /// Remembers an upload session.
+    pub fn set_upload(&self, id: &str, record: &UploadRecord) -> Result<()> {
+        put(&self.uploads, id.as_bytes(), record)
+    }
+
+    /// Forgets an upload session.
+    pub fn remove_upload(&self, id: &str) -> Result<()> {
+        self.uploads.remove(id.as_bytes())?;
+        Ok(())
+    }
+
+    /// All upload sessions.
+    pub fn all_uploads(&self) -> Result<Vec<(String, UploadRecord)>> {
+        let mut found = Vec::new();
+        for entry in &self.uploads {
+            let (k, v) = entry?;
+            if let Ok(record) = serde_json::from_slice(&v) {
+                found.push((String::from_utf8_lossy(&k).into_owned(), record));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Parts with a NUL between them: no name has one, so that prefixes are whole parts.
+fn key(parts: &[&str]) -> Vec<u8> {
+    parts.join("\0").into_bytes()
+}
+
+fn split<const N: usize>(key: &[u8]) -> Option<[&str; N]> {
+    let text = std::str::from_utf8(key).ok()?;
+    text.split('\0').collect::<Vec<_>>().try_into().ok()
+}
+
+fn get<T: DeserializeOwned>(tree: &sled::Tree, key: &[u8]) -> Result<Option<T>> {
+    // A record that cannot be read is as good as none: fsck makes it anew.
+    Ok(tree
+        .get(key)?
+        .and_then(|value| serde_json::from_slice(&value).ok()))
+}
+
+fn put<T: Serialize>(tree: &sled::Tree, key: &[u8], value: &T) -> Result<()> {
+    let value = serde_json::to_vec(value).expect("records are plain data");
+    tree.insert(key, value)?;
+    Ok(())
+}
