@@ -1,1 +1,6 @@
-//! Placeholder until the first module lands.
+//! Runs containers on one host.
+
+pub mod cgroup;
+pub mod executor;
+pub mod monitor;
+pub mod sys;

@@ -128,6 +128,7 @@ impl ImageIndex {
 
 /// A manifest of either kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there are never many of them at once")]
 pub enum Manifest {
     /// One image or artifact.
     Image(ImageManifest),

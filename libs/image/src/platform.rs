@@ -88,13 +88,13 @@ impl FromStr for Platform {
 
     fn from_str(text: &str) -> Result<Self, PlatformError> {
         let error = || PlatformError(text.to_owned());
-        let word = |s: &&str| {
+        let word = |s: &str| {
             !s.is_empty()
                 && s.bytes()
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         };
         let parts: Vec<&str> = text.split('/').collect();
-        if !parts.iter().all(|p| word(p)) {
+        if !parts.iter().copied().all(word) {
             return Err(error());
         }
         match parts[..] {

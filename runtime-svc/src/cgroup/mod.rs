@@ -1,0 +1,348 @@
+//! Control groups: where a container is accounted, limited, frozen and killed.
+//!
+//! v2 (one tree) is what users have; v1 and the hybrid of both must work too. A controller that the
+//! kernel does not offer is reported by [`Hierarchies::missing_for`] and otherwise skipped.
+
+mod devices;
+mod v1;
+mod v2;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rustix::process::Pid;
+
+use crate::executor::plan::{Cgroup as Plan, Limits};
+
+/// The cgroup trees of this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hierarchies {
+    /// v1 trees.
+    pub v1: Vec<Hierarchy>,
+    /// The v2 tree.
+    pub v2: Option<PathBuf>,
+    /// Controllers of the v2 tree.
+    pub v2_controllers: Vec<String>,
+}
+
+/// A v1 tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Where it is mounted.
+    pub path: PathBuf,
+    /// What was mounted: controllers, or `name=systemd`.
+    pub options: Vec<String>,
+}
+
+impl Hierarchies {
+    /// Looks at this process's mounts.
+    pub fn detect() -> io::Result<Self> {
+        let mut found = Self::parse(&fs::read_to_string("/proc/self/mountinfo")?);
+        if let Some(root) = &found.v2 {
+            let controllers = fs::read_to_string(root.join("cgroup.controllers"))?;
+            found.v2_controllers = controllers.split_whitespace().map(str::to_owned).collect();
+        }
+        Ok(found)
+    }
+
+    /// From the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+    fn parse(mountinfo: &str) -> Self {
+        let mut found = Self::default();
+        for line in mountinfo.lines() {
+            let Some((left, right)) = line.split_once(" - ") else {
+                continue;
+            };
+            let (Some(path), mut right) = (left.split(' ').nth(4), right.split(' ')) else {
+                continue;
+            };
+            let path = PathBuf::from(path.replace("\\040", " "));
+            match right.next() {
+                Some("cgroup2") => {
+                    found.v2.get_or_insert(path);
+                }
+                Some("cgroup") => {
+                    let options = right.nth(1).unwrap_or_default();
+                    let options: Vec<String> = options
+                        .split(',')
+                        .filter(|o| {
+                            !matches!(*o, "rw" | "ro" | "xattr" | "clone_children" | "none")
+                                && !o.starts_with("release_agent=")
+                        })
+                        .map(str::to_owned)
+                        .collect();
+                    // The same tree may be mounted several times; the first place is the usual one.
+                    if !found.v1.iter().any(|h| h.options == options) {
+                        found.v1.push(Hierarchy { path, options });
+                    }
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// "2", "1" or "hybrid".
+    pub const fn version(&self) -> &'static str {
+        match (self.v1.is_empty(), self.v2.is_some()) {
+            (true, true) => "2",
+            (false, true) => "hybrid",
+            (false, false) => "1",
+            (true, false) => "none",
+        }
+    }
+
+    /// The v1 tree of a controller.
+    pub fn v1_of(&self, controller: &str) -> Option<&Path> {
+        self.v1
+            .iter()
+            .find(|h| h.options.iter().any(|o| o == controller))
+            .map(|h| h.path.as_path())
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.v2_controllers.iter().any(|c| c == controller) || self.v1_of(controller).is_some()
+    }
+
+    /// A sentence for each limit that this host cannot keep.
+    pub fn missing_for(&self, limits: &Limits) -> Vec<String> {
+        let memory = limits.memory.is_some()
+            || limits.memory_swap.is_some()
+            || limits.memory_reservation.is_some();
+        let cpu = limits.cpu_quota.is_some() || limits.cpu_shares.is_some();
+        let cpuset = limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some();
+        [("memory", memory), ("cpu", cpu), ("cpuset", cpuset), ("pids", limits.pids.is_some())]
+            .into_iter()
+            .filter(|(controller, asked)| *asked && !self.has(controller))
+            .map(|(controller, _)| {
+                format!("Your kernel does not support the {controller} cgroup controller. Limitation discarded.")
+            })
+            .collect()
+    }
+}
+
+/// The groups of one container, one in each tree.
+#[derive(Debug, Clone)]
+pub struct Group {
+    v1: Vec<(PathBuf, Hierarchy)>,
+    v2: Option<PathBuf>,
+    /// The controllers are all in the v2 tree, so a process may begin there (CLONE_INTO_CGROUP).
+    unified: bool,
+}
+
+impl Group {
+    /// Names the groups of a container without making them.
+    pub fn open(hierarchies: &Hierarchies, path: &str) -> Self {
+        Self {
+            v1: hierarchies
+                .v1
+                .iter()
+                .map(|h| (h.path.join(path), h.clone()))
+                .collect(),
+            v2: hierarchies.v2.as_ref().map(|root| root.join(path)),
+            unified: hierarchies.v1.is_empty(),
+        }
+    }
+
+    /// Makes the groups and sets the limits.
+    pub fn create(hierarchies: &Hierarchies, plan: &Plan) -> io::Result<Self> {
+        let group = Self::open(hierarchies, &plan.path);
+        for (path, hierarchy) in &group.v1 {
+            v1::create(path, hierarchy)?;
+            v1::limit(path, hierarchy, &plan.limits)?;
+            if !plan.all_devices && hierarchy.options.iter().any(|o| o == "devices") {
+                v1::restrict_devices(path)?;
+            }
+        }
+        if let (Some(path), Some(root)) = (&group.v2, &hierarchies.v2) {
+            v2::create(root, path)?;
+            v2::limit(path, &plan.limits, &hierarchies.v2_controllers)?;
+            if !plan.all_devices && hierarchies.v1_of("devices").is_none() {
+                devices::restrict(path)?;
+            }
+        }
+        Ok(group)
+    }
+
+    /// The folder for CLONE_INTO_CGROUP, where that puts a process into all its groups at once.
+    pub fn unified_folder(&self) -> Option<&Path> {
+        self.v2.as_deref().filter(|_| self.unified)
+    }
+
+    /// Puts a process into all groups.
+    pub fn add(&self, pid: Pid) -> io::Result<()> {
+        let pid = pid.as_raw_nonzero().to_string();
+        for path in self.folders() {
+            write(&path.join("cgroup.procs"), &pid)?;
+        }
+        Ok(())
+    }
+
+    /// Stops or continues all processes; returns when the kernel has done it.
+    pub fn freeze(&self, frozen: bool) -> io::Result<()> {
+        if let Some(path) = self
+            .v2
+            .as_ref()
+            .filter(|p| p.join("cgroup.freeze").exists())
+        {
+            return v2::freeze(path, frozen);
+        }
+        match self
+            .v1
+            .iter()
+            .find(|(_, h)| h.options.iter().any(|o| o == "freezer"))
+        {
+            Some((path, _)) => v1::freeze(path, frozen),
+            None => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this host has no freezer cgroup controller",
+            )),
+        }
+    }
+
+    /// Kills every process in the group.
+    pub fn kill(&self) -> io::Result<()> {
+        if let Some(path) = &self.v2 {
+            // Linux 5.14.
+            match write(&path.join("cgroup.kill"), "1") {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        for pid in self.processes()? {
+            match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Processes in the group, as seen from this process namespace.
+    pub fn processes(&self) -> io::Result<Vec<Pid>> {
+        let Some(path) = self.folders().next() else {
+            return Ok(Vec::new());
+        };
+        let text = match fs::read_to_string(path.join("cgroup.procs")) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        Ok(text
+            .lines()
+            .filter_map(|l| l.parse().ok().and_then(Pid::from_raw))
+            .collect())
+    }
+
+    /// Whether the kernel killed a process of it for want of memory.
+    pub fn oom_killed(&self) -> bool {
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+        let from_v2 = self
+            .v2
+            .as_ref()
+            .map(|p| read(p.join("memory.events")))
+            .unwrap_or_default();
+        let from_v1 = self
+            .v1
+            .iter()
+            .find(|(_, h)| h.options.iter().any(|o| o == "memory"))
+            .map(|(p, _)| read(p.join("memory.oom_control")))
+            .unwrap_or_default();
+        from_v2.lines().chain(from_v1.lines()).any(|line| {
+            line.strip_prefix("oom_kill ")
+                .and_then(|n| n.trim().parse::<u64>().ok())
+                .is_some_and(|n| n > 0)
+        })
+    }
+
+    /// Takes the groups away. Groups of processes that are just ending are tried again for a moment;
+    /// not there is fine.
+    pub fn remove(&self) -> io::Result<()> {
+        for path in self.folders() {
+            remove_tree(path)?;
+        }
+        Ok(())
+    }
+
+    fn folders(&self) -> impl Iterator<Item = &Path> {
+        self.v1
+            .iter()
+            .map(|(path, _)| path.as_path())
+            .chain(self.v2.as_deref())
+    }
+}
+
+/// Removes a group and the groups that the container made in it.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    // The kernel empties a group a little after its last process was reaped: 100 tries of 1 ms.
+    for attempt in 0.. {
+        match fs::remove_dir(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && attempt < 100 => {
+                for entry in fs::read_dir(path)?.flatten() {
+                    if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                        remove_tree(&entry.path())?;
+                    }
+                }
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            other => return other,
+        }
+    }
+    Ok(())
+}
+
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    fs::write(path, value).map_err(|e| {
+        io::Error::new(
+            e.kind(),
+            format!("cannot write {value:?} to {}: {e}", path.display()),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hybrid_hosts_are_understood() {
+        let text = "\
+25 18 0:22 / /sys/fs/cgroup ro - tmpfs tmpfs rw\n\
+26 25 0:23 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
+27 25 0:24 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+28 25 0:25 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+29 25 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let found = Hierarchies::parse(text);
+        assert_eq!(found.version(), "hybrid");
+        assert_eq!(
+            found.v2.as_deref(),
+            Some(Path::new("/sys/fs/cgroup/unified"))
+        );
+        assert_eq!(
+            found.v1_of("cpuacct"),
+            Some(Path::new("/sys/fs/cgroup/cpu,cpuacct"))
+        );
+        assert_eq!(found.v1[1].options, ["name=systemd"]);
+        let limits = Limits {
+            memory: Some(1),
+            pids: Some(5),
+            ..Limits::default()
+        };
+        let missing = found.missing_for(&limits);
+        assert!(
+            missing.len() == 1 && missing[0].contains("pids"),
+            "{missing:?}"
+        );
+    }
+
+    #[test]
+    fn a_pure_v2_host() {
+        let found = Hierarchies::parse(
+            "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n",
+        );
+        assert_eq!(found.version(), "2");
+        assert!(Group::open(&found, "slipway/x").unified_folder().is_some());
+    }
+}

@@ -1,0 +1,228 @@
+//! The life of a container's first process, from clone to exec.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::{fs::OFlags, thread::UnshareFlags};
+
+use super::{
+    StartError, Step as _, dev, launch, mounts,
+    plan::{ContainerPlan, Namespace, Namespaces, Stdio},
+    protect, rootfs,
+};
+use crate::sys::{fdpass, fork, prctl, terminal};
+
+/// Flags for clone3: the namespaces that begin with the process. The network and cgroup namespaces
+/// come later: one is joined, the other must begin when the process is in its cgroup.
+pub fn clone_flags(namespaces: &Namespaces) -> i32 {
+    let flag = |namespace: &Namespace, flag: i32| {
+        if *namespace == Namespace::New {
+            flag
+        } else {
+            0
+        }
+    };
+    libc::CLONE_NEWNS
+        | flag(&namespaces.pid, libc::CLONE_NEWPID)
+        | flag(&namespaces.ipc, libc::CLONE_NEWIPC)
+        | flag(&namespaces.uts, libc::CLONE_NEWUTS)
+        | flag(&namespaces.net, libc::CLONE_NEWNET)
+}
+
+/// What the new process gets from the monitor.
+pub struct Inherited<'a> {
+    /// The network namespace to join.
+    pub net: Option<&'a OwnedFd>,
+    /// Its ends of the pipes: stdin (absent = /dev/null), stdout, stderr. None with a terminal.
+    pub pipes: Option<(Option<OwnedFd>, OwnedFd, OwnedFd)>,
+    /// To the monitor: sends the terminal, reports an error; closes with the exec.
+    pub report: OwnedFd,
+}
+
+/// Runs the whole life. Never returns.
+pub fn run(plan: &ContainerPlan, inherited: Inherited<'_>) -> ! {
+    let report = match rustix::io::fcntl_dupfd_cloexec(&inherited.report, 3) {
+        Ok(report) => report,
+        Err(_) => fork::exit_now(125),
+    };
+    let error = match become_container(plan, inherited) {
+        Ok(()) => launch::become_program(&plan.process),
+        Err(error) => error,
+    };
+    send_error(&report, &error);
+    fork::exit_now(125)
+}
+
+/// Tells the monitor why it did not work.
+pub fn send_error(report: &OwnedFd, error: &StartError) {
+    // Serialising a plain enum cannot fail, and when the monitor is gone nobody is left to tell.
+    let message = serde_json::to_vec(error).unwrap_or_default();
+    let _ = fdpass::send(report, &message, &[], rustix::net::SendFlags::empty());
+}
+
+fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<(), StartError> {
+    // Nobody in a joined namespace may look into us while we still hold the host's things.
+    prctl::set_dumpable(false).step(|| "cannot become undumpable".to_owned())?;
+    reset_signals()?;
+    rustix::process::setsid().step(|| "cannot begin a session".to_owned())?;
+    wait_until_placed(&inherited.report)?;
+    join_namespaces(&plan.namespaces, inherited.net)?;
+    if plan.namespaces.cgroup == Namespace::New {
+        crate::sys::namespaces::unshare(UnshareFlags::NEWCGROUP)
+            .step(|| "cannot begin a cgroup namespace".to_owned())?;
+    }
+    set_names(plan)?;
+
+    rootfs::make_private()?;
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let root = rootfs::mount_root(&plan.root, &plan.files.mount_point)?;
+    mounts::make(&root, &plan.mounts)?;
+    dev::populate(&root, &plan.devices)?;
+    let stdio = match plan.stdio {
+        Stdio::Terminal { rows, columns, .. } => {
+            let opened = dev::open_terminal(&root)?;
+            dev::mount_console(&root, &opened)?;
+            set_size(&opened.master, rows, columns)?;
+            fdpass::send(
+                &inherited.report,
+                b"terminal",
+                &[opened.master.as_fd()],
+                rustix::net::SendFlags::empty(),
+            )
+            .step(|| "cannot hand over the terminal".to_owned())?;
+            terminal::make_controlling(&opened.peer)
+                .step(|| "cannot take the terminal".to_owned())?;
+            let again = |fd: &OwnedFd| {
+                rustix::io::fcntl_dupfd_cloexec(fd, 3)
+                    .step(|| "cannot copy the terminal".to_owned())
+            };
+            (again(&opened.peer)?, again(&opened.peer)?, opened.peer)
+        }
+        Stdio::Pipes { .. } => {
+            let (stdin, stdout, stderr) = inherited.pipes.ok_or_else(|| StartError::Failed {
+                step: "cannot set up the streams".to_owned(),
+                why: "the monitor gave none".to_owned(),
+            })?;
+            (stdin.map_or_else(|| open_null(&root), Ok)?, stdout, stderr)
+        }
+    };
+    protect::write_sysctls(&root, &plan.sysctls)?;
+    protect::read_only(&root, &plan.readonly_paths)?;
+    protect::mask(&root, &plan.masked_paths)?;
+    if plan.readonly_root {
+        mounts::make_read_only(&root)?;
+    }
+    rootfs::pivot(&root)?;
+    drop(root);
+    install_stdio(stdio)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    fork::cloexec_from(3).step(|| "cannot close what is not the container's".to_owned())
+}
+
+/// An ignored or blocked signal survives exec: the program must begin with all of them as usual.
+pub fn reset_signals() -> Result<(), StartError> {
+    use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+    crate::sys::signals::reset_all().step(|| "cannot reset the signals".to_owned())?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+        .step(|| "cannot unblock the signals".to_owned())
+}
+
+/// Waits until the monitor has put us into our cgroups.
+pub fn wait_until_placed(report: &OwnedFd) -> Result<(), StartError> {
+    let mut word = [0; 1];
+    let what = || "the monitor went away".to_owned();
+    let (length, _) =
+        fdpass::receive(report, &mut word, rustix::net::RecvFlags::empty()).step(what)?;
+    if length == 0 {
+        return Err(StartError::Failed {
+            step: what(),
+            why: "end of file".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn join_namespaces(namespaces: &Namespaces, net: Option<&OwnedFd>) -> Result<(), StartError> {
+    let join = |fd: BorrowedFd<'_>, name: &str| {
+        rustix::thread::move_into_link_name_space(fd, None)
+            .step(|| format!("cannot join the {name} namespace"))
+    };
+    match (&namespaces.net, net) {
+        (Namespace::Fd, Some(fd)) => join(fd.as_fd(), "network")?,
+        (Namespace::Fd, None) => {
+            return Err(StartError::Failed {
+                step: "cannot join the network namespace".to_owned(),
+                why: "no descriptor came with the request".to_owned(),
+            });
+        }
+        _ => {}
+    }
+    for (namespace, name) in [
+        (&namespaces.net, "network"),
+        (&namespaces.ipc, "ipc"),
+        (&namespaces.uts, "uts"),
+        (&namespaces.cgroup, "cgroup"),
+    ] {
+        if let Namespace::Path(path) = namespace {
+            let fd = rustix::fs::open(
+                path,
+                OFlags::RDONLY | OFlags::CLOEXEC,
+                rustix::fs::Mode::empty(),
+            )
+            .step(|| format!("cannot open the {name} namespace {}", path.display()))?;
+            join(fd.as_fd(), name)?;
+        }
+    }
+    Ok(())
+}
+
+fn set_names(plan: &ContainerPlan) -> Result<(), StartError> {
+    // Only in a namespace of our own: never the host's name.
+    if plan.namespaces.uts != Namespace::New {
+        return Ok(());
+    }
+    if !plan.hostname.is_empty() {
+        rustix::system::sethostname(plan.hostname.as_bytes())
+            .step(|| format!("cannot set the hostname {}", plan.hostname))?;
+    }
+    if !plan.domainname.is_empty() {
+        rustix::system::setdomainname(plan.domainname.as_bytes())
+            .step(|| format!("cannot set the domain name {}", plan.domainname))?;
+    }
+    Ok(())
+}
+
+fn open_null(root: &OwnedFd) -> Result<OwnedFd, StartError> {
+    rustix::fs::openat2(
+        root,
+        "dev/null",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+        rootfs::INSIDE,
+    )
+    .step(|| "cannot open the container's /dev/null".to_owned())
+}
+
+/// Sets a terminal's size, unless it is unknown.
+pub fn set_size(master: &OwnedFd, rows: u16, columns: u16) -> Result<(), StartError> {
+    if rows == 0 || columns == 0 {
+        return Ok(());
+    }
+    let size = rustix::termios::Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(master, size).step(|| "cannot set the terminal's size".to_owned())
+}
+
+/// Makes three descriptors standard input, output and error.
+pub fn install_stdio(
+    (stdin, stdout, stderr): (OwnedFd, OwnedFd, OwnedFd),
+) -> Result<(), StartError> {
+    let what = || "cannot set up the streams".to_owned();
+    // All three are above 2 (the spawner keeps 0 to 2 occupied), so none overwrites another.
+    rustix::stdio::dup2_stdin(&stdin).step(what)?;
+    rustix::stdio::dup2_stdout(&stdout).step(what)?;
+    rustix::stdio::dup2_stderr(&stderr).step(what)
+}

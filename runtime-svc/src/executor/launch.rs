@@ -1,0 +1,292 @@
+//! The last steps of every process in a container, the first one and those that join: who it is, what
+//! it may do, and the exec.
+
+use std::{ffi::CString, os::unix::ffi::OsStrExt as _, path::Path};
+
+use rustix::{io::Errno, process::RawGid};
+
+use super::{
+    StartError, Step as _,
+    plan::{Process, Seccomp},
+    seccomp,
+    user::{self, User},
+};
+use crate::sys::{bpf, capability, fork, prctl};
+
+/// Becomes the program. Returns only when that failed. Runs inside the container's root.
+pub fn become_program(process: &Process) -> StartError {
+    match prepare(process) {
+        Ok(ready) => ready.exec(),
+        Err(error) => error,
+    }
+}
+
+/// Everything about a process that is settled before its privileges go.
+struct Ready {
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    candidates: Vec<CString>,
+}
+
+fn prepare(process: &Process) -> Result<Ready, StartError> {
+    let who = user::resolve(&process.user, &process.groups)?;
+    let env = environment(&process.env, &who);
+    set_limits(process)?;
+    enter_working_dir(&process.working_dir)?;
+    // Without no_new_privs the filter needs CAP_SYS_ADMIN, so it comes first then; otherwise last, so
+    // that it need not allow what follows.
+    let filter = match process.seccomp {
+        Seccomp::Unconfined => Vec::new(),
+        Seccomp::Default => seccomp::default_program(process.capabilities),
+    };
+    let install = || match filter.is_empty() {
+        true => Ok(()),
+        false => {
+            bpf::install_seccomp(&filter).step(|| "cannot install the seccomp filter".to_owned())
+        }
+    };
+    if process.no_new_privs {
+        prctl::set_no_new_privs().step(|| "cannot set no_new_privs".to_owned())?;
+    }
+    capability::limit_bounding(process.capabilities)
+        .step(|| "cannot limit the bounding set".to_owned())?;
+    if !process.no_new_privs {
+        install()?;
+    }
+    become_user(&who, process.capabilities)?;
+    if process.no_new_privs {
+        install()?;
+    }
+    let program = process.args.first().cloned().unwrap_or_default();
+    if program.is_empty() {
+        return Err(StartError::NotFound(
+            program,
+            "no command specified".to_owned(),
+        ));
+    }
+    let argv = process
+        .args
+        .iter()
+        .map(|a| c_string(a))
+        .collect::<Result<_, _>>()?;
+    let candidates = candidates(&program, &env)?;
+    let env = env.iter().map(|e| c_string(e)).collect::<Result<_, _>>()?;
+    Ok(Ready {
+        argv,
+        env,
+        candidates,
+    })
+}
+
+impl Ready {
+    fn exec(self) -> StartError {
+        let name = self
+            .argv
+            .first()
+            .map(|a| a.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let mut refused = None;
+        for candidate in &self.candidates {
+            // PATH may lead into folders that are not there, to files that are no programs: as
+            // execvp(3), go on, and remember that something was found.
+            let error = fork::execve(candidate, &self.argv, &self.env);
+            match Errno::from_io_error(&error) {
+                Some(Errno::NOENT | Errno::NOTDIR) => {}
+                _ => {
+                    let is_folder =
+                        Path::new(std::ffi::OsStr::from_bytes(candidate.as_bytes())).is_dir();
+                    let why = if is_folder {
+                        "is a directory".to_owned()
+                    } else {
+                        plain(&error)
+                    };
+                    refused.get_or_insert(StartError::NotExecutable(name.clone(), why));
+                    // A path was given, or the file is there and broken: nothing else to try.
+                    if Errno::from_io_error(&error) != Some(Errno::ACCESS) {
+                        break;
+                    }
+                }
+            }
+        }
+        refused.unwrap_or_else(|| {
+            let why = if name.contains('/') {
+                "no such file or directory"
+            } else {
+                "executable file not found in $PATH"
+            };
+            StartError::NotFound(name, why.to_owned())
+        })
+    }
+}
+
+/// The system's words without the number, lower case as docker's.
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    text.to_lowercase()
+}
+
+/// Where the program may be: itself when it has a slash, else below every folder of PATH.
+fn candidates(program: &str, env: &[String]) -> Result<Vec<CString>, StartError> {
+    if program.contains('/') {
+        return Ok(vec![c_string(program)?]);
+    }
+    let path = env
+        .iter()
+        .rev()
+        .find_map(|e| e.strip_prefix("PATH="))
+        .unwrap_or(DEFAULT_PATH);
+    path.split(':')
+        .map(|folder| {
+            c_string(&format!(
+                "{}/{program}",
+                if folder.is_empty() { "." } else { folder }
+            ))
+        })
+        .collect()
+}
+
+/// docker's PATH for images that set none.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// As given, with HOME from the passwd file where it is not set.
+fn environment(given: &[String], who: &User) -> Vec<String> {
+    let mut env = given.to_vec();
+    if !env
+        .iter()
+        .any(|e| e.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()))
+    {
+        env.retain(|e| !e.starts_with("HOME="));
+        env.push(format!("HOME={}", who.home));
+    }
+    env
+}
+
+fn set_limits(process: &Process) -> Result<(), StartError> {
+    if let Some(score) = process.oom_score_adj {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            .step(|| format!("cannot set the oom score to {score}"))?;
+    }
+    for limit in &process.rlimits {
+        let what = || {
+            format!(
+                "cannot set resource limit {} to {}:{}",
+                limit.resource, limit.soft, limit.hard
+            )
+        };
+        let resource = nix_resource(limit.resource).ok_or_else(|| StartError::Failed {
+            step: what(),
+            why: "unknown limit".to_owned(),
+        })?;
+        nix::sys::resource::setrlimit(resource, limit.soft, limit.hard).step(what)?;
+    }
+    Ok(())
+}
+
+fn nix_resource(number: u32) -> Option<nix::sys::resource::Resource> {
+    use nix::sys::resource::Resource as R;
+    [
+        R::RLIMIT_AS,
+        R::RLIMIT_CORE,
+        R::RLIMIT_CPU,
+        R::RLIMIT_DATA,
+        R::RLIMIT_FSIZE,
+        R::RLIMIT_LOCKS,
+        R::RLIMIT_MEMLOCK,
+        R::RLIMIT_MSGQUEUE,
+        R::RLIMIT_NICE,
+        R::RLIMIT_NOFILE,
+        R::RLIMIT_NPROC,
+        R::RLIMIT_RSS,
+        R::RLIMIT_RTPRIO,
+        R::RLIMIT_RTTIME,
+        R::RLIMIT_SIGPENDING,
+        R::RLIMIT_STACK,
+    ]
+    .into_iter()
+    .find(|resource| *resource as u32 == number)
+}
+
+/// Enters the working folder, made when missing as docker does, and makes sure that it is inside:
+/// a folder that was inherited by descriptor from the host would show as "(unreachable)"
+/// (CVE-2024-21626).
+fn enter_working_dir(path: &str) -> Result<(), StartError> {
+    let what = || format!("cannot enter the working directory {path}");
+    let path = if path.is_empty() { "/" } else { path };
+    let root = rustix::fs::open(
+        "/",
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .step(what)?;
+    let folder = super::rootfs::make_folder_inside(&root, path, 0o755).step(what)?;
+    rustix::process::fchdir(&folder).step(what)?;
+    let now = rustix::process::getcwd(Vec::new()).step(what)?;
+    if !now.as_bytes().starts_with(b"/") {
+        return Err(StartError::Failed {
+            step: what(),
+            why: "it is outside of the container".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn become_user(who: &User, capabilities: u64) -> Result<(), StartError> {
+    let what = || format!("cannot become user {}:{}", who.uid, who.gid);
+    prctl::set_keep_capabilities(true).step(what)?;
+    let groups: Vec<nix::unistd::Gid> = who
+        .groups
+        .iter()
+        .map(|g| nix::unistd::Gid::from_raw(*g as RawGid))
+        .collect();
+    nix::unistd::setgroups(&groups).step(what)?;
+    let gid = nix::unistd::Gid::from_raw(who.gid);
+    nix::unistd::setresgid(gid, gid, gid).step(what)?;
+    let uid = nix::unistd::Uid::from_raw(who.uid);
+    nix::unistd::setresuid(uid, uid, uid).step(what)?;
+    prctl::set_keep_capabilities(false).step(what)?;
+    capability::clear_ambient().step(|| "cannot clear the ambient capabilities".to_owned())?;
+    capability::set(capabilities & capability::bounding())
+        .step(|| "cannot set the capabilities".to_owned())?;
+    // A change of user clears it, so it comes after that: a monitor that dies takes its container along.
+    prctl::set_parent_death_signal(libc::SIGKILL).step(|| "cannot bind to the monitor".to_owned())
+}
+
+fn c_string(text: &str) -> Result<CString, StartError> {
+    CString::new(text).map_err(|_| StartError::Failed {
+        step: "cannot pass on an argument or variable".to_owned(),
+        why: "it holds a zero byte".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_looked_for_in_the_containers_path() {
+        let paths = |program: &str, env: &[&str]| -> Vec<String> {
+            let env: Vec<String> = env.iter().map(|e| (*e).to_owned()).collect();
+            candidates(program, &env)
+                .unwrap()
+                .iter()
+                .map(|c| c.to_string_lossy().into_owned())
+                .collect()
+        };
+        assert_eq!(paths("sh", &["PATH=/bin:/x"]), ["/bin/sh", "/x/sh"]);
+        assert_eq!(paths("./sh", &["PATH=/bin"]), ["./sh"]);
+        assert_eq!(paths("sh", &[]).len(), 6);
+    }
+
+    #[test]
+    fn home_comes_from_passwd_unless_it_is_set() {
+        let who = User {
+            uid: 1,
+            gid: 1,
+            groups: vec![],
+            home: "/h".into(),
+        };
+        assert_eq!(environment(&["A=b".into()], &who), ["A=b", "HOME=/h"]);
+        assert_eq!(environment(&["HOME=/x".into()], &who), ["HOME=/x"]);
+    }
+}

@@ -1,0 +1,260 @@
+//! Everything that a container's process is to be, as a plain value.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// All of it. Paths are the host's unless they say otherwise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerPlan {
+    /// The container's id.
+    pub id: String,
+    /// Which namespaces are new and which are joined.
+    pub namespaces: Namespaces,
+    /// Host name inside; "" = leave it.
+    pub hostname: String,
+    /// NIS domain name inside; "" = leave it.
+    pub domainname: String,
+    /// The root file system.
+    pub root: Root,
+    /// The root file system is read-only.
+    pub readonly_root: bool,
+    /// In the order in which they are made.
+    pub mounts: Vec<Mount>,
+    /// Device nodes in /dev.
+    pub devices: Vec<Device>,
+    /// Paths inside that are made unreadable.
+    pub masked_paths: Vec<String>,
+    /// Paths inside that are made read-only.
+    pub readonly_paths: Vec<String>,
+    /// Kernel parameters of the new namespaces, `net.ipv4.ip_unprivileged_port_start` = `0`.
+    pub sysctls: Vec<(String, String)>,
+    /// Where it is accounted and limited.
+    pub cgroup: Cgroup,
+    /// The first process.
+    pub process: Process,
+    /// Its streams.
+    pub stdio: Stdio,
+    /// Where the monitor keeps what.
+    pub files: Files,
+}
+
+/// Namespaces of the first process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// Network: `Fd` is the descriptor that comes with the request.
+    pub net: Namespace,
+    /// Processes.
+    pub pid: Namespace,
+    /// System V and POSIX message queues, shared memory.
+    pub ipc: Namespace,
+    /// Host name.
+    pub uts: Namespace,
+    /// What it sees as the root of the cgroup trees.
+    pub cgroup: Namespace,
+}
+
+/// One namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Namespace {
+    /// The host's.
+    Host,
+    /// A new one.
+    New,
+    /// The one whose descriptor comes with the request.
+    Fd,
+    /// The one that this path names, as `/proc/<pid>/ns/ipc`.
+    Path(PathBuf),
+}
+
+/// A root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Root {
+    /// overlayfs.
+    Overlay {
+        /// Read-only layers, top first.
+        lower: Vec<PathBuf>,
+        /// Writable layer.
+        upper: PathBuf,
+        /// overlayfs' work folder, on the same file system as `upper`.
+        work: PathBuf,
+    },
+    /// A folder as it is.
+    Folder(PathBuf),
+}
+
+/// Something mounted into the root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path inside. Links in it are resolved inside; what is missing is made.
+    pub target: String,
+    /// What is mounted.
+    pub source: MountSource,
+    /// `MOUNT_ATTR_*` bits.
+    pub attributes: u64,
+    /// Also for what is mounted below the source.
+    pub recursive: bool,
+    /// `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`; 0 = private.
+    pub propagation: u64,
+}
+
+/// What a [`Mount`] shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A new file system of this type with these options (`("size", Some("64m"))`).
+    Filesystem {
+        /// `tmpfs`, `proc`, ...
+        kind: String,
+        /// Options; a flag has no value.
+        options: Vec<(String, Option<String>)>,
+    },
+    /// A folder or file of the host.
+    Bind(PathBuf),
+    /// The cgroup trees that the host has, as seen from the new cgroup namespace.
+    Cgroups,
+}
+
+/// A device node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute path inside, below /dev.
+    pub path: String,
+    /// Block instead of character device.
+    pub block: bool,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// The first process, or one that joins later.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// `KEY=value`.
+    pub env: Vec<String>,
+    /// Absolute path inside; made when missing.
+    pub working_dir: String,
+    /// `user[:group]`, names or numbers, looked up inside; "" = root.
+    pub user: String,
+    /// Further groups, names or numbers.
+    pub groups: Vec<String>,
+    /// Capability bits.
+    pub capabilities: u64,
+    /// No exec may give more.
+    pub no_new_privs: bool,
+    /// Which system calls it may make.
+    pub seccomp: Seccomp,
+    /// Resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// -1000 to 1000; absent = as it is.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// Filter of system calls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// None.
+    Unconfined,
+    /// docker's default profile, for the process's capabilities.
+    Default,
+}
+
+/// One resource limit (getrlimit(2)); `u64::MAX` = unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// `RLIMIT_*`
+    pub resource: u32,
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// Placement and limits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cgroup {
+    /// Path below each hierarchy's root, without a leading slash: `slipway/<id>`.
+    pub path: String,
+    /// Limits.
+    pub limits: Limits,
+    /// No restriction of devices (`--privileged`).
+    pub all_devices: bool,
+}
+
+/// Limits, in docker's units. Absent = none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Memory and swap together, bytes; -1 = unlimited.
+    pub memory_swap: Option<i64>,
+    /// Soft limit, bytes.
+    pub memory_reservation: Option<u64>,
+    /// Microseconds of processor time per period.
+    pub cpu_quota: Option<u64>,
+    /// Microseconds.
+    pub cpu_period: Option<u64>,
+    /// Relative weight, 2 to 262144; 1024 is usual.
+    pub cpu_shares: Option<u64>,
+    /// `0-2,7`
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes.
+    pub cpuset_mems: Option<String>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// Streams of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stdio {
+    /// Three pipes; without `stdin` it reads from /dev/null.
+    Pipes {
+        /// Keep standard input open.
+        stdin: bool,
+    },
+    /// A terminal.
+    Terminal {
+        /// Lines; 0 = leave it.
+        rows: u16,
+        /// Columns; 0 = leave it.
+        columns: u16,
+        /// Keep standard input open.
+        stdin: bool,
+    },
+}
+
+impl Stdio {
+    /// Whether clients may write to it.
+    pub const fn stdin_open(self) -> bool {
+        match self {
+            Self::Pipes { stdin } | Self::Terminal { stdin, .. } => stdin,
+        }
+    }
+}
+
+/// Files of one container's monitor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// An empty folder, for the root file system to be mounted on, inside the container's own mount
+    /// namespace.
+    pub mount_point: PathBuf,
+    /// The log, appended to; absent = output is thrown away.
+    pub log: Option<PathBuf>,
+    /// Where the exit record goes.
+    pub exit: PathBuf,
+    /// The monitor's socket.
+    pub socket: PathBuf,
+}
+
+/// Another process in a running container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExecPlan {
+    /// What runs.
+    pub process: Process,
+    /// With a terminal of this many lines and columns.
+    pub terminal: Option<(u16, u16)>,
+}

@@ -1,0 +1,107 @@
+//! runtime-svc's side of a monitor's socket.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{
+    listener,
+    protocol::{DATA, END, Event, JSON, MAX_DATA, MAX_MESSAGE, Request, encode},
+};
+use crate::sys::fdpass;
+
+/// A connection to a monitor. Both directions may be used at the same time through a shared reference.
+#[derive(Debug)]
+pub struct Connection {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Connection {
+    /// Takes over a connected socket, as [`super::spawner::Spawner::spawn`] returns it. Must be called
+    /// inside a tokio runtime.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(Self {
+            socket: crate::sys::asyncfd::register(socket)?,
+        })
+    }
+
+    /// Connects to a monitor. `NotFound` or `ConnectionRefused` = there is none any more.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
+        let (_folder, address) = listener::address(path)?;
+        rustix::net::connect(&socket, &address)?;
+        Self::new(socket)
+    }
+
+    /// Sends a request, with descriptors.
+    pub async fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let message = encode(request);
+        if message.len() > MAX_MESSAGE {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the request is too long",
+            ));
+        }
+        self.send(&message, fds).await
+    }
+
+    /// Sends bytes to standard input; waits while the container does not read.
+    pub async fn stdin(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut message = Vec::with_capacity(bytes.len().min(MAX_DATA) + 1);
+        for chunk in bytes.chunks(MAX_DATA) {
+            message.clear();
+            message.push(DATA);
+            message.extend_from_slice(chunk);
+            self.send(&message, &[]).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends standard input.
+    pub async fn end_stdin(&self) -> io::Result<()> {
+        self.send(&[END], &[]).await
+    }
+
+    async fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.socket
+            .async_io(Interest::WRITABLE, |socket| {
+                fdpass::send(socket.as_fd(), message, fds, SendFlags::DONTWAIT)
+            })
+            .await
+    }
+
+    /// The next event and its descriptors; `None` when the monitor is gone.
+    pub async fn next(&self) -> io::Result<Option<(Event, Vec<OwnedFd>)>> {
+        let mut buffer = vec![0; 16 * 1024];
+        let received = self
+            .socket
+            .async_io(Interest::READABLE, |socket| {
+                fdpass::receive(socket.as_fd(), &mut buffer, RecvFlags::DONTWAIT)
+            })
+            .await;
+        let (length, fds) = match received {
+            Ok(message) => message,
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        match buffer[..length].split_first() {
+            None => Ok(None),
+            Some((&JSON, body)) => Ok(Some((serde_json::from_slice(body)?, fds))),
+            Some(_) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "unknown kind of message",
+            )),
+        }
+    }
+}

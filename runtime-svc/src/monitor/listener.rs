@@ -1,0 +1,113 @@
+//! The monitor's socket and the clients on it.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::protocol::{self, Event};
+use crate::sys::fdpass;
+
+/// Most clients at once; more are turned away.
+const MAX_CLIENTS: usize = 256;
+
+/// Listens on a path that is new: clients find nothing there before it is ready.
+///
+/// The path of a unix socket has at most 107 bytes, so the folder is opened first and named by number.
+pub fn bind(path: &Path) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let (_folder, address) = address(path)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, 64)?;
+    Ok(socket)
+}
+
+/// The address of a socket, however long its path is. The folder must stay open while it is used.
+pub fn address(path: &Path) -> io::Result<(OwnedFd, SocketAddrUnix)> {
+    use std::os::fd::AsRawFd as _;
+    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "no socket path");
+    let folder = rustix::fs::open(
+        path.parent().ok_or_else(invalid)?,
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    let name = path
+        .file_name()
+        .and_then(|n| n.to_str())
+        .ok_or_else(invalid)?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))?;
+    Ok((folder, address))
+}
+
+/// A connected client.
+pub struct Client {
+    /// Its connection.
+    pub socket: OwnedFd,
+    /// It wants to know when the log grows.
+    pub follows: bool,
+    /// It may send standard input.
+    pub stdin: bool,
+    /// Standard input ends when it goes.
+    pub stdin_once: bool,
+    /// Marked to be dropped.
+    pub gone: bool,
+}
+
+impl Client {
+    /// A client that asked for nothing yet.
+    pub const fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            follows: false,
+            stdin: false,
+            stdin_once: false,
+            gone: false,
+        }
+    }
+
+    /// Tells something, without waiting. A client whose queue is full loses `Grew` only, of which it
+    /// has one to read already; anything else that does not fit ends it.
+    pub fn tell(&mut self, event: &Event, fds: &[BorrowedFd<'_>]) {
+        let message = protocol::encode(event);
+        match fdpass::send(self.socket.as_fd(), &message, fds, SendFlags::DONTWAIT) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && matches!(event, Event::Grew(_)) => {}
+            Err(_) => self.gone = true,
+        }
+    }
+
+    /// One message, if there is one.
+    pub fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, Vec<OwnedFd>)> {
+        match fdpass::receive(self.socket.as_fd(), buffer, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => self.gone = true,
+            Ok(message) => return Some(message),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.gone = true,
+        }
+        None
+    }
+}
+
+/// Takes a new client in.
+pub fn accept(listener: &OwnedFd, clients: &mut Vec<Client>) -> bool {
+    match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        Ok(socket) if clients.len() < MAX_CLIENTS => {
+            clients.push(Client::new(socket));
+            true
+        }
+        _ => false,
+    }
+}

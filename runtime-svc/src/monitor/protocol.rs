@@ -1,0 +1,104 @@
+//! What runtime-svc and a monitor say to each other: messages on a SOCK_SEQPACKET socket.
+//!
+//! The first byte tells the kind: [`JSON`] a [`Request`] or [`Event`], [`DATA`] bytes for standard
+//! input, [`END`] the end of standard input.
+
+use serde::{Deserialize, Serialize};
+
+use crate::executor::{StartError, plan::ExecPlan};
+
+/// A message in JSON.
+pub const JSON: u8 = b'J';
+/// Bytes for the container's standard input.
+pub const DATA: u8 = b'D';
+/// End of standard input.
+pub const END: u8 = b'E';
+
+/// Longest message, bytes. The kernel's limit for unix sockets is about 208 KiB.
+pub const MAX_MESSAGE: usize = 192 * 1024;
+/// Most bytes of standard input in one message.
+pub const MAX_DATA: usize = 32 * 1024;
+
+/// What a client asks of a monitor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Tell me when the log grows, and when it ends.
+    Attach {
+        /// I may send standard input.
+        stdin: bool,
+        /// When I go, standard input ends.
+        stdin_once: bool,
+    },
+    /// The terminal has this size now.
+    Resize {
+        /// Lines.
+        rows: u16,
+        /// Columns.
+        columns: u16,
+    },
+    /// Send a signal to the first process.
+    Signal(i32),
+    /// Run another process. Without a terminal three descriptors come along: its streams.
+    Exec(Box<ExecPlan>),
+}
+
+/// What a monitor tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// The container runs. First on every connection.
+    Running(Running),
+    /// It could not be started; the monitor is gone.
+    Failed(StartError),
+    /// The log is this long now, bytes.
+    Grew(u64),
+    /// The first process ended; the log is complete.
+    Exited(ExitRecord),
+    /// The process of [`Request::Exec`] runs. With a terminal its descriptor comes along.
+    ExecStarted {
+        /// Its pid on the host.
+        pid: i32,
+    },
+    /// It could not be started.
+    ExecFailed(StartError),
+    /// It ended.
+    ExecExited {
+        /// As a shell reports it: 128 + signal when one killed it.
+        code: i32,
+    },
+    /// A request could not be done.
+    Refused(String),
+}
+
+/// A running container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Its first process, on the host.
+    pub pid: i32,
+    /// Its monitor.
+    pub monitor_pid: i32,
+    /// Nanoseconds since the epoch.
+    pub started: u64,
+    /// Length of the log when it began, bytes.
+    pub log_start: u64,
+}
+
+/// How a container ended. Written to the container's folder before anybody is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// As a shell reports it: 128 + signal when one killed it.
+    pub code: i32,
+    /// The kernel killed something in it for want of memory.
+    pub oom_killed: bool,
+    /// Nanoseconds since the epoch.
+    pub started: u64,
+    /// Nanoseconds since the epoch.
+    pub finished: u64,
+}
+
+/// Serialises a message.
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    let mut bytes = vec![JSON];
+    // Plain data with string keys: serialising cannot fail.
+    bytes.extend(serde_json::to_vec(message).unwrap_or_default());
+    bytes
+}

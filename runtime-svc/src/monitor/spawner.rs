@@ -1,0 +1,217 @@
+//! The process that monitors are forked from.
+//!
+//! runtime-svc has threads and megabytes; a fork of it is slow, and an exec a container costs more
+//! than the container. So it starts one small single-threaded child, once, and that forks a monitor
+//! for each container: no exec, its pages shared. The child is executed from a detached, read-only
+//! bind mount of our own program, so that nothing in a container can write to it by way of
+//! /proc/<pid>/exe (CVE-2019-5736).
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Child, Command},
+};
+
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags},
+    mount::OpenTreeFlags,
+    net::{RecvFlags, SendFlags},
+    process::WaitOptions,
+};
+
+use super::{
+    protocol::{Event, MAX_MESSAGE, encode},
+    supervise,
+};
+use crate::{
+    executor::{StartError, plan::ContainerPlan},
+    sys::{
+        fdpass,
+        fork::{self, Fork},
+        mount_attr, prctl, signals,
+    },
+};
+
+/// First argument of a runtime-svc that is to be the spawner.
+pub const ARGUMENT: &str = "spawner";
+
+/// runtime-svc's side: a running spawner.
+#[derive(Debug)]
+pub struct Spawner {
+    child: Child,
+    socket: OwnedFd,
+}
+
+impl Spawner {
+    /// Starts one of `program`, which is runtime-svc (`/proc/self/exe`, but for tests). `lock` is a file that it holds locked until it and all monitors that are just
+    /// starting are done: [`wait_for_last`] waits for that.
+    pub fn start(program: &Path, lock: &Path) -> io::Result<Self> {
+        let (ours, theirs) = supervise::message_pair()?;
+        let program = protected(program)?;
+        let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+            .arg0("runtime-svc")
+            .arg(ARGUMENT)
+            .arg(lock)
+            .env_clear()
+            .stdin(theirs)
+            .stdout(std::process::Stdio::null())
+            .current_dir("/")
+            .spawn()?;
+        Ok(Self {
+            child,
+            socket: ours,
+        })
+    }
+
+    /// Asks for a container. The returned socket speaks [`super::protocol`]; its first event says
+    /// whether the container runs.
+    pub fn spawn(&self, plan: &ContainerPlan, net: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+        let (ours, theirs) = supervise::message_pair()?;
+        let message = serde_json::to_vec(plan)?;
+        if message.len() > MAX_MESSAGE {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "the container's arguments and environment are too long ({} bytes)",
+                    message.len()
+                ),
+            ));
+        }
+        let mut fds = vec![theirs.as_fd()];
+        fds.extend(net.map(|fd| fd.as_fd()));
+        fdpass::send(&self.socket, &message, &fds, SendFlags::empty())?;
+        Ok(ours)
+    }
+
+    /// Whether it is still there.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Spawner {
+    fn drop(&mut self) {
+        // It ends by itself when its socket closes; killing makes sure of it before we wait.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until the spawner of an earlier instance, and what it was starting, is done: then every
+/// container that was ever asked for has its socket or will never begin.
+pub fn wait_for_last(lock: &Path) -> io::Result<()> {
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(lock)?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+    Ok(())
+}
+
+/// A program behind a mount that is read-only.
+fn protected(program: &Path) -> io::Result<OwnedFd> {
+    let mount = rustix::mount::open_tree(
+        rustix::fs::CWD,
+        program,
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?;
+    mount_attr::set(&mount, libc::MOUNT_ATTR_RDONLY, 0, 0, false)?;
+    Ok(mount)
+}
+
+/// The spawner's own life. Standard input is its socket, its argument the lock file.
+pub fn main(lock: &Path) -> i32 {
+    match serve(lock) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("Error: runtime-svc spawner: {error}");
+            1
+        }
+    }
+}
+
+fn serve(lock: &Path) -> io::Result<()> {
+    prctl::set_name(c"slipway-spawner")?;
+    signals::ignore(nix::sys::signal::Signal::SIGINT)?;
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    let held = rustix::fs::open(
+        lock,
+        OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC,
+        Mode::from_raw_mode(0o600),
+    )?;
+    rustix::fs::flock(&held, FlockOperation::LockExclusive)?;
+    let mut buffer = vec![0; MAX_MESSAGE];
+    loop {
+        let (length, fds) = fdpass::receive(&socket, &mut buffer, RecvFlags::empty())?;
+        if length == 0 {
+            return Ok(());
+        }
+        let mut fds = fds.into_iter();
+        let Some(requester) = fds.next() else {
+            continue;
+        };
+        let net = fds.next();
+        // Parsed before the fork, so that the pages stay shared and a broken plan forks nothing.
+        match serde_json::from_slice::<ContainerPlan>(&buffer[..length]) {
+            Ok(plan) => fork_monitor(&plan, requester, net, &held, &socket),
+            Err(e) => refuse(&requester, "cannot read the plan", &e.to_string()),
+        }
+    }
+}
+
+fn refuse(requester: &OwnedFd, step: &str, why: &str) {
+    let error = StartError::Failed {
+        step: step.to_owned(),
+        why: why.to_owned(),
+    };
+    // The requester may be gone; then nobody is to be told.
+    let _ = fdpass::send(
+        requester,
+        &encode(&Event::Failed(error)),
+        &[],
+        SendFlags::DONTWAIT,
+    );
+}
+
+/// Forks twice, so that the monitor belongs to init and nobody has to wait for it.
+fn fork_monitor(
+    plan: &ContainerPlan,
+    requester: OwnedFd,
+    net: Option<OwnedFd>,
+    held: &OwnedFd,
+    socket: &OwnedFd,
+) {
+    match fork::fork() {
+        Ok(Fork::Child) => match fork::fork() {
+            Ok(Fork::Child) => {
+                let Ok(held_copy) = rustix::io::fcntl_dupfd_cloexec(held, 3) else {
+                    fork::exit_now(1)
+                };
+                close(held);
+                close(socket);
+                supervise::run(plan, requester, net, held_copy)
+            }
+            Ok(Fork::Parent(_)) => fork::exit_now(0),
+            Err(e) => {
+                refuse(&requester, "cannot fork", &e.to_string());
+                fork::exit_now(1)
+            }
+        },
+        Ok(Fork::Parent(middle)) => {
+            // It ends at once. Failing to collect it leaves a zombie, not more.
+            let _ = rustix::process::waitpid(Some(middle), WaitOptions::empty());
+        }
+        Err(e) => refuse(&requester, "cannot fork", &e.to_string()),
+    }
+}
+
+/// Closes this process's copy of a descriptor that its parent goes on using.
+fn close(fd: &OwnedFd) {
+    fork::close_copy(fd.as_raw_fd());
+}

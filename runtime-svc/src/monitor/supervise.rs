@@ -1,0 +1,587 @@
+//! A monitor's life: start the container, serve its streams and clients, record its end.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType},
+    pipe::PipeFlags,
+    process::{Pid, WaitOptions, WaitStatus},
+};
+
+use super::{
+    execs::{Exec, Progress},
+    listener::{self, Client},
+    log_format::Stream,
+    output::{Output, Source, now},
+    protocol::{DATA, END, Event, ExitRecord, JSON, MAX_MESSAGE, Request, Running},
+    stdin::Stdin,
+};
+use crate::{
+    cgroup::{Group, Hierarchies},
+    executor::{
+        StartError, Step as _, init,
+        plan::{ContainerPlan, Stdio},
+    },
+    sys::{
+        fdpass,
+        fork::{self, Clone},
+        prctl, signals,
+    },
+};
+
+/// How long output may still come after the first process has ended and everything else of the
+/// container was killed: only a process outside of it can still hold a pipe.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Runs a monitor. `requester` is the first client; it is told whether the container runs. `held` is
+/// dropped as soon as the monitor can be found by its socket.
+pub fn run(plan: &ContainerPlan, requester: OwnedFd, net: Option<OwnedFd>, held: OwnedFd) -> ! {
+    let mut first = Client::new(requester);
+    let error = match start(plan, net, held) {
+        Ok(mut monitor) => {
+            first.tell(&Event::Running(monitor.running.clone()), &[]);
+            monitor.clients.push((0, first));
+            monitor.serve();
+            fork::exit_now(0)
+        }
+        Err(error) => error,
+    };
+    let _ = std::fs::remove_file(&plan.files.socket);
+    first.tell(&Event::Failed(error), &[]);
+    fork::exit_now(1)
+}
+
+/// A pair of connected sockets that keep messages apart.
+pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+struct Monitor<'a> {
+    plan: &'a ContainerPlan,
+    group: Group,
+    init: Pid,
+    init_fd: OwnedFd,
+    running: Running,
+    output: Output,
+    stdin: Stdin,
+    /// The terminal, for its size.
+    terminal: Option<OwnedFd>,
+    listener: OwnedFd,
+    signals: OwnedFd,
+    clients: Vec<(u64, Client)>,
+    next_client: u64,
+    execs: Vec<Exec>,
+    exit_code: Option<i32>,
+}
+
+fn start<'a>(
+    plan: &'a ContainerPlan,
+    net: Option<OwnedFd>,
+    held: OwnedFd,
+) -> Result<Monitor<'a>, StartError> {
+    settle()?;
+    let listener = listener::bind(&plan.files.socket)
+        .step(|| "cannot make the monitor's socket".to_owned())?;
+    drop(held);
+    let output =
+        Output::open(plan.files.log.as_deref()).step(|| "cannot open the log".to_owned())?;
+    let log_start = output.length;
+    let signals = child_signals().step(|| "cannot watch for ended processes".to_owned())?;
+    let hierarchies = Hierarchies::detect().step(|| "cannot look at the cgroups".to_owned())?;
+    let group =
+        Group::create(&hierarchies, &plan.cgroup).step(|| "cannot make the cgroups".to_owned())?;
+    match launch(plan, net, &group) {
+        Ok(launched) => {
+            let running = Running {
+                pid: launched.init.as_raw_nonzero().get(),
+                monitor_pid: rustix::process::getpid().as_raw_nonzero().get(),
+                started: now(),
+                log_start,
+            };
+            let mut output = output;
+            output.sources = launched.sources;
+            Ok(Monitor {
+                plan,
+                group,
+                init: launched.init,
+                init_fd: launched.init_fd,
+                running,
+                output,
+                stdin: Stdin::new(launched.stdin, launched.terminal.is_some()),
+                terminal: launched.terminal,
+                listener,
+                signals,
+                clients: Vec::new(),
+                next_client: 1,
+                execs: Vec::new(),
+                exit_code: None,
+            })
+        }
+        Err(error) => {
+            // Whatever began is ended; the error that the caller gets is the first one.
+            let _ = group.kill();
+            let _ = group.remove();
+            Err(error)
+        }
+    }
+}
+
+/// Makes this process one that stands alone.
+fn settle() -> Result<(), StartError> {
+    let what = || "cannot set the monitor up".to_owned();
+    rustix::process::setsid().step(what)?;
+    rustix::process::chdir("/").step(what)?;
+    prctl::set_name(c"slipway-monitor").step(what)?;
+    use nix::sys::signal::Signal;
+    // Its end is the container's end: only SIGKILL may bring it about.
+    for signal in [
+        Signal::SIGPIPE,
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGQUIT,
+    ] {
+        signals::ignore(signal).step(what)?;
+    }
+    Ok(())
+}
+
+fn child_signals() -> io::Result<OwnedFd> {
+    use nix::sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    };
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?.into())
+}
+
+struct Launched {
+    init: Pid,
+    init_fd: OwnedFd,
+    sources: Vec<Source>,
+    stdin: Option<OwnedFd>,
+    terminal: Option<OwnedFd>,
+}
+
+fn launch(
+    plan: &ContainerPlan,
+    net: Option<OwnedFd>,
+    group: &Group,
+) -> Result<Launched, StartError> {
+    let pipe =
+        || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).step(|| "cannot make a pipe".to_owned());
+    let (report, report_child) = message_pair().step(|| "cannot make a socket".to_owned())?;
+    let mut sources = Vec::new();
+    let (mut stdin, mut child_pipes) = (None, None);
+    if let Stdio::Pipes { stdin: open } = plan.stdio {
+        let (out_read, out_write) = pipe()?;
+        let (err_read, err_write) = pipe()?;
+        let stdin_read = match open {
+            true => {
+                let (read, write) = pipe()?;
+                nonblocking(&write)?;
+                stdin = Some(write);
+                Some(read)
+            }
+            false => None,
+        };
+        sources.push(Source {
+            fd: out_read,
+            stream: Stream::Stdout,
+        });
+        sources.push(Source {
+            fd: err_read,
+            stream: Stream::Stderr,
+        });
+        child_pipes = Some((stdin_read, out_write, err_write));
+    }
+    let folder = match group.unified_folder() {
+        Some(path) => Some(
+            rustix::fs::open(
+                path,
+                rustix::fs::OFlags::PATH
+                    | rustix::fs::OFlags::DIRECTORY
+                    | rustix::fs::OFlags::CLOEXEC,
+                rustix::fs::Mode::empty(),
+            )
+            .step(|| "cannot open the cgroup".to_owned())?,
+        ),
+        None => None,
+    };
+    use std::os::fd::AsRawFd as _;
+    let flags = init::clone_flags(&plan.namespaces);
+    let cloned = fork::clone3(flags, folder.as_ref().map(|f| f.as_raw_fd()));
+    let (init, init_fd) =
+        match cloned.step(|| "cannot make the container's first process".to_owned())? {
+            Clone::Child => {
+                drop(report);
+                init::run(
+                    plan,
+                    init::Inherited {
+                        net: net.as_ref(),
+                        pipes: child_pipes,
+                        report: report_child,
+                    },
+                )
+            }
+            Clone::Parent(pid, fd) => (pid, fd),
+        };
+    drop((child_pipes, report_child, net));
+    if folder.is_none() {
+        group
+            .add(init)
+            .step(|| "cannot put the process into its cgroups".to_owned())?;
+    }
+    fdpass::send(&report, b"g", &[], SendFlags::empty()).step(|| "cannot begin".to_owned())?;
+
+    let mut terminal = None;
+    let mut buffer = [0; 4096];
+    loop {
+        let (length, mut fds) = fdpass::receive(&report, &mut buffer, RecvFlags::empty())
+            .step(|| "cannot hear from the first process".to_owned())?;
+        match &buffer[..length] {
+            // Closed by the exec: the program runs. A death before that would have sent an error, or
+            // the end is noticed like any other.
+            [] => break,
+            b"terminal" => terminal = fds.pop(),
+            error => {
+                return Err(
+                    serde_json::from_slice(error).unwrap_or_else(|e| StartError::Failed {
+                        step: "cannot start".to_owned(),
+                        why: e.to_string(),
+                    }),
+                );
+            }
+        }
+    }
+    if let (Stdio::Terminal { stdin: open, .. }, Some(master)) = (plan.stdio, &terminal) {
+        nonblocking(master)?;
+        let copy = || {
+            rustix::io::fcntl_dupfd_cloexec(master, 3)
+                .step(|| "cannot copy the terminal".to_owned())
+        };
+        sources.push(Source {
+            fd: copy()?,
+            stream: Stream::Stdout,
+        });
+        stdin = if open { Some(copy()?) } else { None };
+    }
+    Ok(Launched {
+        init,
+        init_fd,
+        sources,
+        stdin,
+        terminal,
+    })
+}
+
+fn nonblocking(fd: &OwnedFd) -> Result<(), StartError> {
+    rustix::io::ioctl_fionbio(fd, true).step(|| "cannot make a pipe non-blocking".to_owned())
+}
+
+/// What a descriptor of the poll set belongs to.
+#[derive(Clone, Copy)]
+enum Ready {
+    Signals,
+    Listener,
+    Output(usize),
+    Stdin,
+    Client(usize),
+    Exec(usize),
+}
+
+impl Monitor<'_> {
+    fn serve(&mut self) {
+        let mut deadline = None;
+        loop {
+            if self.exit_code.is_some() {
+                let deadline = *deadline.get_or_insert_with(|| std::time::Instant::now() + DRAIN);
+                if self.output.sources.is_empty() && !self.output.is_stuck()
+                    || std::time::Instant::now() >= deadline
+                {
+                    break;
+                }
+            }
+            let ready = self.wait(deadline.is_some());
+            if self.output.is_stuck() {
+                self.output.retry();
+            }
+            let mut grew = false;
+            for source in ready.into_iter().rev() {
+                match source {
+                    Ready::Signals => self.reap(),
+                    Ready::Listener => self.accept(),
+                    Ready::Output(index) => grew |= self.output.pump(index),
+                    Ready::Stdin => self.stdin.flush(),
+                    Ready::Client(index) => self.hear(index),
+                    Ready::Exec(index) => self.advance_exec(index),
+                }
+            }
+            if grew {
+                let event = Event::Grew(self.output.length);
+                for (_, client) in self.clients.iter_mut().filter(|(_, c)| c.follows) {
+                    client.tell(&event, &[]);
+                }
+            }
+            self.drop_clients();
+            self.execs.retain(|e| e.report.is_some() || e.pid.is_some());
+        }
+        self.finish();
+    }
+
+    /// Waits for something to happen: what is ready, in the order of the lists.
+    fn wait(&self, draining: bool) -> Vec<Ready> {
+        let mut names = vec![Ready::Signals, Ready::Listener];
+        let mut fds = vec![
+            PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::new(&self.listener, PollFlags::IN),
+        ];
+        if !self.output.is_stuck() {
+            for (i, source) in self.output.sources.iter().enumerate() {
+                names.push(Ready::Output(i));
+                fds.push(PollFd::new(&source.fd, PollFlags::IN));
+            }
+        }
+        if let Some(fd) = self.stdin.wants_to_write() {
+            names.push(Ready::Stdin);
+            fds.push(PollFd::new(fd, PollFlags::OUT));
+        }
+        for (i, (_, client)) in self.clients.iter().enumerate() {
+            // A client with input for a full pipe waits, but its going away is seen (POLLHUP).
+            let interest = if client.stdin && !self.stdin.has_room() {
+                PollFlags::empty()
+            } else {
+                PollFlags::IN
+            };
+            names.push(Ready::Client(i));
+            fds.push(PollFd::new(&client.socket, interest));
+        }
+        for (i, exec) in self.execs.iter().enumerate() {
+            if let Some(report) = &exec.report {
+                names.push(Ready::Exec(i));
+                fds.push(PollFd::new(report, PollFlags::IN));
+            }
+        }
+        let timeout = (draining || self.output.is_stuck()).then_some(Timespec {
+            tv_sec: 0,
+            tv_nsec: 100_000_000,
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) => names
+                .iter()
+                .zip(&fds)
+                .filter(|(_, fd)| !fd.revents().is_empty())
+                .map(|(n, _)| *n)
+                .collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn accept(&mut self) {
+        let mut new = Vec::new();
+        if listener::accept(&self.listener, &mut new) {
+            for mut client in new {
+                client.tell(&Event::Running(self.running.clone()), &[]);
+                self.clients.push((self.next_client, client));
+                self.next_client += 1;
+            }
+        }
+    }
+
+    fn hear(&mut self, index: usize) {
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let (number, client) = &mut self.clients[index];
+        let number = *number;
+        let Some((length, fds)) = client.receive(&mut buffer) else {
+            return;
+        };
+        let Some((kind, body)) = buffer[..length].split_first() else {
+            return;
+        };
+        match *kind {
+            DATA if client.stdin => self.stdin.push(body),
+            END if client.stdin => self.stdin.end(),
+            JSON => match serde_json::from_slice(body) {
+                Ok(request) => self.serve_request(index, number, request, fds),
+                Err(e) => client.tell(&Event::Refused(e.to_string()), &[]),
+            },
+            _ => client.gone = true,
+        }
+    }
+
+    fn serve_request(&mut self, index: usize, number: u64, request: Request, fds: Vec<OwnedFd>) {
+        let client = &mut self.clients[index].1;
+        let done: Result<(), io::Error> = match request {
+            Request::Attach { stdin, stdin_once } => {
+                client.follows = true;
+                client.stdin = stdin;
+                client.stdin_once = stdin_once;
+                let length = self.output.length;
+                client.tell(&Event::Grew(length), &[]);
+                Ok(())
+            }
+            Request::Resize { rows, columns } => match &self.terminal {
+                Some(terminal) => init::set_size(terminal, rows, columns).map_err(io::Error::other),
+                None => Ok(()),
+            },
+            Request::Signal(signal) => match self.exit_code {
+                None => pidfd_signal(&self.init_fd, signal),
+                Some(_) => Ok(()),
+            },
+            Request::Exec(plan) => {
+                let target =
+                    rustix::io::fcntl_dupfd_cloexec(&self.init_fd, 3).map_err(io::Error::from);
+                let begun = target
+                    .map_err(|e| StartError::Failed {
+                        step: "cannot join".to_owned(),
+                        why: e.to_string(),
+                    })
+                    .and_then(|target| {
+                        Exec::begin(number, &plan, target, fds, |pid| self.group.add(pid))
+                    });
+                match begun {
+                    Ok(exec) => self.execs.push(exec),
+                    Err(error) => self.clients[index].1.tell(&Event::ExecFailed(error), &[]),
+                }
+                return;
+            }
+        };
+        if let Err(e) = done {
+            client.tell(&Event::Refused(e.to_string()), &[]);
+        }
+    }
+
+    fn advance_exec(&mut self, index: usize) {
+        let exec = &mut self.execs[index];
+        let progress = exec.advance();
+        let client = self
+            .clients
+            .iter_mut()
+            .find(|(n, _)| *n == exec.client)
+            .map(|(_, c)| c);
+        match progress {
+            Progress::Wait => {}
+            Progress::Started => {
+                let terminal = exec.terminal.take();
+                let pid = exec.pid.map_or(0, |p| p.as_raw_nonzero().get());
+                if let Some(client) = client {
+                    let fds: Vec<_> = terminal.iter().map(|t| t.as_fd()).collect();
+                    client.tell(&Event::ExecStarted { pid }, &fds);
+                    if let Some(code) = exec.exit {
+                        client.tell(&Event::ExecExited { code }, &[]);
+                    }
+                }
+                if exec.exit.is_some() {
+                    exec.pid = None;
+                }
+            }
+            Progress::Failed(error) => {
+                if let Some(client) = client {
+                    client.tell(&Event::ExecFailed(error), &[]);
+                }
+                exec.pid = None;
+            }
+        }
+    }
+
+    /// Collects ended children.
+    fn reap(&mut self) {
+        let mut drain = [0; 1024];
+        while rustix::io::read(&self.signals, &mut drain).is_ok_and(|n| n > 0) {}
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            let Some(code) = shell_code(status) else {
+                continue;
+            };
+            if pid == self.init {
+                self.exit_code = Some(code);
+                // Without a process namespace of its own the rest lives on, and would hold the pipes.
+                let _ = self.group.kill();
+                continue;
+            }
+            if let Some(exec) = self.execs.iter_mut().find(|e| e.helper == Some(pid)) {
+                exec.helper = None;
+            } else if let Some(exec) = self.execs.iter_mut().find(|e| e.pid == Some(pid)) {
+                if exec.report.is_some() {
+                    exec.exit = Some(code);
+                    continue;
+                }
+                exec.pid = None;
+                let number = exec.client;
+                if let Some((_, client)) = self.clients.iter_mut().find(|(n, _)| *n == number) {
+                    client.tell(&Event::ExecExited { code }, &[]);
+                }
+            } else if let Some(exec) = self
+                .execs
+                .iter_mut()
+                .find(|e| e.pid.is_none() && e.report.is_some())
+            {
+                // Ended before its pid was reported.
+                exec.exit = Some(code);
+            }
+        }
+    }
+
+    fn drop_clients(&mut self) {
+        let ends_stdin = self
+            .clients
+            .iter()
+            .any(|(_, c)| c.gone && c.stdin && c.stdin_once);
+        self.clients.retain(|(_, c)| !c.gone);
+        if ends_stdin {
+            self.stdin.end();
+        }
+    }
+
+    /// Records the end, tells it, and clears up.
+    fn finish(&mut self) {
+        let record = ExitRecord {
+            code: self.exit_code.unwrap_or(137),
+            oom_killed: self.group.oom_killed(),
+            started: self.running.started,
+            finished: now(),
+        };
+        let path = &self.plan.files.exit;
+        let temporary = path.with_extension("new");
+        let bytes = serde_json::to_vec(&record).unwrap_or_default();
+        // A full disk: wait for room, since an exit code must not be lost.
+        while std::fs::write(&temporary, &bytes)
+            .and_then(|()| std::fs::rename(&temporary, path))
+            .is_err()
+        {
+            if !path.parent().is_some_and(std::path::Path::exists) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        // Cgroups and socket go before anybody is told: who hears of the end may rely on that. What
+        // cannot be removed is found and removed with the container.
+        let _ = self.group.remove();
+        let _ = std::fs::remove_file(&self.plan.files.socket);
+        for (_, client) in &mut self.clients {
+            client.tell(&Event::Exited(record.clone()), &[]);
+        }
+    }
+}
+
+fn pidfd_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+    crate::sys::signals::send(pidfd, signal)
+}
+
+/// As a shell reports an end; `None` when it is none.
+fn shell_code(status: WaitStatus) -> Option<i32> {
+    status
+        .exit_status()
+        .or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+}
