@@ -82,7 +82,12 @@ struct Monitor<'a> {
     next_client: u64,
     execs: Vec<Exec>,
     exit_code: Option<i32>,
+    /// Children that ended and that no exec has claimed yet, newest last.
+    ended: Vec<(Pid, i32)>,
 }
+
+/// How many unclaimed ends are kept.
+const MAX_ENDED: usize = 64;
 
 fn start<'a>(
     plan: &'a ContainerPlan,
@@ -125,6 +130,7 @@ fn start<'a>(
                 next_client: 1,
                 execs: Vec::new(),
                 exit_code: None,
+                ended: Vec::new(),
             })
         }
         Err(error) => {
@@ -466,6 +472,13 @@ impl Monitor<'_> {
     fn advance_exec(&mut self, index: usize) {
         let exec = &mut self.execs[index];
         let progress = exec.advance();
+        if let Some(at) = self
+            .ended
+            .iter()
+            .position(|(pid, _)| Some(*pid) == exec.pid)
+        {
+            exec.exit = Some(self.ended.remove(at).1);
+        }
         let client = self
             .clients
             .iter_mut()
@@ -522,13 +535,12 @@ impl Monitor<'_> {
                 if let Some((_, client)) = self.clients.iter_mut().find(|(n, _)| *n == number) {
                     client.tell(&Event::ExecExited { code }, &[]);
                 }
-            } else if let Some(exec) = self
-                .execs
-                .iter_mut()
-                .find(|e| e.pid.is_none() && e.report.is_some())
-            {
-                // Ended before its pid was reported.
-                exec.exit = Some(code);
+            } else {
+                // Ended before its pid was reported, or of an exec that failed.
+                if self.ended.len() == MAX_ENDED {
+                    self.ended.remove(0);
+                }
+                self.ended.push((pid, code));
             }
         }
     }
