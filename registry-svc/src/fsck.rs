@@ -58,6 +58,13 @@ pub fn mark_clean(index: &Index, root: &Path) -> Result<()> {
     files::write_durably(&path, b"").map_err(Error::io("cannot write", &path))
 }
 
+/// Takes the mark back: something changes after all.
+pub fn mark_dirty(root: &Path) -> Result<()> {
+    let path = root.join(CLEAN);
+    files::remove_durably(&path).map_err(Error::io("cannot remove", &path))?;
+    Ok(())
+}
+
 /// Makes the index anew from link files, tag files and manifests. Returns the number of manifests.
 async fn rebuild(
     index: &Index,

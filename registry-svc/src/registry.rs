@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -58,6 +61,7 @@ pub struct Registry {
     pub(crate) collecting: RwLock<()>,
     pub(crate) staging: PathBuf,
     root: PathBuf,
+    closed: AtomicBool,
     locks: Arc<Vec<Mutex<()>>>,
     cache: Mutex<HashMap<Digest, Bytes>>,
 }
@@ -88,6 +92,7 @@ impl Registry {
             collecting: RwLock::new(()),
             staging,
             root: root.to_owned(),
+            closed: AtomicBool::new(false),
             locks: Arc::new((0..STRIPES).map(|_| Mutex::new(())).collect()),
             cache: Mutex::default(),
             blobs,
@@ -99,6 +104,7 @@ impl Registry {
     pub async fn close(&self) -> Result<()> {
         let index = Arc::clone(&self.index);
         let root = self.root.clone();
+        self.closed.store(true, Ordering::SeqCst);
         blocking(move || fsck::mark_clean(&index, &root)).await
     }
 
@@ -142,6 +148,10 @@ impl Registry {
     ) -> Result<T> {
         let locks = Arc::clone(&self.locks);
         let stripe = stripe_of(repository);
+        if self.closed.load(Ordering::SeqCst) {
+            // A request that ends after the index was written out: the next start rebuilds it.
+            fsck::mark_dirty(&self.root)?;
+        }
         blocking(move || {
             let _held = lock(&locks[stripe]);
             work()

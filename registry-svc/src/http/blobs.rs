@@ -154,7 +154,7 @@ impl ByteRange {
             Self::Last(0) => return None,
             Self::Last(count) => (total.saturating_sub(count), total),
         };
-        (offset < total).then_some(Range {
+        (offset < total).then(|| Range {
             offset,
             length: Some(end - offset),
         })
@@ -174,6 +174,7 @@ mod tests {
             ("bytes=-30", Some((0, 10))),
             ("bytes=5-100", Some((5, 5))),
             ("bytes=10-", None),
+            ("bytes=99-", None),
             ("bytes=-0", None),
         ] {
             let got = ByteRange::parse(header).unwrap().within(10);

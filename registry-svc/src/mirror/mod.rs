@@ -53,11 +53,14 @@ pub struct Found {
 /// How long an upstream that did not answer is not asked again.
 const REST: Duration = Duration::from_secs(5);
 
+/// Whose turn it is to ask about a name, and when the last answer came.
+type Turn = Arc<tokio::sync::Mutex<Option<Instant>>>;
+
 /// See the module's page.
 pub struct Mirror {
     configured: Vec<UpstreamConfig>,
     clients: Mutex<HashMap<String, Arc<Client>>>,
-    asking: Mutex<HashMap<ImageName, Arc<tokio::sync::Mutex<()>>>>,
+    asking: Mutex<HashMap<ImageName, Turn>>,
     flights: Flights,
     partial: PathBuf,
     troubles: Mutex<HashMap<String, (String, Instant)>>,
@@ -177,23 +180,18 @@ impl Registry {
             return Err(unknown());
         }
         // Whoever asked at the same moment shares the answer.
-        let asked_at = now();
+        let asked_at = Instant::now();
         let turn = {
             let mut asking = lock(&self.mirror.asking);
             asking.retain(|_, turn| Arc::strong_count(turn) > 1);
             Arc::clone(asking.entry(name.clone()).or_default())
         };
-        let _turn = turn.lock().await;
+        let mut answered = turn.lock().await;
         let before = self.stored(name).await?;
-        if let (Some(stored), Pointer::Tag(tag)) = (&before, &name.pointer)
-            && self
-                .index
-                .checked(&name.repository, tag)?
-                .is_some_and(|checked| checked >= asked_at)
+        let shared = answered.is_some_and(|at| at > asked_at);
+        if let Some(stored) = &before
+            && (shared || matches!(name.pointer, Pointer::Digest(_)))
         {
-            return Ok(found(stored.clone()));
-        }
-        if let (Some(stored), Pointer::Digest(_)) = (&before, &name.pointer) {
             return Ok(found(stored.clone()));
         }
         let host = name.repository.host().to_owned();
@@ -203,6 +201,9 @@ impl Registry {
             _ => {
                 let result = self.ask_upstream(name, before.as_ref(), credentials).await;
                 self.mirror.note(&host, &result);
+                if result.is_ok() {
+                    *answered = Some(Instant::now());
+                }
                 result
             }
         };

@@ -1,0 +1,106 @@
+//! What was acknowledged is found again after kill -9, with a missing, an old or a torn index.
+
+mod support;
+
+use std::sync::Arc;
+
+use support::{Site, TestImage, client};
+
+async fn expect(site: &Site, image: &TestImage) {
+    let url = site.url("team/app/manifests/v1");
+    let response = client().get(url).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.bytes().await.unwrap(), image.manifest);
+    let url = site.url(&format!("team/app/blobs/{}", image.layer_digest()));
+    let blob = client()
+        .get(url)
+        .send()
+        .await
+        .unwrap()
+        .bytes()
+        .await
+        .unwrap();
+    assert_eq!(blob, image.layer);
+    let images = site.registry.images().await.unwrap();
+    assert_eq!(images.len(), 1);
+}
+
+#[tokio::test]
+async fn a_pushed_image_survives_a_crash_right_after_the_answer() {
+    let image = TestImage::new("crash", 100_000);
+    let site = Site::start().await;
+    site.push_image("team/app", "v1", &image).await;
+    let dir = site.crash().await;
+    let site = Site::reopen(dir, None, 0).await;
+    expect(&site, &image).await;
+}
+
+#[tokio::test]
+async fn a_missing_or_torn_index_is_rebuilt_from_the_files() {
+    let image = TestImage::new("torn", 100_000);
+    for damage in ["missing", "garbage", "cut", "zeroed"] {
+        let site = Site::start().await;
+        site.push_image("team/app", "v1", &image).await;
+        site.registry.close().await.unwrap();
+        let dir = site.crash().await;
+        let db = dir.path().join("index/db");
+        match damage {
+            "missing" => std::fs::remove_dir_all(dir.path().join("index")).unwrap(),
+            "garbage" => std::fs::write(&db, vec![0xa5; 300_000]).unwrap(),
+            "cut" => std::fs::File::options()
+                .write(true)
+                .open(&db)
+                .unwrap()
+                .set_len(100)
+                .unwrap(),
+            _ => {
+                let length = db.metadata().unwrap().len() as usize;
+                std::fs::write(&db, vec![0; length]).unwrap();
+                // The power went: nothing says that the index is whole.
+                std::fs::remove_file(dir.path().join("index.clean")).unwrap();
+            }
+        }
+        // A torn database without its mark is what a crash leaves.
+        let _ = std::fs::remove_file(dir.path().join("index.clean"));
+        let site = Site::reopen(dir, None, 0).await;
+        expect(&site, &image).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_after_a_clean_restart() {
+    let site = Site::start().await;
+    let started = client()
+        .post(site.url("u/blobs/uploads/"))
+        .send()
+        .await
+        .unwrap();
+    let location = started.headers()["location"].to_str().unwrap().to_owned();
+    let url = format!("http://{}{location}", site.address);
+    let patch = client().patch(url).body("first,").send().await.unwrap();
+    assert_eq!(patch.status(), 202);
+    site.registry.close().await.unwrap();
+    let dir = site.crash().await;
+    let site = Site::reopen(dir, None, 0).await;
+    let digest = slipway_image::Digest::of("first,second");
+    let url = format!("http://{}{location}?digest={digest}", site.address);
+    let end = client().put(url).body("second").send().await.unwrap();
+    assert_eq!(end.status(), 201);
+}
+
+#[tokio::test]
+async fn half_written_files_are_swept_away_at_the_start() {
+    let image = TestImage::new("half", 1000);
+    let site = Site::start().await;
+    site.push_image("team/app", "v1", &image).await;
+    let dir = site.crash().await;
+    let staged = dir.path().join("tmp/left-over");
+    std::fs::write(&staged, "half").unwrap();
+    let tag = dir
+        .path()
+        .join("repositories/docker.io/team/app/_tags/.tmp-1");
+    std::fs::write(&tag, "{").unwrap();
+    let site = Site::reopen(Arc::clone(&dir), None, 0).await;
+    expect(&site, &image).await;
+    assert!(!staged.exists() && !tag.exists());
+}

@@ -1,0 +1,127 @@
+//! docker's image commands on the domain: list, tag, rmi, prune.
+
+mod support;
+
+use std::collections::HashSet;
+
+use registry_svc::{Error, images::filter::Filters};
+use support::{Site, TestImage};
+
+#[tokio::test]
+async fn one_image_has_all_its_names_and_goes_with_the_last() {
+    let site = Site::start().await;
+    let image = TestImage::new("names", 10_000);
+    site.push_image("goals", "latest", &image).await;
+    let registry = &site.registry;
+    registry.tag_image("goals", "team/app:v1").await.unwrap();
+    let own = format!("{}/goals", site.address);
+    assert_eq!(
+        registry.find_image(&own, None).await.unwrap().id,
+        image.id()
+    );
+    let images = registry.images().await.unwrap();
+    assert_eq!((images.len(), images[0].tags.len()), (1, 2));
+
+    let short = image.id().short().to_owned();
+    let refused = registry.remove_image(&short, false).await.unwrap_err();
+    assert!(
+        matches!(&refused, Error::Conflict(m) if m.contains("referenced in multiple repositories"))
+    );
+    let first = registry.remove_image("goals", false).await.unwrap();
+    assert_eq!(first.untagged, ["goals:latest"]);
+    assert!(first.deleted.is_empty());
+    let last = registry.remove_image(&short, false).await.unwrap();
+    assert_eq!(last.untagged[0], "team/app:v1");
+    assert_eq!(last.deleted, [image.id().to_string()]);
+    assert_eq!(site.blob_bytes(), 0);
+    assert!(support::files_below(&site.dir.path().join("repositories")).is_empty());
+    let gone = registry.remove_image("goals", false).await.unwrap_err();
+    assert_eq!(gone.to_string(), "No such image: goals");
+}
+
+#[tokio::test]
+async fn a_rebuilt_tag_leaves_a_dangling_image_that_prune_takes() {
+    let site = Site::start().await;
+    let (old, new) = (TestImage::new("old", 9000), TestImage::new("new", 8000));
+    site.push_image("goals", "latest", &old).await;
+    site.push_image("goals", "latest", &new).await;
+    let registry = &site.registry;
+    let images = registry.images().await.unwrap();
+    assert_eq!(images.iter().filter(|i| i.is_dangling()).count(), 1);
+    let used: HashSet<String> = [old.id().to_string()].into();
+    let kept = registry
+        .prune_images(false, &Filters::default(), &used, false)
+        .await
+        .unwrap();
+    assert!(kept.deleted.is_empty());
+    let usage = registry.disk_usage().await.unwrap();
+    assert_eq!((usage.images, usage.active), (2, 1));
+    assert!(usage.reclaimable >= 9000, "{usage:?}");
+    let pruned = registry
+        .prune_images(false, &Filters::default(), &HashSet::new(), false)
+        .await
+        .unwrap();
+    assert_eq!(pruned.deleted, [old.id().to_string()]);
+    assert_eq!(pruned.reclaimed, usage.reclaimable);
+    assert_eq!(registry.images().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn filters_choose_images() {
+    let site = Site::start().await;
+    for name in ["one", "two"] {
+        site.push_image(name, "v1", &TestImage::new(name, 10)).await;
+    }
+    let count = async |key: &str, value: &str| {
+        let values = [value.to_owned()];
+        let filters = Filters::parse([(key, &values[..])], &[key]).unwrap();
+        let mut images = site.registry.images().await.unwrap();
+        images.retain_mut(|i| filters.apply(i));
+        images.len()
+    };
+    assert_eq!(count("label", "seed=one").await, 1);
+    assert_eq!(count("label", "seed").await, 2);
+    assert_eq!(count("reference", "t*").await, 1);
+    assert_eq!(count("dangling", "true").await, 0);
+    assert_eq!(count("until", "2020-01-01T00:00:00Z").await, 0);
+    assert_eq!(count("until", "1h").await, 2);
+}
+
+#[tokio::test]
+async fn the_platforms_own_repositories_are_no_images() {
+    let site = Site::start().await;
+    let image = TestImage::new("cache", 10);
+    site.push_image("slipway.internal/build-cache", "key", &image)
+        .await;
+    assert!(site.registry.images().await.unwrap().is_empty());
+    let catalog = support::client().get(site.url("_catalog")).send().await;
+    assert_eq!(
+        catalog.unwrap().text().await.unwrap(),
+        r#"{"repositories":[]}"#
+    );
+    let removed = site
+        .registry
+        .remove_image("slipway.internal/build-cache:key", false)
+        .await
+        .unwrap();
+    assert!(removed.reclaimed > 0);
+    assert_eq!(site.blob_bytes(), 0);
+}
+
+#[tokio::test]
+async fn content_that_somebody_is_about_to_name_stays() {
+    let site = Site::start().await;
+    let image = TestImage::new("lease", 5000);
+    site.push_image("a", "v1", &image).await;
+    // A second client was told that the layer is here...
+    let lease = site.registry.leases.hold(&image.layer_digest());
+    site.registry.remove_image("a:v1", false).await.unwrap();
+    assert_eq!(site.blob_bytes(), image.layer.len() as u64);
+    // ...and went away without using it.
+    drop(lease);
+    assert_eq!(
+        site.registry.sweep().await.unwrap(),
+        image.layer.len() as u64
+    );
+    assert_eq!(site.blob_bytes(), 0);
+}
