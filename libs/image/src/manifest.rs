@@ -128,7 +128,10 @@ impl ImageIndex {
 
 /// A manifest of either kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "there are never many of them at once")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are never many of them at once"
+)]
 pub enum Manifest {
     /// One image or artifact.
     Image(ImageManifest),

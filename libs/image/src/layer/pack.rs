@@ -1,0 +1,318 @@
+//! Packs a folder that overlayfs wrote into a layer: sorted, and the same bytes for the same files.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Write},
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags, Stat},
+    io::Errno,
+};
+
+use super::{Entry, Kind, OPAQUE, OPAQUE_XATTR, WHITEOUT, tar_write::TarWriter};
+use crate::digest::{Digest, DigestWriter, Digester};
+
+/// How a layer is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// No time is later than this (seconds since the epoch): SOURCE_DATE_EPOCH.
+    pub latest: Option<i64>,
+}
+
+/// A layer that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// Digest of the plain archive.
+    pub diff_id: Digest,
+    /// Its size, bytes.
+    pub size: u64,
+    /// Digest of what was written.
+    pub digest: Digest,
+    /// Its size, bytes.
+    pub compressed_size: u64,
+    /// Entries; none means that nothing changed.
+    pub entries: u64,
+}
+
+/// gzip with no name and no time in its header, so that the same content gives the same bytes.
+type Compressor<W> = flate2::write::GzEncoder<DigestWriter<W>>;
+
+/// A gzip layer that is being written: both digests in one pass.
+pub struct LayerWriter<W: Write> {
+    tar: TarWriter<DigestWriter<Compressor<W>>>,
+    entries: u64,
+}
+
+impl<W: Write> LayerWriter<W> {
+    /// `level` is gzip's, 0 to 9.
+    pub fn new(inner: W, level: u32) -> Self {
+        let compressed = DigestWriter::new(inner, Digester::default());
+        let encoder = flate2::GzBuilder::new().write(compressed, flate2::Compression::new(level));
+        Self {
+            tar: TarWriter::new(DigestWriter::new(encoder, Digester::default())),
+            entries: 0,
+        }
+    }
+
+    /// Writes one entry.
+    pub fn append(&mut self, entry: &Entry, content: &mut dyn io::Read) -> io::Result<()> {
+        self.entries += 1;
+        self.tar.append(entry, content)
+    }
+
+    /// Ends the layer.
+    pub fn finish(self) -> io::Result<(W, Packed)> {
+        let (encoder, plain) = self.tar.finish()?.into_parts();
+        let (inner, compressed) = encoder.finish()?.into_parts();
+        let packed = Packed {
+            size: plain.bytes(),
+            diff_id: plain.finish(),
+            compressed_size: compressed.bytes(),
+            digest: compressed.finish(),
+            entries: self.entries,
+        };
+        Ok((inner, packed))
+    }
+}
+
+/// Writes everything below `folder`, whiteouts in OCI's form. The folder itself is not an entry.
+pub fn pack_folder<W: Write>(
+    writer: &mut LayerWriter<W>,
+    folder: impl AsFd,
+    options: Options,
+) -> io::Result<()> {
+    let mut walk = Walk {
+        writer,
+        options,
+        links: HashMap::new(),
+    };
+    let folder = open(folder, b".", OFlags::DIRECTORY)?;
+    walk.folder(&folder, &[])
+}
+
+struct Walk<'a, W: Write> {
+    writer: &'a mut LayerWriter<W>,
+    options: Options,
+    /// First name of every file with several.
+    links: HashMap<(u64, u64), Vec<u8>>,
+}
+
+impl<W: Write> Walk<'_, W> {
+    fn folder(&mut self, folder: &OwnedFd, path: &[u8]) -> io::Result<()> {
+        let mut names = Vec::new();
+        for child in rustix::fs::Dir::read_from(folder)? {
+            let child = child?;
+            let name = child.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(name.to_vec());
+            }
+        }
+        names.sort_unstable();
+        for name in names {
+            let child = if path.is_empty() {
+                name.clone()
+            } else {
+                [path, b"/", &name].concat()
+            };
+            self.child(folder, &name, child)?;
+        }
+        Ok(())
+    }
+
+    fn child(&mut self, parent: &OwnedFd, name: &[u8], path: Vec<u8>) -> io::Result<()> {
+        let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind.is_char_device() && stat.st_rdev == 0 {
+            return self.mark(&path, &stat);
+        }
+        if !kind.is_dir() && stat.st_nlink > 1 {
+            let first = self
+                .links
+                .entry((stat.st_dev, stat.st_ino))
+                .or_insert_with(|| path.clone());
+            if *first != path {
+                let kind = Kind::HardLink(first.clone());
+                let entry = self.entry(path, kind, &stat, Vec::new());
+                return self.writer.append(&entry, &mut io::empty());
+            }
+        }
+        let device = (
+            rustix::fs::major(stat.st_rdev),
+            rustix::fs::minor(stat.st_rdev),
+        );
+        let kind = match kind {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Folder,
+            FileType::Symlink => {
+                Kind::Symlink(rustix::fs::readlinkat(parent, name, Vec::new())?.into_bytes())
+            }
+            FileType::CharacterDevice => Kind::CharacterDevice(device.0, device.1),
+            FileType::BlockDevice => Kind::BlockDevice(device.0, device.1),
+            FileType::Fifo => Kind::Fifo,
+            // A socket lives only as long as its program: GNU tar leaves it out, and so does docker.
+            _ => return Ok(()),
+        };
+        match kind {
+            Kind::File => {
+                let file = open(parent, name, OFlags::empty())?;
+                let xattrs = xattrs(&file)?;
+                let entry = self.entry(path, kind, &stat, xattrs);
+                self.writer.append(&entry, &mut File::from(file))
+            }
+            Kind::Folder => {
+                let folder = open(parent, name, OFlags::DIRECTORY)?;
+                let entry = self.entry(path.clone(), kind, &stat, xattrs(&folder)?);
+                self.writer.append(&entry, &mut io::empty())?;
+                if is_opaque(&folder)? {
+                    let path = [&path[..], b"/", OPAQUE].concat();
+                    let entry = self.entry(path, Kind::File, &stat, Vec::new());
+                    self.writer.append(
+                        &Entry {
+                            size: 0,
+                            mode: 0o644,
+                            ..entry
+                        },
+                        &mut io::empty(),
+                    )?;
+                }
+                self.folder(&folder, &path)
+            }
+            kind => {
+                let entry = self.entry(path, kind, &stat, Vec::new());
+                self.writer.append(&entry, &mut io::empty())
+            }
+        }
+    }
+
+    /// A whiteout.
+    fn mark(&mut self, path: &[u8], stat: &Stat) -> io::Result<()> {
+        let at = path.iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
+        let path = [&path[..at], WHITEOUT, &path[at..]].concat();
+        let entry = self.entry(path, Kind::File, stat, Vec::new());
+        let entry = Entry {
+            size: 0,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            ..entry
+        };
+        self.writer.append(&entry, &mut io::empty())
+    }
+
+    fn entry(
+        &self,
+        path: Vec<u8>,
+        kind: Kind,
+        stat: &Stat,
+        xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Entry {
+        #[expect(
+            clippy::unnecessary_cast,
+            reason = "the types differ between architectures"
+        )]
+        let mut mtime = (stat.st_mtime as i64, stat.st_mtime_nsec as u32);
+        if let Some(latest) = self.options.latest.filter(|latest| mtime.0 >= *latest) {
+            mtime = (latest, 0);
+        }
+        Entry {
+            path,
+            kind,
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime,
+            size: stat.st_size as u64,
+            xattrs,
+        }
+    }
+}
+
+fn open(parent: impl AsFd, name: &[u8], extra: OFlags) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | extra;
+    Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
+}
+
+/// Whether overlayfs hides what is below this folder. `x` marks one that only has such children.
+fn is_opaque(folder: &OwnedFd) -> io::Result<bool> {
+    let mut value = [0; 8];
+    match rustix::fs::fgetxattr(folder, OPAQUE_XATTR, &mut value) {
+        Ok(n) => Ok(&value[..n] == b"y"),
+        Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The attributes that belong into an image, sorted: capabilities and the user's own.
+fn xattrs(file: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut list = vec![0; 64 * 1024];
+    let length = match rustix::fs::flistxattr(file, &mut list) {
+        Ok(length) => length,
+        Err(Errno::NOTSUP) => 0,
+        Err(e) => return Err(e.into()),
+    };
+    let mut found = Vec::new();
+    for name in list[..length].split(|b| *b == 0) {
+        if name != b"security.capability" && !name.starts_with(b"user.") {
+            continue;
+        }
+        let mut value = vec![0; 64 * 1024];
+        let length = rustix::fs::fgetxattr(file, name, &mut value)?;
+        value.truncate(length);
+        found.push((name.to_vec(), value));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::unpack::{Limits, unpack_layer};
+    use std::{fs, os::unix::fs::symlink};
+
+    fn pack(path: &std::path::Path) -> (Vec<u8>, Packed) {
+        let mut writer = LayerWriter::new(Vec::new(), 6);
+        pack_folder(
+            &mut writer,
+            File::open(path).unwrap(),
+            Options { latest: Some(7) },
+        )
+        .unwrap();
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn a_folder_comes_back_as_it_was_and_packs_to_the_same_bytes() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = one.path();
+        fs::create_dir_all(path.join("b/c")).unwrap();
+        fs::write(path.join("b/file"), "content").unwrap();
+        fs::hard_link(path.join("b/file"), path.join("b/second")).unwrap();
+        symlink("/nowhere", path.join("a")).unwrap();
+        let folder = File::open(path.join("b/c")).unwrap();
+        rustix::fs::fsetxattr(&folder, OPAQUE_XATTR, b"y", rustix::fs::XattrFlags::empty())
+            .unwrap();
+        rustix::fs::mknodat(&folder, "gone", FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+        let (bytes, packed) = pack(path);
+        assert_eq!(packed.entries, 7);
+        let unpacked = unpack_layer(
+            &bytes[..],
+            File::open(two.path()).unwrap(),
+            Limits::default(),
+        )
+        .unwrap();
+        assert_eq!(
+            (&unpacked.diff_id, &unpacked.digest),
+            (&packed.diff_id, &packed.digest)
+        );
+        assert!(unpacked.implicit_folders.is_empty());
+        assert_eq!(pack(two.path()), (bytes, packed));
+    }
+}
