@@ -1,6 +1,11 @@
 //! What happened to images, for whoever listens, in docker's vocabulary. A listener that is too slow
 //! loses the oldest; nobody waits for it.
 
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
 use tokio::sync::broadcast;
 
 use crate::registry::now;
@@ -18,15 +23,20 @@ pub struct Event {
     pub name: String,
 }
 
+/// Events that are remembered for those who ask about the past.
+const HISTORY: usize = 256;
+
 /// See the module's page.
 pub struct Events {
     sender: broadcast::Sender<Event>,
+    history: Mutex<VecDeque<Event>>,
 }
 
 impl Default for Events {
     fn default() -> Self {
         Self {
-            sender: broadcast::channel(256).0,
+            sender: broadcast::channel(HISTORY).0,
+            history: Mutex::default(),
         }
     }
 }
@@ -34,17 +44,50 @@ impl Default for Events {
 impl Events {
     /// Tells everybody who listens.
     pub fn tell(&self, action: &'static str, id: impl Into<String>, name: impl Into<String>) {
-        // An error means that nobody listens.
-        let _ = self.sender.send(Event {
+        let event = Event {
             at: now(),
             action,
             id: id.into(),
             name: name.into(),
-        });
+        };
+        let mut history = self.history();
+        if history.len() == HISTORY {
+            history.pop_front();
+        }
+        history.push_back(event.clone());
+        // An error means that nobody listens.
+        let _ = self.sender.send(event);
     }
 
-    /// Listens from now on.
-    pub fn listen(&self) -> broadcast::Receiver<Event> {
-        self.sender.subscribe()
+    /// What is remembered from `since` (Unix milliseconds) on, and what comes from now on: nothing is
+    /// lost or doubled between the two.
+    pub fn listen(&self, since: Option<u64>) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        let history = self.history();
+        let past = history
+            .iter()
+            .filter(|event| since.is_some_and(|since| event.at >= since))
+            .cloned()
+            .collect();
+        (past, self.sender.subscribe())
+    }
+
+    fn history(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_past_and_the_future_fit_together() {
+        let events = Events::default();
+        events.tell("tag", "a", "");
+        let (past, mut future) = events.listen(Some(0));
+        events.tell("untag", "b", "");
+        assert_eq!(past.iter().map(|e| e.action).collect::<Vec<_>>(), ["tag"]);
+        assert_eq!(future.try_recv().unwrap().action, "untag");
+        assert!(events.listen(None).0.is_empty());
     }
 }

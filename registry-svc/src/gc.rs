@@ -36,6 +36,7 @@ impl Registry {
     pub async fn sweep(&self) -> Result<u64> {
         self.leases.expire();
         self.uploads.expire()?;
+        self.mirror.expire()?;
         self.release(self.index.pending()?).await
     }
 

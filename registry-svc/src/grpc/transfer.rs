@@ -157,10 +157,15 @@ pub fn events(
     {
         return Err(Error::InvalidArgument(format!("invalid filter {:?}", filter.key)).into());
     }
-    let until = request
-        .until
-        .map(|t| (t.seconds.max(0) as u64) * 1000 + t.nanos.max(0) as u64 / 1_000_000);
-    let receiver = registry.events.listen();
+    let millis = |t: prost_types::Timestamp| {
+        (t.seconds.max(0) as u64) * 1000 + t.nanos.max(0) as u64 / 1_000_000
+    };
+    let until = request.until.map(millis);
+    let (past, receiver) = registry.events.listen(request.since.map(millis));
+    let past: Vec<Event> = past
+        .into_iter()
+        .filter(|e| until.is_none_or(|until| e.at <= until))
+        .collect();
     let filters = request.filters;
     let stream = stream::unfold((receiver, stop), move |(mut receiver, stop)| async move {
         let left = until.map(|until| until.saturating_sub(crate::registry::now()));
@@ -181,6 +186,7 @@ pub fn events(
             () = ended => None,
         }
     });
+    let stream = stream::iter(past.into_iter().map(Some)).chain(stream);
     let stream = stream.filter_map(move |event| {
         let message = event.filter(|e| passes(e, &filters)).map(event_message);
         std::future::ready(message.map(Ok))
@@ -231,6 +237,6 @@ pub fn info(registry: &Registry, context: &Context) -> types::ServiceInfo {
         version: context.identity.version.to_owned(),
         started: Some(context.started.into()),
         facts,
-        warnings: registry.warnings.clone(),
+        warnings: [registry.warnings.clone(), registry.mirror.warnings()].concat(),
     }
 }

@@ -103,16 +103,6 @@ impl Registry {
     ) -> Result<Option<String>> {
         let repository = name.repository.clone();
         covered.insert((repository.clone(), top.clone()));
-        let image = match self.image_of(&name, None).await {
-            Ok(image) => image,
-            // Artifacts, and images that were begun to be mirrored and never fetched.
-            Err(
-                Error::ImageNotFound(_)
-                | Error::ManifestInvalid(_)
-                | Error::PlatformNotFound { .. },
-            ) => return Ok(None),
-            Err(e) => return Err(e),
-        };
         // All manifests of an index are covered by it.
         let stored = ImageName {
             repository: repository.clone(),
@@ -130,6 +120,16 @@ impl Registry {
                     .map(|child| (repository.clone(), child.digest.clone())),
             );
         }
+        let image = match self.image_of(&name, None).await {
+            Ok(image) => image,
+            // Artifacts, and images that were begun to be mirrored and never fetched.
+            Err(
+                Error::ImageNotFound(_)
+                | Error::ManifestInvalid(_)
+                | Error::PlatformNotFound { .. },
+            ) => return Ok(None),
+            Err(e) => return Err(e),
+        };
         let id = image.id.to_string();
         let entry = listed.entry(id.clone()).or_insert_with(|| Listed {
             image,

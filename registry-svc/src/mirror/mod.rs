@@ -53,6 +53,9 @@ pub struct Found {
 /// How long an upstream that did not answer is not asked again.
 const REST: Duration = Duration::from_secs(5);
 
+/// How long the beginning of a blob is kept for somebody to ask for the rest.
+const PARTIAL_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Whose turn it is to ask about a name, and when the last answer came.
 type Turn = Arc<tokio::sync::Mutex<Option<Instant>>>;
 
@@ -115,6 +118,28 @@ impl Mirror {
             .iter()
             .find(|c| c.host == host)
             .map_or(TAG_TTL, |c| c.tag_ttl)
+    }
+
+    /// What is wrong with upstreams now, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let troubles = lock(&self.troubles);
+        troubles
+            .values()
+            .map(|(trouble, _)| trouble.clone())
+            .collect()
+    }
+
+    /// Removes what broken transfers left and nobody resumed for a week.
+    pub fn expire(&self) -> Result<()> {
+        let fail = || Error::io("cannot clean", &self.partial);
+        for entry in std::fs::read_dir(&self.partial).map_err(fail())? {
+            let entry = entry.map_err(fail())?;
+            let age = entry.metadata().and_then(|m| m.modified()).ok();
+            if age.is_some_and(|at| at.elapsed().is_ok_and(|age| age > PARTIAL_EXPIRY)) {
+                std::fs::remove_file(entry.path()).map_err(fail())?;
+            }
+        }
+        Ok(())
     }
 
     /// Upstreams by name and place, and what is wrong with them now.
@@ -269,7 +294,15 @@ impl Registry {
             other => other,
         };
         let (digest, tags, by_digest) = match &name.pointer {
-            Pointer::Digest(digest) => (digest.clone(), Vec::new(), true),
+            Pointer::Digest(digest) => {
+                // A part of an index that is here goes with that index.
+                let part = self
+                    .index
+                    .holders(digest)?
+                    .iter()
+                    .any(|(r, m)| *r == name.repository && m != digest);
+                (digest.clone(), Vec::new(), !part)
+            }
             Pointer::Tag(tag) => {
                 let digest = client
                     .resolve(path, tag.as_str())
