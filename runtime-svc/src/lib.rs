@@ -1,6 +1,21 @@
 //! Runs containers on one host.
+//!
+//! [`container`] is the domain: what containers are asked to be and what is done with them. Below it,
+//! [`registry`] and [`layers`] bring images here, [`network`] speaks with netd, [`monitor`] and
+//! [`executor`] make and keep processes, [`cgroup`] limits them, [`logs`] reads what they wrote.
+//! [`grpc`] translates, and nothing else.
 
 pub mod cgroup;
+pub mod container;
+pub mod error;
+pub mod events;
 pub mod executor;
+pub mod grpc;
+pub mod ids;
+pub mod layers;
+pub mod logs;
 pub mod monitor;
+pub mod network;
+pub mod registry;
+pub mod settings;
 pub mod sys;

@@ -2,7 +2,33 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use runtime_svc::monitor::spawner;
+use anyhow::Context as _;
+use clap::Parser as _;
+use runtime_svc::{
+    container::manager::Manager,
+    grpc::{ContainersService, HostService},
+    monitor::spawner,
+    network::Netd,
+    registry::Registry,
+    settings,
+};
+use slipway_proto::runtime::v1::{containers_server::ContainersServer, host_server::HostServer};
+use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, client};
+use tonic::service::Routes;
+
+const IDENTITY: Identity = Identity {
+    name: "runtime",
+    program: "runtime-svc",
+    version: env!("CARGO_PKG_VERSION"),
+};
+
+/// Runs containers on this host
+#[derive(Debug, clap::Parser)]
+#[command(version)]
+struct Args {
+    #[command(flatten)]
+    service: ServiceArgs,
+}
 
 fn main() -> ExitCode {
     // Before anything else: the spawner must have one thread and little memory.
@@ -14,5 +40,24 @@ fn main() -> ExitCode {
         let lock = PathBuf::from(arguments.next().unwrap_or_default());
         return ExitCode::from(u8::try_from(spawner::main(&lock)).unwrap_or(1));
     }
-    ExitCode::SUCCESS
+    let args = Args::parse();
+    slipway_service::run(IDENTITY, &args.service, 2, open)
+}
+
+async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> {
+    let state = context
+        .state_dir()
+        .context("cannot make the state folder")?;
+    let run = context.paths.run.join("runtime");
+    let registry = Registry::new(client::connect(
+        &file.registry_address(&context.paths),
+        None,
+    )?);
+    let netd = Netd::new(client::connect(&file.netd_address(&context.paths), None)?);
+    let manager = Manager::open(state, run, registry, netd).await?;
+    let containers = ContainersServer::new(ContainersService::new(manager.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_SIZE)
+        .max_encoding_message_size(MAX_MESSAGE_SIZE);
+    let host = HostServer::new(HostService::new(manager, context.started));
+    Ok(Routes::new(containers).add_service(host))
 }

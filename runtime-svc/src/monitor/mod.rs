@@ -20,3 +20,5 @@ mod execs;
 mod listener;
 mod output;
 mod stdin;
+
+pub use output::now;

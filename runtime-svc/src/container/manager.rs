@@ -1,0 +1,501 @@
+//! All containers of this host: finding, creating, listing, recovering.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use slipway_proto::{
+    registry::v1::pull_request::Policy, runtime::v1::ContainerSpec, types::v1::RegistryAuth,
+};
+use tokio::sync::broadcast;
+
+use super::{
+    merge,
+    record::Record,
+    state::{Container, Status},
+    unsupported,
+};
+use crate::{
+    cgroup::Hierarchies,
+    error::{Error, Tried as _},
+    events::{self, Events},
+    ids,
+    layers::Layers,
+    monitor::{
+        client::Connection,
+        protocol::{Event, ExitRecord},
+        spawner::{self, Spawner},
+    },
+    network::Netd,
+    registry::{Image, Notices, Registry},
+};
+
+/// The containers of this host. Cheap to clone.
+#[derive(Clone)]
+pub struct Manager(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub state: PathBuf,
+    pub run: PathBuf,
+    pub registry: Registry,
+    pub netd: Netd,
+    pub layers: Layers,
+    pub hierarchies: Hierarchies,
+    pub spawner: Mutex<Spawner>,
+    pub events: Events,
+    containers: RwLock<HashMap<String, Arc<Container>>>,
+    /// Names that are taken, by containers or by creations that are under way: name to id.
+    names: Mutex<HashMap<String, String>>,
+}
+
+/// What a new container is made with.
+#[derive(Default)]
+pub struct Creation {
+    /// As asked for.
+    pub spec: ContainerSpec,
+    /// Whether the image is fetched.
+    pub pull: Policy,
+    /// For fetching it.
+    pub auth: Option<RegistryAuth>,
+}
+
+impl Manager {
+    /// Opens the state folder and recovers what is there.
+    pub async fn open(
+        state: PathBuf,
+        run: PathBuf,
+        registry: Registry,
+        netd: Netd,
+    ) -> anyhow::Result<Self> {
+        fs::create_dir_all(state.join("containers"))?;
+        fs::create_dir_all(state.join("volumes"))?;
+        fs::create_dir_all(run.join("containers"))?;
+        fs::set_permissions(&run, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        let lock = run.join("spawner.lock");
+        {
+            let lock = lock.clone();
+            tokio::task::spawn_blocking(move || spawner::wait_for_last(&lock)).await??;
+        }
+        let spawner = Spawner::start(Path::new("/proc/self/exe"), &lock)?;
+        let layers = Layers::open(state.join("layers"), registry.clone())?;
+        let hierarchies = Hierarchies::detect()?;
+        tracing::info!(cgroup = hierarchies.version(), controllers = ?hierarchies.v2_controllers, "host");
+        let manager = Self(Arc::new(Inner {
+            state,
+            run,
+            registry,
+            netd,
+            layers,
+            hierarchies,
+            spawner: Mutex::new(spawner),
+            events: Events::default(),
+            containers: RwLock::default(),
+            names: Mutex::default(),
+        }));
+        manager.recover().await?;
+        Ok(manager)
+    }
+
+    /// Where unpacked layers are.
+    pub fn layers(&self) -> &Layers {
+        &self.0.layers
+    }
+
+    /// The cgroup trees of this host.
+    pub fn hierarchies(&self) -> &Hierarchies {
+        &self.0.hierarchies
+    }
+
+    /// The state folder.
+    pub fn state_folder(&self) -> &Path {
+        &self.0.state
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<events::Happening> {
+        self.0.events.subscribe()
+    }
+
+    /// By name, id, or unique prefix of the id; docker's order.
+    pub fn find(&self, word: &str) -> Result<Arc<Container>, Error> {
+        let containers = self
+            .0
+            .containers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = containers.get(word) {
+            return Ok(found.clone());
+        }
+        let name = word.strip_prefix('/').unwrap_or(word);
+        if let Some(found) = containers.values().find(|c| c.name() == name) {
+            return Ok(found.clone());
+        }
+        match slipway_image::id_prefix::resolve(word, containers.keys().map(String::as_str)) {
+            Ok(id) => Ok(containers[id].clone()),
+            Err(slipway_image::id_prefix::PrefixError::NotFound(_)) => {
+                Err(Error::NoSuchContainer(word.to_owned()))
+            }
+            Err(_) => Err(Error::AmbiguousId(word.to_owned())),
+        }
+    }
+
+    /// All containers, newest first.
+    pub fn all(&self) -> Vec<Arc<Container>> {
+        let containers = self
+            .0
+            .containers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = containers.values().cloned().collect();
+        drop(containers);
+        all.sort_by_cached_key(|c| std::cmp::Reverse((c.record().created, c.id.clone())));
+        all
+    }
+
+    /// Folder of a volume's content.
+    pub fn volume_folder(&self, name: &str) -> PathBuf {
+        self.0.state.join("volumes").join(name).join("_data")
+    }
+
+    /// Makes a container; nothing runs yet. Returns warnings with it.
+    pub async fn create(
+        &self,
+        creation: Creation,
+        notices: Option<&Notices>,
+    ) -> Result<(Arc<Container>, Vec<String>), Error> {
+        let mut spec = creation.spec;
+        unsupported::check(&spec)?;
+        let id = ids::new_id();
+        let name = self.take_name(&spec.name, &id)?;
+        let release = ReleaseName {
+            manager: self,
+            name: &name,
+            keep: false,
+        };
+        let image = self
+            .0
+            .registry
+            .image(&spec.image, creation.pull, creation.auth, notices)
+            .await?;
+        let effective = merge::merge(&id, &spec, &image.config)?;
+        add_image_volumes(&mut spec, &effective.volumes);
+        self.prepare_volumes(&mut spec)?;
+        let record = record(&id, &name, spec, effective, &image);
+        // Checked now, so that a container that can never start is never made.
+        let places = super::plan::Places {
+            folder: Path::new("/"),
+            run_folder: Path::new("/"),
+            lower: Vec::new(),
+            volume: &|_| PathBuf::new(),
+        };
+        let plan = super::plan::plan(&record, &places, false)?;
+        let warnings = self.0.hierarchies.missing_for(&plan.cgroup.limits);
+        self.0.layers.ensure(&image.layers).await?;
+        let folder = self.0.state.join("containers").join(&id);
+        make_folder(&folder, &record)
+            .tried(|| format!("cannot make the folder of container {name}"))?;
+        let run_folder = self.0.run.join("containers").join(&id);
+        let container = Arc::new(Container::new(record, Status::Created, folder, run_folder));
+        self.insert(container.clone());
+        release.keep();
+        self.tell(&container, "create", &[]);
+        Ok((container, warnings))
+    }
+
+    fn take_name(&self, asked: &str, id: &str) -> Result<String, Error> {
+        let mut names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.is_empty() {
+            loop {
+                let name = ids::random_name();
+                let name = if names.contains_key(&name) {
+                    format!("{name}{}", names.len())
+                } else {
+                    name
+                };
+                if !names.contains_key(&name) {
+                    names.insert(name.clone(), id.to_owned());
+                    return Ok(name);
+                }
+            }
+        }
+        let name = asked.strip_prefix('/').unwrap_or(asked);
+        if !ids::is_name(name) {
+            return Err(Error::Invalid(format!(
+                "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            )));
+        }
+        if let Some(holder) = names.get(name) {
+            return Err(Error::NameInUse {
+                name: name.to_owned(),
+                id: holder.clone(),
+            });
+        }
+        names.insert(name.to_owned(), id.to_owned());
+        Ok(name.to_owned())
+    }
+
+    /// Named volumes are made when first used; anonymous ones get a name.
+    fn prepare_volumes(&self, spec: &mut ContainerSpec) -> Result<(), Error> {
+        for mount in &mut spec.mounts {
+            match mount.r#type.as_str() {
+                "volume" => {
+                    if mount.source.is_empty() {
+                        mount.source = ids::new_id();
+                    } else if !ids::is_name(&mount.source) {
+                        return Err(Error::Invalid(format!(
+                            "\"{}\" includes invalid characters for a local volume name",
+                            mount.source
+                        )));
+                    }
+                    let folder = self.volume_folder(&mount.source);
+                    fs::create_dir_all(&folder)
+                        .tried(|| format!("cannot make volume {}", mount.source))?;
+                }
+                "bind" if mount.create_source => {
+                    fs::create_dir_all(&mount.source)
+                        .tried(|| format!("cannot make {}", mount.source))?;
+                }
+                "bind" if !Path::new(&mount.source).exists() => {
+                    return Err(Error::Invalid(format!(
+                        "bind source path does not exist: {}",
+                        mount.source
+                    )));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn insert(&self, container: Arc<Container>) {
+        let mut containers = self
+            .0
+            .containers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        containers.insert(container.id.clone(), container);
+    }
+
+    /// Forgets a container.
+    pub(super) fn forget(&self, container: &Container) {
+        self.0
+            .containers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&container.id);
+        let name = container.name();
+        self.0
+            .names
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&name);
+    }
+
+    /// Gives a container another name.
+    pub async fn rename(&self, container: &Container, name: &str) -> Result<(), Error> {
+        let _turn = container.operation.lock().await;
+        let old = container.name();
+        let new = self.take_name(name, &container.id)?;
+        let release = ReleaseName {
+            manager: self,
+            name: &new,
+            keep: false,
+        };
+        container
+            .update(|r| r.name.clone_from(&new))
+            .tried(|| format!("cannot rename {old}"))?;
+        release.keep();
+        self.0
+            .names
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&old);
+        Ok(())
+    }
+
+    /// Tells subscribers what happened.
+    pub(super) fn tell(&self, container: &Container, action: &str, more: &[(&str, String)]) {
+        let record = container.record();
+        let mut attributes: HashMap<String, String> = record.effective.labels.into_iter().collect();
+        attributes.insert("name".into(), record.name);
+        attributes.insert("image".into(), record.spec.image);
+        attributes.extend(more.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
+        self.0
+            .events
+            .tell("container", action, &container.id, attributes);
+    }
+
+    /// Finds every container again, whatever the last instance was doing when it ended.
+    async fn recover(&self) -> anyhow::Result<()> {
+        let mut live = Vec::new();
+        let mut ended = Vec::new();
+        for entry in fs::read_dir(self.0.state.join("containers"))? {
+            let folder = entry?.path();
+            // `<id>.new` was never acknowledged, `<id>.removed` is being removed.
+            if folder.extension().is_some() {
+                fs::remove_dir_all(&folder)?;
+                continue;
+            }
+            let Ok(record) = Record::read(&folder) else {
+                // Its creation was never acknowledged.
+                tracing::warn!(folder = %folder.display(), "removing a container that was never complete");
+                fs::remove_dir_all(&folder)?;
+                continue;
+            };
+            let run_folder = self.0.run.join("containers").join(&record.id);
+            self.0
+                .names
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(record.name.clone(), record.id.clone());
+            let container = Arc::new(Container::new(record, Status::Created, folder, run_folder));
+            self.insert(container.clone());
+            match self.reconnect(&container).await {
+                Some((connection, running)) => {
+                    live.push((container.id.clone(), running.pid));
+                    self.supervise(container, connection, running);
+                }
+                None => ended.push(container),
+            }
+        }
+        let names: Vec<String> = live.iter().map(|(id, _)| id.clone()).collect();
+        if let Err(status) = self.0.netd.sync(live).await {
+            tracing::warn!(
+                error = status.message(),
+                "netd was not told which containers live"
+            );
+        }
+        for endpoint in self.0.netd.endpoints().await {
+            if let Ok(container) = self.find(&endpoint.container_id) {
+                container.set_endpoint(Some(endpoint));
+            }
+        }
+        for container in ended {
+            self.settle_ended(&container).await;
+        }
+        tracing::info!(running = names.len(), "recovered");
+        Ok(())
+    }
+
+    async fn reconnect(
+        &self,
+        container: &Container,
+    ) -> Option<(Connection, crate::monitor::protocol::Running)> {
+        let connection = Connection::open(&container.socket()).ok()?;
+        match connection.next().await {
+            Ok(Some((Event::Running(running), _))) => Some((connection, running)),
+            _ => None,
+        }
+    }
+
+    /// A container whose monitor is gone: it ended while we were away, or never began.
+    async fn settle_ended(&self, container: &Arc<Container>) {
+        let exit = fs::read(container.exit_file())
+            .ok()
+            .and_then(|b| serde_json::from_slice::<ExitRecord>(&b).ok());
+        let status = match exit {
+            Some(record) => Status::Exited {
+                record,
+                error: String::new(),
+            },
+            None if container.record().starting => Status::Exited {
+                record: ExitRecord {
+                    code: 137,
+                    oom_killed: false,
+                    started: 0,
+                    finished: crate::monitor::now(),
+                },
+                error: "the container's monitor was killed".to_owned(),
+            },
+            None => return,
+        };
+        self.clean_up(container);
+        container.set_status(status);
+        if container.record().spec.auto_remove
+            && let Err(error) = self.remove(container, true, true).await
+        {
+            tracing::warn!(container = container.id, %error, "could not be removed");
+        }
+    }
+}
+
+/// Gives a name back unless it is kept.
+struct ReleaseName<'a> {
+    manager: &'a Manager,
+    name: &'a str,
+    keep: bool,
+}
+
+impl ReleaseName<'_> {
+    fn keep(mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for ReleaseName<'_> {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.manager
+                .0
+                .names
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(self.name);
+        }
+    }
+}
+
+fn record(
+    id: &str,
+    name: &str,
+    spec: ContainerSpec,
+    effective: merge::Effective,
+    image: &Image,
+) -> Record {
+    Record {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        created: crate::monitor::now(),
+        spec,
+        effective,
+        image_id: image.id.clone(),
+        image_digest: image.digest.clone(),
+        layers: image.layers.iter().map(|l| l.diff_id.to_string()).collect(),
+        starting: false,
+    }
+}
+
+/// VOLUME of the image: an anonymous volume where the caller mounts nothing.
+fn add_image_volumes(spec: &mut ContainerSpec, volumes: &[String]) {
+    for target in volumes {
+        if !spec
+            .mounts
+            .iter()
+            .any(|m| m.target.trim_end_matches('/') == target.trim_end_matches('/'))
+        {
+            spec.mounts.push(slipway_proto::runtime::v1::Mount {
+                r#type: "volume".into(),
+                target: target.clone(),
+                ..Default::default()
+            });
+        }
+    }
+}
+
+/// Makes a container's folder under a temporary name first: it is there whole or not at all.
+fn make_folder(folder: &Path, record: &Record) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let temporary = folder.with_extension("new");
+    fs::DirBuilder::new().mode(0o700).create(&temporary)?;
+    for name in ["upper", "work"] {
+        // The upper folder's mode is that of the container's root.
+        fs::DirBuilder::new()
+            .mode(0o755)
+            .create(temporary.join(name))?;
+    }
+    record.write(&temporary)?;
+    fs::rename(&temporary, folder)
+}

@@ -1,0 +1,11 @@
+//! Containers: what they are asked to be ([`merge`], [`plan`]), what they are ([`state`]), and what is
+//! done with them ([`manager`], [`lifecycle`]).
+
+pub mod etc;
+pub mod lifecycle;
+pub mod manager;
+pub mod merge;
+pub mod plan;
+pub mod record;
+pub mod state;
+pub mod unsupported;

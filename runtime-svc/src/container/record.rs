@@ -1,0 +1,71 @@
+//! What is kept of a container on disk: `config.json` in its folder, the truth about it.
+
+use std::{fs, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+use slipway_proto::runtime::v1::ContainerSpec;
+
+use super::merge::Effective;
+
+/// Everything that does not change while it runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// 64 hex digits.
+    pub id: String,
+    /// Unique name.
+    pub name: String,
+    /// Nanoseconds since the epoch.
+    pub created: u64,
+    /// As asked for.
+    #[serde(with = "spec_as_hex")]
+    pub spec: ContainerSpec,
+    /// As it runs.
+    pub effective: Effective,
+    /// Digest of the image's config.
+    pub image_id: String,
+    /// Digest that the image's name stood for.
+    pub image_digest: String,
+    /// Diff ids of the image's layers, base first.
+    pub layers: Vec<String>,
+    /// A start was asked for and its outcome is not known yet.
+    #[serde(default)]
+    pub starting: bool,
+}
+
+/// Protobuf has no JSON form here that keeps every field, so the message stands in it as hex.
+mod spec_as_hex {
+    use super::ContainerSpec;
+    use prost::Message as _;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub fn serialize<S: Serializer>(
+        spec: &ContainerSpec,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(spec.encode_to_vec()))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<ContainerSpec, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = hex::decode(text).map_err(D::Error::custom)?;
+        ContainerSpec::decode(&bytes[..]).map_err(D::Error::custom)
+    }
+}
+
+impl Record {
+    /// Reads a container's record.
+    pub fn read(folder: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&fs::read(
+            folder.join("config.json"),
+        )?)?)
+    }
+
+    /// Writes it: the old one or the new one is there, never half of one.
+    pub fn write(&self, folder: &Path) -> io::Result<()> {
+        let temporary = folder.join("config.json.new");
+        fs::write(&temporary, serde_json::to_vec(self)?)?;
+        fs::rename(&temporary, folder.join("config.json"))
+    }
+}

@@ -1,0 +1,106 @@
+//! What can go wrong in this service, as callers can act on it.
+
+use crate::executor::StartError;
+
+/// Any failure. The sentences are docker's where docker has one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No container of that name or id.
+    #[error("No such container: {0}")]
+    NoSuchContainer(String),
+    /// A prefix that fits several ids.
+    #[error("multiple containers found with provided prefix: {0}")]
+    AmbiguousId(String),
+    /// The name is taken.
+    #[error(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{id}\". You have to \
+         remove (or rename) that container to be able to reuse that name."
+    )]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// Who has it.
+        id: String,
+    },
+    /// A request that cannot be understood.
+    #[error("{0}")]
+    Invalid(String),
+    /// An option that we don't support yet.
+    #[error("{0} is not supported yet")]
+    Unsupported(String),
+    /// The container is not in the state that the request needs.
+    #[error("{0}")]
+    Conflict(String),
+    /// The program could not be started.
+    #[error("{0}")]
+    Start(#[from] StartError),
+    /// The registry's answer.
+    #[error("{}", .0.message())]
+    Registry(Box<Remote>),
+    /// netd's answer.
+    #[error("failed to set up the network of container {container}: {}", status.message())]
+    Network {
+        /// Whose.
+        container: String,
+        /// What it said.
+        status: Box<Remote>,
+    },
+    /// A layer was refused.
+    #[error("layer {digest}: {why}")]
+    Layer {
+        /// Which.
+        digest: String,
+        /// Why.
+        why: String,
+    },
+    /// The host's own trouble.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+/// An answer of another service that is passed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// gRPC code.
+    pub code: i32,
+    /// Reason, "" when it gave none.
+    pub reason: String,
+    /// Sentence.
+    message: String,
+}
+
+impl Remote {
+    /// From its parts.
+    pub const fn new(code: i32, reason: String, message: String) -> Self {
+        Self {
+            code,
+            reason,
+            message,
+        }
+    }
+
+    /// The sentence.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+/// Attaches what was tried to a system error.
+pub trait Tried<T> {
+    /// `what` names the thing.
+    fn tried(self, what: impl FnOnce() -> String) -> Result<T, Error>;
+}
+
+impl<T, E: Into<std::io::Error>> Tried<T> for Result<T, E> {
+    fn tried(self, what: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|e| Error::Io {
+            what: what(),
+            source: e.into(),
+        })
+    }
+}

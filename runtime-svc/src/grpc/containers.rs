@@ -1,0 +1,412 @@
+//! The `Containers` service.
+
+use std::{pin::Pin, sync::Arc};
+
+use slipway_proto::runtime::v1::{self as pb, containers_server::Containers};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::{exec, run, streams, view};
+use crate::{
+    container::{
+        manager::Manager,
+        state::{Container, Status as State},
+    },
+    error::Tried as _,
+    logs,
+};
+
+/// Messages that wait for a client.
+const QUEUE: usize = 16;
+
+/// Translates calls to the manager.
+pub struct ContainersService {
+    manager: Manager,
+}
+
+impl ContainersService {
+    /// Over the host's containers.
+    pub const fn new(manager: Manager) -> Self {
+        Self { manager }
+    }
+
+    fn find(&self, word: &str) -> Result<Arc<Container>, Status> {
+        Ok(self.manager.find(word)?)
+    }
+}
+
+type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Runs a streaming call in a task that ends with it; its error is the stream's last item.
+fn stream<T, F>(serve: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F) -> Response<Events<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<(), Status>> + Send + 'static,
+{
+    let (send, receive) = mpsc::channel(QUEUE);
+    let work = serve(send.clone());
+    tokio::spawn(async move {
+        if let Err(status) = work.await {
+            // The client is gone: nobody is to be told.
+            let _ = send.send(Err(status)).await;
+        }
+    });
+    Response::new(Box::pin(ReceiverStream::new(receive)))
+}
+
+fn unsupported<T>(what: &str) -> Result<T, Status> {
+    let sentence = format!("{what} is not supported yet");
+    Err(slipway_service::error::status(
+        Code::Unimplemented,
+        "OPTION_UNSUPPORTED",
+        sentence,
+    ))
+}
+
+#[tonic::async_trait]
+impl Containers for ContainersService {
+    type RunStream = Events<pb::RunEvent>;
+    async fn run(
+        &self,
+        request: Request<Streaming<pb::RunRequest>>,
+    ) -> Result<Response<Self::RunStream>, Status> {
+        let (manager, requests) = (self.manager.clone(), request.into_inner());
+        Ok(stream(|client| run::run(manager, requests, client)))
+    }
+
+    type CreateStream = Events<pb::RunEvent>;
+    async fn create(
+        &self,
+        request: Request<pb::CreateRequest>,
+    ) -> Result<Response<Self::CreateStream>, Status> {
+        let manager = self.manager.clone();
+        Ok(stream(|client| {
+            run::create_only(manager, request.into_inner(), client)
+        }))
+    }
+
+    async fn start(
+        &self,
+        request: Request<pb::StartRequest>,
+    ) -> Result<Response<pb::StartResponse>, Status> {
+        let container = self.find(&request.into_inner().container)?;
+        let started = self.manager.start(&container).await?;
+        Ok(Response::new(pb::StartResponse {
+            id: container.id.clone(),
+            already: !started,
+        }))
+    }
+
+    type AttachStream = Events<pb::AttachEvent>;
+    async fn attach(
+        &self,
+        request: Request<Streaming<pb::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let (manager, requests) = (self.manager.clone(), request.into_inner());
+        Ok(stream(|client| run::attach(manager, requests, client)))
+    }
+
+    type ExecStream = Events<pb::ExecEvent>;
+    async fn exec(
+        &self,
+        request: Request<Streaming<pb::ExecRequest>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        let (manager, requests) = (self.manager.clone(), request.into_inner());
+        Ok(stream(|client| exec::exec(manager, requests, client)))
+    }
+
+    async fn stop(
+        &self,
+        request: Request<pb::StopRequest>,
+    ) -> Result<Response<pb::StopResponse>, Status> {
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        let stopped = self
+            .manager
+            .stop(&container, &request.signal, request.timeout_seconds)
+            .await?;
+        Ok(Response::new(pb::StopResponse {
+            id: container.id.clone(),
+            already: !stopped,
+        }))
+    }
+
+    async fn restart(
+        &self,
+        request: Request<pb::RestartRequest>,
+    ) -> Result<Response<pb::RestartResponse>, Status> {
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        self.manager
+            .stop(&container, &request.signal, request.timeout_seconds)
+            .await?;
+        self.manager.start(&container).await?;
+        Ok(Response::new(pb::RestartResponse {
+            id: container.id.clone(),
+        }))
+    }
+
+    async fn kill(
+        &self,
+        request: Request<pb::KillRequest>,
+    ) -> Result<Response<pb::KillResponse>, Status> {
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        self.manager.kill(&container, &request.signal).await?;
+        Ok(Response::new(pb::KillResponse {
+            id: container.id.clone(),
+        }))
+    }
+
+    async fn pause(
+        &self,
+        request: Request<pb::PauseRequest>,
+    ) -> Result<Response<pb::PauseResponse>, Status> {
+        let container = self.find(&request.into_inner().container)?;
+        self.manager.pause(&container, true).await?;
+        Ok(Response::new(pb::PauseResponse {
+            id: container.id.clone(),
+        }))
+    }
+
+    async fn unpause(
+        &self,
+        request: Request<pb::UnpauseRequest>,
+    ) -> Result<Response<pb::UnpauseResponse>, Status> {
+        let container = self.find(&request.into_inner().container)?;
+        self.manager.pause(&container, false).await?;
+        Ok(Response::new(pb::UnpauseResponse {
+            id: container.id.clone(),
+        }))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<pb::RemoveRequest>,
+    ) -> Result<Response<pb::RemoveResponse>, Status> {
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        self.manager
+            .remove(&container, request.force, request.volumes)
+            .await?;
+        Ok(Response::new(pb::RemoveResponse {
+            id: container.id.clone(),
+        }))
+    }
+
+    async fn prune(
+        &self,
+        request: Request<pb::PruneRequest>,
+    ) -> Result<Response<pb::PruneResponse>, Status> {
+        let mut removed = Vec::new();
+        for container in self.manager.all() {
+            if container.running().is_none()
+                && view::passes(&container, &request.get_ref().filters)?
+            {
+                self.manager.remove(&container, false, false).await?;
+                removed.push(container.id.clone());
+            }
+        }
+        Ok(Response::new(pb::PruneResponse {
+            removed,
+            reclaimed: 0,
+        }))
+    }
+
+    async fn rename(
+        &self,
+        request: Request<pb::RenameRequest>,
+    ) -> Result<Response<pb::RenameResponse>, Status> {
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        self.manager.rename(&container, &request.name).await?;
+        Ok(Response::new(pb::RenameResponse {}))
+    }
+
+    async fn update(
+        &self,
+        _: Request<pb::UpdateRequest>,
+    ) -> Result<Response<pb::UpdateResponse>, Status> {
+        unsupported("update")
+    }
+
+    async fn wait(
+        &self,
+        request: Request<pb::WaitRequest>,
+    ) -> Result<Response<pb::WaitResponse>, Status> {
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        let mut status = container.watch();
+        let running = |s: &State| matches!(s, State::Running { .. });
+        if request.condition() == pb::wait_request::Condition::NextExit
+            && !running(&status.borrow())
+        {
+            // The sender lives as long as the container, which we hold.
+            let _ = status.wait_for(running).await;
+        }
+        let removed = request.condition() == pb::wait_request::Condition::Removed;
+        let _ = status
+            .wait_for(|s| {
+                if removed {
+                    *s == State::Removed
+                } else {
+                    !running(s)
+                }
+            })
+            .await;
+        let error = match container.status() {
+            State::Exited { error, .. } => error,
+            _ => String::new(),
+        };
+        Ok(Response::new(pb::WaitResponse {
+            exit_code: container.last_exit_code(),
+            error,
+        }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<Response<pb::ListResponse>, Status> {
+        let request = request.into_inner();
+        // As docker: a filter on the state shows stopped ones too.
+        let by_state = request
+            .filters
+            .iter()
+            .any(|f| matches!(&*f.key, "status" | "exited"));
+        let all = request.all || request.last > 0 || by_state;
+        let mut containers = Vec::new();
+        for container in self.manager.all() {
+            if (all || container.running().is_some()) && view::passes(&container, &request.filters)?
+            {
+                containers.push(view::summary(&container));
+            }
+        }
+        if request.last > 0 {
+            containers.truncate(request.last as usize);
+        }
+        Ok(Response::new(pb::ListResponse {
+            containers,
+            next_page_token: String::new(),
+        }))
+    }
+
+    async fn inspect(
+        &self,
+        request: Request<pb::InspectRequest>,
+    ) -> Result<Response<pb::ContainerDetails>, Status> {
+        let container = self.find(&request.into_inner().container)?;
+        let volume = |name: &str| self.manager.volume_folder(name).display().to_string();
+        Ok(Response::new(view::details(&container, volume)))
+    }
+
+    type LogsStream = Events<pb::LogEntries>;
+    async fn logs(
+        &self,
+        request: Request<pb::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        Ok(stream(|client| serve_logs(container, request, client)))
+    }
+
+    async fn top(&self, _: Request<pb::TopRequest>) -> Result<Response<pb::TopResponse>, Status> {
+        unsupported("top")
+    }
+
+    type StatsStream = Events<pb::StatsSample>;
+    async fn stats(
+        &self,
+        _: Request<pb::StatsRequest>,
+    ) -> Result<Response<Self::StatsStream>, Status> {
+        unsupported("stats")
+    }
+
+    async fn diff(
+        &self,
+        _: Request<pb::DiffRequest>,
+    ) -> Result<Response<pb::DiffResponse>, Status> {
+        unsupported("diff")
+    }
+
+    type CopyFromStream = Events<pb::CopyChunk>;
+    async fn copy_from(
+        &self,
+        _: Request<pb::CopyFromRequest>,
+    ) -> Result<Response<Self::CopyFromStream>, Status> {
+        unsupported("cp")
+    }
+
+    async fn copy_to(
+        &self,
+        _: Request<Streaming<pb::CopyToRequest>>,
+    ) -> Result<Response<pb::CopyToResponse>, Status> {
+        unsupported("cp")
+    }
+
+    async fn stat_path(
+        &self,
+        _: Request<pb::StatPathRequest>,
+    ) -> Result<Response<pb::PathStat>, Status> {
+        unsupported("cp")
+    }
+
+    type ExportStream = Events<pb::CopyChunk>;
+    async fn export(
+        &self,
+        _: Request<pb::ExportRequest>,
+    ) -> Result<Response<Self::ExportStream>, Status> {
+        unsupported("export")
+    }
+
+    async fn commit(
+        &self,
+        _: Request<pb::CommitRequest>,
+    ) -> Result<Response<pb::CommitResponse>, Status> {
+        unsupported("commit")
+    }
+}
+
+async fn serve_logs(
+    container: Arc<Container>,
+    request: pb::LogsRequest,
+    client: mpsc::Sender<Result<pb::LogEntries, Status>>,
+) -> Result<(), Status> {
+    let both = !request.stdout && !request.stderr;
+    let selection = logs::Selection {
+        stdout: request.stdout || both,
+        stderr: request.stderr || both,
+        since: request.since.as_ref().map(view::nanoseconds),
+        until: request.until.as_ref().map(view::nanoseconds),
+    };
+    let (offset, skip) = match u64::try_from(request.tail) {
+        Ok(lines) if container.log().exists() => {
+            let path = container.log();
+            tokio::task::spawn_blocking(move || logs::tail(&path, lines, &selection))
+                .await
+                .map_err(std::io::Error::other)
+                .and_then(|r| r)
+                .tried(|| format!("cannot read the log of container {}", container.name()))?
+        }
+        _ => (0, 0),
+    };
+    if request.follow {
+        streams::follow(&container, offset, selection, skip, &client, entries).await?;
+    } else {
+        streams::read_all(&container, offset, selection, skip, &client, entries).await?;
+    }
+    Ok(())
+}
+
+fn entries(pieces: Vec<logs::Piece>) -> Vec<pb::LogEntries> {
+    let entries = pieces
+        .into_iter()
+        .map(|piece| pb::log_entries::Entry {
+            time: view::time(piece.time),
+            stream: view::stream(piece.stream).into(),
+            data: piece.data.into(),
+        })
+        .collect();
+    vec![pb::LogEntries { entries }]
+}

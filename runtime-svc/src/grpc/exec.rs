@@ -1,0 +1,271 @@
+//! Exec: a further process, its streams by pipes or a terminal.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use rustix::{io::Errno, pipe::PipeFlags};
+use slipway_proto::runtime::v1::{
+    ExecEvent, ExecRequest, Exited, Stream, StreamInput, StreamOutput, exec_event, exec_request,
+    stream_input::Input,
+};
+use tokio::{io::unix::AsyncFd, sync::mpsc};
+use tonic::{Status, Streaming};
+
+use super::streams;
+use crate::{
+    container::{
+        lifecycle::{ExecSpec, parse_signal},
+        manager::Manager,
+    },
+    error::{Error, Tried as _},
+    monitor::protocol::Event,
+    sys::asyncfd,
+};
+
+type Client = mpsc::Sender<Result<ExecEvent, Status>>;
+
+/// Serves one `Exec` call.
+pub async fn exec(
+    manager: Manager,
+    mut requests: Streaming<ExecRequest>,
+    client: Client,
+) -> Result<(), Status> {
+    let first = requests.message().await?.and_then(|r| r.part);
+    let Some(exec_request::Part::Start(start)) = first else {
+        return Err(
+            Error::Invalid("the first message of an exec must be its start".to_owned()).into(),
+        );
+    };
+    let container = manager.find(&start.container)?;
+    let size = start.terminal_size.unwrap_or_default();
+    let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+    let spec = ExecSpec {
+        command: start.command,
+        env: start.env,
+        user: start.user,
+        working_dir: start.working_dir,
+        privileged: start.privileged,
+        terminal: start.tty.then(|| (clamp(size.rows), clamp(size.columns))),
+    };
+    let (ours, theirs) = pipes(start.tty, start.stdin)?;
+    let fds: Vec<_> = theirs.iter().map(|fd| fd.as_fd()).collect();
+    let connection = manager.exec(&container, spec, &fds).await?;
+    drop(theirs);
+    let mut terminal = None;
+    let pid = loop {
+        match connection
+            .next()
+            .await
+            .tried(|| "cannot hear from the monitor".to_owned())?
+        {
+            Some((Event::ExecStarted { pid }, fds)) => {
+                terminal = fds.into_iter().next().or(terminal);
+                break pid;
+            }
+            Some((Event::ExecFailed(error), _)) => return Err(Error::from(error).into()),
+            Some((Event::Refused(why), _)) => return Err(Error::Conflict(why).into()),
+            Some(_) => {}
+            None => {
+                return Err(
+                    Error::Conflict(format!("container {} has ended", container.name())).into(),
+                );
+            }
+        }
+    };
+    let started = exec_event::Started {
+        exec_id: crate::ids::new_id(),
+        pid: pid.unsigned_abs(),
+    };
+    streams::send(
+        &client,
+        ExecEvent {
+            event: Some(exec_event::Event::Started(started)),
+        },
+    )
+    .await;
+    if start.detach {
+        return Ok(());
+    }
+    let ours = match terminal {
+        Some(terminal) => Ours::terminal(terminal)?,
+        None => ours,
+    };
+    let output = async {
+        tokio::join!(
+            copy_out(ours.stdout.as_ref(), Stream::Stdout, &client),
+            copy_out(ours.stderr.as_ref(), Stream::Stderr, &client)
+        );
+    };
+    let input = feed(requests, ours.stdin, pid);
+    let ended = async {
+        loop {
+            match connection.next().await {
+                Ok(Some((Event::ExecExited { code }, _))) => return code,
+                Ok(Some(_)) => {}
+                // The container has ended, and everything in it with it.
+                Ok(None) | Err(_) => return 137,
+            }
+        }
+    };
+    let both = async { tokio::join!(ended, output).0 };
+    tokio::pin!(both, input);
+    let code = tokio::select! {
+        code = &mut both => code,
+        () = &mut input => both.await,
+    };
+    let exited = Exited {
+        exit_code: code,
+        ..Exited::default()
+    };
+    streams::send(
+        &client,
+        ExecEvent {
+            event: Some(exec_event::Event::Exited(exited)),
+        },
+    )
+    .await;
+    Ok(())
+}
+
+/// Our ends of a process's streams.
+struct Ours {
+    stdin: Option<AsyncFd<OwnedFd>>,
+    stdout: Option<AsyncFd<OwnedFd>>,
+    stderr: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Ours {
+    fn terminal(master: OwnedFd) -> Result<Self, Error> {
+        let what = || "cannot use the terminal".to_owned();
+        let copy = rustix::io::fcntl_dupfd_cloexec(&master, 3).tried(what)?;
+        Ok(Self {
+            stdin: Some(nonblocking(copy)?),
+            stdout: Some(nonblocking(master)?),
+            stderr: None,
+        })
+    }
+}
+
+fn nonblocking(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
+    let what = || "cannot use a pipe".to_owned();
+    rustix::io::ioctl_fionbio(&fd, true).tried(what)?;
+    asyncfd::register(fd).tried(what)
+}
+
+/// Pipes, unless there is a terminal: our ends, and the process's three.
+fn pipes(tty: bool, stdin: bool) -> Result<(Ours, Vec<OwnedFd>), Error> {
+    let none = Ours {
+        stdin: None,
+        stdout: None,
+        stderr: None,
+    };
+    if tty {
+        return Ok((none, Vec::new()));
+    }
+    let what = || "cannot make a pipe".to_owned();
+    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).tried(what);
+    let (out_read, out_write) = pipe()?;
+    let (err_read, err_write) = pipe()?;
+    let (in_read, in_write) = if stdin {
+        let (read, write) = pipe()?;
+        (read, Some(write))
+    } else {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        (
+            rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()).tried(what)?,
+            None,
+        )
+    };
+    let ours = Ours {
+        stdin: in_write.map(nonblocking).transpose()?,
+        stdout: Some(nonblocking(out_read)?),
+        stderr: Some(nonblocking(err_read)?),
+    };
+    Ok((ours, vec![in_read, out_write, err_write]))
+}
+
+async fn copy_out(from: Option<&AsyncFd<OwnedFd>>, stream: Stream, client: &Client) {
+    let Some(from) = from else { return };
+    let mut buffer = vec![0; 32 * 1024];
+    loop {
+        let read = from
+            .async_io(tokio::io::Interest::READABLE, |fd| {
+                Ok(rustix::io::read(fd, &mut buffer)?)
+            })
+            .await;
+        match read {
+            Ok(0) => return,
+            Ok(n) => {
+                let output = StreamOutput {
+                    stream: stream.into(),
+                    data: bytes::Bytes::copy_from_slice(&buffer[..n]),
+                };
+                if !streams::send(
+                    client,
+                    ExecEvent {
+                        event: Some(exec_event::Event::Output(output)),
+                    },
+                )
+                .await
+                {
+                    return;
+                }
+            }
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::INTR) => {}
+            // EIO: the terminal was closed by its last user.
+            Err(_) => return,
+        }
+    }
+}
+
+async fn feed(mut requests: Streaming<ExecRequest>, mut stdin: Option<AsyncFd<OwnedFd>>, pid: i32) {
+    while let Ok(Some(request)) = requests.message().await {
+        let Some(exec_request::Part::Input(StreamInput { input: Some(input) })) = request.part
+        else {
+            continue;
+        };
+        match input {
+            Input::Stdin(bytes) => {
+                if let Some(fd) = &stdin
+                    && write_all(fd, &bytes).await.is_err()
+                {
+                    stdin = None;
+                }
+            }
+            Input::StdinClose(_) => stdin = None,
+            Input::Resize(size) => {
+                let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+                let size = rustix::termios::Winsize {
+                    ws_row: clamp(size.rows),
+                    ws_col: clamp(size.columns),
+                    ws_xpixel: 0,
+                    ws_ypixel: 0,
+                };
+                if let Some(fd) = &stdin {
+                    // Not a terminal: there is no size to set.
+                    let _ = rustix::termios::tcsetwinsize(fd, size);
+                }
+            }
+            Input::Signal(name) => {
+                let number = parse_signal(&name)
+                    .ok()
+                    .and_then(rustix::process::Signal::from_named_raw);
+                if let (Some(pid), Some(signal)) = (rustix::process::Pid::from_raw(pid), number) {
+                    // It may have ended.
+                    let _ = rustix::process::kill_process(pid, signal);
+                }
+            }
+        }
+    }
+}
+
+async fn write_all(fd: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let written = fd
+            .async_io(tokio::io::Interest::WRITABLE, |fd| {
+                Ok(rustix::io::write(fd, bytes)?)
+            })
+            .await?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! Run, create and attach: calls that stream.
+
+use std::sync::Arc;
+
+use slipway_proto::{
+    registry::v1::{pull_event::Event as PullStep, pull_request::Policy},
+    runtime::v1::{
+        AttachEvent, AttachRequest, CreateRequest, Exited, RunEvent, RunRequest, Stream,
+        StreamInput, attach_event, attach_request, run_event, run_request,
+    },
+};
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::{
+    streams::{self, Client},
+    view,
+};
+use crate::{
+    container::{
+        manager::{Creation, Manager},
+        state::{Container, Status as State},
+    },
+    error::Error,
+    logs::Piece,
+};
+
+/// Messages that wait for a client.
+const QUEUE: usize = 16;
+
+/// Serves one `Run` call.
+pub async fn run(
+    manager: Manager,
+    mut requests: Streaming<RunRequest>,
+    client: Client<RunEvent>,
+) -> Result<(), Status> {
+    let first = requests.message().await?.and_then(|r| r.part);
+    let Some(run_request::Part::Start(start)) = first else {
+        return Err(
+            Error::Invalid("the first message of a run must be its start".to_owned()).into(),
+        );
+    };
+    let spec = start.spec.unwrap_or_default();
+    let (once, wants_stdin) = (spec.stdin_once, spec.open_stdin && !start.detach);
+    let creation = Creation {
+        spec,
+        pull: Policy::try_from(start.pull).unwrap_or_default(),
+        auth: start.auth,
+    };
+    let container = create(&manager, creation, start.quiet, &client).await?;
+    // From here on losing the client does not end the container.
+    if let Err(error) = manager.start(&container).await {
+        if container.record().spec.auto_remove {
+            // The first error is the one to tell.
+            let _ = manager.remove(&container, true, true).await;
+        }
+        return Err(error.into());
+    }
+    let offset = container.running().map_or(0, |r| r.log_start);
+    let pid = container.running().map_or(0, |r| r.pid.unsigned_abs());
+    let started = run_event::Started { pid, at: None };
+    streams::send(
+        &client,
+        RunEvent {
+            event: Some(run_event::Event::Started(started)),
+        },
+    )
+    .await;
+    if start.detach {
+        return Ok(());
+    }
+    let selection = streams::selection(&start.attach);
+    let output = streams::follow(&container, offset, selection, 0, &client, |pieces| {
+        pieces.into_iter().map(run_output).collect()
+    });
+    let inputs = run_inputs(requests);
+    let exited = with_input(&manager, &container, inputs, wants_stdin, once, output).await?;
+    streams::send(
+        &client,
+        RunEvent {
+            event: Some(run_event::Event::Exited(exited)),
+        },
+    )
+    .await;
+    Ok(())
+}
+
+/// Output until the end, input meanwhile.
+async fn with_input(
+    manager: &Manager,
+    container: &Arc<Container>,
+    inputs: mpsc::Receiver<StreamInput>,
+    wants_stdin: bool,
+    once: bool,
+    output: impl Future<Output = Result<Exited, Error>>,
+) -> Result<Exited, Error> {
+    let feed = streams::feed(manager, container, inputs, wants_stdin && once);
+    tokio::pin!(output, feed);
+    tokio::select! {
+        exited = &mut output => exited,
+        fed = &mut feed => {
+            fed?;
+            output.await
+        }
+    }
+}
+
+fn run_inputs(mut requests: Streaming<RunRequest>) -> mpsc::Receiver<StreamInput> {
+    let (send, receive) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        while let Ok(Some(request)) = requests.message().await {
+            if let Some(run_request::Part::Input(input)) = request.part
+                && send.send(input).await.is_err()
+            {
+                break;
+            }
+        }
+    });
+    receive
+}
+
+/// Serves one `Create` call.
+pub async fn create_only(
+    manager: Manager,
+    request: CreateRequest,
+    client: Client<RunEvent>,
+) -> Result<(), Status> {
+    let creation = Creation {
+        spec: request.spec.unwrap_or_default(),
+        pull: Policy::try_from(request.pull).unwrap_or_default(),
+        auth: request.auth,
+    };
+    create(&manager, creation, request.quiet, &client)
+        .await
+        .map(drop)
+}
+
+/// Creates, telling the client how the image comes.
+async fn create(
+    manager: &Manager,
+    creation: Creation,
+    quiet: bool,
+    client: &Client<RunEvent>,
+) -> Result<Arc<Container>, Status> {
+    let (send, mut notices) = mpsc::channel(QUEUE);
+    let tell = async {
+        while let Some(step) = notices.recv().await {
+            let event = match step {
+                _ if quiet => continue,
+                PullStep::Status(line) | PullStep::Warning(line) => run_event::Event::Status(line),
+                PullStep::Progress(progress) => run_event::Event::Progress(progress),
+                PullStep::Done(done) => run_event::Event::Pulled(done),
+                PullStep::Resolved(_) => continue,
+            };
+            streams::send(client, RunEvent { event: Some(event) }).await;
+        }
+    };
+    let make = async {
+        let made = manager.create(creation, Some(&send)).await;
+        drop(send);
+        made
+    };
+    let (made, ()) = tokio::join!(make, tell);
+    let (container, warnings) = made?;
+    let created = run_event::Created {
+        id: container.id.clone(),
+        name: container.name(),
+        warnings,
+    };
+    streams::send(
+        client,
+        RunEvent {
+            event: Some(run_event::Event::Created(created)),
+        },
+    )
+    .await;
+    Ok(container)
+}
+
+/// Serves one `Attach` call.
+pub async fn attach(
+    manager: Manager,
+    mut requests: Streaming<AttachRequest>,
+    client: Client<AttachEvent>,
+) -> Result<(), Status> {
+    let first = requests.message().await?.and_then(|r| r.part);
+    let Some(attach_request::Part::Start(start)) = first else {
+        return Err(
+            Error::Invalid("the first message of an attach must be its start".to_owned()).into(),
+        );
+    };
+    let container = manager.find(&start.container)?;
+    if start.start {
+        manager.start(&container).await?;
+    }
+    let Some(running) = container.running() else {
+        if start.start {
+            let exited = match container.status() {
+                State::Exited { record, error } => view::exited(&record, &error),
+                _ => Exited::default(),
+            };
+            streams::send(
+                &client,
+                AttachEvent {
+                    event: Some(attach_event::Event::Exited(exited)),
+                },
+            )
+            .await;
+            return Ok(());
+        }
+        return Err(Error::Conflict(
+            "You cannot attach to a stopped container, start it first".to_owned(),
+        )
+        .into());
+    };
+    let record = container.record();
+    let attached = attach_event::Attached {
+        id: container.id.clone(),
+        tty: record.spec.tty,
+        open_stdin: record.spec.open_stdin,
+    };
+    streams::send(
+        &client,
+        AttachEvent {
+            event: Some(attach_event::Event::Attached(attached)),
+        },
+    )
+    .await;
+    let offset = if start.logs || start.start {
+        running.log_start
+    } else {
+        *container.log_length.borrow()
+    };
+    let selection = streams::selection(&start.streams);
+    let wants_stdin = record.spec.open_stdin && start.streams.contains(&Stream::Stdin.into());
+    let output = streams::follow(&container, offset, selection, 0, &client, |pieces| {
+        pieces.into_iter().map(attach_output).collect()
+    });
+    let inputs = attach_inputs(requests);
+    let exited = with_input(
+        &manager,
+        &container,
+        inputs,
+        wants_stdin,
+        record.spec.stdin_once,
+        output,
+    )
+    .await?;
+    streams::send(
+        &client,
+        AttachEvent {
+            event: Some(attach_event::Event::Exited(exited)),
+        },
+    )
+    .await;
+    Ok(())
+}
+
+fn attach_inputs(mut requests: Streaming<AttachRequest>) -> mpsc::Receiver<StreamInput> {
+    let (send, receive) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        while let Ok(Some(request)) = requests.message().await {
+            if let Some(attach_request::Part::Input(input)) = request.part
+                && send.send(input).await.is_err()
+            {
+                break;
+            }
+        }
+    });
+    receive
+}
+
+fn run_output(piece: Piece) -> RunEvent {
+    RunEvent {
+        event: Some(run_event::Event::Output(streams::output(piece))),
+    }
+}
+
+fn attach_output(piece: Piece) -> AttachEvent {
+    AttachEvent {
+        event: Some(attach_event::Event::Output(streams::output(piece))),
+    }
+}

@@ -1,0 +1,50 @@
+//! Domain errors as gRPC statuses: the one place where they are mapped.
+
+use slipway_service::error::status;
+use tonic::{Code, Status};
+
+use crate::{
+    error::{Error, Remote},
+    executor::StartError,
+};
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let sentence = error.to_string();
+        match error {
+            Error::NoSuchContainer(_) => status(Code::NotFound, "CONTAINER_NOT_FOUND", sentence),
+            Error::AmbiguousId(_) => status(Code::InvalidArgument, "AMBIGUOUS_ID", sentence),
+            Error::NameInUse { .. } => status(Code::AlreadyExists, "NAME_IN_USE", sentence),
+            Error::Invalid(_) => status(Code::InvalidArgument, "INVALID_ARGUMENT", sentence),
+            Error::Unsupported(_) => status(Code::InvalidArgument, "OPTION_UNSUPPORTED", sentence),
+            Error::Conflict(_) => status(Code::FailedPrecondition, "CONFLICT", sentence),
+            Error::Start(StartError::NotFound(..)) => {
+                status(Code::FailedPrecondition, "COMMAND_NOT_FOUND", sentence)
+            }
+            Error::Start(StartError::NotExecutable(..)) => {
+                status(Code::FailedPrecondition, "COMMAND_NOT_EXECUTABLE", sentence)
+            }
+            Error::Start(StartError::Failed { .. }) => {
+                status(Code::FailedPrecondition, "START_FAILED", sentence)
+            }
+            Error::Registry(remote) => passed_on(&remote, sentence),
+            Error::Network { status: remote, .. } => passed_on(&remote, sentence),
+            Error::Layer { .. } => status(Code::DataLoss, "LAYER_INVALID", sentence),
+            Error::Io { .. } => status(Code::Internal, "SYSTEM_ERROR", sentence),
+        }
+    }
+}
+
+/// What another service said, under its own code and reason.
+fn passed_on(remote: &Remote, sentence: String) -> Status {
+    let details = tonic_types::ErrorDetails::with_error_info(
+        remote.reason.clone(),
+        slipway_service::error::DOMAIN,
+        std::collections::HashMap::new(),
+    );
+    <Status as tonic_types::StatusExt>::with_error_details(
+        Code::from(remote.code),
+        sentence,
+        details,
+    )
+}

@@ -1,0 +1,237 @@
+//! Domain values as messages.
+
+use prost_types::Timestamp;
+use slipway_proto::{
+    runtime::v1::{
+        ContainerDetails, ContainerState, ContainerStatus, ContainerSummary, Exited, MountPoint,
+        Stream,
+    },
+    types::v1::Filter,
+};
+
+use crate::{
+    container::state::{Container, Status as State},
+    error::Error,
+    monitor::{log_format, protocol::ExitRecord},
+};
+
+/// Nanoseconds since the epoch as a timestamp.
+pub fn time(nanoseconds: u64) -> Option<Timestamp> {
+    (nanoseconds > 0).then_some(Timestamp {
+        seconds: (nanoseconds / 1_000_000_000) as i64,
+        nanos: (nanoseconds % 1_000_000_000) as i32,
+    })
+}
+
+/// A timestamp as nanoseconds since the epoch.
+pub fn nanoseconds(time: &Timestamp) -> u64 {
+    u64::try_from(time.seconds).unwrap_or(0) * 1_000_000_000
+        + u64::try_from(time.nanos).unwrap_or(0)
+}
+
+/// An end.
+pub fn exited(record: &ExitRecord, error: &str) -> Exited {
+    Exited {
+        exit_code: record.code,
+        oom_killed: record.oom_killed,
+        at: time(record.finished),
+        error: error.to_owned(),
+    }
+}
+
+/// A stream.
+pub const fn stream(stream: log_format::Stream) -> Stream {
+    match stream {
+        log_format::Stream::Stdout => Stream::Stdout,
+        log_format::Stream::Stderr => Stream::Stderr,
+    }
+}
+
+fn state(status: &State) -> ContainerState {
+    match status {
+        State::Created => ContainerState {
+            status: ContainerStatus::Created.into(),
+            ..Default::default()
+        },
+        State::Running { running, paused } => ContainerState {
+            status: if *paused {
+                ContainerStatus::Paused
+            } else {
+                ContainerStatus::Running
+            }
+            .into(),
+            pid: running.pid.unsigned_abs(),
+            started: time(running.started),
+            ..Default::default()
+        },
+        State::Exited { record, error } => ContainerState {
+            status: ContainerStatus::Exited.into(),
+            exit_code: record.code,
+            error: error.clone(),
+            oom_killed: record.oom_killed,
+            started: time(record.started),
+            finished: time(record.finished),
+            ..Default::default()
+        },
+        State::Removed => ContainerState {
+            status: ContainerStatus::Removing.into(),
+            ..Default::default()
+        },
+    }
+}
+
+/// docker's word for a state.
+fn word(status: &State) -> &'static str {
+    match status {
+        State::Created => "created",
+        State::Running { paused: false, .. } => "running",
+        State::Running { paused: true, .. } => "paused",
+        State::Exited { .. } => "exited",
+        State::Removed => "removing",
+    }
+}
+
+/// A line of `ps`.
+pub fn summary(container: &Container) -> ContainerSummary {
+    let record = container.record();
+    let endpoint = container.endpoint();
+    let mode = record
+        .spec
+        .network
+        .as_ref()
+        .map(|n| n.mode.clone())
+        .unwrap_or_default();
+    let network = if matches!(&*mode, "" | "default") {
+        "bridge".to_owned()
+    } else {
+        mode
+    };
+    ContainerSummary {
+        id: record.id,
+        name: record.name,
+        image: record.spec.image.clone(),
+        image_id: record.image_id,
+        command: record.effective.args().join(" "),
+        created: time(record.created),
+        state: Some(state(&container.status())),
+        ports: endpoint.map(|e| e.ports).unwrap_or_default(),
+        exposed: record.effective.exposed.clone(),
+        labels: record.effective.labels.into_iter().collect(),
+        mounts: record
+            .spec
+            .mounts
+            .iter()
+            .map(|m| {
+                if m.source.is_empty() {
+                    m.target.clone()
+                } else {
+                    m.source.clone()
+                }
+            })
+            .collect(),
+        networks: vec![network],
+        size_rw: 0,
+        size_root: 0,
+        tty: record.spec.tty,
+    }
+}
+
+/// All that `inspect` shows.
+pub fn details(container: &Container, volume: impl Fn(&str) -> String) -> ContainerDetails {
+    let record = container.record();
+    let args = record.effective.args();
+    let file = |name: &str| container.folder.join(name).display().to_string();
+    let mounts = record.spec.mounts.iter().map(|m| MountPoint {
+        r#type: m.r#type.clone(),
+        name: if m.r#type == "volume" {
+            m.source.clone()
+        } else {
+            String::new()
+        },
+        source: if m.r#type == "volume" {
+            volume(&m.source)
+        } else {
+            m.source.clone()
+        },
+        destination: m.target.clone(),
+        driver: if m.r#type == "volume" {
+            "local".into()
+        } else {
+            String::new()
+        },
+        mode: String::new(),
+        read_write: !m.read_only,
+        propagation: if m.r#type == "bind" && m.propagation.is_empty() {
+            "rprivate".into()
+        } else {
+            m.propagation.clone()
+        },
+    });
+    let graph = [("UpperDir", "upper"), ("WorkDir", "work")];
+    ContainerDetails {
+        summary: Some(summary(container)),
+        path: args.first().cloned().unwrap_or_default(),
+        args: args.into_iter().skip(1).collect(),
+        env: record.effective.env.clone(),
+        working_dir: record.effective.working_dir.clone(),
+        user: record.effective.user.clone(),
+        entrypoint: record.effective.entrypoint.clone(),
+        command: record.effective.command.clone(),
+        labels: record.effective.labels.clone().into_iter().collect(),
+        stop_signal: record.effective.stop_signal.clone(),
+        hostname: record.effective.hostname.clone(),
+        endpoints: container.endpoint().into_iter().collect(),
+        mounts: mounts.collect(),
+        log_path: file("log"),
+        resolv_conf_path: file("resolv.conf"),
+        hostname_path: file("hostname"),
+        hosts_path: file("hosts"),
+        image_digest: record.image_digest.clone(),
+        graph_driver: graph
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), file(v)))
+            .collect(),
+        volumes: record.effective.volumes.clone(),
+        monitor_pid: container
+            .running()
+            .map_or(0, |r| r.monitor_pid.unsigned_abs()),
+        spec: Some(record.spec),
+        ..Default::default()
+    }
+}
+
+/// Whether a container passes docker's filters.
+pub fn passes(container: &Container, filters: &[Filter]) -> Result<bool, Error> {
+    let record = container.record();
+    let status = container.status();
+    for filter in filters {
+        let any = |test: &dyn Fn(&str) -> bool| filter.values.iter().any(|v| test(v));
+        let holds = match filter.key.as_str() {
+            "id" => any(&|v| record.id.starts_with(v)),
+            "name" => any(&|v| {
+                record.name.contains(
+                    v.trim_start_matches('/')
+                        .trim_start_matches('^')
+                        .trim_end_matches('$'),
+                )
+            }),
+            "status" => any(&|v| v == word(&status)),
+            "ancestor" => any(&|v| {
+                v == record.spec.image
+                    || record.image_id.trim_start_matches("sha256:").starts_with(v)
+            }),
+            "exited" => any(
+                &|v| matches!(&status, State::Exited { record, .. } if record.code.to_string() == v),
+            ),
+            "label" => any(&|v| match v.split_once('=') {
+                Some((key, value)) => record.effective.labels.get(key).is_some_and(|l| l == value),
+                None => record.effective.labels.contains_key(v),
+            }),
+            other => return Err(Error::Invalid(format!("invalid filter '{other}'"))),
+        };
+        if !holds {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,188 @@
+//! Images, as registry-svc knows them.
+
+use slipway_image::{Digest, ImageConfig};
+use slipway_proto::{
+    registry::v1::{
+        PullRequest, ReadBlobRequest, ResolveRequest, ResolvedImage, pull_event::Event as PullStep,
+        pull_request::Policy, registry_client::RegistryClient,
+    },
+    types::v1::RegistryAuth,
+};
+use tokio::sync::mpsc;
+use tonic::{Code, transport::Channel};
+
+use crate::error::{Error, Remote};
+
+/// An image that can be run.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Digest of its config.
+    pub id: String,
+    /// Digest that its name stands for.
+    pub digest: String,
+    /// Repository of its blobs.
+    pub repository: String,
+    /// How to run it.
+    pub config: ImageConfig,
+    /// Layers, base first.
+    pub layers: Vec<Layer>,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Its size, bytes.
+    pub size: u64,
+    /// Digest of the plain archive: its name here.
+    pub diff_id: Digest,
+    /// Repository of registry-svc that holds it.
+    pub repository: String,
+}
+
+/// What is told while an image is fetched.
+pub type Notices = mpsc::Sender<PullStep>;
+
+/// registry-svc.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    client: RegistryClient<Channel>,
+}
+
+impl Registry {
+    /// Over a channel.
+    pub fn new(channel: Channel) -> Self {
+        let limit = slipway_service::MAX_MESSAGE_SIZE;
+        Self {
+            client: RegistryClient::new(channel).max_decoding_message_size(limit),
+        }
+    }
+
+    /// Finds an image, fetched from its upstream by `policy`.
+    pub async fn image(
+        &self,
+        reference: &str,
+        policy: Policy,
+        auth: Option<RegistryAuth>,
+        notices: Option<&Notices>,
+    ) -> Result<Image, Error> {
+        let mut client = self.client.clone();
+        if policy != Policy::Always {
+            let request = ResolveRequest {
+                reference: reference.to_owned(),
+                platform: None,
+            };
+            match client.resolve(request).await {
+                Ok(found) => return image(found.into_inner()),
+                Err(status) if status.code() == Code::NotFound && policy != Policy::Never => {}
+                Err(status) => return Err(failed(&status)),
+            }
+        }
+        let request = PullRequest {
+            reference: reference.to_owned(),
+            policy: policy.into(),
+            auth,
+            ..PullRequest::default()
+        };
+        let mut events = client
+            .pull(request)
+            .await
+            .map_err(|s| failed(&s))?
+            .into_inner();
+        let mut resolved = None;
+        while let Some(event) = events.message().await.map_err(|s| failed(&s))? {
+            match event.event {
+                Some(PullStep::Resolved(found)) => resolved = Some(found),
+                Some(step) => {
+                    if let Some(notices) = notices {
+                        // Nobody listens any more: the pull goes on all the same.
+                        let _ = notices.send(step).await;
+                    }
+                }
+                None => {}
+            }
+        }
+        image(
+            resolved.ok_or_else(|| {
+                Error::Invalid(format!("registry-svc did not resolve {reference}"))
+            })?,
+        )
+    }
+
+    /// Streams a blob from `offset` into `chunks`.
+    pub async fn read_blob(
+        &self,
+        layer: &Layer,
+        offset: u64,
+        chunks: &mpsc::Sender<bytes::Bytes>,
+    ) -> Result<u64, Error> {
+        let request = ReadBlobRequest {
+            repository: layer.repository.clone(),
+            digest: layer.digest.to_string(),
+            offset,
+            length: 0,
+        };
+        let mut stream = self
+            .client
+            .clone()
+            .read_blob(request)
+            .await
+            .map_err(|s| failed(&s))?
+            .into_inner();
+        let mut read = 0;
+        while let Some(chunk) = stream.message().await.map_err(|s| failed(&s))? {
+            read += chunk.data.len() as u64;
+            if chunks.send(chunk.data).await.is_err() {
+                break;
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// A status as a domain error.
+pub fn remote(status: &tonic::Status) -> Remote {
+    let message = match status.code() {
+        Code::Unavailable => format!("cannot reach the service: {}", status.message()),
+        _ => status.message().to_owned(),
+    };
+    Remote::new(
+        status.code() as i32,
+        slipway_service::error::reason(status),
+        message,
+    )
+}
+
+fn failed(status: &tonic::Status) -> Error {
+    Error::Registry(Box::new(remote(status)))
+}
+
+fn image(resolved: ResolvedImage) -> Result<Image, Error> {
+    let invalid =
+        |what: &dyn std::fmt::Display| Error::Invalid(format!("the image is broken: {what}"));
+    let config = ImageConfig::parse(&resolved.config_json).map_err(|e| invalid(&e))?;
+    if resolved.layers.len() != resolved.diff_ids.len() {
+        return Err(invalid(&"it has not as many layers as diff ids"));
+    }
+    let layers = resolved
+        .layers
+        .iter()
+        .zip(&resolved.diff_ids)
+        .map(|(layer, diff_id)| {
+            Ok(Layer {
+                digest: layer.digest.parse().map_err(|e| invalid(&e))?,
+                size: layer.size,
+                diff_id: diff_id.parse().map_err(|e| invalid(&e))?,
+                repository: resolved.repository.clone(),
+            })
+        })
+        .collect::<Result<_, Error>>()?;
+    Ok(Image {
+        id: resolved.image_id,
+        digest: resolved.digest,
+        repository: resolved.repository,
+        config,
+        layers,
+    })
+}
