@@ -4,7 +4,7 @@
 //! than the container. So it starts one small single-threaded child, once, and that forks a monitor
 //! for each container: no exec, its pages shared. The child is executed from a detached, read-only
 //! bind mount of our own program, so that nothing in a container can write to it by way of
-//! /proc/<pid>/exe (CVE-2019-5736).
+//! `/proc/<pid>/exe` (CVE-2019-5736).
 
 use std::{
     fs::File,

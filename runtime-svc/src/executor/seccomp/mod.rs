@@ -2,7 +2,7 @@
 //!
 //! Everything that is not allowed answers EPERM, except calls newer than the profile knows, which
 //! answer ENOSYS so that programs fall back to what they did before (as runc does since 1.0-rc93).
-//! [`profile`] says what is allowed, this file turns it into instructions.
+//! `profile` says what is allowed, this file turns it into instructions.
 
 mod profile;
 
