@@ -10,7 +10,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use slipway_image::{Digest, layer::unpack};
+use slipway_image::{
+    Digest,
+    layer::{pack::Packed, unpack},
+};
 use tokio::sync::{Semaphore, mpsc};
 use tracing::info;
 
@@ -115,15 +118,8 @@ impl Layers {
                     temporary.join("fs"),
                     std::os::unix::fs::PermissionsExt::from_mode(0o755),
                 )?;
-                unpack::unpack_layer(
-                    ChunkReader {
-                        receive,
-                        chunk: bytes::Bytes::new(),
-                    },
-                    &folder,
-                    limits,
-                )
-                .map_err(io::Error::other)
+                unpack::unpack_layer(ChunkReader::new(receive), &folder, limits)
+                    .map_err(io::Error::other)
             })
         };
         let fetched = self.send_blob(layer, &send).await;
@@ -174,6 +170,38 @@ impl Layers {
         Ok(())
     }
 
+    /// Keeps a committed snapshot's upper folder as the unpacked form of its layer.
+    pub async fn adopt(&self, packed: &Packed, snapshot: &Path) -> Result<(), Error> {
+        let target = self.folder.join(packed.diff_id.encoded());
+        let (temporary, upper) = (
+            self.folder.join(format!("tmp-{}", crate::ids::new_id())),
+            snapshot.join("upper"),
+        );
+        let sizes = format!(
+            "{{\"size\":{},\"entries\":{}}}",
+            packed.size, packed.entries
+        );
+        tokio::task::spawn_blocking(move || {
+            if target.exists() {
+                return Ok(());
+            }
+            fs::create_dir(&temporary)?;
+            fs::rename(upper, temporary.join("fs"))?;
+            fs::write(temporary.join("layer.json"), sizes)?;
+            let folder = fs::File::open(&temporary)?;
+            rustix::fs::syncfs(&folder)?;
+            match fs::rename(&temporary, &target) {
+                // Another build made the same layer meanwhile.
+                Err(_) if target.exists() => fs::remove_dir_all(&temporary),
+                other => other,
+            }
+        })
+        .await
+        .map_err(io::Error::other)
+        .and_then(|r| r)
+        .tried(|| format!("cannot keep layer {}", packed.diff_id.short()))
+    }
+
     async fn accept(
         &self,
         layer: &Layer,
@@ -217,9 +245,19 @@ impl Layers {
 }
 
 /// Chunks of a channel as a blocking reader.
-struct ChunkReader {
+pub struct ChunkReader {
     receive: mpsc::Receiver<bytes::Bytes>,
     chunk: bytes::Bytes,
+}
+
+impl ChunkReader {
+    /// From a channel; its end is the end of the stream.
+    pub const fn new(receive: mpsc::Receiver<bytes::Bytes>) -> Self {
+        Self {
+            receive,
+            chunk: bytes::Bytes::new(),
+        }
+    }
 }
 
 impl io::Read for ChunkReader {

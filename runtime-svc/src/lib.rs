@@ -19,3 +19,4 @@ pub mod network;
 pub mod registry;
 pub mod settings;
 pub mod sys;
+pub mod worker;

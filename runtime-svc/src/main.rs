@@ -6,13 +6,16 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use runtime_svc::{
     container::manager::Manager,
-    grpc::{ContainersService, HostService},
+    grpc::{ContainersService, HostService, WorkerService},
     monitor::spawner,
     network::Netd,
     registry::Registry,
     settings,
+    worker::Worker,
 };
-use slipway_proto::runtime::v1::{containers_server::ContainersServer, host_server::HostServer};
+use slipway_proto::runtime::v1::{
+    containers_server::ContainersServer, host_server::HostServer, worker_server::WorkerServer,
+};
 use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, client};
 use tonic::service::Routes;
 
@@ -54,10 +57,18 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
         None,
     )?);
     let netd = Netd::new(client::connect(&file.netd_address(&context.paths), None)?);
-    let manager = Manager::open(state, run, registry, netd).await?;
+    let manager = Manager::open(state, run, registry.clone(), netd).await?;
+    let worker = Worker::open(manager.clone(), registry)?;
+    let stop = context.shutdown.clone();
+    tokio::spawn(stop.run_until_cancelled_owned(worker.clone().expire()));
     let containers = ContainersServer::new(ContainersService::new(manager.clone()))
         .max_decoding_message_size(MAX_MESSAGE_SIZE)
         .max_encoding_message_size(MAX_MESSAGE_SIZE);
     let host = HostServer::new(HostService::new(manager, context.started));
-    Ok(Routes::new(containers).add_service(host))
+    let worker = WorkerServer::new(WorkerService::new(worker))
+        .max_decoding_message_size(MAX_MESSAGE_SIZE)
+        .max_encoding_message_size(MAX_MESSAGE_SIZE);
+    Ok(Routes::new(containers)
+        .add_service(host)
+        .add_service(worker))
 }

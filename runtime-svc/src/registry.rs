@@ -3,12 +3,14 @@
 use slipway_image::{Digest, ImageConfig};
 use slipway_proto::{
     registry::v1::{
-        PullRequest, ReadBlobRequest, ResolveRequest, ResolvedImage, pull_event::Event as PullStep,
-        pull_request::Policy, registry_client::RegistryClient,
+        PullRequest, ReadBlobRequest, ResolveRequest, ResolvedImage, WriteBlobRequest,
+        pull_event::Event as PullStep, pull_request::Policy, registry_client::RegistryClient,
+        write_blob_request,
     },
     types::v1::RegistryAuth,
 };
 use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Code, transport::Channel};
 
 use crate::error::{Error, Remote};
@@ -138,6 +140,31 @@ impl Registry {
             }
         }
         Ok(read)
+    }
+}
+
+impl Registry {
+    /// Stores a blob whose chunks come over `data`; returns its digest.
+    pub async fn write_blob(
+        &self,
+        repository: &str,
+        data: mpsc::Receiver<WriteBlobRequest>,
+    ) -> Result<String, Error> {
+        let header = write_blob_request::Header {
+            repository: repository.to_owned(),
+            ..Default::default()
+        };
+        let first = WriteBlobRequest {
+            part: Some(write_blob_request::Part::Header(header)),
+        };
+        let stream = tokio_stream::iter([first]).chain(ReceiverStream::new(data));
+        let answer = self
+            .client
+            .clone()
+            .write_blob(stream)
+            .await
+            .map_err(|s| failed(&s))?;
+        Ok(answer.into_inner().digest)
     }
 }
 

@@ -186,7 +186,8 @@ impl Manager {
         }
     }
 
-    fn spawn(
+    /// Asks the spawner for a monitor; starts another spawner when it is gone.
+    pub fn spawn(
         &self,
         plan: &crate::executor::plan::ContainerPlan,
         attached: Option<&Attached>,

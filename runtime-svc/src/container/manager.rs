@@ -109,6 +109,16 @@ impl Manager {
         &self.0.hierarchies
     }
 
+    /// netd.
+    pub fn netd(&self) -> &Netd {
+        &self.0.netd
+    }
+
+    /// Folder of live state of a process with this id.
+    pub fn run_folder(&self, id: &str) -> PathBuf {
+        self.0.run.join("containers").join(id)
+    }
+
     /// The state folder.
     pub fn state_folder(&self) -> &Path {
         &self.0.state

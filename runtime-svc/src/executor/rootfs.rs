@@ -56,6 +56,11 @@ pub fn overlay(
         rustix::mount::fsconfig_set_string(fs, "upperdir", upper.as_path()).step(what)?;
         rustix::mount::fsconfig_set_string(fs, "workdir", work.as_path()).step(what)?;
     }
+    // Layers come from strangers: an attribute in one of them must not lead anywhere else, and an upper
+    // layer must be whole, since it becomes a layer itself.
+    for (key, value) in [("redirect_dir", "nofollow"), ("metacopy", "off")] {
+        rustix::mount::fsconfig_set_string(fs, key, value).step(what)?;
+    }
     rustix::mount::fsconfig_create(fs).step(what)?;
     rustix::mount::fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).step(what)
 }

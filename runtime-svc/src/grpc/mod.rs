@@ -7,6 +7,8 @@ mod run;
 mod status;
 mod streams;
 mod view;
+mod worker;
 
 pub use containers::ContainersService;
 pub use host::HostService;
+pub use worker::WorkerService;

@@ -78,6 +78,63 @@ impl<W: Write> LayerWriter<W> {
     }
 }
 
+/// Where entries of a walk go.
+pub trait Sink {
+    /// Writes one entry.
+    fn append(&mut self, entry: &Entry, content: &mut dyn io::Read) -> io::Result<()>;
+}
+
+impl<W: Write> Sink for LayerWriter<W> {
+    fn append(&mut self, entry: &Entry, content: &mut dyn io::Read) -> io::Result<()> {
+        LayerWriter::append(self, entry, content)
+    }
+}
+
+/// A plain tar stream that is being written: no compression, no digests.
+pub struct Plain<W>(TarWriter<W>);
+
+impl<W: Write> Plain<W> {
+    /// Begins a stream.
+    pub const fn new(inner: W) -> Self {
+        Self(TarWriter::new(inner))
+    }
+
+    /// Ends it.
+    pub fn finish(self) -> io::Result<W> {
+        self.0.finish()
+    }
+}
+
+impl<W: Write> Sink for Plain<W> {
+    fn append(&mut self, entry: &Entry, content: &mut dyn io::Read) -> io::Result<()> {
+        self.0.append(entry, content)
+    }
+}
+
+/// Writes everything below `folder` as it is, without whiteouts: a view that is merged already.
+pub fn pack_tree(sink: &mut impl Sink, folder: impl AsFd) -> io::Result<()> {
+    let mut walk = Walk {
+        sink,
+        options: Options::default(),
+        whiteouts: false,
+        links: HashMap::new(),
+    };
+    let folder = open(folder, b".", OFlags::DIRECTORY)?;
+    walk.folder(&folder, &[])
+}
+
+/// Writes one thing of `folder` under its own name.
+pub fn pack_one(sink: &mut impl Sink, folder: impl AsFd, name: &[u8]) -> io::Result<()> {
+    let mut walk = Walk {
+        sink,
+        options: Options::default(),
+        whiteouts: false,
+        links: HashMap::new(),
+    };
+    let folder = open(folder, b".", OFlags::DIRECTORY)?;
+    walk.child(&folder, name, name.to_vec())
+}
+
 /// Writes everything below `folder`, whiteouts in OCI's form. The folder itself is not an entry.
 pub fn pack_folder<W: Write>(
     writer: &mut LayerWriter<W>,
@@ -85,22 +142,25 @@ pub fn pack_folder<W: Write>(
     options: Options,
 ) -> io::Result<()> {
     let mut walk = Walk {
-        writer,
+        sink: writer,
         options,
+        whiteouts: true,
         links: HashMap::new(),
     };
     let folder = open(folder, b".", OFlags::DIRECTORY)?;
     walk.folder(&folder, &[])
 }
 
-struct Walk<'a, W: Write> {
-    writer: &'a mut LayerWriter<W>,
+struct Walk<'a, S> {
+    sink: &'a mut S,
+    /// Turn overlayfs' marks into OCI's.
+    whiteouts: bool,
     options: Options,
     /// First name of every file with several.
     links: HashMap<(u64, u64), Vec<u8>>,
 }
 
-impl<W: Write> Walk<'_, W> {
+impl<S: Sink> Walk<'_, S> {
     fn folder(&mut self, folder: &OwnedFd, path: &[u8]) -> io::Result<()> {
         let mut names = Vec::new();
         for child in rustix::fs::Dir::read_from(folder)? {
@@ -125,7 +185,7 @@ impl<W: Write> Walk<'_, W> {
     fn child(&mut self, parent: &OwnedFd, name: &[u8], path: Vec<u8>) -> io::Result<()> {
         let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind.is_char_device() && stat.st_rdev == 0 {
+        if self.whiteouts && kind.is_char_device() && stat.st_rdev == 0 {
             return self.mark(&path, &stat);
         }
         if !kind.is_dir() && stat.st_nlink > 1 {
@@ -136,7 +196,7 @@ impl<W: Write> Walk<'_, W> {
             if *first != path {
                 let kind = Kind::HardLink(first.clone());
                 let entry = self.entry(path, kind, &stat, Vec::new());
-                return self.writer.append(&entry, &mut io::empty());
+                return self.sink.append(&entry, &mut io::empty());
             }
         }
         let device = (
@@ -160,16 +220,16 @@ impl<W: Write> Walk<'_, W> {
                 let file = open(parent, name, OFlags::empty())?;
                 let xattrs = xattrs(&file)?;
                 let entry = self.entry(path, kind, &stat, xattrs);
-                self.writer.append(&entry, &mut File::from(file))
+                self.sink.append(&entry, &mut File::from(file))
             }
             Kind::Folder => {
                 let folder = open(parent, name, OFlags::DIRECTORY)?;
                 let entry = self.entry(path.clone(), kind, &stat, xattrs(&folder)?);
-                self.writer.append(&entry, &mut io::empty())?;
-                if is_opaque(&folder)? {
+                self.sink.append(&entry, &mut io::empty())?;
+                if self.whiteouts && is_opaque(&folder)? {
                     let path = [&path[..], b"/", OPAQUE].concat();
                     let entry = self.entry(path, Kind::File, &stat, Vec::new());
-                    self.writer.append(
+                    self.sink.append(
                         &Entry {
                             size: 0,
                             mode: 0o644,
@@ -182,7 +242,7 @@ impl<W: Write> Walk<'_, W> {
             }
             kind => {
                 let entry = self.entry(path, kind, &stat, Vec::new());
-                self.writer.append(&entry, &mut io::empty())
+                self.sink.append(&entry, &mut io::empty())
             }
         }
     }
@@ -199,7 +259,7 @@ impl<W: Write> Walk<'_, W> {
             gid: 0,
             ..entry
         };
-        self.writer.append(&entry, &mut io::empty())
+        self.sink.append(&entry, &mut io::empty())
     }
 
     fn entry(

@@ -1,0 +1,331 @@
+//! COPY and ADD: a tar stream into a snapshot, every path resolved inside it.
+
+use std::{
+    io::Read,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use rustix::{
+    fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags},
+    io::Errno,
+};
+use slipway_image::layer::{Entry, Kind, compression::decompress, tar_read::TarReader};
+
+use super::paths;
+use crate::{
+    error::{Error, Tried as _},
+    executor::{rootfs, user},
+};
+
+/// Where and as whose files are applied.
+#[derive(Debug, Clone, Default)]
+pub struct Target {
+    /// Folder inside the snapshot.
+    pub path: String,
+    /// `user[:group]`; "" = as in the archive.
+    pub owner: String,
+    /// 0 = as in the archive.
+    pub mode: u32,
+    /// The stream may be compressed, and names may be absolute.
+    pub archive: bool,
+}
+
+/// What was applied.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Applied {
+    /// Content, bytes.
+    pub bytes: u64,
+    /// Entries.
+    pub entries: u64,
+}
+
+/// Applies a stream.
+pub fn apply(root: &OwnedFd, target: &Target, stream: impl Read) -> Result<Applied, Error> {
+    let owner = match target.owner.as_str() {
+        "" => None,
+        spec => Some(owner(root, spec)?),
+    };
+    let what = || format!("cannot make {}", target.path);
+    make_target(root, &target.path, owner).tried(what)?;
+    let invalid =
+        |e: &dyn std::fmt::Display| Error::Invalid(format!("the files for {}: {e}", target.path));
+    let plain: Box<dyn Read> = match target.archive {
+        true => decompress(stream).map_err(|e| invalid(&e))?,
+        false => Box::new(stream),
+    };
+    let mut reader = TarReader::new(plain);
+    let mut applier = Applier {
+        root,
+        target,
+        owner,
+        buffer: vec![0; 128 * 1024],
+        done: Applied::default(),
+        times: Vec::new(),
+    };
+    while let Some(entry) = reader.next_entry().map_err(|e| invalid(&e))? {
+        applier.entry(&entry, &mut reader)?;
+    }
+    applier.set_folder_times()?;
+    Ok(applier.done)
+}
+
+/// Looks `user[:group]` up in the snapshot's own files; numbers need none.
+fn owner(root: &OwnedFd, spec: &str) -> Result<(u32, u32), Error> {
+    let read = |path: &str| -> Result<String, Error> {
+        match paths::find(root, path, true)? {
+            Some(found)
+                if FileType::from_raw_mode(found.stat.st_mode).is_file()
+                    && found.stat.st_size < 4 << 20 =>
+            {
+                let file = rustix::fs::openat2(
+                    root,
+                    path,
+                    OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
+                    Mode::empty(),
+                    rootfs::INSIDE,
+                )
+                .tried(|| format!("cannot open {path}"))?;
+                let mut text = Vec::new();
+                std::fs::File::from(file)
+                    .read_to_end(&mut text)
+                    .tried(|| format!("cannot read {path}"))?;
+                Ok(String::from_utf8_lossy(&text).into_owned())
+            }
+            _ => Ok(String::new()),
+        }
+    };
+    // docker: a user without a group owns with the group of the same number.
+    let spec_with_group = match (spec.contains(':'), spec.parse::<u32>()) {
+        (false, Ok(uid)) => format!("{uid}:{uid}"),
+        _ => spec.to_owned(),
+    };
+    let user = user::resolve_in(
+        &spec_with_group,
+        &[],
+        &read("etc/passwd")?,
+        &read("etc/group")?,
+    )?;
+    Ok((user.uid, user.gid))
+}
+
+/// Makes the target folder; what had to be made belongs to the owner.
+fn make_target(root: &OwnedFd, path: &str, owner: Option<(u32, u32)>) -> rustix::io::Result<()> {
+    let mut so_far = String::new();
+    for part in path.split('/').filter(|p| !p.is_empty() && *p != ".") {
+        so_far.push('/');
+        so_far.push_str(part);
+        match rootfs::open_inside(root, &so_far, OFlags::DIRECTORY) {
+            Err(Errno::NOENT) => {
+                let folder = rootfs::make_folder_inside(root, &so_far, 0o755)?;
+                if let Some((uid, gid)) = owner {
+                    rustix::fs::chownat(
+                        &folder,
+                        "",
+                        Some(Uid::from_raw(uid)),
+                        Some(Gid::from_raw(gid)),
+                        AtFlags::EMPTY_PATH,
+                    )?;
+                }
+            }
+            other => drop(other?),
+        }
+    }
+    Ok(())
+}
+
+struct Applier<'a> {
+    root: &'a OwnedFd,
+    target: &'a Target,
+    owner: Option<(u32, u32)>,
+    buffer: Vec<u8>,
+    done: Applied,
+    times: Vec<(String, (i64, u32))>,
+}
+
+impl Applier<'_> {
+    fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut TarReader<R>) -> Result<(), Error> {
+        self.done.entries += 1;
+        let name = String::from_utf8_lossy(&entry.path).into_owned();
+        let refuse = |why: &str| Err(Error::Invalid(format!("{name} {why}")));
+        if name.split('/').any(|part| part == "..")
+            || (name.starts_with('/') && !self.target.archive)
+        {
+            return refuse("leads out of its target");
+        }
+        let parts: Vec<&str> = name
+            .split('/')
+            .filter(|p| !p.is_empty() && *p != ".")
+            .collect();
+        let Some((leaf, parents)) = parts.split_last() else {
+            return Ok(());
+        };
+        let parent_path = format!(
+            "{}/{}",
+            self.target.path.trim_end_matches('/'),
+            parents.join("/")
+        );
+        let what = || format!("cannot apply {name}");
+        let parent = rootfs::make_folder_inside(self.root, &parent_path, 0o755).tried(what)?;
+        let parent = rustix::fs::openat(
+            &parent,
+            ".",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .tried(what)?;
+        let path = format!("{}/{leaf}", parent_path.trim_end_matches('/'));
+        let existing = self.make_room(&parent, leaf, &path, entry).tried(what)?;
+        match &entry.kind {
+            Kind::File => return self.file(entry, reader, &parent, leaf),
+            Kind::HardLink(target) => {
+                let target = String::from_utf8_lossy(target).into_owned();
+                if target.split('/').any(|part| part == "..") {
+                    return refuse("is a hard link that leads out of its target");
+                }
+                let (folder, file) = target.rsplit_once('/').unwrap_or(("", &target));
+                let folder = format!("{}/{folder}", self.target.path);
+                let from =
+                    rootfs::open_inside(self.root, &folder, OFlags::DIRECTORY).tried(what)?;
+                return rustix::fs::linkat(&from, file, &parent, *leaf, AtFlags::empty())
+                    .tried(what);
+            }
+            Kind::Symlink(target) => {
+                rustix::fs::symlinkat(&target[..], &parent, *leaf).tried(what)?
+            }
+            Kind::Folder if existing => {}
+            Kind::Folder => {
+                rustix::fs::mkdirat(&parent, *leaf, Mode::from_raw_mode(0o755)).tried(what)?
+            }
+            Kind::Fifo => {
+                rustix::fs::mknodat(&parent, *leaf, FileType::Fifo, Mode::empty(), 0).tried(what)?
+            }
+            Kind::CharacterDevice(..) | Kind::BlockDevice(..) => {
+                return refuse("is a device, which a build may not copy");
+            }
+        }
+        let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
+        rustix::fs::chownat(
+            &parent,
+            *leaf,
+            Some(Uid::from_raw(uid)),
+            Some(Gid::from_raw(gid)),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .tried(what)?;
+        if !matches!(entry.kind, Kind::Symlink(_)) {
+            rustix::fs::chmodat(&parent, *leaf, self.mode(entry), AtFlags::empty()).tried(what)?;
+        }
+        if entry.kind == Kind::Folder {
+            self.times.push((path, entry.mtime));
+        } else {
+            rustix::fs::utimensat(
+                &parent,
+                *leaf,
+                &times(entry.mtime),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+            .tried(what)?;
+        }
+        Ok(())
+    }
+
+    fn mode(&self, entry: &Entry) -> Mode {
+        Mode::from_raw_mode(if self.target.mode == 0 {
+            entry.mode
+        } else {
+            self.target.mode
+        })
+    }
+
+    /// Returns whether a folder is there that the entry's folder merges with. As docker: a folder is
+    /// never replaced by a file.
+    fn make_room(
+        &self,
+        parent: &OwnedFd,
+        leaf: &str,
+        path: &str,
+        entry: &Entry,
+    ) -> rustix::io::Result<bool> {
+        let stat = match rustix::fs::statat(parent, leaf, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if entry.kind == Kind::Folder {
+            if kind.is_dir() {
+                return Ok(true);
+            }
+            // A link to a folder inside stays, and what follows goes where it leads.
+            if kind.is_symlink() && rootfs::open_inside(self.root, path, OFlags::DIRECTORY).is_ok()
+            {
+                return Ok(true);
+            }
+        }
+        if kind.is_dir() {
+            return Err(Errno::ISDIR);
+        }
+        rustix::fs::unlinkat(parent, leaf, AtFlags::empty())?;
+        Ok(false)
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        entry: &Entry,
+        reader: &mut TarReader<R>,
+        parent: &OwnedFd,
+        leaf: &str,
+    ) -> Result<(), Error> {
+        let what = || format!("cannot write {}", String::from_utf8_lossy(&entry.path));
+        let flags =
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file =
+            rustix::fs::openat(parent, leaf, flags, Mode::from_raw_mode(0o600)).tried(what)?;
+        loop {
+            let n = reader
+                .read_content(&mut self.buffer)
+                .map_err(|e| Error::Invalid(format!("{}: {e}", what())))?;
+            if n == 0 {
+                break;
+            }
+            let mut rest = &self.buffer[..n];
+            while !rest.is_empty() {
+                let written =
+                    rustix::io::retry_on_intr(|| rustix::io::write(&file, rest)).tried(what)?;
+                rest = &rest[written..];
+            }
+            self.done.bytes += n as u64;
+        }
+        let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
+        rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            .tried(what)?;
+        rustix::fs::fchmod(&file, self.mode(entry)).tried(what)?;
+        for (name, value) in &entry.xattrs {
+            if name == b"security.capability" || name.starts_with(b"user.") {
+                rustix::fs::fsetxattr(file.as_fd(), &name[..], value, XattrFlags::empty())
+                    .tried(what)?;
+            }
+        }
+        rustix::fs::futimens(&file, &times(entry.mtime)).tried(what)
+    }
+
+    fn set_folder_times(&self) -> Result<(), Error> {
+        for (path, time) in self.times.iter().rev() {
+            let what = || format!("cannot set the time of {path}");
+            let folder = rootfs::open_inside(self.root, path, OFlags::DIRECTORY).tried(what)?;
+            rustix::fs::utimensat(&folder, ".", &times(*time), AtFlags::empty()).tried(what)?;
+        }
+        Ok(())
+    }
+}
+
+fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::from(nanoseconds) as _,
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}

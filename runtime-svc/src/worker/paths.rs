@@ -1,0 +1,217 @@
+//! Paths inside a snapshot: what they are, and what wildcards match.
+
+use std::os::fd::OwnedFd;
+
+use rustix::{
+    fs::{AtFlags, FileType, OFlags, Stat},
+    io::Errno,
+};
+
+use crate::{
+    error::{Error, Tried as _},
+    executor::rootfs,
+};
+
+/// Something inside a snapshot.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Where it really is, links resolved.
+    pub path: String,
+    /// What it is.
+    pub stat: Stat,
+    /// Where it leads, when it is a link that was not followed.
+    pub link_target: String,
+}
+
+/// Most matches of a wildcard.
+const MAX_MATCHES: usize = 100_000;
+
+/// Looks a path up. `follow` also follows a link at its end.
+pub fn find(root: &OwnedFd, path: &str, follow: bool) -> Result<Option<Found>, Error> {
+    let what = || format!("cannot look up {path}");
+    let extra = if follow {
+        OFlags::empty()
+    } else {
+        OFlags::NOFOLLOW
+    };
+    let fd = match rootfs::open_inside(root, path, extra) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(e) => return Err(e).tried(what),
+    };
+    let stat = rustix::fs::statat(&fd, "", AtFlags::EMPTY_PATH).tried(what)?;
+    let link_target = if FileType::from_raw_mode(stat.st_mode).is_symlink() {
+        let target = rustix::fs::readlinkat(&fd, "", Vec::new()).tried(what)?;
+        target.to_string_lossy().into_owned()
+    } else {
+        String::new()
+    };
+    Ok(Some(Found {
+        path: real_path(root, &fd, path)?,
+        stat,
+        link_target,
+    }))
+}
+
+/// Where a descriptor is below the root. The kernel names a detached mount's paths from its own root.
+fn real_path(root: &OwnedFd, fd: &OwnedFd, asked: &str) -> Result<String, Error> {
+    use std::os::fd::AsRawFd as _;
+    let what = || format!("cannot look up {asked}");
+    let name = |fd: &OwnedFd| {
+        rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())
+            .map(|p| p.to_string_lossy().into_owned())
+            .tried(what)
+    };
+    let (root, path) = (name(root)?, name(fd)?);
+    let inside = path
+        .strip_prefix(root.trim_end_matches('/'))
+        .unwrap_or(&path);
+    Ok(if inside.is_empty() {
+        "/".to_owned()
+    } else {
+        inside.to_owned()
+    })
+}
+
+/// Whether a path has wildcards.
+pub fn has_wildcards(path: &str) -> bool {
+    path.contains(['*', '?', '['])
+}
+
+/// What a path with wildcards matches, sorted.
+pub fn expand(root: &OwnedFd, pattern: &str) -> Result<Vec<String>, Error> {
+    let mut found = vec![String::new()];
+    for part in pattern.split('/').filter(|p| !p.is_empty() && *p != ".") {
+        let mut next = Vec::new();
+        for base in &found {
+            if !has_wildcards(part) {
+                next.push(format!("{base}/{part}"));
+                continue;
+            }
+            let Ok(folder) = rootfs::open_inside(root, base, OFlags::DIRECTORY) else {
+                continue;
+            };
+            let what = || format!("cannot list {base}");
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let folder =
+                rustix::fs::openat(&folder, ".", flags, rustix::fs::Mode::empty()).tried(what)?;
+            for entry in rustix::fs::Dir::read_from(&folder).tried(what)? {
+                let entry = entry.tried(what)?;
+                let name = entry.file_name().to_string_lossy();
+                if name != "." && name != ".." && matches(part.as_bytes(), name.as_bytes()) {
+                    next.push(format!("{base}/{name}"));
+                }
+            }
+            if next.len() > MAX_MATCHES {
+                return Err(Error::Invalid(format!(
+                    "{pattern} matches more than {MAX_MATCHES} paths"
+                )));
+            }
+        }
+        found = next;
+    }
+    found.sort_unstable();
+    let mut there = Vec::new();
+    for path in found {
+        if find(root, &path, false)?.is_some() {
+            there.push(path);
+        }
+    }
+    Ok(there)
+}
+
+/// Go's `filepath.Match` for one component: `*`, `?`, `[a-z]`, `[^a]`, `\x`. Linear but for
+/// backtracking to the last `*`.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    loop {
+        if p < pattern.len() && pattern[p] == b'*' {
+            star = Some((p + 1, n));
+            p += 1;
+            continue;
+        }
+        if n == name.len() && p == pattern.len() {
+            return true;
+        }
+        if n < name.len()
+            && let Some(length) = match_one(&pattern[p..], name[n])
+        {
+            p += length;
+            n += 1;
+            continue;
+        }
+        match star {
+            Some((after, from)) if from < name.len() => {
+                p = after;
+                n = from + 1;
+                star = Some((after, from + 1));
+            }
+            _ => return false,
+        }
+    }
+}
+
+/// Length of the pattern's first item when it matches this byte.
+fn match_one(pattern: &[u8], byte: u8) -> Option<usize> {
+    match pattern {
+        [b'?', ..] => Some(1),
+        [b'\\', escaped, ..] => (*escaped == byte).then_some(2),
+        [b'[', rest @ ..] => {
+            let (negated, rest) = match rest {
+                [b'^', rest @ ..] => (true, rest),
+                _ => (false, rest),
+            };
+            let end = rest.iter().skip(1).position(|b| *b == b']')? + 1;
+            let set = &rest[..end];
+            let mut hit = false;
+            let mut i = 0;
+            while i < set.len() {
+                if i + 2 < set.len() && set[i + 1] == b'-' {
+                    hit |= (set[i]..=set[i + 2]).contains(&byte);
+                    i += 3;
+                } else {
+                    hit |= set[i] == byte;
+                    i += 1;
+                }
+            }
+            (hit != negated).then_some(pattern.len() - rest.len() + end + 1)
+        }
+        [literal, ..] => (*literal == byte).then_some(1),
+        [] => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn wildcards_as_go() {
+        for (pattern, name, expected) in [
+            ("*.txt", "a.txt", true),
+            ("*.txt", "a.txt.gz", false),
+            ("a*b*c", "aXbYbZc", true),
+            ("?", "", false),
+            ("[a-c]x", "bx", true),
+            ("[^a-c]x", "bx", false),
+            ("\\*", "*", true),
+            ("*", "", true),
+            ("hom?.txt", "home.txt", true),
+            ("[", "[", false),
+        ] {
+            assert_eq!(
+                matches(pattern.as_bytes(), name.as_bytes()),
+                expected,
+                "{pattern} {name}"
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_pattern_panics_or_hangs(pattern in "[*?\\[\\]^a\\\\-]{0,30}", name in "a{0,60}") {
+            matches(pattern.as_bytes(), name.as_bytes());
+        }
+    }
+}

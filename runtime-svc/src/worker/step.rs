@@ -1,0 +1,239 @@
+//! RUN: one process in a snapshot, confined like a container, streamed, and killed with its caller.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use slipway_proto::runtime::v1::{ContainerSpec, NetworkConfig};
+use tokio::sync::mpsc;
+
+use super::{Snapshot, Worker};
+use crate::{
+    cgroup::Group,
+    container::{
+        etc,
+        merge::Effective,
+        plan::{self, Places},
+        record::Record,
+    },
+    error::{Error, Tried as _},
+    ids,
+    logs::{LogReader, Piece},
+    monitor::{
+        client::Connection,
+        protocol::{Event, ExitRecord},
+    },
+};
+
+/// What runs.
+#[derive(Debug, Clone, Default)]
+pub struct Step {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// `KEY=value`
+    pub env: Vec<String>,
+    /// Absolute; "" = /.
+    pub working_dir: String,
+    /// `user[:group]`
+    pub user: String,
+    /// "", `default`, `none` or `host`.
+    pub network: String,
+    /// `name:address`
+    pub extra_hosts: Vec<String>,
+    /// Bytes; 0 = docker's default.
+    pub shm_size: u64,
+    /// "" = `buildkitsandbox`, as docker.
+    pub hostname: String,
+}
+
+/// Mount points that a run needs and that must not stay in the layer when the image has none.
+const STUBS: [&str; 6] = [
+    "etc/resolv.conf",
+    "etc/hostname",
+    "etc/hosts",
+    "dev",
+    "proc",
+    "sys",
+];
+
+impl Worker {
+    /// Runs a step; hands its output to `output` and returns how it ended. Dropping the future kills it.
+    pub async fn run(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        step: Step,
+        output: mpsc::Sender<Piece>,
+    ) -> Result<ExitRecord, Error> {
+        let _turn = snapshot.busy.lock().await;
+        let id = ids::new_id();
+        let record = record(&id, step);
+        let missing = missing_stubs(snapshot);
+        let clean = CleanUp {
+            worker: self.clone(),
+            id: id.clone(),
+            run_folder: self.manager.run_folder(&id),
+        };
+        fs::create_dir_all(clean.run_folder.join("rootfs"))
+            .tried(|| "cannot make a run folder".to_owned())?;
+        let network = record.spec.network.clone().unwrap_or_default();
+        let attached = match network.mode.as_str() {
+            "none" | "host" => None,
+            _ => Some(
+                self.manager
+                    .netd()
+                    .attach(&id, &id[..12], &record.effective.hostname, &network)
+                    .await?,
+            ),
+        };
+        etc::write(
+            &snapshot.folder,
+            &record.effective,
+            "",
+            &network,
+            attached.as_ref().map(|a| &a.endpoint),
+        )
+        .tried(|| "cannot write the hosts file".to_owned())?;
+        let places = Places {
+            folder: &snapshot.folder,
+            run_folder: &clean.run_folder,
+            lower: snapshot.lower.clone(),
+            volume: &|_| PathBuf::new(),
+        };
+        let plan = plan::plan(&record, &places, attached.is_some())?;
+        let what = || "cannot run a step".to_owned();
+        let socket = self.manager.spawn(&plan, attached.as_ref()).tried(what)?;
+        let connection = Connection::new(socket).tried(what)?;
+        let ended = follow(&connection, &snapshot.folder.join("log"), &output).await;
+        drop(clean);
+        for name in ["log", "exit.json", "resolv.conf", "hostname", "hosts"] {
+            // Not there when the step did not come so far.
+            let _ = fs::remove_file(snapshot.folder.join(name));
+        }
+        remove_stubs(snapshot, &missing);
+        ended
+    }
+}
+
+async fn follow(
+    connection: &Connection,
+    log: &std::path::Path,
+    output: &mpsc::Sender<Piece>,
+) -> Result<ExitRecord, Error> {
+    let what = || "cannot hear from the step's monitor".to_owned();
+    let attach = crate::monitor::protocol::Request::Attach {
+        stdin: false,
+        stdin_once: false,
+    };
+    let mut reader = None;
+    loop {
+        let event = connection.next().await.tried(what)?;
+        let ended = match event {
+            Some((Event::Running(_), _)) => {
+                reader = Some(
+                    LogReader::open(log, 0).tried(|| "cannot read the step's output".to_owned())?,
+                );
+                connection.request(&attach, &[]).await.tried(what)?;
+                None
+            }
+            Some((Event::Failed(error), _)) => return Err(error.into()),
+            Some((Event::Exited(record), _)) => Some(record),
+            Some(_) => None,
+            None => return Err(Error::Conflict("the step's monitor was killed".to_owned())),
+        };
+        while let Some(piece) = reader
+            .as_mut()
+            .map_or(Ok(None), LogReader::next_piece)
+            .tried(what)?
+        {
+            if output.send(piece).await.is_err() {
+                return Err(Error::Conflict("the caller is gone".to_owned()));
+            }
+        }
+        if let Some(record) = ended {
+            return Ok(record);
+        }
+    }
+}
+
+/// Ends whatever is left of a step, also when its call was dropped in the middle.
+struct CleanUp {
+    worker: Worker,
+    id: String,
+    run_folder: PathBuf,
+}
+
+impl Drop for CleanUp {
+    fn drop(&mut self) {
+        let group = Group::open(
+            self.worker.manager.hierarchies(),
+            &format!("slipway/{}", self.id),
+        );
+        // Gone already after a step that ended by itself.
+        if let Err(error) = group.kill().and_then(|()| group.remove()) {
+            tracing::warn!(%error, "the cgroups of a build step could not be removed");
+        }
+        let _ = fs::remove_dir_all(&self.run_folder);
+        let (netd, id) = (self.worker.manager.netd().clone(), self.id.clone());
+        tokio::spawn(async move { netd.release(&id).await });
+    }
+}
+
+fn record(id: &str, step: Step) -> Record {
+    let or = |text: String, other: &str| {
+        if text.is_empty() {
+            other.to_owned()
+        } else {
+            text
+        }
+    };
+    let network = NetworkConfig {
+        mode: step.network,
+        extra_hosts: step.extra_hosts,
+        ..NetworkConfig::default()
+    };
+    Record {
+        id: id.to_owned(),
+        name: id[..12].to_owned(),
+        created: crate::monitor::now(),
+        spec: ContainerSpec {
+            network: Some(network),
+            shm_size: step.shm_size,
+            ..ContainerSpec::default()
+        },
+        effective: Effective {
+            command: step.args,
+            env: step.env,
+            working_dir: or(step.working_dir, "/"),
+            user: step.user,
+            hostname: or(step.hostname, "buildkitsandbox"),
+            ..Effective::default()
+        },
+        image_id: String::new(),
+        image_digest: String::new(),
+        layers: Vec::new(),
+        starting: false,
+    }
+}
+
+fn missing_stubs(snapshot: &Snapshot) -> Vec<&'static str> {
+    let upper = snapshot.folder.join("upper");
+    let there = |name: &str| {
+        snapshot
+            .lower
+            .iter()
+            .chain([&upper])
+            .any(|layer| fs::symlink_metadata(layer.join(name)).is_ok())
+    };
+    STUBS.into_iter().filter(|name| !there(name)).collect()
+}
+
+/// Removes mount points that the run made, where nothing was put into them.
+fn remove_stubs(snapshot: &Snapshot, missing: &[&str]) {
+    for name in missing {
+        let path = snapshot.folder.join("upper").join(name);
+        match fs::symlink_metadata(&path) {
+            Ok(stub) if stub.is_file() && stub.len() == 0 => drop(fs::remove_file(&path)),
+            // Only when it is empty.
+            Ok(stub) if stub.is_dir() => drop(fs::remove_dir(&path)),
+            _ => {}
+        }
+    }
+}
