@@ -1,0 +1,6 @@
+//! The caller's side of a build: its context, the protocol, what is shown.
+
+pub mod context;
+pub mod ignore;
+pub mod progress;
+pub mod session;

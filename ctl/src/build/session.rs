@@ -1,0 +1,244 @@
+//! The build protocol: manifest out, needs in, content out, events in.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use slipway_proto::builder::v1::{
+    BuildRequest, BuildResult, BuildStart, ContentChunks, ContextEntries, Secret,
+    build_event::Event, build_request::Part, content_chunks::Chunk,
+};
+use slipway_service::CHUNK_SIZE;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    context::{self, Context},
+    progress::{Lines, Style},
+};
+use crate::{
+    client::Site,
+    failure::{Failure, Outcome},
+};
+
+/// Entries in one message: far below the limit of 4 MiB with the longest paths.
+const ENTRIES: usize = 500;
+
+/// Builds. Dropping the future closes the call, which cancels the build.
+pub async fn run(
+    site: &Site,
+    start: BuildStart,
+    secrets: Vec<Secret>,
+    root: &Path,
+    dockerfile: &str,
+    style: Style,
+) -> Outcome<BuildResult> {
+    tokio::select! {
+        result = go(site, start, secrets, root, dockerfile, style) => result,
+        _ = tokio::signal::ctrl_c() => Err(Failure::new("the build was canceled").exits(130)),
+    }
+}
+
+async fn go(
+    site: &Site,
+    start: BuildStart,
+    secrets: Vec<Secret>,
+    root: &Path,
+    dockerfile: &str,
+    style: Style,
+) -> Outcome<BuildResult> {
+    let (root, name) = (root.to_owned(), dockerfile.to_owned());
+    let Context { entries, files } =
+        tokio::task::spawn_blocking(move || context::read(&root, &name))
+            .await
+            .map_err(|e| Failure::new(format!("reading the context failed: {e}")))??;
+    let (sender, receiver) = mpsc::channel(8);
+    let (wanted, wants) = mpsc::channel(64);
+    let sending = send(sender, start, secrets, entries, files, wants);
+    let receiving = receive(site, receiver, wanted, style);
+    // The sender ends when no more is needed; only the receiver knows how the build ended.
+    let ((), result) = tokio::join!(sending, receiving);
+    result
+}
+
+async fn receive(
+    site: &Site,
+    receiver: mpsc::Receiver<BuildRequest>,
+    wanted: mpsc::Sender<Vec<bytes::Bytes>>,
+    style: Style,
+) -> Outcome<BuildResult> {
+    let mut wanted = Some(wanted);
+    let mut events = site
+        .builder()
+        .build(ReceiverStream::new(receiver))
+        .await?
+        .into_inner();
+    let mut lines = Lines::new(style);
+    let mut kept = Vec::new();
+    let mut say = |new: Vec<String>| match style {
+        // Shown only if the build fails; bounded.
+        Style::Quiet => {
+            kept.extend(new);
+            let many = kept.len().saturating_sub(200);
+            kept.drain(..many);
+        }
+        _ => new.iter().for_each(|line| eprintln!("{line}")),
+    };
+    let mut result = None;
+    let failed = loop {
+        match events.message().await {
+            Err(status) => break Some(status),
+            Ok(None) => break None,
+            Ok(Some(event)) => match event.event {
+                Some(Event::Need(need)) => {
+                    if let Some(sender) = &wanted
+                        && !need.digests.is_empty()
+                    {
+                        // The sender is gone only when the call is: then the next read says why.
+                        let _ = sender.send(need.digests).await;
+                    }
+                    if need.complete {
+                        wanted = None;
+                    }
+                }
+                Some(Event::Step(step)) => say(lines.step(&step)),
+                Some(Event::Log(log)) => say(lines.log(&log)),
+                Some(Event::Warning(warning)) => say(vec![lines.warning(&warning)]),
+                Some(Event::Result(done)) => result = Some(done),
+                Some(Event::BuildId(_) | Event::Progress(_) | Event::Output(_)) | None => {}
+            },
+        }
+    };
+    match (failed, result) {
+        (None, Some(result)) => {
+            if style == Style::Plain {
+                eprintln!(
+                    "\n{} of {} steps cached, image {}",
+                    result.cached_steps, result.steps, result.image_id
+                );
+                result
+                    .tags
+                    .iter()
+                    .for_each(|tag| eprintln!("naming to {tag} done"));
+            }
+            Ok(result)
+        }
+        (failed, _) => {
+            kept.iter().for_each(|line| eprintln!("{line}"));
+            let Some(status) = failed else {
+                return Err(Failure::new(
+                    "the builder ended the build without a result: see its log",
+                ));
+            };
+            // The excerpt of the Dockerfile is lines: shown before the one line of the error.
+            let text = status.message().to_owned();
+            if let Some((first, rest)) = text.split_once('\n') {
+                eprintln!("{}", rest.trim_end());
+                return Err(Failure::new(first));
+            }
+            Err(Failure::from(status).exits(1))
+        }
+    }
+}
+
+async fn send(
+    sender: mpsc::Sender<BuildRequest>,
+    start: BuildStart,
+    secrets: Vec<Secret>,
+    entries: Vec<slipway_proto::builder::v1::ContextEntry>,
+    files: HashMap<Vec<u8>, PathBuf>,
+    mut wants: mpsc::Receiver<Vec<bytes::Bytes>>,
+) {
+    let mut parts = vec![Part::Start(start)];
+    parts.extend(secrets.into_iter().map(Part::Secret));
+    parts.extend(entries.chunks(ENTRIES).map(|some| {
+        Part::Entries(ContextEntries {
+            context: String::new(),
+            entries: some.to_vec(),
+        })
+    }));
+    parts.push(Part::ManifestEnd(String::new()));
+    for part in parts {
+        if put(&sender, part).await.is_err() {
+            return;
+        }
+    }
+    while let Some(digests) = wants.recv().await {
+        let mut batch = Vec::new();
+        let mut filled = 0;
+        for digest in digests {
+            let Some(mut file) = open(&files, &digest, &mut batch) else {
+                continue;
+            };
+            let mut offset = 0;
+            loop {
+                let mut data = Vec::new();
+                let read = file.by_ref().take(CHUNK_SIZE as u64).read_to_end(&mut data);
+                let last = read.as_ref().map_or(true, |n| *n < CHUNK_SIZE);
+                let error = read.err().map(|e| e.to_string()).unwrap_or_default();
+                let size = data.len();
+                batch.push(Chunk {
+                    digest: digest.clone(),
+                    offset,
+                    data: data.into(),
+                    last,
+                    error,
+                });
+                offset += size as u64;
+                filled += size;
+                if filled >= CHUNK_SIZE || batch.len() >= ENTRIES {
+                    filled = 0;
+                    let chunks = std::mem::take(&mut batch);
+                    if put(&sender, Part::Content(ContentChunks { chunks }))
+                        .await
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+                if last {
+                    break;
+                }
+            }
+        }
+        if !batch.is_empty()
+            && put(&sender, Part::Content(ContentChunks { chunks: batch }))
+                .await
+                .is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// A file that went away since it was hashed is told to the builder, which names it.
+fn open(
+    files: &HashMap<Vec<u8>, PathBuf>,
+    digest: &bytes::Bytes,
+    batch: &mut Vec<Chunk>,
+) -> Option<File> {
+    let error = match files.get(digest.as_ref()) {
+        None => "the context does not hold this content".to_owned(),
+        Some(path) => match File::open(path) {
+            Ok(file) => return Some(file),
+            Err(e) => format!("{}: {e}", path.display()),
+        },
+    };
+    batch.push(Chunk {
+        digest: digest.clone(),
+        last: true,
+        error,
+        ..Chunk::default()
+    });
+    None
+}
+
+async fn put(sender: &mpsc::Sender<BuildRequest>, part: Part) -> Result<(), ()> {
+    sender
+        .send(BuildRequest { part: Some(part) })
+        .await
+        .map_err(drop)
+}

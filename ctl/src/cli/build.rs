@@ -1,0 +1,238 @@
+//! `build`.
+
+use std::{collections::HashMap, io::Read as _, path::PathBuf};
+
+use clap::Args;
+use slipway_proto::builder::v1::{BuildStart, Secret, Ulimit};
+
+use crate::{
+    build::{self, progress::Style},
+    client::Site,
+    failure::{Failure, Outcome},
+    spec::{env, options::platform, units},
+};
+
+/// `ctl build`
+#[derive(Debug, Args)]
+pub struct Build {
+    /// Name of the Dockerfile ("-" = stdin) [default: PATH/Dockerfile]
+    #[arg(short, long)]
+    file: Option<String>,
+    /// Name and optionally a tag (format: "name:tag")
+    #[arg(short, long)]
+    tag: Vec<String>,
+    /// Set build-time variables
+    #[arg(long)]
+    build_arg: Vec<String>,
+    /// Set the target build stage to build
+    #[arg(long, default_value = "")]
+    target: String,
+    /// Do not use cache when building the image
+    #[arg(long)]
+    no_cache: bool,
+    /// Always attempt to pull all referenced images
+    #[arg(long)]
+    pull: bool,
+    /// Set metadata for an image
+    #[arg(long)]
+    label: Vec<String>,
+    /// Set the networking mode for the RUN instructions during build
+    #[arg(long, default_value = "")]
+    network: String,
+    /// Set target platform for build
+    #[arg(long)]
+    platform: Vec<String>,
+    /// Set type of progress output (auto, plain, tty, quiet, rawjson)
+    #[arg(long, default_value = "auto")]
+    progress: String,
+    /// Suppress the build output and print image ID on success
+    #[arg(short, long)]
+    quiet: bool,
+    /// Write the image ID to a file
+    #[arg(long)]
+    iidfile: Option<String>,
+    /// Add a custom host-to-IP mapping (format: "host:ip")
+    #[arg(long)]
+    add_host: Vec<String>,
+    /// Shared memory size for build containers
+    #[arg(long)]
+    shm_size: Option<String>,
+    /// Ulimit options
+    #[arg(long)]
+    ulimit: Vec<String>,
+    /// Secret to expose to the build (format: "id=mysecret[,src=/local/secret]")
+    #[arg(long)]
+    secret: Vec<String>,
+    /// SSH agent socket or keys to expose to the build
+    #[arg(long)]
+    ssh: Vec<String>,
+    /// Directory of the context
+    path: String,
+}
+
+impl Build {
+    pub async fn run(self, site: &Site) -> Outcome {
+        if self.path == "-" || self.path.contains("://") || self.path.starts_with("git@") {
+            return Err(Failure::new(format!(
+                "context {:?} is not supported: give a directory. Tar streams and URLs must be unpacked or cloned first",
+                self.path
+            )));
+        }
+        let root = PathBuf::from(&self.path);
+        if !root.is_dir() {
+            return Err(Failure::new(format!(
+                "unable to prepare context: path {:?} not found or not a directory",
+                self.path
+            )));
+        }
+        let (dockerfile, name) = self.dockerfile(&root)?;
+        let style = match (self.quiet, self.progress.as_str()) {
+            (true, _) | (_, "quiet") => Style::Quiet,
+            (_, "auto" | "plain" | "tty") => Style::Plain,
+            (_, "rawjson") => Style::RawJson,
+            (_, other) => {
+                return Err(Failure::new(format!(
+                    "invalid value {other:?} for --progress: auto, plain, tty, quiet or rawjson"
+                )));
+            }
+        };
+        let secrets = self
+            .secret
+            .iter()
+            .map(|t| secret(t))
+            .collect::<Outcome<Vec<_>>>()?;
+        let start = BuildStart {
+            dockerfile: dockerfile.into(),
+            dockerfile_name: name.clone(),
+            tags: self.tag.clone(),
+            build_args: self.arguments()?,
+            target: self.target.clone(),
+            no_cache: self.no_cache,
+            pull: self.pull,
+            platforms: self
+                .platform
+                .iter()
+                .flat_map(|p| p.split(','))
+                .map(platform)
+                .collect::<Result<_, _>>()?,
+            labels: env::pairs(&self.label)?,
+            network: self.network.clone(),
+            extra_hosts: self
+                .add_host
+                .iter()
+                .map(|h| h.replacen('=', ":", 1))
+                .collect(),
+            shm_size: self
+                .shm_size
+                .as_deref()
+                .map(units::memory)
+                .transpose()?
+                .unwrap_or(0)
+                .unsigned_abs(),
+            ulimits: self
+                .ulimit
+                .iter()
+                .map(|t| {
+                    units::ulimit(t).map(|u| Ulimit {
+                        name: u.name,
+                        soft: u.soft,
+                        hard: u.hard,
+                    })
+                })
+                .collect::<Result<_, _>>()?,
+            secrets: secrets.iter().map(|s| s.id.clone()).collect(),
+            ssh: self.ssh.clone(),
+            source_date_epoch: std::env::var("SOURCE_DATE_EPOCH")
+                .ok()
+                .and_then(|t| t.parse().ok()),
+            ..BuildStart::default()
+        };
+        let result = build::session::run(site, start, secrets, &root, &name, style).await?;
+        if let Some(path) = &self.iidfile {
+            std::fs::write(path, &result.image_id)
+                .map_err(|e| Failure::new(format!("cannot write {path}: {e}")))?;
+        }
+        if style == Style::Quiet {
+            crate::output::print(&format!("{}\n", result.image_id))?;
+        }
+        Ok(0)
+    }
+
+    fn dockerfile(&self, root: &std::path::Path) -> Outcome<(Vec<u8>, String)> {
+        let mut content = Vec::new();
+        match self.file.as_deref() {
+            Some("-") => {
+                std::io::stdin().lock().read_to_end(&mut content)?;
+                Ok((content, "Dockerfile".to_owned()))
+            }
+            file => {
+                let path = file.map_or_else(|| root.join("Dockerfile"), PathBuf::from);
+                let content = std::fs::read(&path).map_err(|e| {
+                    Failure::new(format!(
+                        "failed to read dockerfile: open {}: {e}",
+                        path.display()
+                    ))
+                })?;
+                let inside = std::path::absolute(&path)?;
+                let name = inside
+                    .strip_prefix(std::path::absolute(root)?)
+                    .map_or_else(|_| path.clone(), std::path::Path::to_path_buf);
+                Ok((content, name.display().to_string()))
+            }
+        }
+    }
+
+    /// "K" takes our environment's value; unset = not given, so that the Dockerfile's default holds.
+    fn arguments(&self) -> Outcome<HashMap<String, String>> {
+        let mut out = HashMap::new();
+        for word in &self.build_arg {
+            match word.split_once('=') {
+                Some((key, value)) if !key.is_empty() => {
+                    drop(out.insert(key.to_owned(), value.to_owned()))
+                }
+                Some(_) => {
+                    return Err(Failure::new(format!(
+                        "invalid build argument {word:?}: write KEY=VALUE"
+                    )));
+                }
+                None => {
+                    if let Ok(value) = std::env::var(word) {
+                        out.insert(word.clone(), value);
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn secret(text: &str) -> Outcome<Secret> {
+    let (mut id, mut file, mut variable) = (String::new(), None, None);
+    for field in crate::spec::mount::fields(text)? {
+        match field.split_once('=') {
+            Some(("id", value)) => value.clone_into(&mut id),
+            Some(("src" | "source", value)) => file = Some(value.to_owned()),
+            Some(("env", value)) => variable = Some(value.to_owned()),
+            Some(("type", "file" | "env")) => {}
+            _ => return Err(Failure::new(format!("invalid field {field:?} in --secret"))),
+        }
+    }
+    if id.is_empty() {
+        return Err(Failure::new("a --secret needs an id"));
+    }
+    let data = match (file, variable) {
+        (Some(file), _) => std::fs::read(&file)
+            .map_err(|e| Failure::new(format!("cannot read secret {id}: {file}: {e}")))?,
+        (None, name) => std::env::var(name.as_deref().unwrap_or(&id))
+            .map_err(|_| {
+                Failure::new(format!(
+                    "secret {id} has no src, and no environment variable of its name is set"
+                ))
+            })?
+            .into_bytes(),
+    };
+    Ok(Secret {
+        id,
+        data: data.into(),
+    })
+}

@@ -1,0 +1,412 @@
+//! The site as a whole: `up`, `down`, `version`, `info`, `inspect`, `system`.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::{Map, json};
+use slipway_proto::{builder, netd, registry, runtime, types::v1::ServiceInfo};
+use slipway_service::Paths;
+
+use super::confirm;
+use crate::{
+    client::Site,
+    failure::{Failure, Outcome},
+    host,
+    output::{self, human, table, template::Template},
+    spec::units,
+};
+
+/// Commands at the top.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the services of this host
+    Up {
+        /// Say nothing when it worked
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Stop the services of this host; containers go on running
+    Down {
+        /// Stop all containers and take their networks away too
+        #[arg(long)]
+        containers: bool,
+        /// Seconds until a service that does not end is killed
+        #[arg(short, long, default_value_t = 20)]
+        timeout: u64,
+    },
+    /// Show the versions of ctl and of the services
+    Version {
+        /// Show ctl's own version only
+        #[arg(long)]
+        client: bool,
+        /// Format output using a custom template
+        #[arg(short, long)]
+        format: Option<String>,
+    },
+    /// Display system-wide information
+    Info {
+        /// Format output using a custom template
+        #[arg(short, long)]
+        format: Option<String>,
+    },
+    /// Return low-level information on Slipway objects
+    Inspect(crate::inspect::Inspect),
+    /// Get real time events from the services
+    Events {
+        #[arg(short, long)]
+        filter: Vec<String>,
+        #[arg(long)]
+        since: Option<String>,
+        #[arg(long)]
+        until: Option<String>,
+        /// Format output using a custom template
+        #[arg(long)]
+        format: Option<String>,
+    },
+}
+
+/// `ctl system ...`
+#[derive(Debug, Subcommand)]
+pub enum Group {
+    #[command(flatten)]
+    Common(Command),
+    /// Show disk usage
+    Df,
+    /// Remove unused data
+    Prune {
+        #[arg(short, long)]
+        all: bool,
+        #[arg(short, long)]
+        force: bool,
+    },
+}
+
+impl Group {
+    pub async fn run(self, site: &Site, context: &str) -> Outcome {
+        match self {
+            Self::Common(command) => command.run(site, context).await,
+            Self::Df => df(site).await,
+            Self::Prune { all, force } => {
+                if !confirm(
+                    "This will remove all stopped containers, unused networks and unused images.",
+                    force,
+                )? {
+                    return Ok(0);
+                }
+                let containers = site
+                    .containers()
+                    .prune(runtime::v1::PruneRequest::default())
+                    .await?
+                    .into_inner();
+                let networks = site
+                    .networks()
+                    .prune_networks(netd::v1::PruneNetworksRequest::default())
+                    .await?
+                    .into_inner();
+                for (what, names) in [
+                    ("Containers", containers.removed),
+                    ("Networks", networks.removed),
+                ] {
+                    if !names.is_empty() {
+                        output::print(&format!("Deleted {what}:\n{}\n\n", names.join("\n")))?;
+                    }
+                }
+                super::image::prune(site, all, Vec::new()).await
+            }
+        }
+    }
+}
+
+impl Command {
+    pub async fn run(self, site: &Site, context: &str) -> Outcome {
+        match self {
+            Self::Up { quiet } => host::up::up(&Paths::from_env(), quiet).await,
+            Self::Down {
+                containers,
+                timeout,
+            } => {
+                host::down::down(&Paths::from_env(), containers, Duration::from_secs(timeout)).await
+            }
+            Self::Version { client, format } => {
+                version(site, context, client, format.as_deref()).await
+            }
+            Self::Info { format } => info(site, context, format.as_deref()).await,
+            Self::Inspect(inspect) => inspect.run(site, None).await,
+            Self::Events {
+                filter,
+                since,
+                until,
+                format,
+            } => {
+                let moment = |text: &Option<String>| text.as_deref().map(units::moment).transpose();
+                let request = runtime::v1::EventsRequest {
+                    since: moment(&since)?,
+                    until: moment(&until)?,
+                    filters: units::filters(&filter)?,
+                };
+                let template = format
+                    .as_deref()
+                    .filter(|f| *f != "json")
+                    .map(Template::parse)
+                    .transpose()?;
+                let mut events = site.host().events(request).await?.into_inner();
+                while let Some(event) = events.message().await? {
+                    let attributes: std::collections::BTreeMap<_, _> =
+                        event.attributes.iter().collect();
+                    let value = json!({
+                        "Type": event.r#type, "Action": event.action, "scope": "local",
+                        "Actor": {"ID": event.actor_id, "Attributes": attributes},
+                        "time": event.time.as_ref().map(|t| t.seconds),
+                        "timeNano": event.time.as_ref().map(|t| t.seconds * 1_000_000_000 + i64::from(t.nanos)),
+                    });
+                    let line = match (&format, &template) {
+                        (_, Some(template)) => template.render(&value, &Map::new())?,
+                        (Some(_), None) => value.to_string(),
+                        (None, None) => {
+                            let pairs: Vec<_> =
+                                attributes.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                            format!(
+                                "{} {} {} {} ({})",
+                                human::rfc3339(event.time.as_ref()),
+                                event.r#type,
+                                event.action,
+                                event.actor_id,
+                                pairs.join(", ")
+                            )
+                        }
+                    };
+                    output::print(&format!("{line}\n"))?;
+                }
+                Ok(0)
+            }
+        }
+    }
+}
+
+/// What each service says of itself, asked at once; a sentence for those that do not answer.
+async fn services(site: &Site) -> Vec<(&'static str, Outcome<ServiceInfo>)> {
+    let (mut r, mut n, mut h, mut b) = (
+        site.registry(),
+        site.networks(),
+        site.host(),
+        site.builder(),
+    );
+    let (r, n, h, b) = tokio::join!(
+        r.info(registry::v1::InfoRequest {}),
+        n.info(netd::v1::InfoRequest {}),
+        h.info(runtime::v1::InfoRequest {}),
+        b.info(builder::v1::InfoRequest {}),
+    );
+    let plain = |a: Result<tonic::Response<ServiceInfo>, tonic::Status>| {
+        a.map(tonic::Response::into_inner).map_err(Failure::from)
+    };
+    vec![
+        ("registry-svc", plain(r)),
+        ("netd", plain(n)),
+        (
+            "runtime-svc",
+            h.map(|a| a.into_inner().service.unwrap_or_default())
+                .map_err(Failure::from),
+        ),
+        ("builder-svc", plain(b)),
+    ]
+}
+
+async fn version(site: &Site, context: &str, client: bool, format: Option<&str>) -> Outcome {
+    let own = env!("CARGO_PKG_VERSION");
+    let services = if client {
+        Vec::new()
+    } else {
+        services(site).await
+    };
+    let reached = client || services.iter().any(|(_, answer)| answer.is_ok());
+    if let Some(format) = format {
+        let components: Vec<_> = services
+            .iter()
+            .filter_map(|(name, answer)| {
+                answer
+                    .as_ref()
+                    .ok()
+                    .map(|info| json!({"Name": name, "Version": info.version}))
+            })
+            .collect();
+        let server = if components.is_empty() {
+            serde_json::Value::Null
+        } else {
+            json!({"Version": components[0]["Version"], "Components": components})
+        };
+        let value = json!({"Client": {"Version": own, "Os": std::env::consts::OS, "Arch": arch(), "Context": context}, "Server": server});
+        show(&value, format)?;
+    } else {
+        let mut out = format!(
+            "Client: Slipway\n Version:    {own}\n OS/Arch:    {}/{}\n Context:    {context}\n",
+            std::env::consts::OS,
+            arch()
+        );
+        if !client {
+            out.push_str("\nServices:\n");
+        }
+        for (name, answer) in &services {
+            if let Ok(info) = answer {
+                out.push_str(&format!(" {name:<12} {}\n", info.version));
+            }
+        }
+        output::print(&out)?;
+    }
+    for (_, answer) in &services {
+        if let Err(failure) = answer {
+            eprintln!("Error: {}", failure.text);
+        }
+    }
+    if reached {
+        Ok(0)
+    } else {
+        Err(Failure::silent(1))
+    }
+}
+
+fn show(value: &serde_json::Value, format: &str) -> Outcome<()> {
+    match format {
+        "json" => output::print(&format!("{value}\n")),
+        text => output::print(&format!(
+            "{}\n",
+            Template::parse(text)?.render(value, &Map::new())?
+        )),
+    }
+}
+
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+async fn info(site: &Site, context: &str, format: Option<&str>) -> Outcome {
+    let host = site
+        .host()
+        .info(runtime::v1::InfoRequest {})
+        .await?
+        .into_inner();
+    let images = site
+        .registry()
+        .disk_usage(registry::v1::DiskUsageRequest {})
+        .await
+        .map(|a| a.into_inner().images);
+    let service = host.service.clone().unwrap_or_default();
+    if let Some(format) = format {
+        let labels: Vec<_> = host
+            .labels
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect();
+        let value = json!({
+            "ServerVersion": service.version, "Name": host.hostname, "Containers": host.containers,
+            "ContainersRunning": host.running, "ContainersPaused": host.paused, "ContainersStopped": host.stopped,
+            "Images": images.as_ref().ok(), "KernelVersion": host.kernel, "OperatingSystem": host.operating_system,
+            "OSType": "linux", "Architecture": host.architecture, "NCPU": host.cpus, "MemTotal": host.memory,
+            "CgroupVersion": host.cgroup_version, "DockerRootDir": host.state_dir, "SecurityOptions": host.security_options,
+            "Labels": labels, "Warnings": service.warnings, "ClientInfo": {"Version": env!("CARGO_PKG_VERSION"), "Context": context},
+        });
+        show(&value, format)?;
+        return Ok(0);
+    }
+    let mut lines = vec![
+        "Client: Slipway".to_owned(),
+        format!(" Version:    {}", env!("CARGO_PKG_VERSION")),
+        format!(" Context:    {context}"),
+        String::new(),
+        "Server:".to_owned(),
+        format!(" Containers: {}", host.containers),
+        format!("  Running: {}", host.running),
+        format!("  Paused: {}", host.paused),
+        format!("  Stopped: {}", host.stopped),
+        format!(
+            " Images: {}",
+            images.map_or_else(|e| Failure::from(e).text, |n| n.to_string())
+        ),
+        format!(" Server Version: {}", service.version),
+        format!(" Cgroup Version: {}", host.cgroup_version),
+        format!(" Security Options: {}", host.security_options.join(" ")),
+        format!(" Kernel Version: {}", host.kernel),
+        format!(" Operating System: {}", host.operating_system),
+        format!(" Architecture: {}", host.architecture),
+        format!(" CPUs: {}", host.cpus),
+        format!(" Total Memory: {}", human::binary_size(host.memory)),
+        format!(" Name: {}", host.hostname),
+        format!(" State Folder: {}", host.state_dir),
+    ];
+    let facts: std::collections::BTreeMap<_, _> = service.facts.iter().collect();
+    lines.extend(facts.iter().map(|(k, v)| format!(" {k}: {v}")));
+    output::print(&(lines.join("\n") + "\n"))?;
+    for warning in service.warnings {
+        eprintln!("WARNING: {warning}");
+    }
+    Ok(0)
+}
+
+async fn df(site: &Site) -> Outcome {
+    let host = site
+        .host()
+        .disk_usage(runtime::v1::DiskUsageRequest {})
+        .await?
+        .into_inner();
+    let images = site
+        .registry()
+        .disk_usage(registry::v1::DiskUsageRequest {})
+        .await?
+        .into_inner();
+    let cache = site
+        .builder()
+        .disk_usage(builder::v1::DiskUsageRequest {})
+        .await?
+        .into_inner();
+    let line = |name: &str, total: u64, active: u64, size: u64, free: u64| {
+        let percent = (free * 100).checked_div(size).unwrap_or(0);
+        vec![
+            name.to_owned(),
+            total.to_string(),
+            active.to_string(),
+            human::size(size),
+            format!("{} ({percent}%)", human::size(free)),
+        ]
+    };
+    let mut lines = vec![
+        ["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    lines.push(line(
+        "Images",
+        images.images,
+        images.active,
+        images.size,
+        images.reclaimable,
+    ));
+    for (name, usage) in [
+        ("Containers", host.containers),
+        ("Local Volumes", host.volumes),
+        ("Unpacked Layers", host.layers),
+    ] {
+        let u = usage.unwrap_or_default();
+        lines.push(line(name, u.total, u.active, u.size, u.reclaimable));
+    }
+    let size = cache.records.iter().map(|r| r.size).sum();
+    let free = cache
+        .records
+        .iter()
+        .filter(|r| !r.in_use && !r.shared)
+        .map(|r| r.size)
+        .sum();
+    let active = cache.records.iter().filter(|r| r.in_use).count();
+    lines.push(line(
+        "Build Cache",
+        cache.records.len() as u64,
+        active as u64,
+        size,
+        free,
+    ));
+    output::print(&table::align(&lines))?;
+    Ok(0)
+}

@@ -1,0 +1,33 @@
+//! docker's JSON of an image.
+
+use serde_json::{Value, json};
+use slipway_proto::registry::v1::InspectImageResponse;
+
+use crate::{cli::run::familiar_kept, output::human};
+
+pub fn json(answer: &InspectImageResponse) -> Value {
+    let summary = answer.summary.clone().unwrap_or_default();
+    let resolved = answer.resolved.clone().unwrap_or_default();
+    // The config is what the image's author wrote: shown as it is, only completed.
+    let config: Value = serde_json::from_slice(&resolved.config_json).unwrap_or(Value::Null);
+    let text = |key: &str| config.get(key).cloned().unwrap_or_else(|| "".into());
+    let names = |list: &[String]| list.iter().map(|n| familiar_kept(n)).collect::<Vec<_>>();
+    json!({
+        "Id": resolved.image_id,
+        "RepoTags": names(&summary.repo_tags),
+        "RepoDigests": names(&summary.repo_digests),
+        "Parent": summary.parent_id,
+        "Comment": "",
+        "Created": config.get("created").cloned().unwrap_or_else(|| human::rfc3339(summary.created.as_ref()).into()),
+        "DockerVersion": "",
+        "Author": text("author"),
+        "Config": config.get("config").cloned().unwrap_or(Value::Null),
+        "Architecture": text("architecture"),
+        "Variant": text("variant"),
+        "Os": text("os"),
+        "Size": if summary.unpacked_size > 0 { summary.unpacked_size } else { summary.size },
+        "GraphDriver": {"Data": null, "Name": "overlay2"},
+        "RootFS": {"Type": "layers", "Layers": resolved.diff_ids},
+        "Metadata": {"LastTagTime": human::rfc3339(answer.last_tagged.as_ref())},
+    })
+}

@@ -1,0 +1,175 @@
+//! `inspect`: docker's JSON, or a template on it.
+
+mod container;
+mod image;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use slipway_proto::{
+    netd::v1::{InspectNetworkRequest, NetworkDetails},
+    registry::v1::InspectImageRequest,
+    runtime::v1::{InspectRequest, InspectVolumeRequest, Volume},
+};
+use tonic::Code;
+
+use crate::{
+    client::Site,
+    failure::{Failure, Outcome},
+    output::{self, human, template::Template},
+};
+
+/// `ctl inspect`, also below `container`, `image`, `network`, `volume`
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Format output using a custom template
+    #[arg(short, long)]
+    format: Option<String>,
+    /// Display total file sizes if the type is container
+    #[arg(short, long)]
+    size: bool,
+    /// Only inspect objects of the given type
+    #[arg(long)]
+    r#type: Option<String>,
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+const TYPES: [&str; 4] = ["container", "image", "network", "volume"];
+
+impl Inspect {
+    /// `kind`: of the command that this stands below.
+    pub async fn run(self, site: &Site, kind: Option<&str>) -> Outcome {
+        let kind = kind.or(self.r#type.as_deref());
+        if let Some(kind) = kind.filter(|k| !TYPES.contains(k)) {
+            return Err(Failure::new(format!(
+                "\"{kind}\" is not a valid value for --type: container, image, network or volume"
+            )));
+        }
+        let template = match self.format.as_deref() {
+            None | Some("json" | "") => None,
+            Some(text) => Some(Template::parse(text)?),
+        };
+        let mut found = Vec::new();
+        let mut failures = Vec::new();
+        for name in &self.names {
+            match find(site, name, kind, self.size).await {
+                Ok(value) => found.push(value),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        match template {
+            Some(template) => {
+                for value in &found {
+                    output::print(&format!("{}\n", template.render(value, &Map::new())?))?;
+                }
+            }
+            None if self.format.as_deref() == Some("json") => {
+                output::print(&format!("{}\n", Value::from(found)))?
+            }
+            None => {
+                let mut out = Vec::new();
+                let pretty = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+                let mut writer = serde_json::Serializer::with_formatter(&mut out, pretty);
+                serde::Serialize::serialize(&Value::from(found), &mut writer)
+                    .map_err(|e| Failure::new(e.to_string()))?;
+                output::print(&format!("{}\n", String::from_utf8_lossy(&out)))?;
+            }
+        }
+        if failures.is_empty() {
+            return Ok(0);
+        }
+        for failure in failures {
+            eprintln!("Error: {}", failure.text);
+        }
+        Err(Failure::silent(1))
+    }
+}
+
+async fn find(site: &Site, name: &str, kind: Option<&str>, size: bool) -> Outcome<Value> {
+    for wanted in TYPES {
+        if kind.is_some_and(|k| k != wanted) {
+            continue;
+        }
+        let answer = match wanted {
+            "container" => site
+                .containers()
+                .inspect(InspectRequest {
+                    container: name.to_owned(),
+                    size,
+                })
+                .await
+                .map(|a| container::json(&a.into_inner(), size)),
+            "image" => site
+                .registry()
+                .inspect_image(InspectImageRequest {
+                    image: name.to_owned(),
+                    platform: None,
+                })
+                .await
+                .map(|a| image::json(&a.into_inner())),
+            "network" => site
+                .networks()
+                .inspect_network(InspectNetworkRequest {
+                    network: name.to_owned(),
+                })
+                .await
+                .map(|a| network(&a.into_inner())),
+            _ => site
+                .volumes()
+                .inspect_volume(InspectVolumeRequest {
+                    name: name.to_owned(),
+                })
+                .await
+                .map(|a| volume(&a.into_inner())),
+        };
+        match answer {
+            Ok(value) => return Ok(value),
+            // A name that is none of this kind's may be one of the next's.
+            Err(status)
+                if kind.is_none()
+                    && matches!(status.code(), Code::NotFound | Code::InvalidArgument) => {}
+            Err(status) => return Err(status.into()),
+        }
+    }
+    Err(Failure::new(format!("No such object: {name}")))
+}
+
+fn network(n: &NetworkDetails) -> Value {
+    let pools: Vec<Value> = n
+        .pools
+        .iter()
+        .map(|p| json!({"Subnet": p.subnet, "IPRange": p.ip_range, "Gateway": p.gateway}))
+        .collect();
+    let containers: Map<String, Value> = n
+        .endpoints
+        .iter()
+        .map(|e| {
+            let name = e.dns_names.first().cloned().unwrap_or_default();
+            (e.container_id.clone(), json!({
+                "Name": name, "EndpointID": e.id, "MacAddress": e.mac_address,
+                "IPv4Address": with_prefix(&e.ipv4_address, e.ipv4_prefix_len), "IPv6Address": with_prefix(&e.ipv6_address, e.ipv6_prefix_len),
+            }))
+        })
+        .collect();
+    json!({
+        "Name": n.name, "Id": n.id, "Created": human::rfc3339(n.created.as_ref()), "Scope": n.scope, "Driver": n.driver,
+        "EnableIPv4": true, "EnableIPv6": n.ipv6, "IPAM": {"Driver": "default", "Options": null, "Config": pools},
+        "Internal": n.internal, "Attachable": n.attachable, "Ingress": false, "ConfigFrom": {"Network": ""}, "ConfigOnly": false,
+        "Containers": containers, "Options": n.options, "Labels": n.labels,
+    })
+}
+
+fn with_prefix(address: &str, length: u32) -> String {
+    if address.is_empty() {
+        String::new()
+    } else {
+        format!("{address}/{length}")
+    }
+}
+
+fn volume(v: &Volume) -> Value {
+    json!({
+        "CreatedAt": human::rfc3339(v.created.as_ref()), "Driver": v.driver, "Labels": v.labels, "Mountpoint": v.mountpoint,
+        "Name": v.name, "Options": v.options, "Scope": if v.scope.is_empty() { "local" } else { &v.scope },
+    })
+}

@@ -1,0 +1,7 @@
+//! docker's option grammar to the contract's messages: pure functions, one file an option family.
+
+pub mod env;
+pub mod mount;
+pub mod options;
+pub mod port;
+pub mod units;
