@@ -78,7 +78,7 @@ pub enum Group {
     #[command(alias = "remove")]
     Rm(Rm),
     /// Build an image from a Dockerfile
-    Build(super::build::Build),
+    Build(Box<super::build::Build>),
     /// Display detailed information on one or more images
     Inspect(crate::inspect::Inspect),
     /// Remove unused images

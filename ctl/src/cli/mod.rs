@@ -44,7 +44,7 @@ enum Command {
     #[command(flatten)]
     System(system::Command),
     /// Build an image from a Dockerfile
-    Build(build::Build),
+    Build(Box<build::Build>),
     /// Manage containers
     #[command(subcommand, name = "container")]
     Containers(container::Group),
@@ -95,7 +95,8 @@ fn refuse(error: &clap::Error) -> Outcome {
     use clap::error::{ContextKind, ContextValue};
     let get = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        // clap sorts its guesses, the best last.
+        Some(ContextValue::Strings(texts)) => texts.last().cloned(),
         _ => None,
     };
     let hint = get(ContextKind::SuggestedSubcommand).map(|s| format!(" Did you mean: ctl {s}?"));
@@ -192,7 +193,7 @@ mod tests {
     fn code(line: &str) -> u8 {
         match Line::try_parse_from(line.split(' ')) {
             Ok(_) => 0,
-            Err(e) => refuse(&e).map_or_else(|f| f.code, |code| code),
+            Err(e) => refuse(&e).unwrap_or_else(|f| f.code),
         }
     }
 

@@ -385,18 +385,18 @@ impl Watch {
                 self.announce();
                 self.show.update(&progress);
             }
-            Some(Event::Pulled(done)) => {
-                if self.pulling {
-                    self.show.line(&format!("Digest: {}", done.digest));
-                    let what = if done.newer {
-                        "Downloaded newer image for"
-                    } else {
-                        "Image is up to date for"
-                    };
-                    self.show
-                        .line(&format!("Status: {what} {}", familiar(&done.reference)));
-                }
+            Some(Event::Pulled(done)) if self.pulling => {
+                self.show.line(&format!("Digest: {}", done.digest));
+                let what = if done.newer {
+                    "Downloaded newer image for"
+                } else {
+                    "Image is up to date for"
+                };
+                self.show
+                    .line(&format!("Status: {what} {}", familiar(&done.reference)));
             }
+            // The image was here: docker says nothing.
+            Some(Event::Pulled(_)) => {}
             Some(Event::Created(created)) => {
                 for warning in created.warnings {
                     eprintln!("WARNING: {warning}");
