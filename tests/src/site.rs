@@ -131,7 +131,8 @@ impl Site {
 
     /// Fetches a page on this host; `None` when that fails.
     pub fn fetch(&self, url: &str) -> Option<String> {
-        let output = self.output("/bin/busybox", &["wget", "-q", "-T", "3", "-O", "-", url]);
+        let arguments = ["5", "/bin/busybox", "wget", "-q", "-O", "-", url];
+        let output = self.output("timeout", &arguments);
         output
             .status
             .success()

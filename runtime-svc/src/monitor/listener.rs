@@ -85,7 +85,9 @@ impl Client {
         match fdpass::send(self.socket.as_fd(), &message, fds, SendFlags::DONTWAIT) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && matches!(event, Event::Grew(_)) => {}
-            Err(_) => self.gone = true,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.gone = true,
+            // It has gone, but what it said before that is still to be heard; its end is noticed there.
+            Err(_) => {}
         }
     }
 
