@@ -127,7 +127,10 @@ async fn find(site: &Site, name: &str, kind: Option<&str>, size: bool) -> Outcom
             // A name that is none of this kind's may be one of the next's.
             Err(status)
                 if kind.is_none()
-                    && matches!(status.code(), Code::NotFound | Code::InvalidArgument) => {}
+                    && matches!(
+                        status.code(),
+                        Code::NotFound | Code::InvalidArgument | Code::Unimplemented
+                    ) => {}
             Err(status) => return Err(status.into()),
         }
     }
