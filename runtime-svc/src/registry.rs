@@ -170,15 +170,15 @@ impl Registry {
 
 /// A status as a domain error.
 pub fn remote(status: &tonic::Status) -> Remote {
+    let reason = slipway_service::error::reason(status);
+    // A service that answers gives a reason; without one nobody was there.
     let message = match status.code() {
-        Code::Unavailable => format!("cannot reach the service: {}", status.message()),
+        Code::Unavailable if reason.is_empty() => {
+            format!("cannot reach the service: {}", status.message())
+        }
         _ => status.message().to_owned(),
     };
-    Remote::new(
-        status.code() as i32,
-        slipway_service::error::reason(status),
-        message,
-    )
+    Remote::new(status.code() as i32, reason, message)
 }
 
 fn failed(status: &tonic::Status) -> Error {

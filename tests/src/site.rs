@@ -326,8 +326,8 @@ fn kill_group(id: &str) {
     }
 }
 
-/// Where the programs are: beside this test's own folder.
-fn program_path(name: &str) -> PathBuf {
+/// Where a program is: beside this test's own folder.
+pub fn program_path(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
     own.parent().and_then(Path::parent).unwrap().join(name)
 }
