@@ -302,6 +302,6 @@ fn teardown_leaves_nothing() {
         // And it comes back by itself.
         let web = world.run("web", &["3000:80"]);
         web.serve(80);
-        assert!(ask((LOOPBACK, 3000)).is_ok());
+        eventually("the page comes again", || ask((LOOPBACK, 3000)).is_ok());
     });
 }
