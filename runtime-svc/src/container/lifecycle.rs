@@ -328,10 +328,7 @@ impl Manager {
     async fn signal(&self, container: &Container, signal: i32) -> Result<(), Error> {
         let what = || format!("cannot signal container {}", container.name());
         match Connection::open(&container.socket()) {
-            Ok(connection) => connection
-                .request(&Request::Signal(signal), &[])
-                .await
-                .tried(what),
+            Ok(connection) => connection.signal(signal).await.tried(what),
             // It has just ended.
             Err(e)
                 if matches!(

@@ -56,6 +56,22 @@ impl Connection {
         self.send(&message, fds).await
     }
 
+    /// Sends a signal to the container's first process and waits until that was done. A container that
+    /// ends meanwhile needs no signal.
+    pub async fn signal(&self, signal: i32) -> io::Result<()> {
+        match self.request(&Request::Signal(signal), &[]).await {
+            Err(e) if is_gone(&e) => return Ok(()),
+            sent => sent?,
+        }
+        loop {
+            match self.next().await?.map(|(event, _)| event) {
+                None | Some(Event::Signalled | Event::Exited(_)) => return Ok(()),
+                Some(Event::Refused(why)) => return Err(io::Error::other(why)),
+                Some(_) => {}
+            }
+        }
+    }
+
     /// Sends bytes to standard input; waits while the container does not read.
     pub async fn stdin(&self, bytes: &[u8]) -> io::Result<()> {
         let mut message = Vec::with_capacity(bytes.len().min(MAX_DATA) + 1);
@@ -104,4 +120,12 @@ impl Connection {
             )),
         }
     }
+}
+
+/// The other end is closed.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }

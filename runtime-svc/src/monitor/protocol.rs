@@ -36,7 +36,8 @@ pub enum Request {
         /// Columns.
         columns: u16,
     },
-    /// Send a signal to the first process.
+    /// Send a signal to the first process. Answered with [`Event::Signalled`], so that who asked knows
+    /// that it was not lost on the way.
     Signal(i32),
     /// Run another process. Without a terminal three descriptors come along: its streams.
     Exec(Box<ExecPlan>),
@@ -65,6 +66,8 @@ pub enum Event {
         /// As a shell reports it: 128 + signal when one killed it.
         code: i32,
     },
+    /// The signal of [`Request::Signal`] was sent.
+    Signalled,
     /// A request could not be done.
     Refused(String),
 }

@@ -442,10 +442,16 @@ impl Monitor<'_> {
                 Some(terminal) => init::set_size(terminal, rows, columns).map_err(io::Error::other),
                 None => Ok(()),
             },
-            Request::Signal(signal) => match self.exit_code {
-                None => pidfd_signal(&self.init_fd, signal),
-                Some(_) => Ok(()),
-            },
+            Request::Signal(signal) => {
+                let sent = match self.exit_code {
+                    None => crate::sys::signals::send(&self.init_fd, signal),
+                    Some(_) => Ok(()),
+                };
+                if sent.is_ok() {
+                    client.tell(&Event::Signalled, &[]);
+                }
+                sent
+            }
             Request::Exec(plan) => {
                 let target =
                     rustix::io::fcntl_dupfd_cloexec(&self.init_fd, 3).map_err(io::Error::from);
@@ -585,10 +591,6 @@ impl Monitor<'_> {
             client.tell(&Event::Exited(record.clone()), &[]);
         }
     }
-}
-
-fn pidfd_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
-    crate::sys::signals::send(pidfd, signal)
 }
 
 /// As a shell reports an end; `None` when it is none.
