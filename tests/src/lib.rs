@@ -4,12 +4,16 @@
 //! other, and takes everything back when it is dropped, also when its test failed. Tests wait for
 //! conditions with [`eventually`], never for a time.
 
+pub mod ctl;
 pub mod image;
 pub mod site;
+pub mod terminal;
 
 use std::time::{Duration, Instant};
 
+pub use ctl::Said;
 pub use site::Site;
+pub use terminal::Terminal;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);

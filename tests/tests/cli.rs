@@ -1,26 +1,9 @@
 //! The command line, as somebody with `docker` in the fingers uses it.
 
-use std::process::Output;
-
-use slipway_tests::{Site, eventually, image, ready};
-
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-fn said(output: &Output) -> Said {
-    Said {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
+use slipway_tests::{Said, Site, eventually, image, ready};
 
 fn ctl(site: &Site, arguments: &[&str]) -> Said {
-    let program = slipway_tests::site::program_path("ctl");
-    said(&site.output(program.to_str().unwrap(), arguments))
+    site.ctl(arguments)
 }
 
 #[tokio::test]

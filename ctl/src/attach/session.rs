@@ -3,17 +3,22 @@
 use std::io::IsTerminal as _;
 
 use bytes::Bytes;
-use slipway_proto::runtime::v1::{Exited, Stream, StreamInput, StreamOutput, stream_input::Input};
+use slipway_proto::runtime::v1::{
+    Exited, KillRequest, Stream, StreamInput, StreamOutput, stream_input::Input,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 use tonic::Streaming;
 
 use super::{detach::Keys, terminal};
-use crate::failure::{Failure, Outcome};
+use crate::{
+    client::Site,
+    failure::{Failure, Outcome},
+};
 
 /// How to attach.
 #[derive(Debug)]
@@ -22,9 +27,28 @@ pub struct Io {
     pub tty: bool,
     /// Our stdin goes there.
     pub stdin: bool,
-    /// Signals that we get go there (never with a terminal: keys do that).
-    pub sig_proxy: bool,
+    /// Signals that we get go there; else they end us.
+    pub proxy: Option<Proxy>,
     pub detach_keys: Keys,
+}
+
+/// Where signals are passed on to. By calls of their own: a signal must not wait behind input that the
+/// container does not read.
+#[derive(Debug)]
+pub struct Proxy {
+    pub site: Site,
+    /// Empty until the container is made; until then a signal ends us, and with us its making.
+    pub container: watch::Receiver<String>,
+}
+
+impl Proxy {
+    /// To a container that is there.
+    pub fn to(site: &Site, container: &str) -> Self {
+        Self {
+            site: site.clone(),
+            container: watch::Sender::new(container.to_owned()).subscribe(),
+        }
+    }
 }
 
 /// How it ended.
@@ -83,24 +107,8 @@ where
         let requests = requests.clone();
         tasks.spawn(async move { forward_size(requests, wrap).await });
     }
-    let mut fatal = signal(SignalKind::terminate())?;
-    if io.sig_proxy && !io.tty {
-        for (kind, name) in proxied() {
-            let (requests, mut signals) = (requests.clone(), signal(kind)?);
-            tasks.spawn(async move {
-                while signals.recv().await.is_some() {
-                    if requests
-                        .send(wrap(input(Input::Signal(name.to_owned()))))
-                        .await
-                        .is_err()
-                    {
-                        return;
-                    }
-                }
-            });
-        }
-    }
     drop(requests);
+    let mut heard = listen(io.proxy.is_some(), &mut tasks)?;
     let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
     let ended = loop {
         tokio::select! {
@@ -119,13 +127,46 @@ where
                     }
                 },
             },
-            Some(()) = detach.recv() => break Ended::Detached,
-            // With a terminal nothing is proxied, but the terminal must be given back.
-            _ = fatal.recv(), if io.tty || !io.sig_proxy => return Err(Failure::silent(143)),
+            Some(ended) = detach.recv() => break ended?,
+            Some((kind, name)) = heard.recv() => match &io.proxy {
+                Some(proxy) if !proxy.container.borrow().is_empty() => {
+                    let request = KillRequest {
+                        container: proxy.container.borrow().clone(),
+                        signal: name.to_owned(),
+                    };
+                    let mut containers = proxy.site.containers();
+                    // It may have just ended: its end is on its way to us.
+                    tasks.spawn(async move { drop(containers.kill(request).await) });
+                }
+                _ => return Err(Failure::silent(death_by(kind))),
+            },
         }
     };
     tasks.abort_all();
     Ok(ended)
+}
+
+/// Signals that we get: those that end a program, or with `all` every one that may mean something to the
+/// container.
+fn listen(
+    all: bool,
+    tasks: &mut JoinSet<()>,
+) -> Outcome<mpsc::Receiver<(SignalKind, &'static str)>> {
+    let (send, heard) = mpsc::channel(8);
+    let wanted = if all { usize::MAX } else { FATAL };
+    for (kind, name) in proxied().into_iter().take(wanted) {
+        let send = send.clone();
+        let mut signals = signal(kind)?;
+        tasks.spawn(async move {
+            while signals.recv().await.is_some() && send.send((kind, name)).await.is_ok() {}
+        });
+    }
+    Ok(heard)
+}
+
+/// What the shell says of a program that this signal ended.
+fn death_by(kind: SignalKind) -> u8 {
+    u8::try_from(kind.as_raw_value()).map_or(1, |number| number.saturating_add(128))
 }
 
 async fn forward_stdin<R>(
@@ -133,13 +174,20 @@ async fn forward_stdin<R>(
     keys: &mut Keys,
     requests: mpsc::Sender<R>,
     wrap: fn(StreamInput) -> R,
-    detached: mpsc::Sender<()>,
+    detached: mpsc::Sender<Outcome<Ended>>,
 ) {
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         // A stdin that cannot be read is at its end.
         let n = stdin.read(&mut buffer).await.unwrap_or(0);
+        if n == 0 && tty {
+            // Ctrl-D is a byte in raw mode: this is the terminal going away.
+            let hung_up = Failure::silent(death_by(SignalKind::hangup()));
+            // The session ended already when nobody listens.
+            let _ = detached.send(Err(hung_up)).await;
+            return;
+        }
         if n == 0 {
             // The service may be gone already: then nobody waits for the end of stdin.
             let _ = requests.send(wrap(input(Input::StdinClose(true)))).await;
@@ -161,7 +209,7 @@ async fn forward_stdin<R>(
         }
         if detach {
             // The session ended already when nobody listens.
-            let _ = detached.send(()).await;
+            let _ = detached.send(Ok(Ended::Detached)).await;
             return;
         }
     }
@@ -190,6 +238,7 @@ fn input(input: Input) -> StreamInput {
     StreamInput { input: Some(input) }
 }
 
+/// What is passed on, the fatal ones first.
 fn proxied() -> [(SignalKind, &'static str); 7] {
     [
         (SignalKind::interrupt(), "SIGINT"),
@@ -201,6 +250,8 @@ fn proxied() -> [(SignalKind, &'static str); 7] {
         (SignalKind::alarm(), "SIGALRM"),
     ]
 }
+/// How many of them end a program that cannot pass them on.
+const FATAL: usize = 4;
 
 /// Exit code of a process, as the shell sees it.
 pub fn exit_code(exited: &Exited) -> u8 {

@@ -89,7 +89,7 @@ impl Exec {
         let io = Io {
             tty: self.tty && !self.detach,
             stdin,
-            sig_proxy: false,
+            proxy: None,
             detach_keys: Keys::parse(&self.detach_keys)?,
         };
         match session::pump(io, sender, wrap, events, see).await? {

@@ -67,7 +67,7 @@ impl Logs {
                 let is_err = entry.stream() == Stream::Stderr;
                 let data = if self.timestamps {
                     lines[usize::from(is_err)]
-                        .stamp(&human::rfc3339(entry.time.as_ref()), &entry.data)
+                        .stamp(&human::rfc3339_fixed(entry.time.as_ref()), &entry.data)
                 } else {
                     entry.data.to_vec()
                 };

@@ -5,13 +5,13 @@ use slipway_proto::runtime::v1::{
     AttachEvent, AttachRequest, ContainerSpec, CreateRequest, RunEvent, RunRequest, StartRequest,
     Stream, StreamInput, attach_event, attach_request, run_event, run_request,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     attach::{
         detach::Keys,
-        session::{self, Ended, Io, Seen},
+        session::{self, Ended, Io, Proxy, Seen},
         terminal,
     },
     client::Site,
@@ -123,10 +123,14 @@ impl Run {
             .await?
             .into_inner();
         let mut watch = Watch::new(image, o.quiet, o.cidfile.clone());
+        let proxy = Proxy {
+            site: site.clone(),
+            container: watch.id.subscribe(),
+        };
         let io = Io {
             tty: o.tty && !self.detach,
             stdin,
-            sig_proxy: self.sig_proxy && !self.detach,
+            proxy: (self.sig_proxy && !self.detach).then_some(proxy),
             detach_keys: keys,
         };
         let mut started = false;
@@ -140,7 +144,7 @@ impl Run {
                     Err(Failure::new(exited.error.clone()).exits(session::exit_code(&exited)))
                 }
                 (_, true) => {
-                    output::print(&format!("{}\n", watch.id))?;
+                    output::print(&format!("{}\n", *watch.id.borrow()))?;
                     Ok(0)
                 }
                 _ => Err(Failure::new(
@@ -173,12 +177,12 @@ impl Create {
         while let Some(event) = events.message().await? {
             watch.see(event, &mut started)?;
         }
-        if watch.id.is_empty() {
+        if watch.id.borrow().is_empty() {
             return Err(Failure::new(
                 "the runtime ended the call before the container was made: see its log",
             ));
         }
-        output::print(&format!("{}\n", watch.id))?;
+        output::print(&format!("{}\n", *watch.id.borrow()))?;
         Ok(0)
     }
 }
@@ -240,13 +244,9 @@ async fn attach(
         container: container.to_owned(),
         size: false,
     };
-    let spec = site
-        .containers()
-        .inspect(request)
-        .await?
-        .into_inner()
-        .spec
-        .unwrap_or_default();
+    let details = site.containers().inspect(request).await?.into_inner();
+    let spec = details.spec.unwrap_or_default();
+    let id = details.summary.unwrap_or_default().id;
     let stdin = stdin && spec.open_stdin;
     session::check_terminal(spec.tty, stdin)?;
     let mut streams = vec![Stream::Stdout.into(), Stream::Stderr.into()];
@@ -275,7 +275,8 @@ async fn attach(
     let io = Io {
         tty: spec.tty,
         stdin,
-        sig_proxy,
+        // As docker: with a terminal it is the keys that make signals.
+        proxy: (sig_proxy && !spec.tty).then(|| Proxy::to(site, &id)),
         detach_keys: keys,
     };
     finish(session::pump(io, sender, wrap_attach, events, see_attach).await?)
@@ -348,7 +349,8 @@ fn reserve_cidfile(path: Option<&str>) -> Outcome<()> {
 /// Follows the events of `run` and `create` up to the container's start.
 struct Watch {
     image: String,
-    id: String,
+    /// Empty until it is made.
+    id: watch::Sender<String>,
     cidfile: Option<String>,
     show: Show,
     pulling: bool,
@@ -358,7 +360,7 @@ impl Watch {
     fn new(image: String, quiet: bool, cidfile: Option<String>) -> Self {
         Self {
             image,
-            id: String::new(),
+            id: watch::Sender::default(),
             cidfile,
             show: Show::new(quiet),
             pulling: false,
@@ -405,7 +407,7 @@ impl Watch {
                     std::fs::write(path, &created.id)
                         .map_err(|e| Failure::new(format!("cannot write {path}: {e}")))?;
                 }
-                self.id = created.id;
+                self.id.send_replace(created.id);
             }
             Some(Event::Started(_)) => *started = true,
             Some(Event::Output(output)) => return Ok(Seen::Output(output)),

@@ -45,6 +45,14 @@ pub fn rfc3339(time: Option<&Timestamp>) -> String {
         .map_or_else(|_| "0001-01-01T00:00:00Z".to_owned(), |t| t.to_string())
 }
 
+/// RFC 3339 with all nine digits of the nanoseconds, as docker puts it before lines of a log.
+pub fn rfc3339_fixed(time: Option<&Timestamp>) -> String {
+    match time.and_then(|t| jiff::Timestamp::new(t.seconds, t.nanos).ok()) {
+        Some(time) => format!("{time:.9}"),
+        None => "0001-01-01T00:00:00.000000000Z".to_owned(),
+    }
+}
+
 /// "2024-05-01 12:00:00 +0000 UTC", as `ps` has it in CreatedAt.
 pub fn created_at(time: Option<&Timestamp>) -> String {
     let Some(time) = time.and_then(|t| jiff::Timestamp::new(t.seconds, 0).ok()) else {

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use slipway_proto::runtime::v1::TerminalSize;
+
 use super::{
     etc,
     manager::Manager,
@@ -50,8 +52,13 @@ pub struct ExecSpec {
 }
 
 impl Manager {
-    /// Starts a container. Returns false when it ran already.
-    pub async fn start(&self, container: &Arc<Container>) -> Result<bool, Error> {
+    /// Starts a container, its terminal in the size of the caller's if that has one. Returns false when
+    /// it ran already.
+    pub async fn start(
+        &self,
+        container: &Arc<Container>,
+        size: Option<TerminalSize>,
+    ) -> Result<bool, Error> {
         let _turn = container.operation.lock().await;
         match container.status() {
             Status::Running { .. } => return Ok(false),
@@ -59,7 +66,7 @@ impl Manager {
             Status::Created | Status::Exited { .. } => {}
         }
         let attached = self.attach(container).await?;
-        match self.launch(container, attached.as_ref()).await {
+        match self.launch(container, attached.as_ref(), size).await {
             Ok((connection, running)) => {
                 container.set_endpoint(attached.map(|a| a.endpoint));
                 self.supervise(container.clone(), connection, running);
@@ -133,8 +140,10 @@ impl Manager {
         &self,
         container: &Container,
         attached: Option<&Attached>,
+        size: Option<TerminalSize>,
     ) -> Result<(Connection, Running), Error> {
-        let record = container.record();
+        let mut record = container.record();
+        record.spec.terminal_size = size.or(record.spec.terminal_size);
         let what = || format!("cannot start container {}", record.name);
         let mut lower: Vec<PathBuf> = Vec::new();
         for diff_id in record.layers.iter().rev() {

@@ -90,8 +90,12 @@ impl Containers for ContainersService {
         &self,
         request: Request<pb::StartRequest>,
     ) -> Result<Response<pb::StartResponse>, Status> {
-        let container = self.find(&request.into_inner().container)?;
-        let started = self.manager.start(&container).await?;
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        let started = self
+            .manager
+            .start(&container, request.terminal_size)
+            .await?;
         Ok(Response::new(pb::StartResponse {
             id: container.id.clone(),
             already: !started,
@@ -141,7 +145,7 @@ impl Containers for ContainersService {
         self.manager
             .stop(&container, &request.signal, request.timeout_seconds)
             .await?;
-        self.manager.start(&container).await?;
+        self.manager.start(&container, None).await?;
         Ok(Response::new(pb::RestartResponse {
             id: container.id.clone(),
         }))

@@ -49,7 +49,7 @@ pub async fn run(
     };
     let container = create(&manager, creation, start.quiet, &client).await?;
     // From here on losing the client does not end the container.
-    if let Err(error) = manager.start(&container).await {
+    if let Err(error) = manager.start(&container, None).await {
         if container.record().spec.auto_remove {
             // The first error is the one to tell.
             let _ = manager.remove(&container, true, true).await;
@@ -160,8 +160,12 @@ async fn create(
         drop(send);
         made
     };
-    let (made, ()) = tokio::join!(make, tell);
-    let (container, warnings) = made?;
+    let both = async { tokio::join!(make, tell).0 };
+    let (container, warnings) = tokio::select! {
+        made = both => made?,
+        // Nobody waits for it any more: whatever was begun is dropped, and with it taken back.
+        () = client.closed() => return Err(Status::cancelled("the client went away")),
+    };
     let created = run_event::Created {
         id: container.id.clone(),
         name: container.name(),
@@ -191,7 +195,7 @@ pub async fn attach(
     };
     let container = manager.find(&start.container)?;
     if start.start {
-        manager.start(&container).await?;
+        manager.start(&container, start.terminal_size).await?;
     }
     let Some(running) = container.running() else {
         if start.start {

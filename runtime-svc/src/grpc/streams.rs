@@ -9,13 +9,15 @@ use tonic::Status;
 use super::view;
 use crate::{
     container::{
-        lifecycle::parse_signal,
         manager::Manager,
         state::{Container, Status as State},
     },
     error::{Error, Tried as _},
     logs::{LogReader, Piece, Selection},
-    monitor::{client::Connection, protocol::Request},
+    monitor::{
+        client::{self, Connection},
+        protocol::Request,
+    },
 };
 
 /// Where events for a client go.
@@ -69,6 +71,8 @@ pub async fn follow<T: Send>(
         tokio::select! {
             changed = length.changed() => drop(changed),
             changed = status.changed() => drop(changed),
+            // Nobody reads: what is silent must not be followed for ever.
+            () = client.closed() => return Ok(Exited::default()),
         }
     }
 }
@@ -157,7 +161,8 @@ pub fn selection(streams: &[i32]) -> Selection {
     }
 }
 
-/// Passes a client's input on until it has no more. With `once`, standard input ends with it.
+/// Passes a client's input on until it has no more or the container has ended. With `once`, standard
+/// input ends with it.
 pub async fn feed(
     manager: &Manager,
     container: &Container,
@@ -168,44 +173,43 @@ pub async fn feed(
     let Ok(connection) = Connection::open(&container.socket()) else {
         return Ok(());
     };
-    connection
-        .request(
-            &Request::Attach {
-                stdin: true,
-                stdin_once: once,
-            },
-            &[],
-        )
-        .await
-        .tried(what)?;
+    let attach = Request::Attach {
+        stdin: true,
+        stdin_once: once,
+    };
     // What the monitor tells on this connection is read and thrown away, so that its queue stays empty.
     let listen = async { while let Ok(Some(_)) = connection.next().await {} };
     let talk = async {
+        connection.request(&attach, &[]).await?;
         while let Some(input) = inputs.recv().await {
             match input.input {
-                Some(Input::Stdin(bytes)) => connection.stdin(&bytes).await.tried(what)?,
-                Some(Input::StdinClose(_)) => connection.end_stdin().await.tried(what)?,
+                Some(Input::Stdin(bytes)) => connection.stdin(&bytes).await?,
+                Some(Input::StdinClose(_)) => connection.end_stdin().await?,
                 Some(Input::Resize(size)) => {
                     let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
                     let request = Request::Resize {
                         rows: clamp(size.rows),
                         columns: clamp(size.columns),
                     };
-                    connection.request(&request, &[]).await.tried(what)?;
+                    connection.request(&request, &[]).await?;
                 }
                 Some(Input::Signal(name)) => {
-                    parse_signal(&name)?;
                     // A signal to what has just ended is not worth an error.
                     let _ = manager.kill(container, &name).await;
                 }
                 None => {}
             }
         }
-        Ok::<_, Error>(())
+        Ok(())
     };
-    tokio::select! {
+    let done = tokio::select! {
         () = listen => Ok(()),
         done = talk => done,
+    };
+    match done {
+        // How it ended is told by its output's end.
+        Err(e) if client::is_gone(&e) => Ok(()),
+        done => done.tried(what),
     }
 }
 

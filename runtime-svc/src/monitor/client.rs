@@ -100,16 +100,20 @@ impl Connection {
     /// The next event and its descriptors; `None` when the monitor is gone.
     pub async fn next(&self) -> io::Result<Option<(Event, Vec<OwnedFd>)>> {
         let mut buffer = vec![0; 16 * 1024];
-        let received = self
-            .socket
-            .async_io(Interest::READABLE, |socket| {
-                fdpass::receive(socket.as_fd(), &mut buffer, RecvFlags::DONTWAIT)
-            })
-            .await;
-        let (length, fds) = match received {
-            Ok(message) => message,
-            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-            Err(e) => return Err(e),
+        let (length, fds) = loop {
+            let received = self
+                .socket
+                .async_io(Interest::READABLE, |socket| {
+                    fdpass::receive(socket.as_fd(), &mut buffer, RecvFlags::DONTWAIT)
+                })
+                .await;
+            match received {
+                Ok(message) => break message,
+                // It went with something of ours unread. The kernel reports that once, ahead of what the
+                // monitor had said (unix_release_sock): the next read gets that, then the end.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
+                Err(e) => return Err(e),
+            }
         };
         match buffer[..length].split_first() {
             None => Ok(None),
@@ -122,10 +126,28 @@ impl Connection {
     }
 }
 
-/// The other end is closed.
-fn is_gone(error: &io::Error) -> bool {
+/// Whether an error says that the monitor has closed its end: the container has ended.
+pub fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_monitor_said_is_heard_although_it_went_without_reading() {
+        let (service, monitor) = super::super::supervise::message_pair().unwrap();
+        let connection = Connection::new(service).unwrap();
+        connection.request(&Request::Signal(15), &[]).await.unwrap();
+        let said = encode(&Event::Grew(7));
+        fdpass::send(monitor.as_fd(), &said, &[], SendFlags::empty()).unwrap();
+        drop(monitor);
+        let (event, _) = connection.next().await.unwrap().unwrap();
+        assert_eq!(event, Event::Grew(7));
+        assert!(connection.next().await.unwrap().is_none());
+    }
 }
