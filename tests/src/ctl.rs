@@ -28,6 +28,25 @@ impl From<Output> for Said {
     }
 }
 
+impl Said {
+    /// Standard output of what must have gone well.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{}{}", self.out, self.err);
+        self.out
+    }
+
+    /// The error of what must have gone wrong: one line for people, as every error of ctl.
+    #[track_caller]
+    pub fn error(self, code: i32) -> String {
+        assert_eq!(self.code, code, "{}{}", self.out, self.err);
+        let error = self.err.lines().last().unwrap_or_default().to_owned();
+        assert!(error.starts_with("Error: "), "{}", self.err);
+        assert!(!self.err.contains("panicked"), "{}", self.err);
+        error
+    }
+}
+
 impl Site {
     /// Runs `ctl` to its end.
     pub fn ctl(&self, arguments: &[&str]) -> Said {

@@ -1,19 +1,28 @@
 //! The end-to-end harness: a [`Site`] is a host of its own, with the real programs on it.
 //!
 //! Every site has a network namespace, state and run folders of its own, so that tests run beside each
-//! other, and takes everything back when it is dropped, also when its test failed. Tests wait for
-//! conditions with [`eventually`], never for a time.
+//! other, and takes everything back when it is dropped, also when its test failed; when it did not fail,
+//! whatever the programs left behind fails it ([`leaks`]). Tests wait for conditions with
+//! [`eventually`], never for a time, and no test goes on for ever ([`watchdog`]).
 
+mod calls;
 pub mod ctl;
+pub mod fixtures;
+mod http;
 pub mod image;
+mod leaks;
 pub mod site;
 pub mod terminal;
+mod uplink;
+mod watchdog;
 
 use std::time::{Duration, Instant};
 
 pub use ctl::Said;
+pub use http::{Reply, Server};
 pub use site::Site;
 pub use terminal::Terminal;
+pub use uplink::Neighbour;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,14 +38,44 @@ pub fn ready() -> bool {
     root && busybox
 }
 
+/// Whether these programs are installed, too; says which is not.
+pub fn installed(programs: &[&str]) -> bool {
+    let missing: Vec<&&str> = programs
+        .iter()
+        .filter(|p| {
+            !["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
+                .iter()
+                .any(|folder| std::path::Path::new(folder).join(p).exists())
+        })
+        .collect();
+    if !missing.is_empty() {
+        // Straight to the terminal: a test that was not run must not look like one that passed.
+        use std::io::Write as _;
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: {missing:?} not installed; tests/run installs what tests need"
+        );
+    }
+    missing.is_empty()
+}
+
 /// Waits until `look` finds something; panics with `what` when it does not in time.
-pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, look).await
+}
+
+/// The same for what takes longer than most things.
+pub async fn eventually_within<T>(
+    patience: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(begun.elapsed() < patience, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

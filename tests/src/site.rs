@@ -4,65 +4,76 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 
-use slipway_proto::{
-    registry::v1::registry_client::RegistryClient,
-    runtime::v1::{
-        ContainerSpec, ContainerSummary, Exited, ListRequest, LogsRequest, RemoveRequest,
-        RunRequest, StreamInput, StreamOutput, containers_client::ContainersClient, run_event,
-        run_request,
-    },
+use crate::{
+    eventually,
+    leaks::{self, Traces},
+    uplink::{self, Uplink},
+    watchdog::{self, Watchdog},
 };
-use slipway_service::{Address, client};
-use tokio_stream::StreamExt as _;
-use tonic::{Status, transport::Channel};
-
-use crate::eventually;
 
 /// Services in the order in which they are started.
-pub const SERVICES: [&str; 3] = ["registry", "netd", "runtime"];
+pub const SERVICES: [&str; 4] = ["registry", "netd", "runtime", "builder"];
 
 /// A host of its own.
 pub struct Site {
-    folder: tempfile::TempDir,
-    namespace: String,
     services: Vec<(&'static str, Child)>,
-}
-
-/// What a finished `run` gave.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Ran {
-    /// Its id.
-    pub id: String,
-    /// Exit code.
-    pub code: i32,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
+    uplink: Option<Uplink>,
+    links: Vec<String>,
+    watchdog: Watchdog,
+    namespace: String,
+    folder: Option<tempfile::TempDir>,
 }
 
 impl Site {
     /// Starts a host with all services.
     pub async fn start() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let namespace = format!(
-            "swt-{}-{}",
-            std::process::id(),
-            NUMBER.fetch_add(1, Ordering::Relaxed)
-        );
+        let mut site = Self::bare();
+        site.start_services().await;
+        site
+    }
+
+    /// A host without anything on it yet.
+    pub fn bare() -> Self {
+        let namespace = format!("swt-{}-{}", std::process::id(), number());
         succeed(Command::new("ip").args(["netns", "add", &namespace]));
-        let mut site = Self {
-            folder: tempfile::tempdir().unwrap(),
-            namespace,
+        let folder = tempfile::tempdir().unwrap();
+        let site = Self {
             services: Vec::new(),
+            uplink: None,
+            links: Vec::new(),
+            watchdog: Watchdog::start(folder.path(), &namespace),
+            namespace,
+            folder: Some(folder),
         };
         succeed(&mut site.command("ip", &["link", "set", "lo", "up"]));
-        for service in SERVICES {
-            site.start_service(service).await;
-        }
         site
+    }
+
+    /// Lets the test have its site for longer than usual.
+    pub fn allow(&self, limit: Duration) {
+        self.watchdog.allow(limit);
+    }
+
+    /// Gives the host a way to the outside world, for package registries.
+    pub fn connect(&mut self) {
+        self.links.push(uplink::LINK.into());
+        self.uplink = Some(Uplink::start(&self.namespace));
+    }
+
+    /// Writes a settings file: `registry.toml`.
+    pub fn configure(&self, name: &str, text: &str) {
+        std::fs::create_dir_all(self.path("etc")).unwrap();
+        std::fs::write(self.path("etc").join(name), text).unwrap();
+    }
+
+    /// Starts all services.
+    pub async fn start_services(&mut self) {
+        for service in SERVICES {
+            self.start_service(service).await;
+        }
     }
 
     /// Starts one service and waits until it listens.
@@ -105,7 +116,19 @@ impl Site {
 
     /// A file or folder of this site.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.as_ref().unwrap().path().join(name)
+    }
+
+    /// Its network namespace.
+    pub fn namespace_path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.namespace)
+    }
+
+    /// A name for another link of the harness in the site.
+    pub(crate) fn new_link(&mut self) -> String {
+        let name = format!("lan{}", self.links.len());
+        self.links.push(name.clone());
+        name
     }
 
     /// A command on this host.
@@ -114,13 +137,14 @@ impl Site {
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .arg(format!("--net=/run/netns/{}", self.namespace))
+            .arg(format!("--net={}", self.namespace_path().display()))
             .arg(program)
             .args(arguments)
             .env("SLIPWAY_STATE_DIR", self.path("state"))
             .env("SLIPWAY_RUN_DIR", self.path("run"))
             .env("SLIPWAY_CONFIG_DIR", self.path("etc"))
-            .env("XDG_CONFIG_HOME", self.path("xdg"));
+            .env("XDG_CONFIG_HOME", self.path("xdg"))
+            .env("HOME", self.path("home"));
         command
     }
 
@@ -139,191 +163,124 @@ impl Site {
             .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn socket(&self, service: &str) -> PathBuf {
+    pub(crate) fn socket(&self, service: &str) -> PathBuf {
         self.path("run").join(format!("{service}.sock"))
     }
 
-    fn channel(&self, service: &str) -> Channel {
-        client::connect(&Address::Unix(self.socket(service)), None).unwrap()
-    }
-
-    /// registry-svc.
-    pub fn registry(&self) -> RegistryClient<Channel> {
-        RegistryClient::new(self.channel("registry"))
-    }
-
-    /// runtime-svc.
-    pub fn containers(&self) -> ContainersClient<Channel> {
-        ContainersClient::new(self.channel("runtime"))
-    }
-
-    /// Starts a container in the background; returns its id.
-    pub async fn run_detached(&self, spec: ContainerSpec) -> Result<String, Status> {
-        let start = run_request::Start {
-            spec: Some(spec),
-            detach: true,
-            ..run_request::Start::default()
+    /// Takes everything away as a user would, and says what is still there then.
+    fn finish(&mut self) -> Vec<String> {
+        let mut left = Vec::new();
+        let running = |services: &mut Vec<(&'static str, Child)>, name: &str| {
+            services
+                .iter_mut()
+                .any(|(n, child)| *n == name && matches!(child.try_wait(), Ok(None)))
         };
-        let first = RunRequest {
-            part: Some(run_request::Part::Start(start)),
-        };
-        let mut events = self
-            .containers()
-            .run(tokio_stream::iter([first]))
-            .await?
-            .into_inner();
-        let mut id = String::new();
-        while let Some(event) = events.message().await? {
-            if let Some(run_event::Event::Created(created)) = event.event {
-                id = created.id;
-            }
-        }
-        Ok(id)
-    }
-
-    /// Runs a container attached, with this input, to its end.
-    pub async fn run(&self, spec: ContainerSpec, input: Vec<StreamInput>) -> Result<Ran, Status> {
-        let start = run_request::Start {
-            spec: Some(spec),
-            ..run_request::Start::default()
-        };
-        let first = RunRequest {
-            part: Some(run_request::Part::Start(start)),
-        };
-        let rest = input.into_iter().map(|i| RunRequest {
-            part: Some(run_request::Part::Input(i)),
-        });
-        // The call stays open behind the input, as ctl keeps it.
-        let requests =
-            tokio_stream::iter(std::iter::once(first).chain(rest)).chain(tokio_stream::pending());
-        let mut events = self.containers().run(requests).await?.into_inner();
-        let (mut ran, mut out, mut err) = (Ran::default(), Vec::new(), Vec::new());
-        while let Some(event) = events.message().await? {
-            match event.event {
-                Some(run_event::Event::Created(created)) => ran.id = created.id,
-                Some(run_event::Event::Output(StreamOutput { stream: 3, data })) => {
-                    err.extend(data)
+        if running(&mut self.services, "runtime") {
+            let all = self.ctl(&["ps", "-aq", "--no-trunc"]).out;
+            let mut remove = vec!["rm", "-f", "-v"];
+            remove.extend(all.split_whitespace());
+            if remove.len() > 3 {
+                let said = self.ctl(&remove);
+                if said.code != 0 {
+                    left.push(format!("a container: {}", said.err.trim_end()));
                 }
-                Some(run_event::Event::Output(StreamOutput { data, .. })) => out.extend(data),
-                Some(run_event::Event::Exited(Exited { exit_code, .. })) => {
-                    ran.code = exit_code;
-                    break;
-                }
-                _ => {}
             }
         }
-        ran.stdout = String::from_utf8_lossy(&out).into_owned();
-        ran.stderr = String::from_utf8_lossy(&err).into_owned();
-        Ok(ran)
-    }
-
-    /// All containers.
-    pub async fn list(&self) -> Vec<ContainerSummary> {
-        let request = ListRequest {
-            all: true,
-            ..ListRequest::default()
-        };
-        self.containers()
-            .list(request)
-            .await
-            .unwrap()
-            .into_inner()
-            .containers
-    }
-
-    /// What a container has written so far.
-    pub async fn logs(&self, container: &str) -> String {
-        let request = LogsRequest {
-            container: container.to_owned(),
-            tail: -1,
-            ..LogsRequest::default()
-        };
-        let mut entries = self.containers().logs(request).await.unwrap().into_inner();
-        let mut text = Vec::new();
-        while let Some(batch) = entries.message().await.unwrap() {
-            batch
-                .entries
-                .iter()
-                .for_each(|entry| text.extend(&entry.data));
-        }
-        String::from_utf8_lossy(&text).into_owned()
-    }
-
-    /// Removes a container, running or not.
-    pub async fn remove(&self, container: &str) {
-        let request = RemoveRequest {
-            container: container.to_owned(),
-            force: true,
-            volumes: true,
-        };
-        self.containers().remove(request).await.unwrap();
-    }
-
-    /// Processes whose command line names this site's folder or that live in its namespace.
-    fn processes(&self) -> Vec<String> {
-        let output = Command::new("ip")
-            .args(["netns", "pids", &self.namespace])
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&output.stdout)
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect()
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for name in SERVICES {
-                let log =
-                    std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
-                let tail: Vec<&str> = log.lines().rev().take(30).collect();
-                eprintln!(
-                    "--- {name}\n{}",
-                    tail.into_iter().rev().collect::<Vec<_>>().join("\n")
-                );
+        let everything =
+            running(&mut self.services, "netd") && running(&mut self.services, "runtime");
+        if everything {
+            let said = self.ctl(&["down", "--containers"]);
+            if said.code != 0 {
+                left.push(format!("services: {}", said.err.trim_end()));
             }
         }
+        for (name, child) in self.services.iter_mut().rev() {
+            match end(child) {
+                Some(status) if status.success() => {}
+                Some(status) => left.push(format!("{name} ended with {status}")),
+                None => left.push(format!("{name} did not end when asked to")),
+            }
+        }
+        if everything {
+            let containers = self.watchdog.containers();
+            let traces = Traces {
+                folder: self.folder.as_ref().unwrap().path(),
+                namespace: &self.namespace,
+                links: &self.links,
+                containers: &containers,
+            };
+            left.extend(traces.wait());
+        }
+        left
+    }
+
+    /// Ends whatever there is, in whatever state.
+    fn clear(&mut self) {
         // Monitors first: a container goes with its monitor.
-        let run = self.path("run").join("runtime/containers");
-        for entry in std::fs::read_dir(run).into_iter().flatten().flatten() {
-            if let Some(id) = entry.file_name().to_str() {
-                kill_group(id);
-            }
+        for group in leaks::cgroups(&self.watchdog.containers()) {
+            let pids = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            pids.split_whitespace().for_each(watchdog::kill);
         }
         for (_, child) in &mut self.services {
             // Gone already is fine.
             let _ = child.kill();
             let _ = child.wait();
         }
-        for pid in self.processes() {
-            let _ = Command::new("kill").args(["-9", &pid]).output();
+        for pid in watchdog::processes(&self.namespace) {
+            watchdog::kill(&pid);
         }
-        let _ = Command::new("ip")
-            .args(["netns", "del", &self.namespace])
-            .output();
+        for group in leaks::cgroups(&self.watchdog.containers()) {
+            // Its processes may take a moment; an empty group that stays costs nothing.
+            let _ = std::fs::remove_dir(group);
+        }
     }
 }
 
-/// Kills everything in a container's v1 or v2 group.
-fn kill_group(id: &str) {
-    for base in [
-        "/sys/fs/cgroup",
-        "/sys/fs/cgroup/pids",
-        "/sys/fs/cgroup/unified",
-    ] {
-        let path = Path::new(base)
-            .join("slipway")
-            .join(id)
-            .join("cgroup.procs");
-        for pid in std::fs::read_to_string(path)
-            .unwrap_or_default()
-            .split_whitespace()
-        {
-            let _ = Command::new("kill").args(["-9", pid]).output();
+impl Drop for Site {
+    fn drop(&mut self) {
+        let mut left = Vec::new();
+        if std::thread::panicking() {
+            eprintln!("{}", watchdog::logs(&self.path(""), 30));
+        } else {
+            left = self.finish();
+            if !left.is_empty() {
+                eprintln!("{}", watchdog::logs(&self.path(""), 30));
+            }
         }
+        self.clear();
+        self.uplink = None;
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.namespace])
+            .output();
+        if let Err(e) = self.folder.take().unwrap().close() {
+            left.push(format!("folder: {e}"));
+        }
+        if std::thread::panicking() {
+            return;
+        }
+        assert!(!self.watchdog.expired(), "the test took too long");
+        assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
     }
+}
+
+/// Asks a process to end, and waits for that; `None` when it does not.
+fn end(child: &mut Child) -> Option<std::process::ExitStatus> {
+    // Gone already is fine.
+    let _ = Command::new("kill").arg(child.id().to_string()).output();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(15) {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    None
+}
+
+/// Another number in this process.
+pub(crate) fn number() -> u32 {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    NUMBER.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Where a program is: beside this test's own folder.
@@ -332,7 +289,7 @@ pub fn program_path(name: &str) -> PathBuf {
     own.parent().and_then(Path::parent).unwrap().join(name)
 }
 
-fn succeed(command: &mut Command) {
+pub(crate) fn succeed(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(
         output.status.success(),

@@ -1,0 +1,121 @@
+//! Real images from Debian's packages, and Debian's docker-registry that plays docker.io with them.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+};
+
+use crate::{Site, eventually, installed, site::program_path};
+
+/// What the images are made and served with.
+const PROGRAMS: [&str; 4] = ["mmdebstrap", "umoci", "skopeo", "docker-registry"];
+
+/// The folder with the images (`tests/fixtures/make` says what is in it), made when it is not there.
+///
+/// `None`, said aloud, where it cannot be made.
+pub fn images() -> Option<&'static Path> {
+    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    FOLDER
+        .get_or_init(|| {
+            if !crate::ready() || !installed(&PROGRAMS) {
+                return None;
+            }
+            // target/debug/deps/<test> -> target/fixtures
+            let folder = program_path("x").parent()?.parent()?.join("fixtures");
+            let make = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/make");
+            let status = Command::new(make).arg(&folder).status().unwrap();
+            assert!(status.success(), "tests/fixtures/make failed");
+            Some(folder)
+        })
+        .as_deref()
+}
+
+/// A docker-registry on a site.
+pub struct Upstream {
+    child: Child,
+    folder: PathBuf,
+    /// Where it listens.
+    pub address: String,
+}
+
+impl Upstream {
+    /// Starts one with the images of [`images`], which it cannot change.
+    pub async fn of_images(site: &Site, port: u16) -> Self {
+        let images = images().expect("the caller has asked whether there are images");
+        Self::start(site, port, &images.join("registry"), true).await
+    }
+
+    /// Starts one with nothing in it.
+    pub async fn empty(site: &Site, port: u16) -> Self {
+        let storage = site.path(&format!("upstream-{port}"));
+        std::fs::create_dir_all(&storage).unwrap();
+        Self::start(site, port, &storage, false).await
+    }
+
+    async fn start(site: &Site, port: u16, storage: &Path, read_only: bool) -> Self {
+        let folder = site.path(&format!("docker-registry-{port}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let address = format!("127.0.0.1:{port}");
+        let config = format!(
+            "version: 0.1\n\
+             log: {{level: warn}}\n\
+             storage:\n  filesystem: {{rootdirectory: {}}}\n  \
+             maintenance: {{readonly: {{enabled: {read_only}}}, uploadpurging: {{enabled: false}}}}\n\
+             http: {{addr: \"{address}\"}}\n",
+            storage.display()
+        );
+        std::fs::write(folder.join("config.yml"), config).unwrap();
+        let access = std::fs::File::create(folder.join("access.log")).unwrap();
+        let error = std::fs::File::create(folder.join("error.log")).unwrap();
+        let config = folder.join("config.yml");
+        let child = site
+            .command("docker-registry", &["serve", config.to_str().unwrap()])
+            .stdin(Stdio::null())
+            .stdout(access)
+            .stderr(error)
+            .spawn()
+            .unwrap();
+        let upstream = Self {
+            child,
+            folder,
+            address,
+        };
+        let url = format!("http://{}/v2/", upstream.address);
+        eventually("docker-registry answers", async || {
+            site.output("curl", &["-sf", &url])
+                .status
+                .success()
+                .then_some(())
+        })
+        .await;
+        upstream
+    }
+
+    /// What a site's `registry.toml` says to have it as docker.io.
+    pub fn as_docker_io(&self, tag_ttl: &str) -> String {
+        format!(
+            "[[upstream]]\nhost = \"docker.io\"\nurl = \"http://{}\"\ninsecure = true\ntag_ttl = \"{tag_ttl}\"\n",
+            self.address
+        )
+    }
+
+    /// Requests so far whose line contains this: `GET /v2/library/debian/blobs/`.
+    pub fn requests(&self, what: &str) -> Vec<String> {
+        let log = std::fs::read_to_string(self.folder.join("access.log")).unwrap();
+        // 127.0.0.1 - - [time] "GET /v2/ HTTP/1.1" 200 2 "" "agent"
+        log.lines()
+            .filter_map(|line| line.split('"').nth(1))
+            .filter(|request| request.contains(what))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        // Gone already is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
