@@ -1,0 +1,84 @@
+# Who is measured. Each has start_NAME (sets `why` and fails where it cannot take part) and once_NAME, the
+# command that is timed. Each gets folders of its own below $work.
+
+start_slipway() {
+    "$bin/ctl" version --format '{{.Client.Version}}' >"$work/version-slipway" 2>/dev/null ||
+        echo "$(git -C "$root" describe --always --dirty 2>/dev/null || echo unknown)" >"$work/version-slipway"
+}
+once_slipway() { "$bin/ctl" run --rm busybox true; }
+
+# The lowest possible: an OCI runtime alone, without image, writable layer, log or network connection.
+start_crun() {
+    why="crun is not installed (Debian: crun)"
+    command -v crun >/dev/null || return 1
+    mkdir -p "$work/crun/bundle"
+    (cd "$work/crun/bundle" && crun spec)
+    sed -i -e 's/"terminal": true/"terminal": false/' -e 's/"sh"$/"true"/' -e 's/"sh",$/"true",/' \
+        -e "s|\"path\": \"rootfs\"|\"path\": \"$work/rootfs\"|" \
+        -e "s|^\([[:space:]]*\)\"linux\": {|\1\"linux\": {\n\1\t\"cgroupsPath\": \"/$group/crun\",|" "$work/crun/bundle/config.json"
+    grep -q '"true"' "$work/crun/bundle/config.json" && grep -q "/$group/crun" "$work/crun/bundle/config.json" || {
+        why="crun spec writes another config.json than this script knows"
+        return 1
+    }
+    crun --version | awk 'NR == 1 { print $3 }' >"$work/version-crun"
+}
+once_crun() { crun --root "$work/crun/state" --cgroup-manager cgroupfs run --bundle "$work/crun/bundle" bench; }
+
+start_docker() {
+    why="docker is not installed (Debian: docker.io iptables)"
+    command -v dockerd >/dev/null && command -v docker >/dev/null && command -v iptables >/dev/null || return 1
+    mkdir -p "$work/docker"
+    # A configuration file of the host's would be merged with these.
+    echo '{}' >"$work/docker/daemon.json"
+    dockerd --config-file "$work/docker/daemon.json" --data-root "$work/docker/data" --exec-root "$work/docker/exec" \
+        --pidfile "$work/docker/pid" --host "unix://$work/docker/sock" --group "$(id -gn)" \
+        --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$group" >"$work/docker/log" 2>&1 &
+    docker_pid=$!
+    local left
+    for ((left = 300; left > 0; left--)); do
+        ! docker_client version >/dev/null 2>&1 || break
+        kill -0 "$docker_pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    why="dockerd does not start: $(tail -n 1 "$work/docker/log")"
+    docker_client load -q -i "$work/image.tar" >/dev/null 2>&1 || return 1
+    docker_client version --format '{{.Server.Version}}' >"$work/version-docker"
+}
+docker_client() { docker --host "unix://$work/docker/sock" --config "$work/docker/client" "$@"; }
+once_docker() { docker_client run --rm busybox true; }
+memory_docker() { memory_of_trees docker "dockerd + containerd" "$docker_pid"; }
+
+start_podman() {
+    why="podman is not installed (Debian: podman crun iptables)"
+    command -v podman >/dev/null || return 1
+    mkdir -p "$work/podman/networks"
+    why="podman does not work here"
+    podman_client load -q -i "$work/image.tar" >"$work/podman/log" 2>&1 || {
+        why+=": $(tail -n 1 "$work/podman/log")"
+        return 1
+    }
+    podman --version | awk '{ print $3 }' >"$work/version-podman"
+}
+podman_client() {
+    podman --root "$work/podman/data" --runroot "$work/podman/run" --tmpdir "$work/podman/tmp" \
+        --network-config-dir "$work/podman/networks" --cgroup-manager cgroupfs --events-backend file "$@"
+}
+# Explicit limits, below the 32 Ki processes that podman lowers itself to: its own defaults of a million each
+# are refused where root may not raise limits.
+once_podman() {
+    podman_client run --rm --pull never --cgroup-parent "/$group" --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 \
+        localhost/busybox true
+}
+
+# Ends what was started here, by pid; the namespaces do the rest.
+stop_contenders() {
+    [ -z "${docker_pid-}" ] || {
+        kill "$docker_pid" 2>/dev/null || true
+        wait "$docker_pid" 2>/dev/null || true
+    }
+    # Both keep mounts on their own folders, which stand in the way of rm.
+    local place
+    while read -r place; do
+        umount -l "$place" 2>/dev/null || true
+    done < <(awk -v work="$work/" 'index($5, work) == 1 { print $5 }' /proc/self/mountinfo | sort -r)
+}
