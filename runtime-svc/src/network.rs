@@ -69,7 +69,7 @@ impl Netd {
         let endpoint = answer
             .map_err(|status| Error::Network {
                 container: name.to_owned(),
-                status: Box::new(crate::registry::remote(&status)),
+                status: Box::new(crate::registry::remote("netd", &status)),
             })?
             .into_inner();
         match rustix::fs::open(

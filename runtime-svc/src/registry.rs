@@ -168,13 +168,13 @@ impl Registry {
     }
 }
 
-/// A status as a domain error.
-pub fn remote(status: &tonic::Status) -> Remote {
+/// What a service answered, or that it did not.
+pub fn remote(program: &str, status: &tonic::Status) -> Remote {
     let reason = slipway_service::error::reason(status);
     // A service that answers gives a reason; without one nobody was there.
     let message = match status.code() {
         Code::Unavailable if reason.is_empty() => {
-            format!("cannot reach the service: {}", status.message())
+            format!("cannot reach {program}: is it running? Start it with: ctl up")
         }
         _ => status.message().to_owned(),
     };
@@ -182,7 +182,7 @@ pub fn remote(status: &tonic::Status) -> Remote {
 }
 
 fn failed(status: &tonic::Status) -> Error {
-    Error::Registry(Box::new(remote(status)))
+    Error::Registry(Box::new(remote("registry-svc", status)))
 }
 
 fn image(resolved: ResolvedImage) -> Result<Image, Error> {

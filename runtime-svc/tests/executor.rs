@@ -64,6 +64,7 @@ impl Bench {
             },
             attributes: libc::MOUNT_ATTR_NOSUID,
             recursive: false,
+            only_top: false,
             propagation: 0,
         };
         ContainerPlan {
@@ -97,6 +98,7 @@ impl Bench {
                     source: MountSource::Cgroups,
                     attributes: 0,
                     recursive: false,
+                    only_top: false,
                     propagation: 0,
                 },
             ],

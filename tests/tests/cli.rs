@@ -134,3 +134,328 @@ async fn images_by_name_and_id() {
         missing.err
     );
 }
+
+#[tokio::test]
+async fn what_cannot_run_exits_as_docker_and_leaves_nothing() {
+    if !ready() {
+        return;
+    }
+    let mut site = Site::start().await;
+    image::busybox(&site).await;
+    let upstream =
+        "[[upstream]]\nhost = \"docker.io\"\nurl = \"http://127.0.0.1:5099\"\ninsecure = true\n";
+    std::fs::create_dir_all(site.path("etc")).unwrap();
+    std::fs::create_dir_all(site.path("empty")).unwrap();
+    std::fs::write(site.path("etc/registry.toml"), upstream).unwrap();
+    site.kill_and_restart("registry").await;
+    // An upstream that has nothing: 404 whatever is asked.
+    let empty = site.path("empty");
+    let served = site.output(
+        "/bin/busybox",
+        &[
+            "httpd",
+            "-p",
+            "127.0.0.1:5099",
+            "-h",
+            empty.to_str().unwrap(),
+        ],
+    );
+    assert!(served.status.success());
+    let check = |arguments: &[&str], code: i32, says: &str| {
+        let said = ctl(&site, arguments);
+        assert_eq!(said.code, code, "{arguments:?}: {}", said.err);
+        let last = said.err.lines().last().unwrap_or_default();
+        assert!(
+            last.starts_with("Error: ") && last.contains(says),
+            "{arguments:?}: {}",
+            said.err
+        );
+    };
+    check(&["run", "--name", "left", "nosuch"], 125, "not found");
+    check(&["create", "nosuch"], 1, "not found");
+    check(&["pull", "nosuch"], 1, "not found");
+    check(
+        &["run", "--pull", "never", "nosuch"],
+        125,
+        "No such image: nosuch",
+    );
+    check(&["run", "BadName"], 125, "must be lowercase");
+    check(
+        &["run", "--rm", "busybox", "/nosuch"],
+        127,
+        "no such file or directory",
+    );
+    check(
+        &["run", "-d", "--rm", "busybox", "nosuch"],
+        127,
+        "executable file not found in $PATH",
+    );
+    check(
+        &["run", "--rm", "busybox", "/etc/hosts"],
+        126,
+        "permission denied",
+    );
+    check(
+        &["run", "--rm", "-u", "nobody2", "busybox", "true"],
+        125,
+        "unable to find user nobody2",
+    );
+    check(
+        &["run", "--stop-signal", "NOSUCH", "busybox", "true"],
+        125,
+        "Invalid signal: NOSUCH",
+    );
+    check(
+        &[
+            "run",
+            "--rm",
+            "--mount",
+            "type=bind,src=/nosuch,dst=/x",
+            "busybox",
+            "true",
+        ],
+        125,
+        "bind source path does not exist",
+    );
+    check(
+        &["run", "--rm", "--network", "nosuch", "busybox", "true"],
+        125,
+        "network nosuch not found",
+    );
+    check(&["start", "nosuch"], 1, "No such container: nosuch");
+    check(&["exec", "nosuch", "true"], 1, "No such container: nosuch");
+    assert_eq!(ctl(&site, &["ps", "-aq"]).out, "", "nothing is left behind");
+
+    assert_eq!(
+        ctl(
+            &site,
+            &[
+                "run", "-d", "--name", "web", "-p", "80:80", "busybox", "sleep", "100"
+            ]
+        )
+        .code,
+        0
+    );
+    check(
+        &["run", "--rm", "-p", "80:80", "busybox", "true"],
+        125,
+        "port is already allocated",
+    );
+    let taken = "The container name \"/web\" is already in use by container \"";
+    check(&["run", "--name", "web", "busybox", "true"], 125, taken);
+    check(&["create", "--name", "web", "busybox", "true"], 1, taken);
+    check(
+        &["exec", "web", "nosuch"],
+        127,
+        "executable file not found in $PATH",
+    );
+    check(&["exec", "web", "/etc"], 126, "is a directory");
+    assert_eq!(ctl(&site, &["ps", "-aq"]).out.lines().count(), 1);
+    assert_eq!(ctl(&site, &["rm", "-f", "web"]).out, "web\n");
+    assert_eq!(
+        ctl(&site, &["run", "--rm", "-p", "80:80", "busybox", "true"]).code,
+        0
+    );
+    // What could not be started stays, as docker has it, unless --rm was asked for.
+    check(
+        &["run", "--name", "tried", "busybox", "nosuch"],
+        127,
+        "nosuch",
+    );
+    let tried = ctl(&site, &["ps", "-a", "--format", "{{.Names}} {{.State}}"]).out;
+    assert_eq!(tried, "tried exited\n");
+}
+
+#[tokio::test]
+async fn an_option_works_or_is_refused_with_a_sentence() {
+    if !ready() {
+        return;
+    }
+    let site = Site::start().await;
+    image::busybox(&site).await;
+    let run = |options: &str, script: &str| {
+        let words: Vec<&str> = ["run", "--rm"]
+            .into_iter()
+            .chain(options.split_whitespace())
+            .chain(["busybox", "sh", "-c", script])
+            .collect();
+        ctl(&site, &words)
+    };
+    for refused in [
+        "--init",
+        "--restart always",
+        "--restart on-failure:3",
+        "--health-cmd true",
+        "--health-interval 5s",
+        "--device /dev/fuse",
+        "--network container:x",
+        "--pid container:x",
+        "--ipc shareable",
+        "--userns keep-id",
+        "--cgroup-parent x",
+        "--log-driver json-file",
+        "--log-driver none",
+        "--log-opt max-size=1m",
+        "--platform linux/s390x",
+        "--runtime other",
+        "--gpus all",
+        "--blkio-weight 100",
+        "--memory-swappiness 60",
+        "--storage-opt size=1g",
+        "--annotation a=b",
+        "--security-opt apparmor=mine",
+        "--mount type=image,src=busybox,dst=/x",
+        "--mount type=volume,src=vol,dst=/x,volume-driver=nfs",
+        "--mount type=bind,src=/tmp,dst=/x,bind-recursive=readonly",
+        "--tmpfs /x:nonsense",
+    ] {
+        let said = run(refused, "true");
+        assert_eq!(said.code, 125, "{refused}: {}", said.err);
+        assert!(
+            said.err.starts_with("Error: ") && said.err.lines().count() == 1,
+            "{}",
+            said.err
+        );
+    }
+    for neutral in [
+        "--restart no",
+        "--no-healthcheck",
+        "--userns host",
+        "--cgroupns private",
+        "--ipc private",
+        "--log-driver local",
+        "--memory-swappiness -1",
+        "--isolation default",
+        "--network bridge",
+        "--network default",
+        "--pids-limit -1",
+        "--security-opt no-new-privileges:false",
+        "--security-opt label=disable",
+        "--security-opt apparmor=unconfined",
+        "-v /tmp:/x:cached",
+        "-v /tmp:/x:z",
+    ] {
+        let said = run(neutral, "true");
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{neutral}");
+    }
+    let host = format!(
+        "--platform linux/{}",
+        slipway_image::Platform::host().architecture
+    );
+    assert_eq!(run(&host, "true").code, 0);
+    for (options, script, out) in [
+        (
+            "--tmpfs /x:size=1m,uid=5,mode=700,exec",
+            "ls -ld /x | grep -c 'drwx------.* 5 '; grep ' /x ' /proc/mounts | grep -c noexec",
+            "1\n0\n",
+        ),
+        (
+            "--tmpfs /x",
+            "grep ' /x ' /proc/mounts | grep -c noexec",
+            "1\n",
+        ),
+        (
+            "--network none",
+            "ip addr show lo | grep -c 127.0.0.1",
+            "1\n",
+        ),
+        (
+            "--security-opt no-new-privileges",
+            "grep NoNewPrivs: /proc/self/status",
+            "NoNewPrivs:\t1\n",
+        ),
+        (
+            "--security-opt no-new-privileges:false",
+            "grep NoNewPrivs: /proc/self/status",
+            "NoNewPrivs:\t0\n",
+        ),
+        (
+            "--domainname d.e",
+            "cat /proc/sys/kernel/domainname",
+            "d.e\n",
+        ),
+        (
+            "--oom-score-adj 200",
+            "cat /proc/self/oom_score_adj",
+            "200\n",
+        ),
+        (
+            "--shm-size 1m",
+            "grep -c 'dev/shm.*size=1024k' /proc/mounts",
+            "1\n",
+        ),
+        (
+            "--ulimit nofile=100:200",
+            "ulimit -n; ulimit -Hn",
+            "100\n200\n",
+        ),
+        (
+            "--sysctl net.core.somaxconn=99",
+            "cat /proc/sys/net/core/somaxconn",
+            "99\n",
+        ),
+        ("--group-add 55", "id", "uid=0 gid=0 groups=55\n"),
+        (
+            "--dns 1.2.3.4 --dns-search x.y --dns-option ndots:2",
+            "cat /etc/resolv.conf",
+            "nameserver 1.2.3.4\nsearch x.y\noptions ndots:2\n",
+        ),
+        (
+            "--add-host a:1.2.3.4",
+            "grep -c '^1.2.3.4.a$' /etc/hosts",
+            "1\n",
+        ),
+        (
+            "--ip 172.17.0.99",
+            "ip addr show eth0 | grep -c 172.17.0.99/16",
+            "1\n",
+        ),
+        (
+            "--read-only",
+            "touch /x 2>/dev/null || echo read-only",
+            "read-only\n",
+        ),
+        ("-w /new/folder -e A=b", "pwd; echo $A", "/new/folder\nb\n"),
+        ("-h box", "hostname", "box\n"),
+    ] {
+        let said = run(options, script);
+        assert_eq!(said.out, out, "{options}: {}", said.err);
+    }
+    let all = ctl(
+        &site,
+        &[
+            "run", "-d", "--name", "all", "-P", "--expose", "80", "busybox", "httpd", "-f", "-p",
+            "80", "-h", "/etc",
+        ],
+    );
+    assert_eq!(all.code, 0, "{}", all.err);
+    let port = ctl(&site, &["port", "all", "80"]).out;
+    let port = port.trim().rsplit(':').next().unwrap().to_owned();
+    eventually("the published port answers", async || {
+        site.fetch(&format!("http://127.0.0.1:{port}/hostname"))
+    })
+    .await;
+    // Binds below a bind: read-only too, unless that is not wanted.
+    for (options, exit) in [
+        ("", 1),
+        (",bind-recursive=readonly", 1),
+        (",bind-recursive=writable", 0),
+    ] {
+        let mount = format!("type=bind,src=/dev,dst=/x,readonly{options}");
+        let said = ctl(
+            &site,
+            &[
+                "run",
+                "--rm",
+                "--mount",
+                &mount,
+                "busybox",
+                "touch",
+                "/x/shm/slipway-test",
+            ],
+        );
+        assert_eq!(said.code, exit, "{options}: {}", said.err);
+        // Made or not.
+        let _ = std::fs::remove_file("/dev/shm/slipway-test");
+    }
+}

@@ -66,6 +66,7 @@ pub fn mount(text: &str, here: &Path) -> Result<Mount, String> {
         r#type: "volume".to_owned(),
         ..Mount::default()
     };
+    let mut recursively_read_only = false;
     for field in fields(text).map_err(invalid)? {
         let (key, value) = match field.split_once('=') {
             Some((key, value)) => (key.to_ascii_lowercase(), Some(value.to_owned())),
@@ -104,7 +105,8 @@ pub fn mount(text: &str, here: &Path) -> Result<Mount, String> {
             "bind-nonrecursive" => mount.non_recursive = flag()?,
             "bind-create-src" => mount.create_source = flag()?,
             "bind-recursive" => match need()?.as_str() {
-                "enabled" | "readonly" => {}
+                "enabled" => {}
+                "readonly" => recursively_read_only = true,
                 "disabled" => mount.non_recursive = true,
                 "writable" => mount.read_only_non_recursive = true,
                 other => {
@@ -138,6 +140,12 @@ pub fn mount(text: &str, here: &Path) -> Result<Mount, String> {
         }
     }
     check_target(&mount.target).map_err(invalid)?;
+    // What is below a read-only bind is read-only anyway where the kernel can do it, and ours must.
+    if recursively_read_only && !(mount.r#type == "bind" && mount.read_only) {
+        return Err(invalid(
+            "option 'bind-recursive=readonly' requires a bind with 'readonly'".to_owned(),
+        ));
+    }
     match mount.r#type.as_str() {
         "bind" if mount.source.is_empty() => {
             return Err(invalid("a bind needs a source".to_owned()));

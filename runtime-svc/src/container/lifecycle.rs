@@ -14,6 +14,7 @@ use super::{
     etc,
     manager::Manager,
     plan::{self, Places},
+    ports,
     state::{Container, Status},
 };
 use crate::{
@@ -104,7 +105,11 @@ impl Manager {
 
     async fn attach(&self, container: &Container) -> Result<Option<Attached>, Error> {
         let record = container.record();
-        let config = record.spec.network.clone().unwrap_or_default();
+        let mut config = record.spec.network.clone().unwrap_or_default();
+        if config.publish_all {
+            let more = ports::publish_all(&record.effective.exposed, &config.ports);
+            config.ports.extend(more);
+        }
         let attached = match config.mode.as_str() {
             "host" | "none" => None,
             _ => Some(

@@ -8,7 +8,9 @@ use std::{
 };
 
 use slipway_proto::{
-    registry::v1::pull_request::Policy, runtime::v1::ContainerSpec, types::v1::RegistryAuth,
+    registry::v1::pull_request::Policy,
+    runtime::v1::{ContainerSpec, Mount},
+    types::v1::RegistryAuth,
 };
 use tokio::sync::broadcast;
 
@@ -190,7 +192,11 @@ impl Manager {
             .registry
             .image(&spec.image, creation.pull, creation.auth, notices)
             .await?;
+        self.add_volumes_from(&mut spec)?;
         let effective = merge::merge(&id, &spec, &image.config)?;
+        if !effective.stop_signal.is_empty() {
+            super::lifecycle::parse_signal(&effective.stop_signal)?;
+        }
         add_image_volumes(&mut spec, &effective.volumes);
         self.prepare_volumes(&mut spec)?;
         let record = record(&id, &name, spec, effective, &image);
@@ -202,7 +208,12 @@ impl Manager {
             volume: &|_| PathBuf::new(),
         };
         let plan = super::plan::plan(&record, &places, false)?;
-        let warnings = self.0.hierarchies.missing_for(&plan.cgroup.limits);
+        let mut warnings = self.0.hierarchies.missing_for(&plan.cgroup.limits);
+        let check = image.config.config.healthcheck.as_ref();
+        if record.spec.health.is_none() && check.is_some_and(|h| h.test != ["NONE"]) {
+            warnings
+                .push("the image's HEALTHCHECK is not run: that is not supported yet".to_owned());
+        }
         self.0.layers.ensure(&image.layers).await?;
         let folder = self.0.state.join("containers").join(&id);
         make_folder(&folder, &record)
@@ -275,6 +286,29 @@ impl Manager {
                     )));
                 }
                 _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// `--volumes-from`: the volumes and binds of other containers, unless something of its own is there.
+    fn add_volumes_from(&self, spec: &mut ContainerSpec) -> Result<(), Error> {
+        for text in &spec.volumes_from {
+            let (name, read_only) = match text.split_once(':') {
+                None | Some((_, "rw")) => (text.split(':').next().unwrap_or(text), false),
+                Some((name, "ro")) => (name, true),
+                Some((_, mode)) => {
+                    return Err(Error::Invalid(format!(
+                        "invalid mode for volumes-from: {mode}"
+                    )));
+                }
+            };
+            for mount in self.find(name)?.record().spec.mounts {
+                let taken = spec.mounts.iter().any(|m| m.target == mount.target);
+                if mount.r#type != "tmpfs" && !taken {
+                    let read_only = read_only || mount.read_only;
+                    spec.mounts.push(Mount { read_only, ..mount });
+                }
             }
         }
         Ok(())
@@ -486,7 +520,7 @@ fn add_image_volumes(spec: &mut ContainerSpec, volumes: &[String]) {
             .iter()
             .any(|m| m.target.trim_end_matches('/') == target.trim_end_matches('/'))
         {
-            spec.mounts.push(slipway_proto::runtime::v1::Mount {
+            spec.mounts.push(Mount {
                 r#type: "volume".into(),
                 target: target.clone(),
                 ..Default::default()

@@ -64,7 +64,15 @@ pub fn merge(id: &str, spec: &ContainerSpec, image: &ImageConfig) -> Result<Effe
     if entrypoint.is_empty() && command.is_empty() {
         return Err(Error::Invalid("no command specified".to_owned()));
     }
-    let hostname = if spec.hostname.is_empty() {
+    let on_host =
+        spec.uts_mode == "host" || spec.network.as_ref().is_some_and(|n| n.mode == "host");
+    let hostname = if spec.hostname.is_empty() && on_host {
+        // As docker: who shares the host's network goes by its name.
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    } else if spec.hostname.is_empty() {
         id[..12].to_owned()
     } else {
         spec.hostname.clone()

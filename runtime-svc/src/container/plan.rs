@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use slipway_proto::runtime::v1::{ContainerSpec, Mount as SpecMount, Resources, Ulimit};
+use slipway_proto::runtime::v1::{ContainerSpec, Resources, Ulimit};
 
-use super::record::Record;
+use super::{mounts, record::Record};
 use crate::{
     error::Error,
     executor::{
         capabilities,
         plan::{
-            Cgroup, ContainerPlan, Device, Files, Limits, Mount, MountSource, Namespace,
-            Namespaces, Process, Rlimit, Root, Seccomp, Stdio,
+            Cgroup, ContainerPlan, Device, Files, Limits, Namespace, Namespaces, Process, Rlimit,
+            Root, Seccomp, Stdio,
         },
     },
 };
@@ -38,11 +38,6 @@ const READ_ONLY: [&str; 5] = [
     "/proc/sys",
     "/proc/sysrq-trigger",
 ];
-
-const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
-const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
-const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
-const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
 /// Where things of this container are on the host.
 pub struct Places<'a> {
@@ -104,7 +99,7 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
             work: places.folder.join("work"),
         },
         readonly_root: spec.read_only,
-        mounts: mounts(record, places, open_system)?,
+        mounts: mounts::all(record, places, open_system)?,
         devices: devices(),
         masked_paths: if open_system {
             Vec::new()
@@ -132,7 +127,7 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
             no_new_privs: spec
                 .security_opt
                 .iter()
-                .any(|o| o.starts_with("no-new-privileges")),
+                .any(|o| o.starts_with("no-new-privileges") && !o.ends_with("false")),
             seccomp: if spec.privileged || has_option("seccomp=unconfined") {
                 Seccomp::Unconfined
             } else {
@@ -162,148 +157,6 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
             socket: places.run_folder.join("monitor.sock"),
         },
     })
-}
-
-fn filesystem(target: &str, kind: &str, options: &[(&str, &str)], attributes: u64) -> Mount {
-    let options = options
-        .iter()
-        .map(|(key, value)| {
-            (
-                (*key).to_owned(),
-                (!value.is_empty()).then(|| (*value).to_owned()),
-            )
-        })
-        .collect();
-    Mount {
-        target: target.to_owned(),
-        source: MountSource::Filesystem {
-            kind: kind.to_owned(),
-            options,
-        },
-        attributes,
-        recursive: false,
-        propagation: 0,
-    }
-}
-
-fn bind(target: &str, source: PathBuf, attributes: u64, recursive: bool) -> Mount {
-    Mount {
-        target: target.to_owned(),
-        source: MountSource::Bind(source),
-        attributes,
-        recursive,
-        propagation: 0,
-    }
-}
-
-fn mounts(record: &Record, places: &Places<'_>, open_system: bool) -> Result<Vec<Mount>, Error> {
-    let spec = &record.spec;
-    let shm = if spec.shm_size == 0 {
-        64 << 20
-    } else {
-        spec.shm_size
-    };
-    let read_only = if open_system { 0 } else { RDONLY };
-    let mut mounts = vec![
-        filesystem("/proc", "proc", &[], NOSUID | NODEV | NOEXEC),
-        filesystem(
-            "/dev",
-            "tmpfs",
-            &[("mode", "755"), ("size", "65536k")],
-            NOSUID,
-        ),
-        filesystem(
-            "/dev/pts",
-            "devpts",
-            &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
-            NOSUID | NOEXEC,
-        ),
-        filesystem("/sys", "sysfs", &[], read_only | NOSUID | NODEV | NOEXEC),
-        Mount {
-            target: "/sys/fs/cgroup".to_owned(),
-            source: MountSource::Cgroups,
-            attributes: 0,
-            recursive: false,
-            propagation: 0,
-        },
-        filesystem("/dev/mqueue", "mqueue", &[], NOSUID | NODEV | NOEXEC),
-        match spec.ipc_mode.as_str() {
-            "host" => bind(
-                "/dev/shm",
-                PathBuf::from("/dev/shm"),
-                NOSUID | NODEV | NOEXEC,
-                false,
-            ),
-            _ => filesystem(
-                "/dev/shm",
-                "tmpfs",
-                &[("mode", "1777"), ("size", &shm.to_string())],
-                NOSUID | NODEV | NOEXEC,
-            ),
-        },
-    ];
-    for name in ["resolv.conf", "hostname", "hosts"] {
-        let target = format!("/etc/{name}");
-        if !spec.mounts.iter().any(|m| m.target == target) {
-            mounts.push(bind(&target, places.folder.join(name), 0, false));
-        }
-    }
-    // Shallow targets first, so that a deeper one is not hidden.
-    let mut own: Vec<&SpecMount> = spec.mounts.iter().collect();
-    own.sort_by_key(|m| m.target.matches('/').count());
-    for mount in own {
-        mounts.push(own_mount(mount, places)?);
-    }
-    Ok(mounts)
-}
-
-fn own_mount(mount: &SpecMount, places: &Places<'_>) -> Result<Mount, Error> {
-    if !mount.target.starts_with('/') || mount.target.split('/').any(|p| p == "..") {
-        return Err(Error::Invalid(format!(
-            "invalid mount path: '{}' mount path must be absolute",
-            mount.target
-        )));
-    }
-    let read_only = if mount.read_only { RDONLY } else { 0 };
-    let mut made = match mount.r#type.as_str() {
-        "tmpfs" => {
-            let mode = if mount.tmpfs_mode == 0 {
-                "1777".to_owned()
-            } else {
-                format!("{:o}", mount.tmpfs_mode)
-            };
-            let size = mount.tmpfs_size.to_string();
-            let mut options = vec![("mode", mode.as_str())];
-            if mount.tmpfs_size != 0 {
-                options.push(("size", size.as_str()));
-            }
-            filesystem(
-                &mount.target,
-                "tmpfs",
-                &options,
-                NOSUID | NODEV | NOEXEC | read_only,
-            )
-        }
-        "volume" => bind(
-            &mount.target,
-            (places.volume)(&mount.source),
-            read_only,
-            false,
-        ),
-        _ => bind(
-            &mount.target,
-            PathBuf::from(&mount.source),
-            read_only,
-            !mount.non_recursive,
-        ),
-    };
-    made.propagation = match mount.propagation.as_str() {
-        "" | "rprivate" | "private" => libc::MS_PRIVATE,
-        "rslave" | "slave" => libc::MS_SLAVE,
-        "rshared" | "shared" => libc::MS_SHARED,
-        other => return Err(Error::Invalid(format!("invalid propagation mode: {other}"))),
-    };
-    Ok(made)
 }
 
 fn devices() -> Vec<Device> {
@@ -473,7 +326,7 @@ mod tests {
         );
         assert!(plan.masked_paths.contains(&"/proc/kcore".to_owned()));
         let sys = plan.mounts.iter().find(|m| m.target == "/sys").unwrap();
-        assert_ne!(sys.attributes & RDONLY, 0);
+        assert_ne!(sys.attributes & libc::MOUNT_ATTR_RDONLY, 0);
         assert_eq!(plan.namespaces.net, Namespace::Fd);
     }
 

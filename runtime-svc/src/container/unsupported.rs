@@ -9,46 +9,50 @@ pub fn check(spec: &ContainerSpec) -> Result<(), Error> {
     let refuse = |option: &str| Err(Error::Unsupported(option.to_owned()));
     let asked = [
         (spec.init, "--init"),
-        (!spec.volumes_from.is_empty(), "--volumes-from"),
         (!spec.devices.is_empty(), "--device"),
         (!spec.device_cgroup_rules.is_empty(), "--device-cgroup-rule"),
         (!matches!(&*spec.userns_mode, "" | "host"), "--userns"),
-        (
-            !matches!(&*spec.cgroupns_mode, "" | "private" | "host"),
-            "--cgroupns with this value",
-        ),
-        (
-            !matches!(&*spec.pid_mode, "" | "private" | "host"),
-            "--pid container:...",
-        ),
-        (
-            !matches!(&*spec.ipc_mode, "" | "private" | "host"),
-            "--ipc with this value",
-        ),
-        (
-            !matches!(&*spec.uts_mode, "" | "private" | "host"),
-            "--uts with this value",
-        ),
         (!spec.cgroup_parent.is_empty(), "--cgroup-parent"),
         (spec.oom_kill_disable, "--oom-kill-disable"),
         (!spec.storage_opt.is_empty(), "--storage-opt"),
         (!spec.annotations.is_empty(), "--annotation"),
         (!spec.runtime.is_empty(), "--runtime"),
-        (
-            spec.platform
-                .as_ref()
-                .is_some_and(|p| !p.architecture.is_empty()),
-            "--platform for run",
-        ),
     ];
     if let Some((_, option)) = asked.iter().find(|(asked, _)| *asked) {
         return refuse(option);
     }
+    for (option, mode) in [
+        ("--pid", &spec.pid_mode),
+        ("--ipc", &spec.ipc_mode),
+        ("--uts", &spec.uts_mode),
+        ("--cgroupns", &spec.cgroupns_mode),
+    ] {
+        if !matches!(&**mode, "" | "private" | "host") {
+            return refuse(&format!("{option} {mode}"));
+        }
+    }
+    // Not even to check less often: nothing is checked.
     if let Some(health) = &spec.health
-        && !health.test.is_empty()
         && health.test != ["NONE"]
     {
-        return refuse("--health-cmd");
+        return refuse("a health check (--health-*)");
+    }
+    if let Some(platform) = &spec.platform {
+        let host = slipway_image::Platform::host();
+        let any = |own: &str, asked: &str| asked.is_empty() || own == asked;
+        if !any(&host.os, &platform.os)
+            || !any(&host.architecture, &platform.architecture)
+            || !platform.variant.is_empty()
+        {
+            let asked = [&*platform.os, &platform.architecture, &platform.variant];
+            let asked: Vec<_> = asked.into_iter().filter(|p| !p.is_empty()).collect();
+            return refuse(&format!(
+                "--platform {} on a host of {}/{}",
+                asked.join("/"),
+                host.os,
+                host.architecture
+            ));
+        }
     }
     if let Some(restart) = &spec.restart
         && !matches!(&*restart.name, "" | "no")
@@ -70,14 +74,14 @@ pub fn check(spec: &ContainerSpec) -> Result<(), Error> {
         if !network.additional.is_empty() {
             return refuse("more than one --network");
         }
-        if network.publish_all {
-            return refuse("-P");
-        }
     }
-    if let Some(resources) = &spec.resources
-        && (resources.blkio_weight != 0 || resources.memory_swappiness.is_some())
-    {
-        return refuse("--blkio-weight and --memory-swappiness");
+    if let Some(resources) = &spec.resources {
+        if resources.blkio_weight != 0 {
+            return refuse("--blkio-weight");
+        }
+        if resources.memory_swappiness.is_some() {
+            return refuse("--memory-swappiness");
+        }
     }
     for option in &spec.security_opt {
         if !matches!(
@@ -85,6 +89,11 @@ pub fn check(spec: &ContainerSpec) -> Result<(), Error> {
             "no-new-privileges"
                 | "no-new-privileges:true"
                 | "no-new-privileges=true"
+                | "no-new-privileges:false"
+                | "no-new-privileges=false"
+                // No profile and no label is what there is.
+                | "apparmor=unconfined"
+                | "label=disable"
                 | "seccomp=unconfined"
                 | "seccomp=builtin"
                 | "systempaths=unconfined"
@@ -99,13 +108,22 @@ pub fn check(spec: &ContainerSpec) -> Result<(), Error> {
         if !matches!(&*mount.r#type, "bind" | "tmpfs" | "volume") {
             return refuse(&format!("--mount type={}", mount.r#type));
         }
-        if !mount.subpath.is_empty()
-            || !mount.volume_options.is_empty()
-            || !matches!(&*mount.volume_driver, "" | "local")
-            || !mount.relabel.is_empty()
-        {
-            return refuse("this option of --mount");
-        }
+        let field = if !mount.subpath.is_empty() {
+            "volume-subpath"
+        } else if !mount.volume_options.is_empty() {
+            "volume-opt"
+        } else if !matches!(&*mount.volume_driver, "" | "local") {
+            "volume-driver"
+        } else if !mount.relabel.is_empty() && std::path::Path::new("/sys/fs/selinux").exists() {
+            // Without SELinux docker relabels nothing either.
+            "z and Z: relabelling on a host with SELinux"
+        } else {
+            continue;
+        };
+        return refuse(&format!(
+            "the option {field} of the mount on {}",
+            mount.target
+        ));
     }
     Ok(())
 }
@@ -130,5 +148,53 @@ mod tests {
             ..ContainerSpec::default()
         };
         assert!(check(&spec).unwrap_err().to_string().contains("apparmor=x"));
+        let spec = ContainerSpec {
+            ipc_mode: "shareable".into(),
+            ..ContainerSpec::default()
+        };
+        assert_eq!(
+            check(&spec).unwrap_err().to_string(),
+            "--ipc shareable is not supported yet"
+        );
+        let arm = slipway_proto::types::v1::Platform {
+            os: "linux".into(),
+            architecture: "s390x".into(),
+            ..Default::default()
+        };
+        let spec = ContainerSpec {
+            platform: Some(arm),
+            ..ContainerSpec::default()
+        };
+        assert!(
+            check(&spec)
+                .unwrap_err()
+                .to_string()
+                .contains("linux/s390x on a host of linux/")
+        );
+    }
+
+    #[test]
+    fn neutral_values_pass() {
+        use slipway_proto::runtime::v1::{HealthCheck, RestartPolicy};
+        let host = slipway_image::Platform::host();
+        let spec = ContainerSpec {
+            restart: Some(RestartPolicy {
+                name: "no".into(),
+                ..Default::default()
+            }),
+            health: Some(HealthCheck {
+                test: vec!["NONE".into()],
+                ..Default::default()
+            }),
+            platform: Some(slipway_proto::types::v1::Platform {
+                os: host.os,
+                architecture: host.architecture,
+                ..Default::default()
+            }),
+            security_opt: vec!["no-new-privileges=false".into(), "label=disable".into()],
+            userns_mode: "host".into(),
+            ..ContainerSpec::default()
+        };
+        assert!(check(&spec).is_ok());
     }
 }

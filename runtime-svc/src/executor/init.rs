@@ -71,6 +71,10 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
             .step(|| "cannot begin a cgroup namespace".to_owned())?;
     }
     set_names(plan)?;
+    if plan.namespaces.net == Namespace::New {
+        // Nobody else will: netd knows nothing of this namespace.
+        crate::sys::loopback::up().step(|| "cannot switch the loopback device on".to_owned())?;
+    }
 
     rootfs::make_private()?;
     rustix::process::umask(rustix::fs::Mode::empty());

@@ -38,7 +38,12 @@ fn make_one(root: &OwnedFd, mount: &Mount) -> Result<(), StartError> {
     } else {
         mount.propagation
     };
-    mount_attr::set(&source, mount.attributes, 0, propagation, mount.recursive).step(what)?;
+    if mount.only_top {
+        mount_attr::set(&source, mount.attributes, 0, 0, false).step(what)?;
+        mount_attr::set(&source, 0, 0, propagation, mount.recursive).step(what)?;
+    } else {
+        mount_attr::set(&source, mount.attributes, 0, propagation, mount.recursive).step(what)?;
+    }
     let target = if rootfs::is_folder(&source).step(what)? {
         rootfs::make_folder_inside(root, &mount.target, 0o755).step(what)?
     } else {

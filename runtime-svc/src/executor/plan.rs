@@ -94,6 +94,8 @@ pub struct Mount {
     pub attributes: u64,
     /// Also for what is mounted below the source.
     pub recursive: bool,
+    /// Attributes for the topmost mount only, also when what is below comes along.
+    pub only_top: bool,
     /// `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`; 0 = private.
     pub propagation: u64,
 }

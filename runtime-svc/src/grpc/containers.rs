@@ -312,6 +312,11 @@ impl Containers for ContainersService {
     ) -> Result<Response<Self::LogsStream>, Status> {
         let request = request.into_inner();
         let container = self.find(&request.container)?;
+        let log = container.record().spec.log.unwrap_or_default();
+        if log.driver == "none" {
+            let sentence = "configured logging driver does not support reading".to_owned();
+            return Err(crate::error::Error::Conflict(sentence).into());
+        }
         Ok(stream(|client| serve_logs(container, request, client)))
     }
 

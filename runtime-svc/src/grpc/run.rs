@@ -5,8 +5,8 @@ use std::sync::Arc;
 use slipway_proto::{
     registry::v1::{pull_event::Event as PullStep, pull_request::Policy},
     runtime::v1::{
-        AttachEvent, AttachRequest, CreateRequest, Exited, RunEvent, RunRequest, Stream,
-        StreamInput, attach_event, attach_request, run_event, run_request,
+        AttachEvent, AttachRequest, ContainerSpec, CreateRequest, Exited, RunEvent, RunRequest,
+        Stream, StreamInput, attach_event, attach_request, run_event, run_request,
     },
 };
 use tokio::sync::mpsc;
@@ -41,6 +41,9 @@ pub async fn run(
         );
     };
     let spec = start.spec.unwrap_or_default();
+    if !start.detach {
+        check_followable(&spec)?;
+    }
     let (once, wants_stdin) = (spec.stdin_once, spec.open_stdin && !start.detach);
     let creation = Creation {
         spec,
@@ -82,6 +85,16 @@ pub async fn run(
         },
     )
     .await;
+    Ok(())
+}
+
+/// Attached clients read the log: without one there is nothing to show them.
+fn check_followable(spec: &ContainerSpec) -> Result<(), Error> {
+    if spec.log.as_ref().is_some_and(|log| log.driver == "none") {
+        return Err(Error::Unsupported(
+            "attaching to a container with --log-driver none".to_owned(),
+        ));
+    }
     Ok(())
 }
 
@@ -194,6 +207,7 @@ pub async fn attach(
         );
     };
     let container = manager.find(&start.container)?;
+    check_followable(&container.record().spec)?;
     if start.start {
         manager.start(&container, start.terminal_size).await?;
     }
