@@ -1,3 +1,25 @@
-//! Builds Dockerfiles into images. Not written yet: every build is refused with a sentence.
+//! builder-svc: turns Dockerfiles and their contexts into images in registry-svc.
+//!
+//! Read it in the order of a build: [`dockerfile`] (text to instructions), [`plan`] (what they mean),
+//! [`context`] (the caller's files), [`solve`] (each step from the [`cache`] or by a [`worker`]),
+//! [`export`] (the image). [`grpc`] is the edge.
+//!
+//! Architecture invariant: this service touches no root filesystem; whatever runs or changes files is
+//! done by a runtime-svc.
 
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod cache;
+pub mod context;
+pub mod dockerfile;
+pub mod error;
+pub mod events;
+pub mod export;
 pub mod grpc;
+pub mod layer;
+pub mod plan;
+pub mod registry;
+pub mod settings;
+pub mod solve;
+pub mod worker;

@@ -1,11 +1,15 @@
 //! builder-svc: builds Dockerfiles into images.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
-use builder_svc::grpc::BuilderService;
+use anyhow::Context as _;
+use builder_svc::{
+    build::Builder, context::ContentStore, grpc::BuilderService, registry::Registry, settings,
+    worker::Worker,
+};
 use clap::Parser as _;
 use slipway_proto::builder::v1::builder_server::BuilderServer;
-use slipway_service::{Context, Identity, ServiceArgs};
+use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, client};
 use tonic::service::Routes;
 
 const IDENTITY: Identity = Identity {
@@ -22,18 +26,25 @@ struct Args {
     service: ServiceArgs,
 }
 
-/// `builder.toml` has no settings of its own yet.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct File {}
-
 fn main() -> ExitCode {
     let args = Args::parse();
     slipway_service::run(IDENTITY, &args.service, 2, open)
 }
 
-async fn open(context: Context, _: File) -> anyhow::Result<Routes> {
-    Ok(Routes::new(BuilderServer::new(BuilderService::new(
-        context.started,
-    ))))
+async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> {
+    let state = context
+        .state_dir()
+        .context("cannot make the state folder")?;
+    let paths = &context.paths;
+    let registry = Registry::new(client::connect(&file.registry_address(paths), None)?);
+    let worker = Worker::new(client::connect(&file.worker_address(paths), None)?);
+    let store =
+        ContentStore::open(state.join("content")).context("cannot open the context files")?;
+    let builder = Arc::new(Builder::new(registry, worker, store, file.content_bytes));
+    let service = BuilderService::new(builder, context.started, context.shutdown);
+    Ok(Routes::new(
+        BuilderServer::new(service)
+            .max_decoding_message_size(MAX_MESSAGE_SIZE)
+            .max_encoding_message_size(MAX_MESSAGE_SIZE),
+    ))
 }

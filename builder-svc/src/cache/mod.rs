@@ -1,0 +1,127 @@
+//! The build cache: what a step made, by a key of content.
+//!
+//! A record is a small manifest in registry-svc, tagged with its key, in a repository of its own: it
+//! holds the layer alive, any builder of the site finds it, and the registry's garbage collection
+//! needs no special case.
+
+pub mod key;
+
+use std::collections::BTreeMap;
+
+use slipway_image::{Descriptor, Digest, manifest::ImageManifest, media_type};
+
+pub use key::{Key, KeyBuilder};
+
+use crate::{error::Result, layer::Layer, registry::Registry};
+
+/// Repository of the records and of the layers that builds make.
+pub const REPOSITORY: &str = "slipway.internal/build-cache";
+
+const ARTIFACT: &str = "application/vnd.slipway.build-record.v1";
+const DIFF_ID: &str = "dev.slipway.build.diff-id";
+const CREATED: &str = "dev.slipway.build.created";
+const STEP: &str = "dev.slipway.build.step";
+
+/// What a step made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// None = the files stayed as they were.
+    pub layer: Option<Layer>,
+    /// When it was made, RFC 3339: so a cached build gives the very same image.
+    pub created: String,
+}
+
+/// The records.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    registry: Registry,
+}
+
+impl Cache {
+    /// In a registry.
+    pub const fn new(registry: Registry) -> Self {
+        Self { registry }
+    }
+
+    /// The record of a key. One that cannot be read counts as none: the step is done again.
+    pub async fn find(&self, key: &Key) -> Result<Option<Record>> {
+        let found = self.registry.manifest(REPOSITORY, &key.to_string()).await?;
+        Ok(found.and_then(|content| parse(&content)))
+    }
+
+    /// Keeps a record.
+    pub async fn keep(&self, key: &Key, record: &Record, step: &str) -> Result<()> {
+        // The config that OCI prescribes for artifacts; only the first time it is really sent.
+        let empty = bytes::Bytes::from_static(b"{}");
+        let config = self.registry.put_blob(REPOSITORY, empty).await?;
+        let content = encode(config, record, step);
+        let tags = vec![key.to_string()];
+        self.registry
+            .put_manifest(REPOSITORY, tags, media_type::OCI_MANIFEST, content)
+            .await
+            .map(drop)
+    }
+}
+
+fn encode(config: Digest, record: &Record, step: &str) -> Vec<u8> {
+    let mut annotations = BTreeMap::from([
+        (CREATED.to_owned(), record.created.clone()),
+        (STEP.to_owned(), step.chars().take(1000).collect()),
+    ]);
+    if let Some(layer) = &record.layer {
+        annotations.insert(DIFF_ID.to_owned(), layer.diff_id.to_string());
+    }
+    let manifest = ImageManifest {
+        schema_version: 2,
+        media_type: Some(media_type::OCI_MANIFEST.to_owned()),
+        artifact_type: Some(ARTIFACT.to_owned()),
+        config: Descriptor::new(media_type::OCI_EMPTY, config, 2),
+        layers: record.layer.iter().map(|l| l.descriptor.clone()).collect(),
+        subject: None,
+        annotations,
+    };
+    // Plain data with string keys: there is nothing that could fail.
+    serde_json::to_vec(&manifest).unwrap_or_default()
+}
+
+fn parse(content: &[u8]) -> Option<Record> {
+    let manifest: ImageManifest = serde_json::from_slice(content).ok()?;
+    if manifest.artifact_type.as_deref() != Some(ARTIFACT) {
+        return None;
+    }
+    let layer = match manifest.layers.into_iter().next() {
+        None => None,
+        Some(descriptor) => Some(Layer {
+            descriptor,
+            diff_id: manifest.annotations.get(DIFF_ID)?.parse().ok()?,
+            repository: REPOSITORY.to_owned(),
+        }),
+    };
+    Some(Record {
+        layer,
+        created: manifest.annotations.get(CREATED)?.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_back_as_they_went() {
+        let layer = Layer {
+            descriptor: Descriptor::new(media_type::OCI_LAYER_GZIP, Digest::of("blob"), 4),
+            diff_id: Digest::of("plain"),
+            repository: REPOSITORY.to_owned(),
+        };
+        for layer in [Some(layer), None] {
+            let record = Record {
+                layer,
+                created: "2026-01-01T00:00:00Z".to_owned(),
+            };
+            let content = encode(Digest::of("{}"), &record, "RUN x");
+            assert_eq!(parse(&content), Some(record));
+        }
+        assert_eq!(parse(b"{}"), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! The content of contexts: files named by digest, kept between builds so that nothing is sent twice.
+//!
+//! It is a cache: what is read is hashed again, so that a file torn by a power cut is noticed.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write as _},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use slipway_image::{Digest, Digester};
+
+/// The files.
+#[derive(Debug)]
+pub struct ContentStore {
+    root: PathBuf,
+}
+
+/// Content on its way in.
+pub struct Incoming {
+    file: File,
+    temporary: PathBuf,
+    digester: Digester,
+    digest: Digest,
+}
+
+impl ContentStore {
+    /// Opens a folder; what an earlier instance had not finished is removed.
+    pub fn open(root: PathBuf) -> io::Result<Self> {
+        let incoming = root.join("incoming");
+        match fs::remove_dir_all(&incoming) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => fs::create_dir_all(&incoming)?,
+        }
+        Ok(Self { root })
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.encoded();
+        self.root
+            .join(digest.algorithm().as_str())
+            .join(&hex[..2])
+            .join(hex)
+    }
+
+    /// Whether content of this digest and size is here. It counts as used now.
+    pub fn has(&self, digest: &Digest, size: u64) -> bool {
+        File::open(self.path(digest)).is_ok_and(|file| {
+            file.metadata().is_ok_and(|m| m.len() == size)
+                // Only decides what is evicted first.
+                && file.set_modified(SystemTime::now()).is_ok()
+        })
+    }
+
+    /// Opens content.
+    pub fn read(&self, digest: &Digest) -> io::Result<File> {
+        File::open(self.path(digest))
+    }
+
+    /// Forgets content that turned out to be broken.
+    pub fn forget(&self, digest: &Digest) {
+        // Gone already is as good.
+        let _ = fs::remove_file(self.path(digest));
+    }
+
+    /// Begins to take content in.
+    pub fn begin(&self, digest: &Digest) -> io::Result<Incoming> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let temporary = self.root.join("incoming").join(hex::encode(random));
+        Ok(Incoming {
+            file: File::create_new(&temporary)?,
+            temporary,
+            digester: digest.digester(),
+            digest: digest.clone(),
+        })
+    }
+
+    /// Ends taking content in: it is here if it is what it was said to be.
+    pub fn finish(&self, incoming: Incoming) -> io::Result<()> {
+        let actual = incoming.digester.clone().finish();
+        if actual != incoming.digest {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it changed while it was read: build again",
+            ));
+        }
+        let path = self.path(&incoming.digest);
+        fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
+        fs::rename(&incoming.temporary, path)
+    }
+
+    /// Removes the content that was used longest ago until at most `keep` bytes are left; returns how
+    /// many files and bytes went. To be called when no build runs.
+    pub fn evict(&self, keep: u64) -> io::Result<(u64, u64)> {
+        let mut files = Vec::new();
+        collect(&self.root.join("sha256"), &mut files)?;
+        files.sort_unstable();
+        let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
+        let mut gone = (0, 0);
+        for (_, size, path) in files {
+            if total <= keep {
+                break;
+            }
+            fs::remove_file(path)?;
+            total -= size;
+            gone = (gone.0 + 1, gone.1 + size);
+        }
+        Ok(gone)
+    }
+
+    /// Bytes that are here.
+    pub fn size(&self) -> io::Result<u64> {
+        let mut files = Vec::new();
+        collect(&self.root.join("sha256"), &mut files)?;
+        Ok(files.iter().map(|(_, size, _)| size).sum())
+    }
+}
+
+fn collect(folder: &Path, files: &mut Vec<(SystemTime, u64, PathBuf)>) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        if meta.is_dir() {
+            collect(&entry.path(), files)?;
+        } else {
+            files.push((meta.modified()?, meta.len(), entry.path()));
+        }
+    }
+    Ok(())
+}
+
+impl Incoming {
+    /// Takes the next piece; `offset` says where the sender thinks that it belongs.
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if offset != self.digester.bytes() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "its pieces came out of order",
+            ));
+        }
+        self.digester.update(data);
+        self.file.write_all(data)
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // After `finish` it has another name already.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// A reader that fails at its end when what it read has another digest.
+pub struct Checked<'a> {
+    store: &'a ContentStore,
+    file: File,
+    digester: Option<Digester>,
+    digest: &'a Digest,
+}
+
+impl<'a> Checked<'a> {
+    /// Opens content of a store.
+    pub fn open(store: &'a ContentStore, digest: &'a Digest) -> io::Result<Self> {
+        Ok(Self {
+            store,
+            file: store.read(digest)?,
+            digester: Some(digest.digester()),
+            digest,
+        })
+    }
+}
+
+impl Read for Checked<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read(buffer)?;
+        if n > 0 {
+            if let Some(digester) = &mut self.digester {
+                digester.update(&buffer[..n]);
+            }
+        } else if let Some(digester) = self.digester.take_if(|_| !buffer.is_empty())
+            && digester.finish() != *self.digest
+        {
+            self.store.forget(self.digest);
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the builder's copy of a context file is broken: build again",
+            ));
+        }
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_is_checked_when_it_comes_and_when_it_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(folder.path().join("content")).unwrap();
+        let digest = Digest::of("hello");
+        let mut incoming = store.begin(&digest).unwrap();
+        incoming.write(0, b"hel").unwrap();
+        assert!(incoming.write(4, b"x").is_err());
+        incoming.write(3, b"lo").unwrap();
+        assert!(!store.has(&digest, 5));
+        store.finish(incoming).unwrap();
+        assert!(store.has(&digest, 5) && !store.has(&digest, 6));
+        let mut text = String::new();
+        Checked::open(&store, &digest)
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "hello");
+        fs::write(store.path(&digest), "jello").unwrap();
+        assert!(
+            Checked::open(&store, &digest)
+                .unwrap()
+                .read_to_string(&mut text)
+                .is_err()
+        );
+        assert!(!store.has(&digest, 5));
+        let mut wrong = store.begin(&digest).unwrap();
+        wrong.write(0, b"other").unwrap();
+        assert!(store.finish(wrong).is_err());
+        assert_eq!(
+            fs::read_dir(folder.path().join("content/incoming"))
+                .unwrap()
+                .count(),
+            0
+        );
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_goes_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(folder.path().join("content")).unwrap();
+        for (text, age) in [("old", 100), ("new", 10)] {
+            let digest = Digest::of(text);
+            let mut incoming = store.begin(&digest).unwrap();
+            incoming.write(0, text.as_bytes()).unwrap();
+            store.finish(incoming).unwrap();
+            let time = SystemTime::now() - std::time::Duration::from_secs(age);
+            File::open(store.path(&digest))
+                .unwrap()
+                .set_modified(time)
+                .unwrap();
+        }
+        assert_eq!(store.evict(3).unwrap(), (1, 3));
+        assert!(store.has(&Digest::of("new"), 3));
+        assert_eq!(store.size().unwrap(), 3);
+    }
+}

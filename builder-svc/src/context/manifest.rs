@@ -1,0 +1,398 @@
+//! What a build's context holds: a tree of names, modes and digests, without the content.
+
+use std::collections::BTreeMap;
+
+use slipway_image::Digest;
+
+/// One thing in the context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, with setuid, setgid and sticky.
+    pub mode: u32,
+    /// Nanoseconds since the epoch. Never part of a cache key.
+    pub mtime: i64,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File {
+        /// Bytes.
+        size: u64,
+        /// sha256 of its content.
+        digest: Digest,
+    },
+    /// A folder.
+    Folder,
+    /// A symbolic link and where it leads.
+    Symlink(String),
+}
+
+/// Most entries of a context, and most bytes of all their names.
+const MAX_ENTRIES: usize = 2_000_000;
+const MAX_NAMES: usize = 256 << 20;
+/// Longest path and longest target of a link, bytes (PATH_MAX).
+const MAX_PATH: usize = 4096;
+/// Links followed in one look-up (as the kernel's MAXSYMLINKS).
+const MAX_LINKS: usize = 40;
+
+/// Entries by path, the root being "".
+#[derive(Debug, Clone, Default)]
+pub struct Manifest {
+    entries: BTreeMap<String, Entry>,
+    names: usize,
+}
+
+/// What a source stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    /// Its own name; "" for the context's root.
+    pub name: String,
+    /// Where it is, links resolved.
+    pub path: String,
+    /// It is a folder.
+    pub folder: bool,
+}
+
+impl Manifest {
+    /// Takes an entry in. Folders that were not named are there all the same.
+    pub fn insert(&mut self, path: &str, entry: Entry) -> Result<(), String> {
+        let plain = !path.is_empty()
+            && path.len() <= MAX_PATH
+            && !path.contains('\0')
+            && path.split('/').all(|p| !matches!(p, "" | "." | ".."));
+        if !plain {
+            return Err(format!("the context names a path that is none: {path:?}"));
+        }
+        if let Kind::Symlink(target) = &entry.kind
+            && (target.is_empty() || target.len() > MAX_PATH || target.contains('\0'))
+        {
+            return Err(format!("the context's link {path:?} leads nowhere"));
+        }
+        self.names += path.len();
+        if self.entries.len() >= MAX_ENTRIES || self.names > MAX_NAMES {
+            return Err(format!(
+                "the context has more than {MAX_ENTRIES} files: leave some out in .dockerignore"
+            ));
+        }
+        for (at, _) in path.match_indices('/') {
+            let parent = self.entries.entry(path[..at].to_owned()).or_insert(Entry {
+                kind: Kind::Folder,
+                mode: 0o755,
+                mtime: 0,
+            });
+            if parent.kind != Kind::Folder {
+                return Err(format!(
+                    "the context's {path:?} lies below something that is no folder"
+                ));
+            }
+        }
+        let entry_is_folder = entry.kind == Kind::Folder;
+        if let Some(old) = self.entries.insert(path.to_owned(), entry)
+            && old.kind == Kind::Folder
+            && !entry_is_folder
+            && self.below(path).next().is_some()
+        {
+            return Err(format!("the context names {path:?} twice"));
+        }
+        Ok(())
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// An entry by its own path, no link followed.
+    pub fn get(&self, path: &str) -> Option<&Entry> {
+        self.entries.get(path)
+    }
+
+    /// Everything below a folder, sorted, with paths relative to it.
+    pub fn below<'a>(
+        &'a self,
+        folder: &str,
+    ) -> impl Iterator<Item = (&'a str, &'a Entry)> + use<'a> {
+        let prefix = if folder.is_empty() {
+            String::new()
+        } else {
+            format!("{folder}/")
+        };
+        self.entries
+            .range(prefix.clone()..)
+            .map_while(move |(path, entry)| Some((path.strip_prefix(&prefix)?, entry)))
+    }
+
+    /// What a source of COPY stands for: one path, or what its wildcards match, sorted. Links in it
+    /// are followed inside the context; nothing leads out of it.
+    pub fn find(&self, source: &str) -> Vec<Match> {
+        let mut found = vec![Match {
+            name: String::new(),
+            path: String::new(),
+            folder: true,
+        }];
+        for part in source.split('/').filter(|p| !matches!(*p, "" | ".")) {
+            let mut next = Vec::new();
+            for base in &found {
+                if part == ".." {
+                    let up = base.path.rsplit_once('/').map_or("", |(parent, _)| parent);
+                    next.extend(self.resolve(up));
+                } else if has_wildcards(part) {
+                    let Some(folder) = self.resolve(&base.path).filter(|m| m.folder) else {
+                        continue;
+                    };
+                    next.extend(
+                        self.below(&folder.path)
+                            .map(|(path, _)| path)
+                            .filter(|path| !path.contains('/') && matches(part, path))
+                            .map(|name| child(&folder.path, name)),
+                    );
+                } else if let Some(folder) = self.resolve(&base.path).filter(|m| m.folder) {
+                    let child = child(&folder.path, part);
+                    if self.entries.contains_key(&child.path) {
+                        next.push(child);
+                    }
+                }
+            }
+            found = next;
+        }
+        let named = found.into_iter().filter_map(|found| {
+            let real = self.resolve(&found.path)?;
+            Some(Match {
+                name: found.name,
+                ..real
+            })
+        });
+        named.collect()
+    }
+
+    /// Follows links until something else is there.
+    fn resolve(&self, path: &str) -> Option<Match> {
+        let mut todo: Vec<String> = parts(path);
+        let mut done: Vec<String> = Vec::new();
+        let mut links = 0;
+        while let Some(part) = todo.pop() {
+            if part == ".." {
+                done.pop();
+                continue;
+            }
+            done.push(part);
+            let so_far = done.join("/");
+            match &self.entries.get(&so_far)?.kind {
+                Kind::Folder => {}
+                Kind::File { .. } if todo.is_empty() => {}
+                Kind::File { .. } => return None,
+                Kind::Symlink(target) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return None;
+                    }
+                    if target.starts_with('/') {
+                        done.clear();
+                    } else {
+                        done.pop();
+                    }
+                    todo.extend(parts(target));
+                }
+            }
+        }
+        let path = done.join("/");
+        let folder = path.is_empty() || self.entries.get(&path)?.kind == Kind::Folder;
+        Some(Match {
+            name: done.pop().unwrap_or_default(),
+            path,
+            folder,
+        })
+    }
+}
+
+/// Components in reverse, ready to be popped.
+fn parts(path: &str) -> Vec<String> {
+    path.split('/')
+        .rev()
+        .filter(|p| !matches!(*p, "" | "."))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn child(folder: &str, name: &str) -> Match {
+    Match {
+        name: name.to_owned(),
+        path: if folder.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{folder}/{name}")
+        },
+        folder: false,
+    }
+}
+
+/// Whether a path has wildcards.
+pub fn has_wildcards(path: &str) -> bool {
+    path.contains(['*', '?', '['])
+}
+
+/// Go's `filepath.Match` for one component, by backtracking to the last `*` only.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
+    let (mut p, mut n) = (0, 0);
+    let mut star = None;
+    loop {
+        if pattern.get(p) == Some(&'*') {
+            star = Some((p + 1, n));
+            p += 1;
+            continue;
+        }
+        let step = match name.get(n) {
+            Some(c) => one(&pattern[p..], *c),
+            None if p == pattern.len() => return true,
+            None => None,
+        };
+        match (step, star) {
+            (Some(length), _) => {
+                p += length;
+                n += 1;
+            }
+            (None, Some((after, at))) if at < name.len() => {
+                star = Some((after, at + 1));
+                (p, n) = (after, at + 1);
+            }
+            _ => return false,
+        }
+    }
+}
+
+/// Whether the pattern's next unit matches a character; how long the unit is.
+fn one(pattern: &[char], c: char) -> Option<usize> {
+    match pattern {
+        ['?', ..] => Some(1),
+        ['\\', x, ..] => (*x == c).then_some(2),
+        ['[', rest @ ..] => {
+            let end = rest.iter().skip(1).position(|x| *x == ']')? + 1;
+            let (negated, set) = match &rest[..end] {
+                ['^', set @ ..] => (true, set),
+                set => (false, set),
+            };
+            let mut hit = false;
+            let mut i = 0;
+            while i < set.len() {
+                if i + 2 < set.len() && set[i + 1] == '-' {
+                    hit |= (set[i]..=set[i + 2]).contains(&c);
+                    i += 3;
+                } else {
+                    hit |= set[i] == c;
+                    i += 1;
+                }
+            }
+            (hit != negated).then_some(end + 2)
+        }
+        [x, ..] => (*x == c).then_some(1),
+        [] => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(entries: &[(&str, Kind)]) -> Manifest {
+        let mut manifest = Manifest::default();
+        for (path, kind) in entries {
+            let entry = Entry {
+                kind: kind.clone(),
+                mode: 0o644,
+                mtime: 0,
+            };
+            manifest.insert(path, entry).unwrap();
+        }
+        manifest
+    }
+
+    fn file() -> Kind {
+        Kind::File {
+            size: 0,
+            digest: Digest::of(""),
+        }
+    }
+
+    fn link(target: &str) -> Kind {
+        Kind::Symlink(target.to_owned())
+    }
+
+    #[test]
+    fn sources_are_found() {
+        let m = manifest(&[
+            ("a/one.js", file()),
+            ("a/two.js", file()),
+            ("a/b/three.js", file()),
+            ("link", link("a/b")),
+            ("up", link("../../a")),
+            ("absolute", link("/a/one.js")),
+            ("loop", link("loop")),
+            ("dangling", link("nowhere")),
+        ]);
+        let on = |source: &str| -> Vec<(String, String)> {
+            m.find(source)
+                .into_iter()
+                .map(|f| (f.name, f.path))
+                .collect()
+        };
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(on("a/one.js"), [pair("one.js", "a/one.js")]);
+        assert_eq!(
+            on("/a/*.js"),
+            [pair("one.js", "a/one.js"), pair("two.js", "a/two.js")]
+        );
+        // Go knows `^` only: this is `!` or `o`.
+        assert_eq!(on("a/[!o]*"), [pair("one.js", "a/one.js")]);
+        assert_eq!(on("a/[^o]*.js"), [pair("two.js", "a/two.js")]);
+        assert_eq!(on("link/three.js"), [pair("three.js", "a/b/three.js")]);
+        assert_eq!(on("link"), [pair("link", "a/b")]);
+        assert_eq!(on("up/one.js"), [pair("one.js", "a/one.js")]);
+        assert_eq!(on("absolute"), [pair("absolute", "a/one.js")]);
+        assert_eq!(on("../../a/one.js"), [pair("one.js", "a/one.js")]);
+        assert_eq!(on("."), [pair("", "")]);
+        for none in ["loop", "dangling", "missing", "a/one.js/x", "loop/x"] {
+            assert_eq!(on(none).len(), 0, "{none}");
+        }
+        let below: Vec<_> = m.below("a").map(|(p, _)| p).collect();
+        assert_eq!(below, ["b", "b/three.js", "one.js", "two.js"]);
+        assert_eq!(m.below("").count(), m.len());
+    }
+
+    #[test]
+    fn paths_that_lead_out_are_refused() {
+        for path in ["", "/a", "../a", "a/../b", "a//b", "a/", "a/./b", "a\0b"] {
+            let entry = Entry {
+                kind: file(),
+                mode: 0,
+                mtime: 0,
+            };
+            assert!(Manifest::default().insert(path, entry).is_err(), "{path:?}");
+        }
+        let mut m = manifest(&[("a", file()), ("l", link("/etc"))]);
+        let entry = Entry {
+            kind: file(),
+            mode: 0,
+            mtime: 0,
+        };
+        assert!(m.insert("a/b", entry.clone()).is_err());
+        assert!(m.insert("l/passwd", entry).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_pattern_ends(pattern in "[a*?\\[\\]^\\\\-]{0,20}", name in "[ab]{0,30}") {
+            let _ = matches(&pattern, &name);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The caller's messages behind the start: the manifest of its context, then content.
+
+use std::{collections::HashMap, io, sync::Arc};
+
+use slipway_image::Digest;
+use slipway_proto::builder::v1::{
+    BuildRequest, ContextEntry, build_request::Part, content_chunks::Chunk, context_entry::Type,
+};
+use tonic::{Status, Streaming};
+
+use crate::{
+    context::{ContentStore, Entry, Feed, Kind, Manifest, content::Incoming},
+    error::Error,
+};
+
+/// Takes everything in until the caller ends its side.
+pub async fn feed(
+    mut parts: Streaming<BuildRequest>,
+    feed: Feed,
+    store: Arc<ContentStore>,
+) -> Result<(), Status> {
+    let mut manifest = Some(Manifest::default());
+    let mut files = Files::default();
+    loop {
+        let message = match parts.message().await {
+            Ok(Some(message)) => message,
+            Ok(None) => break,
+            Err(status) => {
+                feed.arrivals.close();
+                return Err(status);
+            }
+        };
+        match message.part {
+            Some(Part::Entries(entries)) => {
+                let Some(manifest) = manifest.as_mut().filter(|_| entries.context.is_empty())
+                else {
+                    return refuse("entries of a context that was not announced");
+                };
+                for item in entries.entries {
+                    let path = item.path.clone();
+                    let taken = entry(item).and_then(|entry| manifest.insert(&path, entry));
+                    taken.map_err(Error::Invalid)?;
+                }
+            }
+            Some(Part::ManifestEnd(name)) => match manifest.take().filter(|_| name.is_empty()) {
+                Some(done) => drop(feed.manifest.send_replace(Some(Arc::new(done)))),
+                None => return refuse("the context's manifest ended twice"),
+            },
+            Some(Part::Content(content)) => {
+                let (store, arrivals) = (store.clone(), feed.arrivals.clone());
+                let work = tokio::task::spawn_blocking(move || {
+                    for chunk in content.chunks {
+                        if let Some((digest, outcome)) =
+                            files.take(&store, chunk, |d| arrivals.is_awaited(d))
+                        {
+                            arrivals.arrived(&digest, outcome);
+                        }
+                    }
+                    files
+                });
+                files = work
+                    .await
+                    .map_err(|e| Error::Invalid(format!("interrupted: {e}")))?;
+            }
+            Some(Part::Secret(_)) => return refuse("a secret that was not announced"),
+            Some(Part::Start(_)) => return refuse("a second start"),
+            None => {}
+        }
+    }
+    feed.arrivals.close();
+    Ok(())
+}
+
+fn refuse<T>(what: &str) -> Result<T, Status> {
+    Err(Error::Invalid(format!("the caller sent {what}")).into())
+}
+
+fn digest(raw: &[u8]) -> Result<Digest, String> {
+    let raw: [u8; 32] = raw
+        .try_into()
+        .map_err(|_| "a digest of the context has not 32 bytes".to_owned())?;
+    Ok(Digest::from_sha256(raw))
+}
+
+fn entry(item: ContextEntry) -> Result<Entry, String> {
+    let kind = match item.r#type() {
+        Type::File => Kind::File {
+            size: item.size,
+            digest: digest(&item.digest)?,
+        },
+        Type::Directory => Kind::Folder,
+        Type::Symlink => Kind::Symlink(item.link_target),
+        Type::Unspecified => return Err(format!("{:?} of the context has no type", item.path)),
+    };
+    Ok(Entry {
+        kind,
+        mode: item.mode & 0o7777,
+        mtime: item.mtime,
+    })
+}
+
+/// Files that are on their way.
+#[derive(Default)]
+struct Files(HashMap<Digest, Incoming>);
+
+impl Files {
+    /// Takes a piece; says so when it was the last one of its file.
+    fn take(
+        &mut self,
+        store: &ContentStore,
+        chunk: Chunk,
+        awaited: impl Fn(&Digest) -> bool,
+    ) -> Option<(Digest, Result<(), String>)> {
+        let digest = digest(&chunk.digest).ok()?;
+        // What nobody asked for fills no disk.
+        if !awaited(&digest) {
+            return None;
+        }
+        if !chunk.error.is_empty() {
+            self.0.remove(&digest);
+            return Some((digest, Err(chunk.error)));
+        }
+        match self.write(store, &digest, &chunk) {
+            Ok(true) => Some((digest, Ok(()))),
+            Ok(false) => None,
+            Err(e) => {
+                self.0.remove(&digest);
+                Some((digest, Err(e.to_string())))
+            }
+        }
+    }
+
+    fn write(&mut self, store: &ContentStore, digest: &Digest, chunk: &Chunk) -> io::Result<bool> {
+        let mut incoming = match self.0.remove(digest) {
+            Some(incoming) => incoming,
+            None => store.begin(digest)?,
+        };
+        incoming.write(chunk.offset, &chunk.data)?;
+        if chunk.last {
+            store.finish(incoming)?;
+        } else {
+            self.0.insert(digest.clone(), incoming);
+        }
+        Ok(chunk.last)
+    }
+}

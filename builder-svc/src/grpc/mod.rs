@@ -1,0 +1,188 @@
+//! The gRPC edge: translates, and nothing else.
+//!
+//! `request` reads the caller's options and refuses what is not supported, `feed` takes its context in,
+//! `view` turns events and results into messages, `status` errors.
+
+mod feed;
+mod request;
+mod status;
+mod view;
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll},
+    time::SystemTime,
+};
+
+use slipway_proto::{
+    builder::v1::{
+        BuildEvent, BuildRequest, DiskUsageRequest, DiskUsageResponse, InfoRequest,
+        ListBuildsRequest, ListBuildsResponse, PruneRequest, PruneResponse, build_request::Part,
+        builder_server::Builder as Service, disk_usage_response,
+    },
+    types::v1::ServiceInfo,
+};
+use slipway_service::CancellationToken;
+use tokio::{sync::mpsc, task::AbortHandle};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    build::Builder,
+    context::BuildContext,
+    error::{Error, Tried as _},
+    events::Events,
+};
+
+/// Messages that wait for a caller.
+const QUEUE: usize = 64;
+
+/// Translates calls to the builder.
+pub struct BuilderService {
+    builder: Arc<Builder>,
+    started: SystemTime,
+    shutdown: CancellationToken,
+}
+
+impl BuilderService {
+    /// Over this builder.
+    pub const fn new(
+        builder: Arc<Builder>,
+        started: SystemTime,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            builder,
+            started,
+            shutdown,
+        }
+    }
+}
+
+/// A build's events. When the caller goes away the stream is dropped, and with it the build.
+pub struct BuildStream {
+    events: ReceiverStream<Result<BuildEvent, Status>>,
+    build: AbortHandle,
+}
+
+impl Stream for BuildStream {
+    type Item = Result<BuildEvent, Status>;
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.events).poll_next(cx)
+    }
+}
+
+impl Drop for BuildStream {
+    fn drop(&mut self) {
+        self.build.abort();
+    }
+}
+
+#[tonic::async_trait]
+impl Service for BuilderService {
+    type BuildStream = BuildStream;
+    async fn build(
+        &self,
+        request: Request<Streaming<BuildRequest>>,
+    ) -> Result<Response<Self::BuildStream>, Status> {
+        let mut parts = request.into_inner();
+        let Some(Part::Start(start)) = parts.message().await?.and_then(|m| m.part) else {
+            let sentence = "the first message of a build must be its start".to_owned();
+            return Err(Error::Invalid(sentence).into());
+        };
+        let request = request::request(start)?;
+        let mut id = [0; 32];
+        getrandom::fill(&mut id)
+            .map_err(std::io::Error::other)
+            .tried(|| "cannot make an id".to_owned())?;
+        let id = hex::encode(id);
+        let (tell, mut told) = mpsc::channel(QUEUE);
+        let (send, receive) = mpsc::channel(QUEUE);
+        let events = Events::new(tell);
+        let (context, feed) = BuildContext::new(self.builder.store.clone(), events.clone());
+        let (builder, shutdown) = (self.builder.clone(), self.shutdown.clone());
+        let task = tokio::spawn(async move {
+            // The caller is gone: the stream's end aborts this task.
+            let _ = send.send(Ok(view::build_id(&id))).await;
+            let store = builder.store.clone();
+            let feeding = feed::feed(parts, feed, store);
+            let building = builder.build(id, request, context, events);
+            let forwarding = async {
+                while let Some(event) = told.recv().await {
+                    let _ = send.send(Ok(view::event(event))).await;
+                }
+            };
+            let work = async { tokio::join!(building, forwarding).0 };
+            tokio::pin!(feeding, work);
+            let mut fed = false;
+            let done = loop {
+                tokio::select! {
+                    done = &mut work => break done.map(view::result).map_err(Status::from),
+                    refused = &mut feeding, if !fed => match refused {
+                        Ok(()) => fed = true,
+                        Err(status) => break Err(status),
+                    },
+                    () = shutdown.cancelled() => {
+                        break Err(status::shutting_down());
+                    }
+                }
+            };
+            let _ = send.send(done).await;
+        });
+        Ok(Response::new(BuildStream {
+            events: ReceiverStream::new(receive),
+            build: task.abort_handle(),
+        }))
+    }
+
+    async fn list_builds(
+        &self,
+        _: Request<ListBuildsRequest>,
+    ) -> Result<Response<ListBuildsResponse>, Status> {
+        let builds = self.builder.list().into_iter().map(view::entry).collect();
+        Ok(Response::new(ListBuildsResponse {
+            builds,
+            next_page_token: String::new(),
+        }))
+    }
+
+    async fn prune(&self, _: Request<PruneRequest>) -> Result<Response<PruneResponse>, Status> {
+        let sentence = "pruning the build cache is not supported yet".to_owned();
+        Err(Error::Unsupported(sentence).into())
+    }
+
+    async fn disk_usage(
+        &self,
+        _: Request<DiskUsageRequest>,
+    ) -> Result<Response<DiskUsageResponse>, Status> {
+        let store = self.builder.store.clone();
+        let size = tokio::task::spawn_blocking(move || store.size())
+            .await
+            .map_err(std::io::Error::other)
+            .and_then(|r| r)
+            .tried(|| "cannot measure the context files".to_owned())?;
+        Ok(Response::new(DiskUsageResponse {
+            records: vec![disk_usage_response::Record {
+                id: "context-files".into(),
+                description: "files of build contexts".into(),
+                size,
+                ..Default::default()
+            }],
+        }))
+    }
+
+    async fn info(&self, _: Request<InfoRequest>) -> Result<Response<ServiceInfo>, Status> {
+        Ok(Response::new(ServiceInfo {
+            name: "builder-svc".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: Some(self.started.into()),
+            ..ServiceInfo::default()
+        }))
+    }
+}
+
+/// A refusal of something that is not supported.
+fn unsupported(what: impl Into<String>) -> Error {
+    Error::Unsupported(what.into())
+}

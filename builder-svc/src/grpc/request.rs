@@ -1,0 +1,95 @@
+//! A `BuildStart` as a request of the domain.
+
+use std::collections::BTreeMap;
+
+use slipway_image::Platform;
+use slipway_proto::builder::v1::BuildStart;
+
+use super::unsupported;
+use crate::{
+    build::Request,
+    error::{Error, Result},
+    solve::NoCache,
+    worker::StepSettings,
+};
+
+/// Translates; what we don't support yet is refused with a sentence.
+pub fn request(start: BuildStart) -> Result<Request> {
+    let lacking = [
+        (!start.ulimits.is_empty(), "--ulimit of a build"),
+        (!start.cache_from.is_empty(), "--cache-from"),
+        (!start.cache_to.is_empty(), "--cache-to"),
+        (!start.secrets.is_empty(), "--secret"),
+        (!start.ssh.is_empty(), "--ssh"),
+        (!start.named_contexts.is_empty(), "--build-context"),
+        (!start.allow.is_empty(), "--allow"),
+        (
+            start.platforms.len() > 1,
+            "more than one --platform at once",
+        ),
+        (
+            start
+                .outputs
+                .iter()
+                .any(|o| !matches!(o.r#type.as_str(), "" | "image")),
+            "--output other than an image",
+        ),
+    ];
+    if let Some((_, what)) = lacking.iter().find(|(given, _)| *given) {
+        return Err(unsupported(format!("{what} is not supported yet")));
+    }
+    if !["", "default", "none", "host", "bridge"].contains(&start.network.as_str()) {
+        return Err(unsupported(format!(
+            "--network {:?} of a build is not supported: default, none or host",
+            start.network
+        )));
+    }
+    let platform = start.platforms.into_iter().next().map(|p| {
+        let host = Platform::host();
+        let or = |text: String, other: String| if text.is_empty() { other } else { text };
+        Platform::new(
+            &or(p.os, host.os),
+            &or(p.architecture, host.architecture),
+            &p.variant,
+        )
+    });
+    let sorted = |map: std::collections::HashMap<String, String>| -> BTreeMap<String, String> {
+        map.into_iter().collect()
+    };
+    let name = match start.dockerfile_name.as_str() {
+        "" => "Dockerfile".to_owned(),
+        name if name.len() <= 4096 => name.to_owned(),
+        _ => {
+            return Err(Error::Invalid(
+                "the Dockerfile's name is too long".to_owned(),
+            ));
+        }
+    };
+    let network = match start.network.as_str() {
+        "bridge" => "default".to_owned(),
+        other => other.to_owned(),
+    };
+    Ok(Request {
+        dockerfile: start.dockerfile,
+        dockerfile_name: name,
+        tags: start.tags,
+        build_args: sorted(start.build_args),
+        target: start.target,
+        no_cache: NoCache {
+            all: start.no_cache,
+            stages: start.no_cache_filter,
+        },
+        pull: start.pull,
+        platform,
+        labels: sorted(start.labels),
+        annotations: sorted(start.annotations),
+        settings: StepSettings {
+            network,
+            extra_hosts: start.extra_hosts,
+            shm_size: start.shm_size,
+        },
+        latest: start.source_date_epoch,
+        auths: start.auths,
+        check: start.check,
+    })
+}

@@ -1,0 +1,45 @@
+//! Domain errors as gRPC statuses: the one place where they are mapped.
+
+use std::collections::HashMap;
+
+use slipway_service::error::{DOMAIN, status, status_with};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::error::Error;
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let sentence = error.to_string();
+        match error.root() {
+            Error::Dockerfile(_) => status(Code::InvalidArgument, "DOCKERFILE_INVALID", sentence),
+            // `At` is never the root.
+            Error::Invalid(_) | Error::At { .. } => {
+                status(Code::InvalidArgument, "INVALID_ARGUMENT", sentence)
+            }
+            Error::Unsupported(_) => status(Code::InvalidArgument, "OPTION_UNSUPPORTED", sentence),
+            Error::SourceMissing(_) => {
+                status(Code::FailedPrecondition, "SOURCE_NOT_FOUND", sentence)
+            }
+            Error::Exit { code, .. } => status_with(
+                Code::FailedPrecondition,
+                "STEP_FAILED",
+                sentence,
+                [("exit_code", code.to_string())],
+            ),
+            Error::Remote { code, reason, .. } => Self::with_error_details(
+                Code::from(*code),
+                sentence,
+                ErrorDetails::with_error_info(reason.clone(), DOMAIN, HashMap::new()),
+            ),
+            Error::Context(_) => status(Code::FailedPrecondition, "CONTEXT_INCOMPLETE", sentence),
+            Error::Io { .. } => status(Code::Internal, "SYSTEM_ERROR", sentence),
+        }
+    }
+}
+
+/// A build that the service's own end cuts off.
+pub fn shutting_down() -> Status {
+    let sentence = "builder-svc is stopping: build again when it is back";
+    status(Code::Unavailable, "BUILD_CANCELED", sentence)
+}

@@ -1,0 +1,109 @@
+//! Events and results as messages.
+
+use std::time::SystemTime;
+
+use slipway_proto::builder::v1::{
+    BuildEvent, BuildResult, NeedContent, Step, StepLog, Warning, build_event,
+    list_builds_response, step,
+};
+
+use crate::{
+    build::{Entry, Outcome},
+    events::{Event, State},
+};
+
+const fn message(event: build_event::Event) -> BuildEvent {
+    BuildEvent { event: Some(event) }
+}
+
+/// The first event.
+pub fn build_id(id: &str) -> BuildEvent {
+    message(build_event::Event::BuildId(id.to_owned()))
+}
+
+/// What the build tells.
+pub fn event(event: Event) -> BuildEvent {
+    message(match event {
+        Event::Need(digests) => build_event::Event::Need(NeedContent {
+            // They were made from 32 bytes: their hex is right.
+            digests: digests
+                .iter()
+                .map(|d| hex::decode(d.encoded()).unwrap_or_default().into())
+                .collect(),
+            complete: false,
+        }),
+        Event::NeedNoMore => build_event::Event::Need(NeedContent {
+            digests: Vec::new(),
+            complete: true,
+        }),
+        Event::Step(told) => build_event::Event::Step(step_message(told)),
+        Event::Log {
+            index,
+            stderr,
+            data,
+        } => build_event::Event::Log(StepLog {
+            index,
+            stream: if stderr { 2 } else { 1 },
+            data,
+            time: Some(SystemTime::now().into()),
+        }),
+        Event::Warning {
+            rule,
+            message,
+            line,
+        } => build_event::Event::Warning(Warning {
+            rule: rule.to_owned(),
+            message,
+            line,
+            source_line: String::new(),
+        }),
+    })
+}
+
+fn step_message(told: crate::events::Step) -> Step {
+    let (state, took, error) = match told.state {
+        State::Started => (step::State::Started, None, String::new()),
+        State::Cached => (step::State::Cached, None, String::new()),
+        State::Done(took) => (step::State::Done, Some(took), String::new()),
+        State::Failed(took, error) => (step::State::Failed, Some(took), error),
+    };
+    // An error of the Dockerfile has an excerpt on further lines: the status carries it.
+    let error = error.lines().next().unwrap_or_default().to_owned();
+    Step {
+        index: told.index,
+        name: told.name,
+        state: state.into(),
+        started: Some(told.started.into()),
+        took: took.and_then(|t| t.try_into().ok()),
+        error,
+    }
+}
+
+/// The last event.
+pub fn result(outcome: Outcome) -> BuildEvent {
+    let image = outcome.image;
+    let (image_id, manifest_digest, size) =
+        image.map_or_else(Default::default, |i| (i.image_id, i.manifest, i.size));
+    message(build_event::Event::Result(BuildResult {
+        image_id,
+        manifest_digest,
+        tags: outcome.tags,
+        size,
+        steps: outcome.steps,
+        cached_steps: outcome.cached,
+        ..BuildResult::default()
+    }))
+}
+
+/// A line of the list of builds.
+pub fn entry(entry: Entry) -> list_builds_response::Build {
+    list_builds_response::Build {
+        id: entry.id,
+        name: entry.name,
+        started: Some(entry.started.into()),
+        took: entry.took.and_then(|t| t.try_into().ok()),
+        status: entry.status.to_owned(),
+        steps: entry.counts.0,
+        cached_steps: entry.counts.1,
+    }
+}

@@ -1,0 +1,303 @@
+//! From a Dockerfile to what must be done: which stages, in which order, and what each line means.
+//!
+//! * this file: the graph of stages that a target needs;
+//! * [`stage`]: a stage's state while its instructions are read, and the action that each asks for;
+//! * [`variables`]: arguments and environment.
+//!
+//! Architecture invariant: everything here is a pure function of the Dockerfile, the caller's options
+//! and the configs of base images. Nothing is fetched or run.
+
+pub mod stage;
+pub mod variables;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use slipway_image::Platform;
+
+pub use stage::{Action, CopyAction, RunAction, StageState};
+
+use crate::{
+    dockerfile::{Dockerfile, Instruction, expand::expand},
+    error::{Error, Result},
+};
+
+/// What the caller chose.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// `--build-arg`
+    pub build_args: BTreeMap<String, String>,
+    /// `--target`; "" = the last stage.
+    pub target: String,
+    /// Platform to build for.
+    pub platform: Option<Platform>,
+}
+
+/// What a stage is built upon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Base {
+    /// Nothing.
+    Scratch,
+    /// An earlier stage.
+    Stage(usize),
+    /// An image.
+    Image(String),
+}
+
+/// A stage that the target needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagePlan {
+    /// Place in the Dockerfile's list.
+    pub index: usize,
+    /// As in `[build 2/5]`; "" when the Dockerfile has a single, unnamed stage.
+    pub title: String,
+    /// What it is built upon.
+    pub base: Base,
+    /// `--platform` of its FROM.
+    pub platform: Option<Platform>,
+    /// Where the files of each `COPY --from` come from, by the text of the option.
+    pub sources: BTreeMap<String, Base>,
+    /// Steps that are shown: the base and what changes files.
+    pub steps: u32,
+}
+
+/// What must be built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Stages in an order in which each comes after those that it needs; the target is the last.
+    pub stages: Vec<StagePlan>,
+    /// Values of the `ARG`s in front of the first FROM.
+    pub global: BTreeMap<String, String>,
+}
+
+/// Plans a build.
+pub fn plan(file: &Dockerfile, options: &Options) -> Result<Plan> {
+    let global = variables::global(file, options)?;
+    let names: BTreeMap<&str, usize> = file
+        .stages
+        .iter()
+        .enumerate()
+        .filter_map(|(i, s)| Some((s.from.name.as_deref()?, i)))
+        .collect();
+    let target = target(file, &names, &options.target)?;
+    let mut wanted = vec![target];
+    let mut planned: BTreeMap<usize, StagePlan> = BTreeMap::new();
+    while let Some(index) = wanted.pop() {
+        if planned.contains_key(&index) {
+            continue;
+        }
+        let stage = stage_plan(file, &names, &global, index)?;
+        let needs = std::iter::once(&stage.base).chain(stage.sources.values());
+        wanted.extend(needs.filter_map(|base| match base {
+            Base::Stage(other) => Some(*other),
+            _ => None,
+        }));
+        planned.insert(index, stage);
+    }
+    // Stages refer to earlier ones only, so the order of the file serves; the target is the highest.
+    Ok(Plan {
+        stages: planned.into_values().collect(),
+        global,
+    })
+}
+
+fn target(file: &Dockerfile, names: &BTreeMap<&str, usize>, wanted: &str) -> Result<usize> {
+    let last = file.stages.len() - 1;
+    if wanted.is_empty() {
+        return Ok(last);
+    }
+    let lower = wanted.to_ascii_lowercase();
+    names
+        .get(lower.as_str())
+        .copied()
+        .or_else(|| lower.parse().ok().filter(|n| *n <= last))
+        .ok_or_else(|| Error::Invalid(format!("target stage {wanted:?} could not be found")))
+}
+
+fn stage_plan(
+    file: &Dockerfile,
+    names: &BTreeMap<&str, usize>,
+    global: &BTreeMap<String, String>,
+    index: usize,
+) -> Result<StagePlan> {
+    let stage = &file.stages[index];
+    let fail = |message: &str| Error::Dockerfile(file.error(stage.place, message));
+    let lookup = |name: &str| global.get(name).cloned();
+    let expanded = |text: &str| expand(text, file.escape, &lookup).map_err(|e| fail(&e));
+    let base = expanded(&stage.from.base)?;
+    if base.is_empty() {
+        return Err(fail(&format!(
+            "base name ({}) should not be blank: an ARG in front of the first FROM, or --build-arg, must give it a value",
+            stage.from.base
+        )));
+    }
+    let platform = match &stage.from.platform {
+        None => None,
+        Some(text) => Some(
+            expanded(text)?
+                .parse()
+                .map_err(|e| fail(&format!("failed to parse platform {text}: {e}")))?,
+        ),
+    };
+    // A name stands for the last stage of it before this one.
+    let earlier = |name: &str| {
+        file.stages[..index]
+            .iter()
+            .rposition(|s| s.from.name.as_deref() == Some(&name.to_ascii_lowercase()))
+    };
+    let base = match base.as_str() {
+        "scratch" => Base::Scratch,
+        name => earlier(name).map_or_else(|| Base::Image(name.to_owned()), Base::Stage),
+    };
+    let mut sources = BTreeMap::new();
+    let mut steps = 1;
+    for located in &stage.instructions {
+        match &located.instruction {
+            Instruction::Run(_) | Instruction::Workdir(_) => steps += 1,
+            Instruction::Copy(copy) => {
+                steps += 1;
+                let Some(from) = &copy.from else { continue };
+                let fail = |message: &str| Error::Dockerfile(file.error(located.place, message));
+                let name = expand(from, file.escape, &lookup).map_err(|e| fail(&e))?;
+                let source = match (name.parse::<usize>(), earlier(&name)) {
+                    (Ok(number), _) if number < index => Base::Stage(number),
+                    (Ok(number), _) => {
+                        return Err(fail(&format!(
+                            "invalid stage index {number}: there are {index} stages before this one"
+                        )));
+                    }
+                    (_, Some(stage)) => Base::Stage(stage),
+                    (_, None) if names.contains_key(name.to_ascii_lowercase().as_str()) => {
+                        return Err(fail(&format!(
+                            "stage {name:?} is not before this one: it cannot be copied from"
+                        )));
+                    }
+                    (_, None) => Base::Image(name),
+                };
+                sources.insert(from.clone(), source);
+            }
+            _ => {}
+        }
+    }
+    let title = match &stage.from.name {
+        Some(name) => name.clone(),
+        None if file.stages.len() == 1 => String::new(),
+        None => format!("stage-{index}"),
+    };
+    Ok(StagePlan {
+        index,
+        title,
+        base,
+        platform,
+        sources,
+        steps,
+    })
+}
+
+/// Names of build arguments that nothing asks for.
+pub fn unused_arguments<'a>(file: &Dockerfile, options: &'a Options) -> Vec<&'a str> {
+    let stages = file.stages.iter().flat_map(|s| &s.instructions);
+    let declared: BTreeSet<&str> = file
+        .arguments
+        .iter()
+        .chain(stages)
+        .filter_map(|located| match &located.instruction {
+            Instruction::Arg(arguments) => Some(arguments.iter().map(|(name, _)| name.as_str())),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let names = options.build_args.keys().map(String::as_str);
+    names
+        .filter(|n| !declared.contains(n) && !variables::PREDEFINED.contains(n))
+        .filter(|n| !["BUILDKIT_INLINE_CACHE", "SOURCE_DATE_EPOCH"].contains(n))
+        .collect()
+}
+
+impl Plan {
+    /// Images that the plan needs, each once.
+    pub fn images(&self) -> BTreeSet<&str> {
+        self.stages
+            .iter()
+            .flat_map(|s| std::iter::once(&s.base).chain(s.sources.values()))
+            .filter_map(|base| match base {
+                Base::Image(name) => Some(name.as_str()),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(text: &str, options: &Options) -> Result<Plan> {
+        plan(
+            &Dockerfile::parse("Dockerfile", text.as_bytes()).unwrap(),
+            options,
+        )
+    }
+
+    const FILE: &str = "ARG V=12\nFROM debian:$V AS one\nRUN a\nFROM one AS two\nRUN b\nFROM node AS three\n\
+        FROM scratch\nCOPY --from=two /x /\nCOPY --from=0 /x /\nCOPY --from=alpine /x /\n";
+
+    #[test]
+    fn only_what_the_target_needs_is_planned() {
+        let plan = planned(FILE, &Options::default()).unwrap();
+        let indexes: Vec<_> = plan.stages.iter().map(|s| s.index).collect();
+        assert_eq!(indexes, [0, 1, 3]);
+        assert_eq!(plan.stages[0].base, Base::Image("debian:12".into()));
+        assert_eq!(plan.stages[1].base, Base::Stage(0));
+        assert_eq!(plan.stages[2].sources["two"], Base::Stage(1));
+        assert_eq!(
+            plan.stages[2].sources["alpine"],
+            Base::Image("alpine".into())
+        );
+        assert_eq!(
+            plan.images().into_iter().collect::<Vec<_>>(),
+            ["alpine", "debian:12"]
+        );
+        let options = Options {
+            target: "TWO".into(),
+            build_args: [("V".to_owned(), "13".to_owned())].into(),
+            ..Options::default()
+        };
+        let plan = planned(FILE, &options).unwrap();
+        assert_eq!(plan.stages.len(), 2);
+        assert_eq!(plan.stages[0].base, Base::Image("debian:13".into()));
+    }
+
+    #[test]
+    fn arguments_that_nothing_asks_for_are_named() {
+        let file = Dockerfile::parse("D", b"ARG A\nFROM x\nARG B").unwrap();
+        let options = Options {
+            build_args: ["A", "B", "C", "no_proxy"]
+                .map(|n| (n.to_owned(), String::new()))
+                .into(),
+            ..Options::default()
+        };
+        assert_eq!(unused_arguments(&file, &options), ["C"]);
+    }
+
+    #[test]
+    fn what_cannot_be_planned_says_why() {
+        for (text, target, part) in [
+            ("FROM a", "none", "could not be found"),
+            ("ARG X\nFROM $X", "", "should not be blank"),
+            ("FROM a\nCOPY --from=3 x y", "", "invalid stage index"),
+            (
+                "FROM a\nCOPY --from=b x y\nFROM c AS b",
+                "0",
+                "is not before this one",
+            ),
+            ("FROM --platform=a/b/c/d a", "", "platform"),
+        ] {
+            let options = Options {
+                target: target.into(),
+                ..Options::default()
+            };
+            let error = planned(text, &options).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,543 @@
+//! A stage while its instructions are read: what each does to the image's config, and what it asks to
+//! be done to the files.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use slipway_image::{ImageConfig, config};
+
+use super::variables::{DEFAULT_PATH, PREDEFINED, get_env, set_env};
+use crate::dockerfile::{Command, Copy, Healthcheck, Instruction, Run, expand::expand};
+
+/// What an instruction asks to be done to the files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing: it changed the config only.
+    None,
+    /// A folder must be there.
+    MakeFolder(String),
+    /// A process runs.
+    Run(RunAction),
+    /// Files are copied.
+    Copy(CopyAction),
+}
+
+/// A RUN, all decided.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunAction {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// Environment; part of the cache's key.
+    pub env: Vec<String>,
+    /// Proxies: environment that is no part of the key.
+    pub hidden_env: Vec<String>,
+    /// Absolute.
+    pub working_dir: String,
+    /// `user[:group]`, "" = root.
+    pub user: String,
+    /// `--network`, "" = the build's.
+    pub network: String,
+}
+
+/// A COPY or ADD, all decided.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CopyAction {
+    /// Archives are unpacked.
+    pub add: bool,
+    /// Sources, may hold wildcards.
+    pub sources: Vec<String>,
+    /// Absolute; ends with `/` when it must be a folder.
+    pub destination: String,
+    /// Text of `--from`.
+    pub from: Option<String>,
+    /// `user[:group]`, "" = as the source.
+    pub chown: String,
+    /// 0 = as the source.
+    pub chmod: u32,
+    /// A layer that depends on nothing below it.
+    pub link: bool,
+}
+
+/// State of a stage.
+#[derive(Debug, Clone)]
+pub struct StageState {
+    /// The image's config so far.
+    pub config: ImageConfig,
+    /// `ARG`s that were declared so far.
+    arguments: BTreeMap<String, String>,
+    /// This stage has set CMD itself.
+    has_cmd: bool,
+    escape: char,
+}
+
+/// What the whole build gives to its stages.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// `--build-arg`
+    pub build_args: BTreeMap<String, String>,
+    /// `ARG`s in front of the first FROM and the platform's.
+    pub global: BTreeMap<String, String>,
+}
+
+impl StageState {
+    /// Begins upon a base's config.
+    pub fn new(mut config: ImageConfig, escape: char) -> Self {
+        if get_env(&config.config.env, "PATH").is_none() {
+            set_env(&mut config.config.env, "PATH", DEFAULT_PATH);
+        }
+        if config.config.working_dir.is_empty() {
+            "/".clone_into(&mut config.config.working_dir);
+        }
+        Self {
+            config,
+            arguments: BTreeMap::new(),
+            has_cmd: false,
+            escape,
+        }
+    }
+
+    /// Reads an instruction: what must be done, and its line of the history. Errors are sentences.
+    pub fn read(
+        &mut self,
+        instruction: &Instruction,
+        given: &Given,
+    ) -> Result<(Action, String), String> {
+        let mut action = Action::None;
+        let text = match instruction {
+            Instruction::From(_) => return Err("FROM is not allowed here".to_owned()),
+            Instruction::Arg(arguments) => self.arg(arguments, given)?,
+            Instruction::Env(pairs) => {
+                let pairs = self.expanded(pairs)?;
+                for (key, value) in &pairs {
+                    set_env(&mut self.config.config.env, key, value);
+                }
+                format!("ENV {}", joined(&pairs))
+            }
+            Instruction::Label(pairs) => {
+                let pairs = self.expanded(pairs)?;
+                self.config.config.labels.extend(pairs.iter().cloned());
+                format!("LABEL {}", joined(&pairs))
+            }
+            Instruction::Workdir(path) => {
+                let path = self.expand(path)?;
+                let path = join(&self.config.config.working_dir, &path);
+                self.config.config.working_dir.clone_from(&path);
+                let text = format!("WORKDIR {path}");
+                action = Action::MakeFolder(path);
+                text
+            }
+            Instruction::Run(run) => {
+                let (run, text) = self.run(run, given);
+                action = Action::Run(run);
+                text
+            }
+            Instruction::Copy(copy) => {
+                let (copy, text) = self.copy(copy)?;
+                action = Action::Copy(copy);
+                text
+            }
+            Instruction::Expose(words) => {
+                let mut ports = Vec::new();
+                for word in words {
+                    for word in self.expand(word)?.split_whitespace() {
+                        ports.extend(exposed(word)?);
+                    }
+                }
+                let text = format!("EXPOSE [{}]", ports.join(" "));
+                let exposed = &mut self.config.config.exposed_ports;
+                exposed.extend(ports.into_iter().map(|p| (p, json!({}))));
+                text
+            }
+            Instruction::Cmd(command) => {
+                let words = self.command(command);
+                let text = format!("CMD {}", quoted(&words));
+                self.config.config.cmd = Some(words);
+                self.has_cmd = true;
+                text
+            }
+            Instruction::Entrypoint(command) => {
+                let words = self.command(command);
+                let text = format!("ENTRYPOINT {}", quoted(&words));
+                self.config.config.entrypoint = Some(words);
+                // docker: the base's CMD was meant for the base's ENTRYPOINT.
+                if !self.has_cmd {
+                    self.config.config.cmd = None;
+                }
+                text
+            }
+            Instruction::User(user) => {
+                let user = self.expand(user)?;
+                let text = format!("USER {user}");
+                self.config.config.user = user;
+                text
+            }
+            Instruction::Volume(paths) => {
+                let paths = paths
+                    .iter()
+                    .map(|p| self.expand(p))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let text = format!("VOLUME [{}]", paths.join(" "));
+                let volumes = &mut self.config.config.volumes;
+                volumes.extend(paths.into_iter().map(|p| (p, json!({}))));
+                text
+            }
+            Instruction::Shell(words) => {
+                self.config.config.shell.clone_from(words);
+                format!("SHELL {}", quoted(words))
+            }
+            Instruction::StopSignal(signal) => {
+                let signal = self.expand(signal)?;
+                let text = format!("STOPSIGNAL {signal}");
+                self.config.config.stop_signal = signal;
+                text
+            }
+            Instruction::Healthcheck(check) => self.healthcheck(check),
+            Instruction::OnBuild(line) => {
+                self.config.config.on_build.push(line.clone());
+                format!("ONBUILD {line}")
+            }
+            Instruction::Maintainer(name) => {
+                let name = self.expand(name)?;
+                self.config.author = Some(name.clone());
+                format!("MAINTAINER {name}")
+            }
+        };
+        Ok((action, text))
+    }
+
+    /// A line as people read it in the progress: variables expanded where they can be.
+    pub fn shown(&self, text: &str) -> String {
+        let lookup = |name: &str| self.lookup(name).or_else(|| Some(format!("${{{name}}}")));
+        let keyword = text.split_whitespace().next().unwrap_or_default();
+        if keyword.eq_ignore_ascii_case("run") {
+            return text.to_owned();
+        }
+        expand(text, self.escape, &lookup).unwrap_or_else(|_| text.to_owned())
+    }
+
+    fn lookup(&self, name: &str) -> Option<String> {
+        get_env(&self.config.config.env, name)
+            .map(str::to_owned)
+            .or_else(|| self.arguments.get(name).cloned())
+    }
+
+    fn expand(&self, word: &str) -> Result<String, String> {
+        expand(word, self.escape, &|name| self.lookup(name))
+    }
+
+    /// All pairs with the values as they were before the line (docker: `ENV a=1 b=$a` does not see a).
+    fn expanded(&self, pairs: &[(String, String)]) -> Result<Vec<(String, String)>, String> {
+        pairs
+            .iter()
+            .map(|(key, value)| Ok((self.expand(key)?, self.expand(value)?)))
+            .collect()
+    }
+
+    fn arg(
+        &mut self,
+        arguments: &[(String, Option<String>)],
+        given: &Given,
+    ) -> Result<String, String> {
+        let mut text = "ARG".to_owned();
+        for (name, default) in arguments {
+            let value = match (given.build_args.get(name), default) {
+                (Some(value), _) => Some(value.clone()),
+                (None, Some(default)) => Some(self.expand(default)?),
+                (None, None) => given.global.get(name).cloned(),
+            };
+            text.push_str(&format!(" {name}"));
+            if let Some(value) = value {
+                text.push_str(&format!("={value}"));
+                self.arguments.insert(name.clone(), value);
+            }
+        }
+        Ok(text)
+    }
+
+    fn shell(&self) -> Vec<String> {
+        let shell = &self.config.config.shell;
+        if shell.is_empty() {
+            return vec!["/bin/sh".to_owned(), "-c".to_owned()];
+        }
+        shell.clone()
+    }
+
+    fn command(&self, command: &Command) -> Vec<String> {
+        match command {
+            Command::Exec(words) => words.clone(),
+            Command::Shell(text) => {
+                let mut words = self.shell();
+                words.push(text.clone());
+                words
+            }
+        }
+    }
+
+    fn run(&self, run: &Run, given: &Given) -> (RunAction, String) {
+        let args = self.command(&run.command);
+        let mut env = self.config.config.env.clone();
+        let mut named = Vec::new();
+        for (name, value) in &self.arguments {
+            // ENV wins over ARG.
+            if get_env(&env, name).is_none() && !PREDEFINED.contains(&name.as_str()) {
+                named.push(format!("{name}={value}"));
+            }
+        }
+        env.extend(named.iter().cloned());
+        let hidden_env = PREDEFINED
+            .iter()
+            .filter(|name| get_env(&env, name).is_none())
+            .filter_map(|name| {
+                let value = given.build_args.get(*name)?;
+                Some(format!("{name}={value}"))
+            })
+            .collect();
+        let text = match &named[..] {
+            [] => format!("RUN {}", args.join(" ")),
+            named => format!(
+                "RUN |{} {} {}",
+                named.len(),
+                named.join(" "),
+                args.join(" ")
+            ),
+        };
+        let action = RunAction {
+            args,
+            env,
+            hidden_env,
+            working_dir: self.config.config.working_dir.clone(),
+            user: self.config.config.user.clone(),
+            network: run.network.clone().unwrap_or_default(),
+        };
+        (action, text)
+    }
+
+    fn copy(&self, copy: &Copy) -> Result<(CopyAction, String), String> {
+        let sources = copy
+            .sources
+            .iter()
+            .map(|s| self.expand(s))
+            .collect::<Result<Vec<_>, _>>()?;
+        let written = self.expand(&copy.destination)?;
+        if written.is_empty() {
+            return Err("the destination is empty".to_owned());
+        }
+        let several = sources.len() > 1 && !written.ends_with('/');
+        if several && !matches!(written.as_str(), "." | "..") {
+            return Err(format!(
+                "When using {} with more than one source file, the destination must be a directory and end with a /",
+                name(copy.add)
+            ));
+        }
+        let mut destination = join(&self.config.config.working_dir, &written);
+        let folder =
+            written.ends_with('/') || matches!(written.rsplit('/').next(), Some("." | ".."));
+        if folder && !destination.ends_with('/') {
+            destination.push('/');
+        }
+        let chmod = match &copy.chmod {
+            None => 0,
+            Some(text) => mode(&self.expand(text)?)?,
+        };
+        let chown = match &copy.chown {
+            None => String::new(),
+            Some(text) => self.expand(text)?,
+        };
+        let text = format!("{} {} {written}", name(copy.add), sources.join(" "));
+        let action = CopyAction {
+            add: copy.add,
+            sources,
+            destination,
+            from: copy.from.clone(),
+            chown,
+            chmod,
+            link: copy.link,
+        };
+        Ok((action, text))
+    }
+
+    fn healthcheck(&mut self, check: &Healthcheck) -> String {
+        let test = match &check.command {
+            None => vec!["NONE".to_owned()],
+            Some(Command::Shell(text)) => vec!["CMD-SHELL".to_owned(), text.clone()],
+            Some(Command::Exec(words)) => {
+                let mut test = vec!["CMD".to_owned()];
+                test.extend(words.iter().cloned());
+                test
+            }
+        };
+        let text = format!("HEALTHCHECK {}", quoted(&test));
+        self.config.config.healthcheck = Some(config::Healthcheck {
+            test,
+            interval: check.interval,
+            timeout: check.timeout,
+            start_period: check.start_period,
+            start_interval: check.start_interval,
+            retries: check.retries,
+        });
+        text
+    }
+}
+
+const fn name(add: bool) -> &'static str {
+    if add { "ADD" } else { "COPY" }
+}
+
+fn joined(pairs: &[(String, String)]) -> String {
+    let words: Vec<String> = pairs.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    words.join(" ")
+}
+
+/// As docker shows a command in its history: `["node" "server.js"]`.
+fn quoted(words: &[String]) -> String {
+    let words: Vec<String> = words.iter().map(|w| format!("{w:?}")).collect();
+    format!("[{}]", words.join(" "))
+}
+
+/// Joins a path to a working directory; `.` and `..` are resolved by name.
+pub fn join(base: &str, path: &str) -> String {
+    let whole = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("{base}/{path}")
+    };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in whole.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|m| (1..=0o7777).contains(m))
+        .ok_or_else(|| format!("--chmod={text}: only an octal mode, as 755, is supported yet"))
+}
+
+/// `8000-8002/udp` as the config's keys.
+fn exposed(word: &str) -> Result<Vec<String>, String> {
+    let invalid = || format!("invalid containerPort: {word}: write PORT[-PORT][/tcp|/udp|/sctp]");
+    // The host's part of `-p` is allowed and ignored, as docker does.
+    let word = word.rsplit(':').next().unwrap_or(word);
+    let (ports, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
+    let protocol = protocol.to_ascii_lowercase();
+    if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
+        return Err(invalid());
+    }
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (first, last): (u16, u16) = match (first.parse(), last.parse()) {
+        (Ok(first), Ok(last)) if first > 0 && first <= last => (first, last),
+        _ => return Err(invalid()),
+    };
+    Ok((first..=last).map(|p| format!("{p}/{protocol}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dockerfile::instruction::parse;
+
+    fn state() -> StageState {
+        StageState::new(ImageConfig::default(), '\\')
+    }
+
+    fn read(state: &mut StageState, lines: &str) -> Vec<(Action, String)> {
+        let given = Given {
+            build_args: [("B", "given"), ("HTTP_PROXY", "p")]
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .into(),
+            global: [("G".to_owned(), "global".to_owned())].into(),
+        };
+        lines
+            .lines()
+            .map(|line| {
+                state
+                    .read(&parse(line, &[], '\\').unwrap(), &given)
+                    .unwrap()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_config_is_dockers() {
+        let mut state = state();
+        let done = read(
+            &mut state,
+            "ENV A=1 B2=\"two words\"\nENV A=x$A C=$B2\nLABEL l=$C\nEXPOSE 80 8000-8001/udp\nUSER node\n\
+             VOLUME /data\nCMD [\"a\"]\nENTRYPOINT run it\nSTOPSIGNAL SIGINT\nWORKDIR app\nWORKDIR ../b/./c",
+        );
+        let config = &state.config.config;
+        assert_eq!(config.env[1..], ["A=x1", "B2=two words", "C=two words"]);
+        assert_eq!(config.labels["l"], "two words");
+        assert_eq!(
+            config.exposed_ports.keys().collect::<Vec<_>>(),
+            ["80/tcp", "8000/udp", "8001/udp"]
+        );
+        assert_eq!(config.cmd, Some(vec!["a".to_owned()]));
+        assert_eq!(config.entrypoint.as_ref().unwrap()[2], "run it");
+        assert_eq!(config.working_dir, "/b/c");
+        assert_eq!(done[9].0, Action::MakeFolder("/app".into()));
+        assert_eq!(done[6].1, "CMD [\"a\"]");
+    }
+
+    #[test]
+    fn an_entrypoint_drops_the_bases_cmd_only() {
+        let mut base = ImageConfig::default();
+        base.config.cmd = Some(vec!["base".to_owned()]);
+        let mut state = StageState::new(base, '\\');
+        read(&mut state, "ENTRYPOINT [\"x\"]");
+        assert_eq!(state.config.config.cmd, None);
+    }
+
+    #[test]
+    fn arguments_reach_runs_and_not_the_config() {
+        let mut state = state();
+        let done = read(
+            &mut state,
+            "ARG B=default\nARG G\nARG D=d$B\nENV D=env\nRUN x",
+        );
+        let Action::Run(run) = &done[4].0 else {
+            panic!("a RUN was expected");
+        };
+        assert_eq!(run.env[1..], ["D=env", "B=given", "G=global"]);
+        assert_eq!(run.hidden_env, ["HTTP_PROXY=p"]);
+        assert_eq!(run.args, ["/bin/sh", "-c", "x"]);
+        assert_eq!(done[4].1, "RUN |2 B=given G=global /bin/sh -c x");
+        assert_eq!(state.config.config.env.len(), 2);
+    }
+
+    #[test]
+    fn copies_know_where_they_go() {
+        let mut state = state();
+        let done = read(
+            &mut state,
+            "WORKDIR /app\nCOPY a .\nCOPY a b/\nCOPY a /x\nCOPY --chmod=750 --chown=$B:1 a b c/",
+        );
+        let copies: Vec<_> = done
+            .iter()
+            .filter_map(|(a, _)| match a {
+                Action::Copy(copy) => Some(copy.destination.as_str()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(copies, ["/app/", "/app/b/", "/x", "/app/c/"]);
+        for line in [
+            "COPY a b /c",
+            "COPY --chmod=u+x a b",
+            "EXPOSE 0",
+            "EXPOSE a",
+            "EXPOSE 1/x",
+        ] {
+            let instruction = parse(line, &[], '\\').unwrap();
+            assert!(
+                state.read(&instruction, &Given::default()).is_err(),
+                "{line}"
+            );
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! registry-svc as this service sees it: base images in, built images and cache records out.
+
+use std::collections::HashMap;
+
+use slipway_image::{Descriptor, Digest, ImageConfig, Platform, Reference};
+use slipway_proto::{
+    registry::v1::{
+        GetManifestRequest, PullRequest, PutManifestRequest, ResolveRequest, ResolvedImage,
+        WriteBlobRequest, pull_event::Event as PullStep, pull_request::Policy,
+        registry_client::RegistryClient, write_blob_request,
+    },
+    types::v1 as types,
+};
+use tonic::{Code, Status, transport::Channel};
+
+use crate::{
+    error::{Error, Result},
+    layer::Layer,
+};
+
+/// An image to build upon.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// How to run it.
+    pub config: ImageConfig,
+    /// Its layers, base first.
+    pub layers: Vec<Layer>,
+}
+
+/// How base images are fetched.
+#[derive(Debug, Clone, Default)]
+pub struct Fetch {
+    /// Ask the upstream even if the image is here.
+    pub always: bool,
+    /// None = this host's.
+    pub platform: Option<Platform>,
+    /// Credentials by registry host; used for this build only.
+    pub auths: HashMap<String, types::RegistryAuth>,
+}
+
+/// registry-svc.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    client: RegistryClient<Channel>,
+}
+
+impl Registry {
+    /// Over a channel.
+    pub fn new(channel: Channel) -> Self {
+        let limit = slipway_service::MAX_MESSAGE_SIZE;
+        let client = RegistryClient::new(channel)
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(limit);
+        Self { client }
+    }
+
+    /// Finds an image, fetched from its upstream when it is not here. Layers stay where they are until
+    /// somebody reads them.
+    pub async fn image(&self, name: &str, fetch: &Fetch) -> Result<Image> {
+        let what = || format!("cannot use the image {name}");
+        let mut client = self.client.clone();
+        let platform = fetch.platform.as_ref().map(|p| types::Platform {
+            os: p.os.clone(),
+            architecture: p.architecture.clone(),
+            variant: p.variant.clone(),
+            ..types::Platform::default()
+        });
+        if !fetch.always {
+            let request = ResolveRequest {
+                reference: name.to_owned(),
+                platform: platform.clone(),
+            };
+            match client.resolve(request).await {
+                Ok(found) => return image(name, found.into_inner()),
+                Err(status) if status.code() == Code::NotFound => {}
+                Err(status) => return Err(remote(what(), &status)),
+            }
+        }
+        let reference: Reference = name
+            .parse()
+            .map_err(|e| Error::Invalid(format!("{}: {e}", what())))?;
+        let request = PullRequest {
+            reference: name.to_owned(),
+            platform,
+            policy: if fetch.always {
+                Policy::Always
+            } else {
+                Policy::Missing
+            }
+            .into(),
+            auth: fetch.auths.get(reference.domain()).cloned(),
+            manifest_only: true,
+            ..PullRequest::default()
+        };
+        let answer = client.pull(request).await;
+        let mut events = answer.map_err(|s| remote(what(), &s))?.into_inner();
+        let mut resolved = None;
+        while let Some(event) = events.message().await.map_err(|s| remote(what(), &s))? {
+            if let Some(PullStep::Resolved(found)) = event.event {
+                resolved = Some(found);
+            }
+        }
+        let resolved = resolved.ok_or_else(|| {
+            Error::Invalid(format!("{}: registry-svc did not resolve it", what()))
+        })?;
+        image(name, resolved)
+    }
+
+    /// Stores a small blob.
+    pub async fn put_blob(&self, repository: &str, content: bytes::Bytes) -> Result<Digest> {
+        let digest = Digest::of(&content);
+        let header = write_blob_request::Header {
+            repository: repository.to_owned(),
+            digest: digest.to_string(),
+            size: content.len() as u64,
+        };
+        let mut parts = vec![WriteBlobRequest {
+            part: Some(write_blob_request::Part::Header(header)),
+        }];
+        let mut rest = content;
+        while !rest.is_empty() {
+            let piece = rest.split_to(rest.len().min(slipway_service::CHUNK_SIZE));
+            parts.push(WriteBlobRequest {
+                part: Some(write_blob_request::Part::Data(piece)),
+            });
+        }
+        self.client
+            .clone()
+            .write_blob(tokio_stream::iter(parts))
+            .await
+            .map_err(|s| remote("cannot store a blob".to_owned(), &s))?;
+        Ok(digest)
+    }
+
+    /// Stores a manifest and points tags at it; durable when it returns.
+    pub async fn put_manifest(
+        &self,
+        repository: &str,
+        tags: Vec<String>,
+        media_type: &str,
+        content: Vec<u8>,
+    ) -> Result<String> {
+        let request = PutManifestRequest {
+            repository: repository.to_owned(),
+            tags,
+            media_type: media_type.to_owned(),
+            content: content.into(),
+        };
+        let answer = self.client.clone().put_manifest(request).await;
+        let answer =
+            answer.map_err(|s| remote(format!("cannot store a manifest in {repository}"), &s))?;
+        Ok(answer.into_inner().digest)
+    }
+
+    /// The bytes of a manifest, if it is there.
+    pub async fn manifest(&self, repository: &str, reference: &str) -> Result<Option<Vec<u8>>> {
+        let request = GetManifestRequest {
+            repository: repository.to_owned(),
+            reference: reference.to_owned(),
+        };
+        match self.client.clone().get_manifest(request).await {
+            Ok(found) => Ok(Some(found.into_inner().content.into())),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(remote(format!("cannot look into {repository}"), &status)),
+        }
+    }
+}
+
+/// A status as an error of ours.
+pub fn remote(what: String, status: &Status) -> Error {
+    let reason = slipway_service::error::reason(status);
+    let message = match status.code() {
+        Code::Unavailable if reason.is_empty() => {
+            format!("cannot reach the service: {}", status.message())
+        }
+        _ => status.message().to_owned(),
+    };
+    Error::Remote {
+        what,
+        code: status.code() as i32,
+        reason,
+        message,
+    }
+}
+
+fn image(name: &str, resolved: ResolvedImage) -> Result<Image> {
+    let broken =
+        |why: &dyn std::fmt::Display| Error::Invalid(format!("the image {name} is broken: {why}"));
+    let config = ImageConfig::parse(&resolved.config_json).map_err(|e| broken(&e))?;
+    if resolved.layers.len() != resolved.diff_ids.len() {
+        return Err(broken(&"it has not as many layers as diff ids"));
+    }
+    let layers = resolved
+        .layers
+        .into_iter()
+        .zip(&resolved.diff_ids)
+        .map(|(blob, diff_id)| {
+            let digest = blob.digest.parse().map_err(|e| broken(&e))?;
+            Ok(Layer {
+                descriptor: Descriptor::new(blob.media_type, digest, blob.size),
+                diff_id: diff_id.parse().map_err(|e| broken(&e))?,
+                repository: resolved.repository.clone(),
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(Image { config, layers })
+}

@@ -1,0 +1,188 @@
+//! Builds what a plan says: stages as a graph, independent ones at once, each step from the cache
+//! where it can be.
+//!
+//! * this file: the graph;
+//! * [`stage`]: a stage, from its base to its last instruction;
+//! * [`step`]: one step: key, cache, worker;
+//! * [`copy`]: which files a COPY means, and under which names;
+//! * [`transfer`]: the streams of files to a snapshot.
+
+mod copy;
+mod stage;
+mod step;
+mod transfer;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use slipway_image::{ImageConfig, Platform};
+use tokio::{
+    sync::{OnceCell, Semaphore, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    cache::Cache,
+    context::BuildContext,
+    dockerfile::Dockerfile,
+    error::{Error, Result},
+    events::Events,
+    layer::Layer,
+    plan::{Plan, StagePlan, stage::Given},
+    registry::{Fetch, Registry},
+    worker::{Lease, StepSettings, Worker},
+};
+
+/// Steps of one build that run at the same time.
+const PARALLEL: usize = 4;
+
+/// A build's unchanging parts.
+pub struct Solver {
+    /// What is built.
+    pub file: Dockerfile,
+    /// In which order.
+    pub plan: Plan,
+    /// Arguments.
+    pub given: Given,
+    /// Platform of the result; None = this host's.
+    pub platform: Option<Platform>,
+    /// How base images are fetched.
+    pub fetch: Fetch,
+    /// For all RUNs.
+    pub settings: StepSettings,
+    /// Look nothing up in the cache: all stages, or these.
+    pub no_cache: NoCache,
+    /// No time in the image is later (seconds since the epoch).
+    pub latest: Option<i64>,
+    /// Images.
+    pub registry: Registry,
+    /// Results of steps.
+    pub cache: Cache,
+    /// Root filesystems.
+    pub worker: Worker,
+    /// The caller's files.
+    pub context: BuildContext,
+    /// What the caller is told.
+    pub events: Events,
+    /// What changes while it goes on.
+    pub progress: Progress,
+}
+
+/// `--no-cache` and `--no-cache-filter`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NoCache {
+    /// Everything.
+    pub all: bool,
+    /// Stages by name.
+    pub stages: Vec<String>,
+}
+
+/// Counters, and what is made on first use.
+pub struct Progress {
+    steps: AtomicU32,
+    cached: AtomicU32,
+    next_index: AtomicU32,
+    lease: OnceCell<Arc<Lease>>,
+    permits: Semaphore,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            steps: AtomicU32::new(0),
+            cached: AtomicU32::new(0),
+            next_index: AtomicU32::new(1),
+            lease: OnceCell::new(),
+            permits: Semaphore::new(PARALLEL),
+        }
+    }
+}
+
+/// A built stage.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// How to run it.
+    pub config: ImageConfig,
+    /// Its layers, base first.
+    pub layers: Vec<Layer>,
+}
+
+/// Results of stages, by index in the Dockerfile.
+type Results = HashMap<usize, watch::Receiver<Option<Arc<Built>>>>;
+
+impl Solver {
+    /// Builds the target. Dropping the future stops everything that runs.
+    pub async fn solve(self: &Arc<Self>) -> Result<Arc<Built>> {
+        let mut results = Results::new();
+        let mut running = JoinSet::new();
+        let stages = &self.plan.stages;
+        let target = stages.last().map_or(0, |s| s.index);
+        // Numbers of steps are given out in the order of the file, whatever ends first.
+        for plan in stages {
+            let first = self.indexes(plan.steps);
+            let (sender, receiver) = watch::channel(None);
+            let (solver, plan, needs) = (self.clone(), plan.clone(), results.clone());
+            results.insert(plan.index, receiver);
+            running.spawn(async move {
+                let built = solver.stage(&plan, &needs, first).await?;
+                sender.send_replace(Some(Arc::new(built)));
+                // Kept until all is done: who waits for this stage must not see it end.
+                Ok::<_, Error>((plan.index, sender))
+            });
+        }
+        let mut done = Vec::new();
+        while let Some(ended) = running.join_next().await {
+            let ended =
+                ended.map_err(|e| Error::Invalid(format!("the build was interrupted: {e}")))?;
+            done.push(ended?);
+        }
+        done.iter()
+            .find(|(index, _)| *index == target)
+            .and_then(|(_, built)| built.borrow().clone())
+            .ok_or_else(|| Error::Invalid("the target was not built".to_owned()))
+    }
+
+    /// Reserves numbers for steps; the first of them.
+    pub fn indexes(&self, count: u32) -> u32 {
+        self.progress.next_index.fetch_add(count, Ordering::Relaxed)
+    }
+
+    /// Steps so far, and how many of them were cached.
+    pub fn counts(&self) -> (u32, u32) {
+        let read = |n: &AtomicU32| n.load(Ordering::Relaxed);
+        (read(&self.progress.steps), read(&self.progress.cached))
+    }
+
+    async fn lease(&self) -> Result<&Arc<Lease>> {
+        self.progress
+            .lease
+            .get_or_try_init(|| self.worker.lease())
+            .await
+    }
+
+    fn uses_cache(&self, plan: &StagePlan) -> bool {
+        let filtered = self
+            .no_cache
+            .stages
+            .iter()
+            .any(|s| s.eq_ignore_ascii_case(&plan.title) || *s == plan.index.to_string());
+        !self.no_cache.all && !filtered
+    }
+}
+
+/// The result of a stage that was started before.
+async fn result_of(results: &Results, index: usize) -> Result<Arc<Built>> {
+    let missing = || Error::Invalid(format!("stage {index} is not part of the plan"));
+    let mut result = results.get(&index).ok_or_else(missing)?.clone();
+    let built = result.wait_for(Option::is_some).await.map(|b| b.clone());
+    match built {
+        Ok(Some(built)) => Ok(built),
+        // It failed: its own error ends the build, and this future with it.
+        _ => std::future::pending().await,
+    }
+}

@@ -1,0 +1,213 @@
+//! A stage: its base, then one instruction after the other.
+
+use std::sync::Arc;
+
+use slipway_image::{ImageConfig, Platform, config::History};
+
+use super::{Built, Results, Solver, result_of, step::Step};
+use crate::{
+    dockerfile::{Located, Place, instruction},
+    error::{Error, Result},
+    events::{Event, State, Step as Told},
+    layer::Layer,
+    plan::{Action, Base, StagePlan, StageState},
+};
+
+/// Who is named in a history line's remark.
+const COMMENT: &str = "slipway.dockerfile.v1";
+
+impl Solver {
+    /// Builds a stage. Its steps have the numbers from `index` on.
+    pub(super) async fn stage(
+        &self,
+        plan: &StagePlan,
+        results: &Results,
+        mut index: u32,
+    ) -> Result<Built> {
+        let stage = &self.file.stages[plan.index];
+        let platform = plan.platform.as_ref().or(self.platform.as_ref());
+        let mut base = self
+            .base(plan, results, platform, index)
+            .await
+            .map_err(|e| self.at(stage.place, e))?;
+        index += 1;
+        let triggers = std::mem::take(&mut base.config.config.on_build);
+        let triggers = self.triggers(&triggers, stage.place)?;
+        let mut extra = self.indexes(files(&triggers));
+        let mut layers = base.layers;
+        // What a new line of the history says when nothing new was made: the build stays the same.
+        let mut time = base.config.created.clone();
+        let mut state = StageState::new(base.config, self.file.escape);
+        let mut number = 1;
+        let total = plan.steps + files(&triggers);
+        let own = stage.instructions.iter().map(|i| (i, false));
+        for (located, is_trigger) in triggers.iter().map(|i| (i, true)).chain(own) {
+            let fail = |e: Error| self.at(located.place, e);
+            let shown = state.shown(&located.text);
+            let (action, text) = state
+                .read(&located.instruction, &self.given)
+                .map_err(|e| fail(Error::Dockerfile(e)))?;
+            let mut line = History {
+                created_by: Some(text),
+                comment: Some(COMMENT.to_owned()),
+                empty_layer: true,
+                ..History::default()
+            };
+            if action != Action::None {
+                number += 1;
+                let next = if is_trigger { &mut extra } else { &mut index };
+                let step = Step {
+                    index: *next,
+                    name: title(plan, number, total, &shown),
+                    action: &action,
+                    plan,
+                    results,
+                    line: line.created_by.as_deref().unwrap_or_default(),
+                };
+                *next += 1;
+                let record = self.step(&step, &layers).await.map_err(fail)?;
+                time = Some(record.created);
+                if let Some(layer) = record.layer {
+                    layers.push(layer);
+                    line.empty_layer = false;
+                }
+            }
+            line.created.clone_from(&time);
+            state.config.history.push(line);
+        }
+        let mut config = state.config;
+        config.created = time;
+        config.rootfs.diff_ids = layers.iter().map(|l| l.diff_id.clone()).collect();
+        Ok(Built { config, layers })
+    }
+
+    /// What the stage is built upon. An image is a step of its own.
+    async fn base(
+        &self,
+        plan: &StagePlan,
+        results: &Results,
+        platform: Option<&Platform>,
+        index: u32,
+    ) -> Result<Built> {
+        match &plan.base {
+            Base::Scratch => Ok(scratch(platform)),
+            Base::Stage(other) => Ok((*result_of(results, *other).await?).clone()),
+            Base::Image(name) => {
+                let mut step = Told {
+                    index,
+                    name: title(plan, 1, plan.steps, &format!("FROM {name}")),
+                    state: State::Started,
+                    started: std::time::SystemTime::now(),
+                };
+                self.events.tell(Event::Step(step.clone())).await;
+                let begun = std::time::Instant::now();
+                let found = self.image(name, platform).await;
+                step.state = match &found {
+                    Ok(_) => State::Done(begun.elapsed()),
+                    Err(error) => State::Failed(begun.elapsed(), error.to_string()),
+                };
+                self.events.tell(Event::Step(step)).await;
+                let built = found?;
+                Ok(Built {
+                    config: built.config.clone(),
+                    layers: built.layers.clone(),
+                })
+            }
+        }
+    }
+
+    /// An image to build upon or to copy from.
+    pub(super) async fn image(
+        &self,
+        name: &str,
+        platform: Option<&Platform>,
+    ) -> Result<Arc<Built>> {
+        let mut fetch = self.fetch.clone();
+        fetch.platform = platform.cloned();
+        let image = self.registry.image(name, &fetch).await?;
+        Ok(Arc::new(Built {
+            config: image.config,
+            layers: image.layers,
+        }))
+    }
+
+    /// The files of a `COPY --from`.
+    pub(super) async fn source(
+        &self,
+        plan: &StagePlan,
+        results: &Results,
+        from: &str,
+    ) -> Result<Vec<Layer>> {
+        match plan.sources.get(from) {
+            Some(Base::Stage(index)) => Ok(result_of(results, *index).await?.layers.clone()),
+            Some(Base::Image(name)) => {
+                let platform = plan.platform.as_ref().or(self.platform.as_ref());
+                Ok(self.image(name, platform).await?.layers.clone())
+            }
+            // A trigger of the base's, which the plan has not seen: it can only mean an image.
+            None if from != "scratch" => Ok(self
+                .image(from, self.platform.as_ref())
+                .await?
+                .layers
+                .clone()),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The base's ONBUILD lines as instructions of this stage.
+    fn triggers(&self, lines: &[String], place: Place) -> Result<Vec<Located>> {
+        lines
+            .iter()
+            .map(|text| {
+                let parsed = instruction::parse(text, &[], self.file.escape);
+                let instruction = parsed.map_err(|e| {
+                    self.at(
+                        place,
+                        Error::Dockerfile(format!("the base's trigger ONBUILD {text}: {e}")),
+                    )
+                })?;
+                Ok(Located {
+                    place,
+                    text: text.clone(),
+                    instruction,
+                })
+            })
+            .collect()
+    }
+
+    /// An error with its place, unless it has one.
+    pub(super) fn at(&self, place: Place, source: Error) -> Error {
+        if matches!(source, Error::At { .. }) {
+            return source;
+        }
+        Error::At {
+            text: self.file.error(place, &source.to_string()),
+            source: Box::new(source),
+        }
+    }
+}
+
+/// How many of these change files.
+fn files(instructions: &[Located]) -> u32 {
+    use crate::dockerfile::Instruction::{Copy, Run, Workdir};
+    let changing = |i: &&Located| matches!(i.instruction, Run(_) | Copy(_) | Workdir(_));
+    u32::try_from(instructions.iter().filter(changing).count()).unwrap_or(u32::MAX)
+}
+
+fn title(plan: &StagePlan, number: u32, total: u32, text: &str) -> String {
+    let space = if plan.title.is_empty() { "" } else { " " };
+    format!("[{}{space}{number}/{total}] {text}", plan.title)
+}
+
+fn scratch(platform: Option<&Platform>) -> Built {
+    let platform = platform.cloned().unwrap_or_else(Platform::host);
+    Built {
+        config: ImageConfig {
+            os: platform.os,
+            architecture: platform.architecture,
+            variant: Some(platform.variant).filter(|v| !v.is_empty()),
+            ..ImageConfig::default()
+        },
+        layers: Vec::new(),
+    }
+}

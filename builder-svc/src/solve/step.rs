@@ -1,0 +1,219 @@
+//! One step: its key, a look into the cache, and if need be the work itself.
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Instant, SystemTime},
+};
+
+use super::{Results, Solver, copy::Arrangement};
+use crate::{
+    cache::{Key, KeyBuilder, REPOSITORY, Record},
+    error::{Error, Result},
+    events::{Event, State, Step as Told},
+    layer::{Layer, chain},
+    plan::{Action, CopyAction, RunAction, StagePlan},
+    worker::{Snapshot, Target},
+};
+
+/// What is to be done.
+pub struct Step<'a> {
+    /// Number, for events.
+    pub index: u32,
+    /// `[2/5] RUN x`
+    pub name: String,
+    /// The work.
+    pub action: &'a Action,
+    /// The stage it belongs to.
+    pub plan: &'a StagePlan,
+    /// Results of other stages.
+    pub results: &'a Results,
+    /// Line of the history.
+    pub line: &'a str,
+}
+
+/// A copy with all that its key needs.
+enum Source {
+    /// From the context.
+    Context(Arrangement),
+    /// From these layers.
+    Layers(Vec<Layer>),
+}
+
+impl Solver {
+    /// Does a step upon these layers, or finds what it made before.
+    pub(super) async fn step(&self, step: &Step<'_>, layers: &[Layer]) -> Result<Record> {
+        self.progress.steps.fetch_add(1, Ordering::Relaxed);
+        let mut told = Told {
+            index: step.index,
+            name: step.name.clone(),
+            state: State::Started,
+            started: SystemTime::now(),
+        };
+        let begun = Instant::now();
+        let done = self.find_or_do(step, layers, &mut told).await;
+        match &done {
+            Ok((_, true)) => {
+                self.progress.cached.fetch_add(1, Ordering::Relaxed);
+                told.state = State::Cached;
+            }
+            Ok((_, false)) => told.state = State::Done(begun.elapsed()),
+            Err(error) => told.state = State::Failed(begun.elapsed(), error.to_string()),
+        }
+        self.events.tell(Event::Step(told)).await;
+        done.map(|(record, _)| record)
+    }
+
+    async fn find_or_do(
+        &self,
+        step: &Step<'_>,
+        layers: &[Layer],
+        told: &mut Told,
+    ) -> Result<(Record, bool)> {
+        let source = match step.action {
+            Action::Copy(copy) => Some(self.copy_source(copy, step).await?),
+            _ => None,
+        };
+        let key = self.key(step.action, layers, source.as_ref());
+        if self.uses_cache(step.plan)
+            && let Some(record) = self.cache.find(&key).await?
+        {
+            return Ok((record, true));
+        }
+        // The semaphore is never closed.
+        let _permit = self.progress.permits.acquire().await;
+        told.started = SystemTime::now();
+        self.events.tell(Event::Step(told.clone())).await;
+        let layer = match (step.action, &source) {
+            (Action::None, _) => None,
+            (Action::MakeFolder(path), _) => self.make_folder(path, layers).await?,
+            (Action::Run(run), _) => self.run(run, layers, step.index).await?,
+            (Action::Copy(copy), Some(source)) => self.copy(copy, source, layers).await?,
+            (Action::Copy(_), None) => None,
+        };
+        let record = Record {
+            layer,
+            created: self.now(),
+        };
+        self.cache.keep(&key, &record, step.line).await?;
+        Ok((record, false))
+    }
+
+    /// RFC 3339; with SOURCE_DATE_EPOCH that.
+    fn now(&self) -> String {
+        let now = jiff::Timestamp::now();
+        let time = self
+            .latest
+            .and_then(|s| jiff::Timestamp::from_second(s).ok());
+        time.unwrap_or(now).to_string()
+    }
+
+    async fn copy_source(&self, copy: &CopyAction, step: &Step<'_>) -> Result<Source> {
+        if let Some(from) = &copy.from {
+            let layers = self.source(step.plan, step.results, from).await?;
+            return Ok(Source::Layers(layers));
+        }
+        let manifest = self.context.manifest().await?;
+        Ok(Source::Context(Arrangement::new(&manifest, copy)?))
+    }
+
+    fn key(&self, action: &Action, layers: &[Layer], source: Option<&Source>) -> Key {
+        let mut key = KeyBuilder::new(match action {
+            Action::None => "none",
+            Action::MakeFolder(_) => "folder",
+            Action::Run(_) => "run",
+            Action::Copy(_) => "copy",
+        });
+        // A result with clamped times is another result.
+        key.part(self.latest.map(|l| l.to_string()).unwrap_or_default());
+        match action {
+            Action::None => {}
+            Action::MakeFolder(path) => {
+                key.part(chain(layers)).part(path);
+            }
+            Action::Run(run) => {
+                let network = [&run.network, &self.settings.network]
+                    .into_iter()
+                    .find(|n| !n.is_empty())
+                    .map_or("default", String::as_str);
+                key.part(chain(layers))
+                    .list(&run.args)
+                    .list(&run.env)
+                    .part(&run.working_dir)
+                    .part(&run.user)
+                    .part(network)
+                    .list(&self.settings.extra_hosts)
+                    .number(self.settings.shm_size);
+            }
+            Action::Copy(copy) => {
+                let below = if copy.link {
+                    String::new()
+                } else {
+                    chain(layers)
+                };
+                key.part(below)
+                    .number(u64::from(copy.link))
+                    .number(u64::from(copy.add))
+                    .part(&copy.destination)
+                    .part(&copy.chown)
+                    .number(u64::from(copy.chmod));
+                match source {
+                    Some(Source::Context(arrangement)) => arrangement.add_to(&mut key),
+                    Some(Source::Layers(layers)) => {
+                        key.part("layers").part(chain(layers)).list(&copy.sources);
+                    }
+                    None => {}
+                }
+            }
+        }
+        key.finish()
+    }
+
+    async fn make_folder(&self, path: &str, layers: &[Layer]) -> Result<Option<Layer>> {
+        if path == "/" {
+            return Ok(None);
+        }
+        let snapshot = self.lease().await?.prepare(layers).await?;
+        self.put_nothing(&snapshot, path).await?;
+        snapshot.commit(REPOSITORY, self.latest).await
+    }
+
+    /// An apply without entries makes its target folder.
+    async fn put_nothing(&self, snapshot: &Snapshot, path: &str) -> Result<()> {
+        let target = Target {
+            folder: path.to_owned(),
+            ..Target::default()
+        };
+        let (send, receive) = tokio::sync::mpsc::channel(1);
+        drop(send);
+        snapshot.apply(&target, receive).await
+    }
+
+    async fn run(&self, run: &RunAction, layers: &[Layer], index: u32) -> Result<Option<Layer>> {
+        let snapshot = self.lease().await?.prepare(layers).await?;
+        let code = snapshot
+            .run(run, &self.settings, &self.events, index)
+            .await?;
+        if code != 0 {
+            return Err(Error::Exit {
+                command: run.args.join(" "),
+                code,
+            });
+        }
+        snapshot.commit(REPOSITORY, self.latest).await
+    }
+
+    async fn copy(
+        &self,
+        copy: &CopyAction,
+        source: &Source,
+        layers: &[Layer],
+    ) -> Result<Option<Layer>> {
+        let below = if copy.link { &[] } else { layers };
+        let snapshot = self.lease().await?.prepare(below).await?;
+        match source {
+            Source::Context(arrangement) => self.copy_context(copy, arrangement, &snapshot).await?,
+            Source::Layers(from) => self.copy_layers(copy, from, &snapshot).await?,
+        }
+        snapshot.commit(REPOSITORY, self.latest).await
+    }
+}

@@ -1,0 +1,358 @@
+//! The worker: a runtime-svc that prepares root filesystems, runs steps in them and makes layers.
+//!
+//! Everything that a build has there belongs to a lease. It is renewed while the build goes on, ended
+//! with it, and lapses by itself when this service dies.
+
+mod stream;
+
+use std::{sync::Arc, time::Duration};
+
+use slipway_image::Descriptor;
+use slipway_proto::{
+    runtime::v1 as pb,
+    runtime::v1::{
+        ApplyRequest, CommitSnapshotRequest, EndLeaseRequest, LeaseRequest, PrepareRequest,
+        ReadPathRequest, ReleaseRequest, ResolvePathRequest, RunStepRequest, Stream, apply_request,
+        prepare_event, run_step_event, worker_client::WorkerClient,
+    },
+    types::v1 as types,
+};
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::transport::Channel;
+
+pub use stream::{ChunkReader, ChunkWriter};
+
+use crate::{
+    error::{Error, Result},
+    events::{Event, Events},
+    layer::Layer,
+    plan::RunAction,
+    registry::remote,
+};
+
+/// How long a lease lives without being renewed, and how often it is.
+const TTL: Duration = Duration::from_secs(60);
+const RENEW: Duration = Duration::from_secs(20);
+/// Chunks that wait between two services.
+pub const CHUNKS: usize = 8;
+
+/// A connection to a worker. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    client: WorkerClient<Channel>,
+}
+
+/// What a build has at a worker.
+pub struct Lease {
+    client: WorkerClient<Channel>,
+    id: String,
+    renewal: tokio::task::JoinHandle<()>,
+}
+
+/// A root filesystem at the worker; given back when dropped.
+pub struct Snapshot {
+    lease: Arc<Lease>,
+    id: String,
+    committed: bool,
+}
+
+/// Where and as whose files are applied.
+#[derive(Debug, Clone, Default)]
+pub struct Target {
+    /// Folder inside the snapshot; made when it is not there.
+    pub folder: String,
+    /// `user[:group]`, "" = as in the stream.
+    pub owner: String,
+    /// 0 = as in the stream.
+    pub mode: u32,
+    /// The stream is an archive that ADD unpacks.
+    pub archive: bool,
+}
+
+/// Something inside a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Where it is, links resolved.
+    pub path: String,
+    /// It is a folder.
+    pub folder: bool,
+}
+
+/// What all steps of a build have in common.
+#[derive(Debug, Clone, Default)]
+pub struct StepSettings {
+    /// `default`, `none` or `host`.
+    pub network: String,
+    /// `name:address`
+    pub extra_hosts: Vec<String>,
+    /// Bytes; 0 = the worker's default.
+    pub shm_size: u64,
+}
+
+impl Worker {
+    /// Over a channel.
+    pub fn new(channel: Channel) -> Self {
+        let limit = slipway_service::MAX_MESSAGE_SIZE;
+        let client = WorkerClient::new(channel)
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(limit);
+        Self { client }
+    }
+
+    /// A lease for a build.
+    pub async fn lease(&self) -> Result<Arc<Lease>> {
+        let mut client = self.client.clone();
+        let ttl = prost_types::Duration::try_from(TTL).ok();
+        let request = LeaseRequest {
+            lease_id: String::new(),
+            ttl,
+        };
+        let answer = client.lease(request).await;
+        let answer = answer.map_err(|s| remote("cannot use the worker".to_owned(), &s))?;
+        let id = answer.into_inner().lease_id;
+        let request = LeaseRequest {
+            lease_id: id.clone(),
+            ttl,
+        };
+        let mut renewing = client.clone();
+        let renewal = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(RENEW).await;
+                if let Err(status) = renewing.lease(request.clone()).await {
+                    // The next use of a snapshot fails and says so.
+                    tracing::warn!(%status, "a worker's lease could not be renewed");
+                }
+            }
+        });
+        Ok(Arc::new(Lease {
+            client,
+            id,
+            renewal,
+        }))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.renewal.abort();
+        let mut client = self.client.clone();
+        let lease_id = std::mem::take(&mut self.id);
+        give_back(async move {
+            // A lease that cannot be ended lapses.
+            let _ = client.end_lease(EndLeaseRequest { lease_id }).await;
+        });
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        let mut client = self.lease.client.clone();
+        let snapshot_id = std::mem::take(&mut self.id);
+        let lease = self.lease.clone();
+        give_back(async move {
+            // What cannot be released goes with the lease.
+            let _ = client.release(ReleaseRequest { snapshot_id }).await;
+            drop(lease);
+        });
+    }
+}
+
+/// Does something after a drop, if there is a runtime still: a service that stops leaves it to the
+/// lease's end.
+fn give_back(work: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(work);
+    }
+}
+
+impl Lease {
+    /// A writable snapshot upon these layers.
+    pub async fn prepare(self: &Arc<Self>, layers: &[Layer]) -> Result<Snapshot> {
+        let fail = |s| remote("cannot prepare a root filesystem".to_owned(), &s);
+        let request = PrepareRequest {
+            lease_id: self.id.clone(),
+            layers: layers.iter().map(layer_message).collect(),
+        };
+        let mut events = self
+            .client
+            .clone()
+            .prepare(request)
+            .await
+            .map_err(fail)?
+            .into_inner();
+        while let Some(event) = events.message().await.map_err(fail)? {
+            if let Some(prepare_event::Event::SnapshotId(id)) = event.event {
+                return Ok(Snapshot {
+                    lease: self.clone(),
+                    id,
+                    committed: false,
+                });
+            }
+        }
+        Err(Error::Invalid(
+            "the worker did not prepare a root filesystem".to_owned(),
+        ))
+    }
+}
+
+impl Snapshot {
+    /// Runs a step, its output told as events of step `index`; returns its exit code. Dropping the
+    /// future kills it.
+    pub async fn run(
+        &self,
+        action: &RunAction,
+        settings: &StepSettings,
+        events: &Events,
+        index: u32,
+    ) -> Result<i32> {
+        let fail = |s| remote("the step could not be run".to_owned(), &s);
+        let network = match action.network.as_str() {
+            "" => settings.network.clone(),
+            own => own.to_owned(),
+        };
+        let request = RunStepRequest {
+            snapshot_id: self.id.clone(),
+            args: action.args.clone(),
+            env: [&action.env[..], &action.hidden_env[..]].concat(),
+            working_dir: action.working_dir.clone(),
+            user: action.user.clone(),
+            network,
+            extra_hosts: settings.extra_hosts.clone(),
+            shm_size: settings.shm_size,
+            ..RunStepRequest::default()
+        };
+        let answer = self.lease.client.clone().run_step(request).await;
+        let mut told = answer.map_err(fail)?.into_inner();
+        while let Some(event) = told.message().await.map_err(fail)? {
+            match event.event {
+                Some(run_step_event::Event::Output(output)) => {
+                    let stderr = output.stream() == Stream::Stderr;
+                    let data = output.data;
+                    events
+                        .tell(Event::Log {
+                            index,
+                            stderr,
+                            data,
+                        })
+                        .await;
+                }
+                Some(run_step_event::Event::Exited(exited)) => return Ok(exited.exit_code),
+                None => {}
+            }
+        }
+        Err(Error::Invalid(
+            "the worker ended the step without an exit code".to_owned(),
+        ))
+    }
+
+    /// Applies a tar stream.
+    pub async fn apply(&self, target: &Target, chunks: mpsc::Receiver<bytes::Bytes>) -> Result<()> {
+        let start = apply_request::Start {
+            snapshot_id: self.id.clone(),
+            path: target.folder.clone(),
+            owner: target.owner.clone(),
+            mode: target.mode,
+            archive: target.archive,
+        };
+        let request = |part| ApplyRequest { part: Some(part) };
+        let first = request(apply_request::Part::Start(start));
+        let rest =
+            ReceiverStream::new(chunks).map(move |data| request(apply_request::Part::Data(data)));
+        let stream = tokio_stream::iter([first]).chain(rest);
+        let answer = self.lease.client.clone().apply(stream).await;
+        answer
+            .map(drop)
+            .map_err(|s| remote(format!("cannot copy to {}", target.folder), &s))
+    }
+
+    /// What a path is, links followed.
+    pub async fn find(&self, path: &str) -> Result<Option<Found>> {
+        let found = self.resolve(path).await?;
+        let mode = found.stat.as_ref().map_or(0, |s| s.mode);
+        Ok(found.exists.then_some(Found {
+            // S_IFMT and S_IFDIR (inode(7)).
+            folder: mode & 0o170_000 == 0o040_000,
+            path: found.path,
+        }))
+    }
+
+    /// What wildcards match, sorted.
+    pub async fn expand(&self, pattern: &str) -> Result<Vec<String>> {
+        Ok(self.resolve(pattern).await?.matches)
+    }
+
+    async fn resolve(&self, path: &str) -> Result<pb::ResolvePathResponse> {
+        let request = ResolvePathRequest {
+            snapshot_id: self.id.clone(),
+            path: path.to_owned(),
+            follow: true,
+        };
+        let answer = self.lease.client.clone().resolve(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|s| remote(format!("cannot look up {path}"), &s))
+    }
+
+    /// Streams a path as tar into `chunks`: a folder's content relative to it, anything else under its
+    /// own name.
+    pub async fn read(&self, path: &str, chunks: mpsc::Sender<bytes::Bytes>) -> Result<()> {
+        let fail = |s| remote(format!("cannot read {path}"), &s);
+        let request = ReadPathRequest {
+            snapshot_id: self.id.clone(),
+            path: path.to_owned(),
+            follow_links: true,
+        };
+        let answer = self.lease.client.clone().read_path(request).await;
+        let mut stream = answer.map_err(fail)?.into_inner();
+        while let Some(chunk) = stream.message().await.map_err(fail)? {
+            if chunks.send(chunk.data).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes what changed a layer of registry-svc's; none when nothing did.
+    pub async fn commit(mut self, repository: &str, latest: Option<i64>) -> Result<Option<Layer>> {
+        let request = CommitSnapshotRequest {
+            snapshot_id: self.id.clone(),
+            repository: repository.to_owned(),
+            source_date_epoch: latest,
+            ..CommitSnapshotRequest::default()
+        };
+        let answer = self.lease.client.clone().commit_snapshot(request).await;
+        let answer = answer.map_err(|s| remote("cannot make a layer".to_owned(), &s))?;
+        self.committed = true;
+        answer.into_inner().layer.map(layer).transpose()
+    }
+}
+
+fn layer_message(layer: &Layer) -> pb::Layer {
+    pb::Layer {
+        descriptor: Some(types::Descriptor {
+            media_type: layer.descriptor.media_type.clone(),
+            digest: layer.descriptor.digest.to_string(),
+            size: layer.descriptor.size,
+            ..types::Descriptor::default()
+        }),
+        diff_id: layer.diff_id.to_string(),
+        repository: layer.repository.clone(),
+    }
+}
+
+fn layer(layer: pb::Layer) -> Result<Layer> {
+    let broken = |e: slipway_image::digest::DigestError| {
+        Error::Invalid(format!("the worker's layer is broken: {e}"))
+    };
+    let blob = layer.descriptor.unwrap_or_default();
+    let digest = blob.digest.parse().map_err(broken)?;
+    Ok(Layer {
+        descriptor: Descriptor::new(blob.media_type, digest, blob.size),
+        diff_id: layer.diff_id.parse().map_err(broken)?,
+        repository: layer.repository,
+    })
+}

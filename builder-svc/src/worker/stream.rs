@@ -1,0 +1,77 @@
+//! Blocking readers and writers upon channels of chunks.
+
+use std::io;
+
+use slipway_service::CHUNK_SIZE;
+use tokio::sync::mpsc;
+
+/// Chunks of a channel as a blocking reader.
+pub struct ChunkReader {
+    receive: mpsc::Receiver<bytes::Bytes>,
+    chunk: bytes::Bytes,
+}
+
+impl ChunkReader {
+    /// From a channel; its end is the end of the stream.
+    pub const fn new(receive: mpsc::Receiver<bytes::Bytes>) -> Self {
+        Self {
+            receive,
+            chunk: bytes::Bytes::new(),
+        }
+    }
+}
+
+impl io::Read for ChunkReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.receive.blocking_recv() {
+                Some(chunk) => self.chunk = chunk,
+                None => return Ok(0),
+            }
+        }
+        let n = self.chunk.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&self.chunk.split_to(n));
+        Ok(n)
+    }
+}
+
+/// A blocking writer whose full chunks go into a channel.
+pub struct ChunkWriter {
+    send: mpsc::Sender<bytes::Bytes>,
+    chunk: Vec<u8>,
+}
+
+impl ChunkWriter {
+    /// Into a channel.
+    pub fn new(send: mpsc::Sender<bytes::Bytes>) -> Self {
+        Self {
+            send,
+            chunk: Vec::new(),
+        }
+    }
+}
+
+impl io::Write for ChunkWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        if self.chunk.capacity() == 0 {
+            self.chunk.reserve_exact(CHUNK_SIZE);
+        }
+        let n = (CHUNK_SIZE - self.chunk.len()).min(buffer.len());
+        self.chunk.extend_from_slice(&buffer[..n]);
+        if self.chunk.len() == CHUNK_SIZE {
+            self.flush()?;
+        }
+        Ok(n)
+    }
+
+    /// Sends what there is.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        let chunk = std::mem::take(&mut self.chunk);
+        self.send
+            .blocking_send(chunk.into())
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads any more"))
+    }
+}
