@@ -68,7 +68,10 @@ impl ContentStore {
     pub fn begin(&self, digest: &Digest) -> io::Result<Incoming> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let temporary = self.root.join("incoming").join(hex::encode(random));
+        // Whoever cleans the state folder of a running service loses content, not builds.
+        let incoming = self.root.join("incoming");
+        fs::create_dir_all(&incoming)?;
+        let temporary = incoming.join(hex::encode(random));
         Ok(Incoming {
             file: File::create_new(&temporary)?,
             temporary,

@@ -49,8 +49,8 @@ impl Solver {
             state: State::Started,
             started: SystemTime::now(),
         };
-        let begun = Instant::now();
-        let done = self.find_or_do(step, layers, &mut told).await;
+        let mut begun = Instant::now();
+        let done = self.find_or_do(step, layers, &mut told, &mut begun).await;
         match &done {
             Ok((_, true)) => {
                 self.progress.cached.fetch_add(1, Ordering::Relaxed);
@@ -68,6 +68,7 @@ impl Solver {
         step: &Step<'_>,
         layers: &[Layer],
         told: &mut Told,
+        begun: &mut Instant,
     ) -> Result<(Record, bool)> {
         let source = match step.action {
             Action::Copy(copy) => Some(self.copy_source(copy, step).await?),
@@ -81,7 +82,8 @@ impl Solver {
         }
         // The semaphore is never closed.
         let _permit = self.progress.permits.acquire().await;
-        told.started = SystemTime::now();
+        // Waiting for other stages is no part of the work.
+        (told.started, *begun) = (SystemTime::now(), Instant::now());
         self.events.tell(Event::Step(told.clone())).await;
         let layer = match (step.action, &source) {
             (Action::None, _) => None,
