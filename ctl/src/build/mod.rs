@@ -3,4 +3,5 @@
 pub mod context;
 pub mod ignore;
 pub mod progress;
+pub mod screen;
 pub mod session;

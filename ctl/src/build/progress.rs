@@ -10,6 +10,7 @@ use slipway_proto::builder::v1::{Step, StepLog, Warning, step::State};
 pub enum Style {
     Quiet,
     Plain,
+    Terminal,
     RawJson,
 }
 
@@ -160,7 +161,11 @@ impl Lines {
         if self.style == Style::RawJson {
             return json!({"warning": w.rule, "message": w.message, "line": w.line}).to_string();
         }
-        format!(" - {}: {} (line {})", w.rule, w.message, w.line)
+        let line = match w.line {
+            0 => String::new(),
+            line => format!(" (line {line})"),
+        };
+        format!(" - {}: {}{line}", w.rule, w.message)
     }
 }
 

@@ -8,8 +8,8 @@ use std::{
 };
 
 use slipway_proto::builder::v1::{
-    BuildRequest, BuildResult, BuildStart, ContentChunks, ContextEntries, Secret,
-    build_event::Event, build_request::Part, content_chunks::Chunk,
+    BuildRequest, BuildResult, BuildStart, ContentChunks, ContextEntries, Secret, Step, StepLog,
+    Warning, build_event::Event, build_request::Part, content_chunks::Chunk,
 };
 use slipway_service::CHUNK_SIZE;
 use tokio::sync::mpsc;
@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::{
     context::{self, Context},
     progress::{Lines, Style},
+    screen::Screen,
 };
 use crate::{
     client::Site,
@@ -76,17 +77,7 @@ async fn receive(
         .build(ReceiverStream::new(receiver))
         .await?
         .into_inner();
-    let mut lines = Lines::new(style);
-    let mut kept = Vec::new();
-    let mut say = |new: Vec<String>| match style {
-        // Shown only if the build fails; bounded.
-        Style::Quiet => {
-            kept.extend(new);
-            let many = kept.len().saturating_sub(200);
-            kept.drain(..many);
-        }
-        _ => new.iter().for_each(|line| eprintln!("{line}")),
-    };
+    let mut show = Show::new(style);
     let mut result = None;
     let failed = loop {
         match events.message().await {
@@ -104,9 +95,9 @@ async fn receive(
                         wanted = None;
                     }
                 }
-                Some(Event::Step(step)) => say(lines.step(&step)),
-                Some(Event::Log(log)) => say(lines.log(&log)),
-                Some(Event::Warning(warning)) => say(vec![lines.warning(&warning)]),
+                Some(Event::Step(step)) => show.step(&step),
+                Some(Event::Log(log)) => show.log(&log),
+                Some(Event::Warning(warning)) => show.warning(&warning),
                 Some(Event::Result(done)) => result = Some(done),
                 Some(Event::BuildId(_) | Event::Progress(_) | Event::Output(_)) | None => {}
             },
@@ -114,7 +105,8 @@ async fn receive(
     };
     match (failed, result) {
         (None, Some(result)) => {
-            if style == Style::Plain {
+            drop(show);
+            if matches!(style, Style::Plain | Style::Terminal) {
                 eprintln!(
                     "\n{} of {} steps cached, image {}",
                     result.cached_steps, result.steps, result.image_id
@@ -127,7 +119,7 @@ async fn receive(
             Ok(result)
         }
         (failed, _) => {
-            kept.iter().for_each(|line| eprintln!("{line}"));
+            show.kept().iter().for_each(|line| eprintln!("{line}"));
             let Some(status) = failed else {
                 return Err(Failure::new(
                     "the builder ended the build without a result: see its log",
@@ -140,6 +132,66 @@ async fn receive(
                 return Err(Failure::new(first));
             }
             Err(Failure::from(status).exits(1))
+        }
+    }
+}
+
+/// Where events are shown.
+enum Show {
+    Screen(Box<Screen>),
+    /// Lines; with `-q` kept, and shown only if the build fails.
+    Lines(Box<Lines>, Option<Vec<String>>),
+}
+
+impl Show {
+    fn new(style: Style) -> Self {
+        match style {
+            Style::Terminal => Self::Screen(Box::new(Screen::new())),
+            style => Self::Lines(
+                Box::new(Lines::new(style)),
+                (style == Style::Quiet).then(Vec::new),
+            ),
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match self {
+            Self::Screen(screen) => screen.step(step),
+            Self::Lines(lines, kept) => say(kept, lines.step(step)),
+        }
+    }
+
+    fn log(&mut self, log: &StepLog) {
+        match self {
+            Self::Screen(screen) => screen.log(log),
+            Self::Lines(lines, kept) => say(kept, lines.log(log)),
+        }
+    }
+
+    fn warning(&mut self, warning: &Warning) {
+        match self {
+            Self::Screen(screen) => {
+                screen.print(&Lines::new(Style::Plain).warning(warning));
+            }
+            Self::Lines(lines, kept) => say(kept, vec![lines.warning(warning)]),
+        }
+    }
+
+    fn kept(self) -> Vec<String> {
+        match self {
+            Self::Lines(_, Some(kept)) => kept,
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn say(kept: &mut Option<Vec<String>>, new: Vec<String>) {
+    match kept {
+        None => new.iter().for_each(|line| eprintln!("{line}")),
+        Some(kept) => {
+            kept.extend(new);
+            let many = kept.len().saturating_sub(200);
+            kept.drain(..many);
         }
     }
 }

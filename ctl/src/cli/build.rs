@@ -30,6 +30,12 @@ pub struct Build {
     /// Do not use cache when building the image
     #[arg(long)]
     no_cache: bool,
+    /// Do not cache specified stages
+    #[arg(long, value_delimiter = ',')]
+    no_cache_filter: Vec<String>,
+    /// Add annotation to the image
+    #[arg(long)]
+    annotation: Vec<String>,
     /// Always attempt to pull all referenced images
     #[arg(long)]
     pull: bool,
@@ -88,7 +94,14 @@ impl Build {
         let (dockerfile, name) = self.dockerfile(&root)?;
         let style = match (self.quiet, self.progress.as_str()) {
             (true, _) | (_, "quiet") => Style::Quiet,
-            (_, "auto" | "plain" | "tty") => Style::Plain,
+            (_, "auto") if crate::output::draws_bars() => Style::Terminal,
+            (_, "tty") if crate::output::draws_bars() => Style::Terminal,
+            (_, "tty") => {
+                return Err(Failure::new(
+                    "--progress tty needs a terminal on stderr: use plain",
+                ));
+            }
+            (_, "auto" | "plain") => Style::Plain,
             (_, "rawjson") => Style::RawJson,
             (_, other) => {
                 return Err(Failure::new(format!(
@@ -108,6 +121,8 @@ impl Build {
             build_args: self.arguments()?,
             target: self.target.clone(),
             no_cache: self.no_cache,
+            no_cache_filter: self.no_cache_filter.clone(),
+            annotations: env::pairs(&self.annotation)?,
             pull: self.pull,
             platforms: self
                 .platform
