@@ -57,6 +57,7 @@ pub async fn up(paths: &Paths, quiet: bool) -> Outcome {
     if !quiet {
         match started {
             0 => println!("Slipway is running already."),
+            1 => println!("Slipway is running: 1 service started."),
             _ => println!("Slipway is running: {started} services started."),
         }
     }
