@@ -37,9 +37,25 @@ impl Site {
 
     /// A host without anything on it yet.
     pub fn bare() -> Self {
+        Self::within(&std::env::temp_dir())
+    }
+
+    /// The same for images of many files, with its folder in memory where there is enough of it: to remove
+    /// tens of thousands of files from a disk that others use takes longer than the test itself.
+    pub fn roomy() -> Self {
+        let memory = Path::new("/dev/shm");
+        let enough = memory.is_dir() && available_memory() > 6 << 30;
+        Self::within(if enough {
+            memory
+        } else {
+            Path::new("/var/tmp")
+        })
+    }
+
+    fn within(parent: &Path) -> Self {
         let namespace = format!("swt-{}-{}", std::process::id(), number());
         succeed(Command::new("ip").args(["netns", "add", &namespace]));
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir_in(parent).unwrap();
         let site = Self {
             services: Vec::new(),
             uplink: None,
@@ -275,6 +291,13 @@ fn end(child: &mut Child) -> Option<std::process::ExitStatus> {
         std::thread::sleep(Duration::from_millis(10));
     }
     None
+}
+
+fn available_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
 }
 
 /// Another number in this process.

@@ -130,6 +130,10 @@ impl Registry {
             ) => return Ok(None),
             Err(e) => return Err(e),
         };
+        // Begun to be pulled and not done, or only looked at by a build: not here yet, as for docker.
+        if !self.has_all(&image.blobs()).await? {
+            return Ok(None);
+        }
         let id = image.id.to_string();
         let entry = listed.entry(id.clone()).or_insert_with(|| Listed {
             image,

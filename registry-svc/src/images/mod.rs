@@ -111,13 +111,15 @@ impl Image {
 }
 
 impl Registry {
-    /// Finds an image that is here, by docker's rules: a name, else a unique prefix of an id.
+    /// Finds an image that is here with all its layers, by docker's rules: a name, else a unique prefix
+    /// of an id.
     pub async fn find_image(&self, text: &str, platform: Option<&Platform>) -> Result<Image> {
         let named = self.own.parse_image(text);
         if let Ok(name) = &named {
             match self.image_of(name, platform).await {
-                Err(Error::ImageNotFound(_)) => {}
-                other => return other,
+                Ok(image) if self.has_all(&image.blobs()).await? => return Ok(image),
+                Ok(_) | Err(Error::ImageNotFound(_)) => {}
+                Err(e) => return Err(e),
             }
         }
         let prefix = text.strip_prefix("sha256:").unwrap_or(text);

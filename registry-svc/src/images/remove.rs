@@ -46,12 +46,12 @@ impl Registry {
             }
             if let Some((top, _)) = self.lookup(&name)? {
                 return match self.image_of(&name, None).await {
-                    Ok(image) => {
+                    Ok(image) if self.has_all(&image.blobs()).await? => {
                         let listed = self.listed(&image.id).await?;
                         self.remove_by_name(&name, listed).await
                     }
                     // An artifact, or an image that was never fetched: nothing but its name is here.
-                    Err(_) => self.remove_bare(&name, &top).await,
+                    _ => self.remove_bare(&name, &top).await,
                 };
             }
         }
