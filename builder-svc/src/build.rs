@@ -10,10 +10,10 @@ use slipway_image::Platform;
 use slipway_proto::types::v1::RegistryAuth;
 
 use crate::{
-    cache::Cache,
+    cache::{Cache, Listed, Prune},
     context::{BuildContext, ContentStore},
     dockerfile::Dockerfile,
-    error::{Error, Result},
+    error::{Error, Result, Tried as _},
     events::{Event, Events, State, Step},
     export::{self, Exported, Naming},
     plan::{self, Options, stage::Given},
@@ -96,6 +96,8 @@ pub struct Builder {
     pub store: Arc<ContentStore>,
     content_bytes: u64,
     builds: Mutex<VecDeque<Entry>>,
+    /// Read by builds, written by what may not happen meanwhile.
+    running: tokio::sync::RwLock<()>,
 }
 
 impl Builder {
@@ -112,6 +114,7 @@ impl Builder {
             store: Arc::new(store),
             content_bytes,
             builds: Mutex::default(),
+            running: tokio::sync::RwLock::default(),
         }
     }
 
@@ -124,6 +127,31 @@ impl Builder {
         self.lock().iter().rev().cloned().collect()
     }
 
+    /// What the cache holds.
+    pub async fn records(&self) -> Result<Vec<Listed>> {
+        Cache::new(self.registry.clone()).list().await
+    }
+
+    /// Removes records of the cache and files of contexts; returns keys and bytes. A build that runs
+    /// counts on what it has found: meanwhile nothing is removed.
+    pub async fn prune(&self, prune: Prune) -> Result<(Vec<String>, u64)> {
+        let Ok(_alone) = self.running.try_write() else {
+            let sentence = "a build is running: prune when it has ended".to_owned();
+            return Err(Error::Conflict(sentence));
+        };
+        let (keys, bytes) = Cache::new(self.registry.clone()).prune(prune).await?;
+        if prune.until.is_some() || prune.keep_bytes > 0 {
+            return Ok((keys, bytes));
+        }
+        let store = self.store.clone();
+        let gone = tokio::task::spawn_blocking(move || store.evict(0))
+            .await
+            .map_err(std::io::Error::other)
+            .and_then(|r| r)
+            .tried(|| "cannot remove the context files".to_owned())?;
+        Ok((keys, bytes + gone.1))
+    }
+
     /// Builds. Dropping the future cancels it: what runs is stopped, and nothing of it stays.
     pub async fn build(
         self: &Arc<Self>,
@@ -132,6 +160,7 @@ impl Builder {
         context: BuildContext,
         events: Events,
     ) -> Result<Outcome> {
+        let _running = self.running.read().await;
         let name = request.tags.first().unwrap_or(&request.dockerfile_name);
         let mut record = Recording::begin(self.clone(), id, name.clone());
         let done = self.run(request, context, events).await;

@@ -38,6 +38,9 @@ pub enum Error {
     /// The caller did not send what the build needs.
     #[error("{0}")]
     Context(String),
+    /// Not possible now.
+    #[error("{0}")]
+    Conflict(String),
     /// The host's own trouble.
     #[error("{what}: {source}")]
     Io {

@@ -1,13 +1,13 @@
 //! registry-svc as this service sees it: base images in, built images and cache records out.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::SystemTime};
 
 use slipway_image::{Descriptor, Digest, ImageConfig, Platform, Reference};
 use slipway_proto::{
     registry::v1::{
-        GetManifestRequest, PullRequest, PutManifestRequest, ResolveRequest, ResolvedImage,
-        WriteBlobRequest, pull_event::Event as PullStep, pull_request::Policy,
-        registry_client::RegistryClient, write_blob_request,
+        GetManifestRequest, ListTagsRequest, PullRequest, PutManifestRequest, RemoveImageRequest,
+        ResolveRequest, ResolvedImage, WriteBlobRequest, pull_event::Event as PullStep,
+        pull_request::Policy, registry_client::RegistryClient, write_blob_request,
     },
     types::v1 as types,
 };
@@ -162,6 +162,46 @@ impl Registry {
             Ok(found) => Ok(Some(found.into_inner().content.into())),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(remote(format!("cannot look into {repository}"), &status)),
+        }
+    }
+}
+
+impl Registry {
+    /// All tags of a repository, and when each was put.
+    pub async fn tags(&self, repository: &str) -> Result<Vec<(String, SystemTime)>> {
+        let mut found = Vec::new();
+        let mut token = String::new();
+        loop {
+            let request = ListTagsRequest {
+                repository: repository.to_owned(),
+                page: Some(types::Page { size: 1000, token }),
+            };
+            let answer = self.client.clone().list_tags(request).await;
+            let answer =
+                answer.map_err(|s| remote(format!("cannot look into {repository}"), &s))?;
+            let answer = answer.into_inner();
+            found.extend(answer.tags.into_iter().map(|tag| {
+                let time = tag.tagged.and_then(|t| t.try_into().ok());
+                (tag.name, time.unwrap_or(SystemTime::UNIX_EPOCH))
+            }));
+            token = answer.next_page_token;
+            if token.is_empty() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Takes a tag away, and what it named with it; returns the bytes that became free.
+    pub async fn remove(&self, repository: &str, tag: &str) -> Result<u64> {
+        let request = RemoveImageRequest {
+            image: format!("{repository}:{tag}"),
+            ..RemoveImageRequest::default()
+        };
+        match self.client.clone().remove_image(request).await {
+            Ok(answer) => Ok(answer.into_inner().reclaimed),
+            // Somebody else was quicker.
+            Err(status) if status.code() == Code::NotFound => Ok(0),
+            Err(status) => Err(remote(format!("cannot remove {repository}:{tag}"), &status)),
         }
     }
 }

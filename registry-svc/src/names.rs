@@ -253,12 +253,20 @@ impl OwnNames {
         self.hosts.contains(&host.to_ascii_lowercase())
     }
 
-    /// The repository at `/v2/<name>/...?ns=<ns>`.
+    /// The repository at `/v2/<name>/...?ns=<ns>`. The platform's own are not served: whoever could
+    /// write there would choose what other people's builds find in their cache.
     pub fn from_http(&self, name: &str, ns: Option<&str>) -> Result<Repository> {
-        if let Some(host) = ns.filter(|ns| !ns.is_empty() && !self.is_own(ns)) {
-            return Repository::new(host, name);
+        let repository = match ns.filter(|ns| !ns.is_empty() && !self.is_own(ns)) {
+            Some(host) => Repository::new(host, name)?,
+            None => self.from_name(name)?,
+        };
+        if repository.is_internal() {
+            return Err(Error::InvalidReference {
+                text: name.to_owned(),
+                reason: "it is one of the platform's own repositories".to_owned(),
+            });
         }
-        self.from_name(name)
+        Ok(repository)
     }
 
     /// A repository's name with or without host: `goals`, `team/app`, `docker.io/library/goals`.
@@ -401,12 +409,29 @@ mod tests {
     fn names_that_could_leave_the_folder_are_refused() {
         let own = own();
         for name in [
-            "", "..", "../etc", "a/../b", "a//b", "/a", "a/", "A", "a/_tags", "_tags", "a/.b",
-            "./a", "../x.y", "..:80/x", "-.x/y", "a b", "a\0b",
+            "",
+            "..",
+            "../etc",
+            "a/../b",
+            "a//b",
+            "/a",
+            "a/",
+            "A",
+            "a/_tags",
+            "_tags",
+            "a/.b",
+            "./a",
+            "../x.y",
+            "..:80/x",
+            "-.x/y",
+            "a b",
+            "a\0b",
+            "slipway.internal/build-cache",
+            "SLIPWAY.internal/a",
         ] {
             assert!(own.from_http(name, None).is_err(), "{name:?}");
         }
-        for ns in ["..", "a/b", "x:y", "[::1", ".a"] {
+        for ns in ["..", "a/b", "x:y", "[::1", ".a", INTERNAL_HOST] {
             assert!(own.from_http("a", Some(ns)).is_err(), "{ns:?}");
         }
         for tag in ["", ".a", "-a", "a/b", "a:b", &"a".repeat(129)] {

@@ -4,7 +4,14 @@ mod support;
 
 use std::collections::HashSet;
 
-use registry_svc::{Error, images::filter::Filters};
+use registry_svc::{
+    Error,
+    images::filter::Filters,
+    manifests::{Put, Require},
+    names::{Repository, Tag},
+    store::Origin,
+};
+use slipway_image::media_type;
 use support::{Site, TestImage};
 
 #[tokio::test]
@@ -91,14 +98,32 @@ async fn filters_choose_images() {
 async fn the_platforms_own_repositories_are_no_images() {
     let site = Site::start().await;
     let image = TestImage::new("cache", 10);
-    site.push_image("slipway.internal/build-cache", "key", &image)
-        .await;
+    site.push_image("a", "v1", &image).await;
+    let put = Put {
+        repository: Repository::new("slipway.internal", "build-cache").unwrap(),
+        tags: vec![Tag::parse("key").unwrap()],
+        media_type: media_type::OCI_MANIFEST.to_owned(),
+        content: image.manifest.clone(),
+        expected: None,
+        origin: Origin::Local,
+        by_digest: false,
+        require: Require::Site,
+    };
+    site.registry.put_manifest(put).await.unwrap();
+    site.registry.remove_image("a:v1", false).await.unwrap();
     assert!(site.registry.images().await.unwrap().is_empty());
-    let catalog = support::client().get(site.url("_catalog")).send().await;
+    let client = support::client();
+    let catalog = client.get(site.url("_catalog")).send().await;
     assert_eq!(
         catalog.unwrap().text().await.unwrap(),
         r#"{"repositories":[]}"#
     );
+    // Nobody from outside reads them, or chooses what a build finds in its cache.
+    for path in ["manifests/key", "tags/list"] {
+        let url = site.url(&format!("slipway.internal/build-cache/{path}"));
+        let answer = client.get(url).send().await.unwrap();
+        assert_eq!(answer.status(), 400, "{path}");
+    }
     let removed = site
         .registry
         .remove_image("slipway.internal/build-cache:key", false)

@@ -221,6 +221,16 @@ async fn the_cache_is_content_not_time() {
     fs::remove_dir_all(site.path("state/builder")).unwrap();
     assert_eq!(cached(&built(&site, "c", &[])), (4, 4));
     assert_eq!(cached(&built(&site, "c", &["--no-cache"])), (0, 4));
+
+    // What is pruned is built again, and takes no room until then.
+    site.ctl(&["rmi", "c"]).ok();
+    let pruned = site.ctl(&["builder", "prune", "-f"]).ok();
+    assert!(pruned.contains("Deleted build cache objects:"), "{pruned}");
+    assert_eq!(
+        site.ctl(&["builder", "prune", "-f"]).ok(),
+        "Total reclaimed space: 0B\n"
+    );
+    assert_eq!(cached(&built(&site, "c", &[])), (0, 4));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 
 pub mod key;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use slipway_image::{Descriptor, Digest, manifest::ImageManifest, media_type};
 
@@ -63,6 +63,79 @@ impl Cache {
     }
 }
 
+/// A record as people are shown it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: String,
+    /// The instruction.
+    pub step: String,
+    /// Bytes of its layer.
+    pub size: u64,
+    /// When it was made.
+    pub created: SystemTime,
+}
+
+/// Which records are pruned.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Prune {
+    /// Only those made before.
+    pub until: Option<SystemTime>,
+    /// The newest ones stay, as long as all together have at most so many bytes.
+    pub keep_bytes: u64,
+}
+
+impl Cache {
+    /// All records, oldest first.
+    pub async fn list(&self) -> Result<Vec<Listed>> {
+        let mut found = Vec::new();
+        for (key, created) in self.registry.tags(REPOSITORY).await? {
+            let Some(content) = self.registry.manifest(REPOSITORY, &key).await? else {
+                continue;
+            };
+            // What is no record only takes room.
+            let manifest: Option<ImageManifest> = serde_json::from_slice(&content).ok();
+            let step = manifest.as_ref().and_then(|m| m.annotations.get(STEP));
+            found.push(Listed {
+                step: step.cloned().unwrap_or_default(),
+                size: manifest.map_or(0, |m| m.layers.iter().map(|l| l.size).sum()),
+                key,
+                created,
+            });
+        }
+        found.sort_by_key(|r| r.created);
+        Ok(found)
+    }
+
+    /// Removes records; returns their keys and the bytes that became free. A layer that an image
+    /// holds too stays with the image.
+    pub async fn prune(&self, prune: Prune) -> Result<(Vec<String>, u64)> {
+        let records = self.list().await?;
+        let mut removed = (Vec::new(), 0);
+        for key in to_remove(&records, prune) {
+            removed.1 += self.registry.remove(REPOSITORY, &key).await?;
+            removed.0.push(key);
+        }
+        Ok(removed)
+    }
+}
+
+fn to_remove(records: &[Listed], prune: Prune) -> Vec<String> {
+    let mut kept = 0;
+    let mut remove: Vec<String> = records
+        .iter()
+        .rev()
+        .filter(|record| {
+            kept += record.size;
+            let fits = prune.keep_bytes > 0 && kept <= prune.keep_bytes;
+            !fits && prune.until.is_none_or(|until| record.created < until)
+        })
+        .map(|record| record.key.clone())
+        .collect();
+    remove.reverse();
+    remove
+}
+
 fn encode(config: Digest, record: &Record, step: &str) -> Vec<u8> {
     let mut annotations = BTreeMap::from([
         (CREATED.to_owned(), record.created.clone()),
@@ -106,6 +179,27 @@ fn parse(content: &[u8]) -> Option<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_records_stay() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        let records: Vec<Listed> = [("old", 5, 1), ("mid", 3, 2), ("new", 4, 3)]
+            .map(|(key, size, time)| Listed {
+                key: key.to_owned(),
+                step: String::new(),
+                size,
+                created: at(time),
+            })
+            .into();
+        let on = |until: Option<u64>, keep_bytes| {
+            let until = until.map(at);
+            to_remove(&records, Prune { until, keep_bytes })
+        };
+        assert_eq!(on(None, 0), ["old", "mid", "new"]);
+        assert_eq!(on(None, 7), ["old"]);
+        assert_eq!(on(Some(3), 0), ["old", "mid"]);
+        assert_eq!(on(Some(2), 1), ["old"]);
+    }
 
     #[test]
     fn records_come_back_as_they_went() {

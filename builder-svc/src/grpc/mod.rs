@@ -19,7 +19,7 @@ use slipway_proto::{
     builder::v1::{
         BuildEvent, BuildRequest, DiskUsageRequest, DiskUsageResponse, InfoRequest,
         ListBuildsRequest, ListBuildsResponse, PruneRequest, PruneResponse, build_request::Part,
-        builder_server::Builder as Service, disk_usage_response,
+        builder_server::Builder as Service,
     },
     types::v1::ServiceInfo,
 };
@@ -147,9 +147,13 @@ impl Service for BuilderService {
         }))
     }
 
-    async fn prune(&self, _: Request<PruneRequest>) -> Result<Response<PruneResponse>, Status> {
-        let sentence = "pruning the build cache is not supported yet".to_owned();
-        Err(Error::Unsupported(sentence).into())
+    async fn prune(
+        &self,
+        request: Request<PruneRequest>,
+    ) -> Result<Response<PruneResponse>, Status> {
+        let prune = request::prune(&request.into_inner())?;
+        let (removed, reclaimed) = self.builder.prune(prune).await?;
+        Ok(Response::new(PruneResponse { removed, reclaimed }))
     }
 
     async fn disk_usage(
@@ -162,14 +166,15 @@ impl Service for BuilderService {
             .map_err(std::io::Error::other)
             .and_then(|r| r)
             .tried(|| "cannot measure the context files".to_owned())?;
-        Ok(Response::new(DiskUsageResponse {
-            records: vec![disk_usage_response::Record {
-                id: "context-files".into(),
-                description: "files of build contexts".into(),
-                size,
-                ..Default::default()
-            }],
-        }))
+        let mut records: Vec<_> = self
+            .builder
+            .records()
+            .await?
+            .into_iter()
+            .map(view::record)
+            .collect();
+        records.push(view::content(size));
+        Ok(Response::new(DiskUsageResponse { records }))
     }
 
     async fn info(&self, _: Request<InfoRequest>) -> Result<Response<ServiceInfo>, Status> {

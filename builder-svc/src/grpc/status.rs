@@ -33,6 +33,7 @@ impl From<Error> for Status {
                 ErrorDetails::with_error_info(reason.clone(), DOMAIN, HashMap::new()),
             ),
             Error::Context(_) => status(Code::FailedPrecondition, "CONTEXT_INCOMPLETE", sentence),
+            Error::Conflict(_) => status(Code::FailedPrecondition, "CONFLICT", sentence),
             Error::Io { .. } => status(Code::Internal, "SYSTEM_ERROR", sentence),
         }
     }

@@ -3,12 +3,13 @@
 use std::time::SystemTime;
 
 use slipway_proto::builder::v1::{
-    BuildEvent, BuildResult, NeedContent, Step, StepLog, Warning, build_event,
+    BuildEvent, BuildResult, NeedContent, Step, StepLog, Warning, build_event, disk_usage_response,
     list_builds_response, step,
 };
 
 use crate::{
     build::{Entry, Outcome},
+    cache::Listed,
     events::{Event, State},
 };
 
@@ -105,5 +106,26 @@ pub fn entry(entry: Entry) -> list_builds_response::Build {
         status: entry.status.to_owned(),
         steps: entry.counts.0,
         cached_steps: entry.counts.1,
+    }
+}
+
+/// A record of the cache.
+pub fn record(listed: Listed) -> disk_usage_response::Record {
+    disk_usage_response::Record {
+        id: listed.key,
+        description: listed.step,
+        size: listed.size,
+        created: Some(listed.created.into()),
+        ..Default::default()
+    }
+}
+
+/// The files of contexts, all together.
+pub fn content(size: u64) -> disk_usage_response::Record {
+    disk_usage_response::Record {
+        id: "context-files".to_owned(),
+        description: "files of build contexts".to_owned(),
+        size,
+        ..Default::default()
     }
 }

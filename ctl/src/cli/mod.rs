@@ -1,6 +1,7 @@
 //! The command line: one file a command family.
 
 pub mod build;
+pub mod builder;
 pub mod container;
 pub mod context;
 pub mod exec;
@@ -45,6 +46,9 @@ enum Command {
     System(system::Command),
     /// Build an image from a Dockerfile
     Build(Box<build::Build>),
+    /// Manage builds
+    #[command(subcommand)]
+    Builder(builder::Command),
     /// Manage containers
     #[command(subcommand, name = "container")]
     Containers(container::Group),
@@ -77,6 +81,7 @@ pub async fn main() -> Outcome {
     let (name, context) = chosen(line.context.as_deref())?;
     let site = Site { context };
     match line.command {
+        Command::Builder(command) => command.run(&site).await,
         Command::Container(command) => command.run(&site).await,
         Command::Image(command) => command.run(&site).await,
         Command::System(command) => command.run(&site, &name).await,

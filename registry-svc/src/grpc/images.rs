@@ -59,10 +59,7 @@ pub async fn list(
             .ok_or_else(|| Error::InvalidArgument("the page's token has expired".to_owned()))?;
         images.drain(..=at);
     }
-    let size = match page.size {
-        0 => 100,
-        size => size.min(1000) as usize,
-    };
+    let size = page_size(page.size);
     let more = images.len() > size;
     images.truncate(size);
     let next_page_token = match images.last() {
@@ -73,6 +70,40 @@ pub async fn list(
         images: images.iter().map(convert::summary).collect(),
         next_page_token,
     }))
+}
+
+pub fn list_tags(registry: &Arc<Registry>, request: ListTagsRequest) -> Answer<ListTagsResponse> {
+    let repository = registry.own.from_name(&request.repository)?;
+    let page = request.page.unwrap_or_default();
+    let size = page_size(page.size);
+    let last = Some(page.token.as_str()).filter(|token| !token.is_empty());
+    let mut found = registry.index.tags_of(&repository, last, size + 1)?;
+    let more = found.len() > size;
+    found.truncate(size);
+    let next_page_token = match found.last() {
+        Some((tag, _)) if more => tag.to_string(),
+        _ => String::new(),
+    };
+    let tags = found
+        .into_iter()
+        .map(|(tag, record)| list_tags_response::Tag {
+            name: tag.to_string(),
+            digest: record.digest.to_string(),
+            tagged: Some(convert::timestamp_ms(record.tagged)),
+        })
+        .collect();
+    Ok(Response::new(ListTagsResponse {
+        tags,
+        next_page_token,
+    }))
+}
+
+/// How many entries a page has.
+fn page_size(asked: u32) -> usize {
+    match asked {
+        0 => 100,
+        size => size.min(1000) as usize,
+    }
 }
 
 /// `docker images localhost:5000/goals` finds what is listed as `goals`.

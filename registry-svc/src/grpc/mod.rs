@@ -85,6 +85,10 @@ impl Api for Service {
         content::put_manifest(&self.registry, request.into_inner()).await
     }
 
+    async fn list_tags(&self, request: Request<ListTagsRequest>) -> Answer<ListTagsResponse> {
+        images::list_tags(&self.registry, request.into_inner())
+    }
+
     async fn list_images(&self, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
         images::list(&self.registry, request.into_inner()).await
     }
