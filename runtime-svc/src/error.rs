@@ -28,6 +28,17 @@ pub enum Error {
     /// An option that we don't support yet.
     #[error("{0} is not supported yet")]
     Unsupported(String),
+    /// No volume of that name.
+    #[error("get {0}: no such volume")]
+    NoSuchVolume(String),
+    /// Containers have it.
+    #[error("remove {name}: volume is in use - [{users}]")]
+    VolumeInUse {
+        /// The volume.
+        name: String,
+        /// Who has it.
+        users: String,
+    },
     /// The container is not in the state that the request needs.
     #[error("{0}")]
     Conflict(String),

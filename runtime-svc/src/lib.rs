@@ -1,12 +1,14 @@
 //! Runs containers on one host.
 //!
 //! [`container`] is the domain: what containers are asked to be and what is done with them. Below it,
-//! [`registry`] and [`layers`] bring images here, [`network`] speaks with netd, [`monitor`] and
+//! [`registry`] and [`layers`] bring images here ([`collect`] takes away what is left of them), [`network`] speaks with netd, [`monitor`] and
 //! [`executor`] make and keep processes, [`cgroup`] limits them, [`logs`] reads what they wrote.
 //! [`grpc`] translates, and nothing else.
 
 pub mod cgroup;
+pub mod collect;
 pub mod container;
+pub mod disk;
 pub mod error;
 pub mod events;
 pub mod executor;
@@ -19,4 +21,5 @@ pub mod network;
 pub mod registry;
 pub mod settings;
 pub mod sys;
+pub mod volumes;
 pub mod worker;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use runtime_svc::{
     container::manager::Manager,
-    grpc::{ContainersService, HostService, WorkerService},
+    grpc::{ContainersService, HostService, VolumesService, WorkerService},
     monitor::spawner,
     network::Netd,
     registry::Registry,
@@ -14,7 +14,8 @@ use runtime_svc::{
     worker::Worker,
 };
 use slipway_proto::runtime::v1::{
-    containers_server::ContainersServer, host_server::HostServer, worker_server::WorkerServer,
+    containers_server::ContainersServer, host_server::HostServer, volumes_server::VolumesServer,
+    worker_server::WorkerServer,
 };
 use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, client};
 use tonic::service::Routes;
@@ -61,14 +62,18 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
     let worker = Worker::open(manager.clone(), registry)?;
     let stop = context.shutdown.clone();
     tokio::spawn(stop.run_until_cancelled_owned(worker.clone().expire()));
+    let collecting = runtime_svc::collect::run(manager.clone());
+    tokio::spawn(async move { context.shutdown.run_until_cancelled_owned(collecting).await });
     let containers = ContainersServer::new(ContainersService::new(manager.clone()))
         .max_decoding_message_size(MAX_MESSAGE_SIZE)
         .max_encoding_message_size(MAX_MESSAGE_SIZE);
+    let volumes = VolumesServer::new(VolumesService::new(manager.clone()));
     let host = HostServer::new(HostService::new(manager, context.started));
     let worker = WorkerServer::new(WorkerService::new(worker))
         .max_decoding_message_size(MAX_MESSAGE_SIZE)
         .max_encoding_message_size(MAX_MESSAGE_SIZE);
     Ok(Routes::new(containers)
         .add_service(host)
+        .add_service(volumes)
         .add_service(worker))
 }

@@ -1,16 +1,18 @@
 //! Images, as registry-svc knows them.
 
+use std::collections::HashSet;
+
 use slipway_image::{Digest, ImageConfig};
 use slipway_proto::{
     registry::v1::{
-        PullRequest, ReadBlobRequest, ResolveRequest, ResolvedImage, WriteBlobRequest,
-        pull_event::Event as PullStep, pull_request::Policy, registry_client::RegistryClient,
-        write_blob_request,
+        EventsRequest, ListImagesRequest, PullRequest, ReadBlobRequest, ResolveRequest,
+        ResolvedImage, WriteBlobRequest, pull_event::Event as PullStep, pull_request::Policy,
+        registry_client::RegistryClient, write_blob_request,
     },
-    types::v1::RegistryAuth,
+    types::v1::{Page, RegistryAuth},
 };
 use tokio::sync::mpsc;
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Code, transport::Channel};
 
 use crate::error::{Error, Remote};
@@ -144,6 +146,64 @@ impl Registry {
 }
 
 impl Registry {
+    /// The layers of all images, by diff id.
+    pub async fn layers_of_images(&self) -> Result<HashSet<Digest>, Error> {
+        let mut client = self.client.clone();
+        let mut layers = HashSet::new();
+        let mut request = ListImagesRequest {
+            all: true,
+            ..ListImagesRequest::default()
+        };
+        loop {
+            let listed = client
+                .list_images(request.clone())
+                .await
+                .map_err(|s| failed(&s))?
+                .into_inner();
+            for image in listed.images {
+                let resolve = ResolveRequest {
+                    reference: image.id,
+                    platform: None,
+                };
+                match client.resolve(resolve).await {
+                    Ok(found) => layers.extend(
+                        found
+                            .into_inner()
+                            .diff_ids
+                            .iter()
+                            .filter_map(|d| d.parse().ok()),
+                    ),
+                    // Removed since it was listed.
+                    Err(status) if status.code() == Code::NotFound => {}
+                    Err(status) => return Err(failed(&status)),
+                }
+            }
+            if listed.next_page_token.is_empty() {
+                return Ok(layers);
+            }
+            request.page = Some(Page {
+                size: 1000,
+                token: listed.next_page_token,
+            });
+        }
+    }
+
+    /// Something each time an image is removed; ends with registry-svc.
+    pub async fn removals(&self) -> Result<impl Stream<Item = ()> + use<>, Error> {
+        let events = self
+            .client
+            .clone()
+            .events(EventsRequest::default())
+            .await
+            .map_err(|s| failed(&s))?
+            .into_inner();
+        Ok(events
+            .take_while(Result::is_ok)
+            .filter_map(Result::ok)
+            .filter(|event| event.action == "delete")
+            .map(drop))
+    }
+
     /// Stores a blob whose chunks come over `data`; returns its digest.
     pub async fn write_blob(
         &self,

@@ -6,8 +6,8 @@ use slipway_proto::{
     registry::v1::registry_client::RegistryClient,
     runtime::v1::{
         ContainerSpec, ContainerSummary, Exited, ListRequest, LogsRequest, RemoveRequest,
-        RunRequest, StreamInput, StreamOutput, containers_client::ContainersClient, run_event,
-        run_request,
+        RunRequest, StreamInput, StreamOutput, containers_client::ContainersClient,
+        host_client::HostClient, run_event, run_request,
     },
 };
 use slipway_service::{Address, client};
@@ -53,6 +53,11 @@ impl Site {
     /// runtime-svc.
     pub fn containers(&self) -> ContainersClient<Channel> {
         ContainersClient::new(self.channel("runtime"))
+    }
+
+    /// runtime-svc's host.
+    pub fn host(&self) -> HostClient<Channel> {
+        HostClient::new(self.channel("runtime"))
     }
 
     /// Starts a container in the background; returns its id.

@@ -123,11 +123,16 @@ impl Site {
 
     /// Kills a service with SIGKILL and starts it again.
     pub async fn kill_and_restart(&mut self, name: &'static str) {
+        self.kill_service(name);
+        self.start_service(name).await;
+    }
+
+    /// Kills a service with SIGKILL.
+    pub fn kill_service(&mut self, name: &str) {
         let at = self.services.iter().position(|(n, _)| *n == name).unwrap();
         let (_, mut child) = self.services.remove(at);
         child.kill().unwrap();
         child.wait().unwrap();
-        self.start_service(name).await;
     }
 
     /// A file or folder of this site.

@@ -146,21 +146,24 @@ async fn what_cannot_run_exits_as_docker_and_leaves_nothing() {
         "[[upstream]]\nhost = \"docker.io\"\nurl = \"http://127.0.0.1:5099\"\ninsecure = true\n";
     std::fs::create_dir_all(site.path("etc")).unwrap();
     std::fs::create_dir_all(site.path("empty")).unwrap();
+    std::fs::write(site.path("empty/index.html"), "up").unwrap();
     std::fs::write(site.path("etc/registry.toml"), upstream).unwrap();
     site.kill_and_restart("registry").await;
     // An upstream that has nothing: 404 whatever is asked.
     let empty = site.path("empty");
-    let served = site.output(
-        "/bin/busybox",
-        &[
-            "httpd",
-            "-p",
-            "127.0.0.1:5099",
-            "-h",
-            empty.to_str().unwrap(),
-        ],
-    );
-    assert!(served.status.success());
+    let arguments = [
+        "httpd",
+        "-f",
+        "-p",
+        "127.0.0.1:5099",
+        "-h",
+        empty.to_str().unwrap(),
+    ];
+    let mut nothing = site.command("/bin/busybox", &arguments).spawn().unwrap();
+    eventually("the upstream listens", async || {
+        site.fetch("http://127.0.0.1:5099/")
+    })
+    .await;
     let check = |arguments: &[&str], code: i32, says: &str| {
         let said = ctl(&site, arguments);
         assert_eq!(said.code, code, "{arguments:?}: {}", said.err);
@@ -264,6 +267,8 @@ async fn what_cannot_run_exits_as_docker_and_leaves_nothing() {
     );
     let tried = ctl(&site, &["ps", "-a", "--format", "{{.Names}} {{.State}}"]).out;
     assert_eq!(tried, "tried exited\n");
+    nothing.kill().unwrap();
+    nothing.wait().unwrap();
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use slipway_proto::{
         PushRequest, RemoveImageRequest, TagImageRequest, pull_event, pull_request::Policy,
         push_event,
     },
-    runtime::v1::ListRequest,
+    runtime::v1::{ListRequest, PruneLayersRequest},
     types::v1::Page,
 };
 
@@ -163,17 +163,19 @@ impl Group {
                 if !confirm(&format!("This will remove {what}."), force)? {
                     return Ok(0);
                 }
-                prune(site, all, filters).await
+                prune(site, all, filters, 0).await
             }
         }
     }
 }
 
-/// Removes unused images; what containers use is asked first.
+/// Removes unused images, and what the runtime host unpacked of them; what containers use is asked
+/// first. `before` was reclaimed already.
 pub async fn prune(
     site: &Site,
     all: bool,
     filters: Vec<slipway_proto::types::v1::Filter>,
+    before: u64,
 ) -> Outcome {
     let used = container::list_all(
         site,
@@ -194,6 +196,11 @@ pub async fn prune(
         })
         .await?
         .into_inner();
+    let unpacked = site
+        .host()
+        .prune_layers(PruneLayersRequest { all })
+        .await?
+        .into_inner();
     let mut out = String::new();
     if !answer.untagged.is_empty() || !answer.deleted.is_empty() {
         out.push_str("Deleted Images:\n");
@@ -209,16 +216,49 @@ pub async fn prune(
     }
     out.push_str(&format!(
         "Total reclaimed space: {}\n",
-        human::size(answer.reclaimed)
+        human::size(before + answer.reclaimed + unpacked.reclaimed)
     ));
     output::print(&out)?;
     Ok(0)
+}
+
+/// As docker: the last name of an image that a container uses stays, unless that is forced.
+async fn refuse_used(site: &Site, name: &str) -> Outcome<()> {
+    let request = InspectImageRequest {
+        image: name.to_owned(),
+        platform: None,
+    };
+    // What cannot be looked at is the removal's to complain of.
+    let Ok(found) = site.registry().inspect_image(request).await else {
+        return Ok(());
+    };
+    let image = found.into_inner().summary.unwrap_or_default();
+    if image.repo_tags.len() > 1 && !image.id.contains(name) {
+        return Ok(());
+    }
+    let all = ListRequest {
+        all: true,
+        ..ListRequest::default()
+    };
+    // A site without a runtime has no containers.
+    let containers = container::list_all(site, all).await.unwrap_or_default();
+    match containers.iter().find(|c| c.image_id == image.id) {
+        None => Ok(()),
+        Some(user) => Err(Failure::new(format!(
+            "conflict: unable to remove repository reference \"{name}\" (must force) - container {} is using its referenced image {}",
+            short_id(&user.id),
+            short_id(&image.id)
+        ))),
+    }
 }
 
 impl Rm {
     async fn run(self, site: &Site) -> Outcome {
         let (force, no_prune) = (self.force, self.no_prune);
         each(&self.images, |image| async move {
+            if !force {
+                refuse_used(site, &image).await?;
+            }
             let answer = site
                 .registry()
                 .remove_image(RemoveImageRequest {
@@ -616,9 +656,9 @@ mod tests {
         };
         assert_eq!(
             show(&image),
-            "REPOSITORY    TAG      IMAGE ID       CREATED   SIZE\n\
-             goals         latest   0123456789ab   N/A       187MB\n\
-             quay.io/a/b   1        0123456789ab   N/A       187MB\n"
+            "REPOSITORY    TAG       IMAGE ID       CREATED   SIZE\n\
+             goals         latest    0123456789ab   N/A       187MB\n\
+             quay.io/a/b   1         0123456789ab   N/A       187MB\n"
         );
         image.repo_tags.clear();
         assert!(show(&image).contains("<none>       <none>"));

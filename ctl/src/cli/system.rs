@@ -88,7 +88,7 @@ impl Group {
             Self::Df => df(site).await,
             Self::Prune { all, force } => {
                 if !confirm(
-                    "This will remove all stopped containers, unused networks and unused images.",
+                    "This will remove all stopped containers, unused networks, unused images and what was unpacked of them.",
                     force,
                 )? {
                     return Ok(0);
@@ -111,7 +111,7 @@ impl Group {
                         output::print(&format!("Deleted {what}:\n{}\n\n", names.join("\n")))?;
                     }
                 }
-                super::image::prune(site, all, Vec::new()).await
+                super::image::prune(site, all, Vec::new(), containers.reclaimed).await
             }
         }
     }

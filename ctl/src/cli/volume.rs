@@ -151,10 +151,11 @@ impl Command {
             }
             Self::Inspect(inspect) => inspect.run(site, Some("volume")).await,
             Self::Prune { all, filter, force } => {
-                if !confirm(
-                    "This will remove local volumes not used by at least one container.",
-                    force,
-                )? {
+                let which = if all { "all" } else { "anonymous" };
+                let question = format!(
+                    "This will remove {which} local volumes not used by at least one container."
+                );
+                if !confirm(&question, force)? {
                     return Ok(0);
                 }
                 let answer = site

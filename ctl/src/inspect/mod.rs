@@ -106,21 +106,30 @@ async fn find(site: &Site, name: &str, kind: Option<&str>, size: bool) -> Outcom
                     platform: None,
                 })
                 .await
-                .map(|a| image::json(&a.into_inner())),
+                .map(|a| {
+                    not_sized(size, "images");
+                    image::json(&a.into_inner())
+                }),
             "network" => site
                 .networks()
                 .inspect_network(InspectNetworkRequest {
                     network: name.to_owned(),
                 })
                 .await
-                .map(|a| network(&a.into_inner())),
+                .map(|a| {
+                    not_sized(size, "networks");
+                    network(&a.into_inner())
+                }),
             _ => site
                 .volumes()
                 .inspect_volume(InspectVolumeRequest {
                     name: name.to_owned(),
                 })
                 .await
-                .map(|a| volume(&a.into_inner())),
+                .map(|a| {
+                    not_sized(size, "volumes");
+                    volume(&a.into_inner())
+                }),
         };
         match answer {
             Ok(value) => return Ok(value),
@@ -135,6 +144,13 @@ async fn find(site: &Site, name: &str, kind: Option<&str>, size: bool) -> Outcom
         }
     }
     Err(Failure::new(format!("No such object: {name}")))
+}
+
+/// docker's word on `--size` of what is no container.
+fn not_sized(size: bool, kind: &str) {
+    if size {
+        eprintln!("WARNING: --size ignored for {kind}");
+    }
 }
 
 fn network(n: &NetworkDetails) -> Value {

@@ -123,12 +123,13 @@ fn text_of(row: &Row, key: &str) -> String {
     }
 }
 
-/// docker's tab writer: three blanks between columns, the last column not padded.
+/// docker's tab writer: columns ten wide at least, three blanks between them, the last one not padded.
 pub fn align(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = lines.iter().filter_map(|line| line.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
+        (widest + 3).max(10)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut out = String::new();
@@ -136,7 +137,7 @@ pub fn align(lines: &[Vec<String>]) -> String {
         for (column, cell) in line.iter().enumerate() {
             out.push_str(cell);
             if column + 1 < line.len() {
-                let blanks = widths[column] + 3 - cell.chars().count();
+                let blanks = widths[column] - cell.chars().count();
                 out.extend(std::iter::repeat_n(' ', blanks));
             }
         }
@@ -179,7 +180,7 @@ mod tests {
         assert_eq!(with("{{.Label \"a\"}}"), "1,2\n\n");
         assert_eq!(
             with("table {{.Names}}\\t{{.ID}}"),
-            "NAMES   CONTAINER ID\nweb     0123\ndb      4567\n"
+            "NAMES     CONTAINER ID\nweb       0123\ndb        4567\n"
         );
         assert_eq!(
             with("json").lines().next().unwrap(),

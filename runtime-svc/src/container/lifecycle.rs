@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use slipway_proto::runtime::v1::TerminalSize;
+use slipway_proto::runtime::v1::{Mount, TerminalSize};
 
 use super::{
     etc,
@@ -176,7 +176,7 @@ impl Manager {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).tried(what),
             _ => {}
         }
-        let volume = |name: &str| self.volume_folder(name);
+        let volume = |name: &str| self.0.volumes.data(name);
         let places = Places {
             folder: &container.folder,
             run_folder: &container.run_folder,
@@ -459,32 +459,42 @@ impl Manager {
         let record = container.record();
         // Out of the way under another name first: a removal that is cut off is finished at the next start.
         let gone = container.folder.with_extension("removed");
-        let folder = container.folder.clone();
-        let removed = tokio::task::spawn_blocking(move || {
-            fs::rename(&folder, &gone)?;
-            fs::remove_dir_all(&gone)
-        });
-        removed
+        let what = || format!("cannot remove container {}", record.name);
+        fs::rename(&container.folder, &gone).tried(what)?;
+        self.clean_up(container);
+        self.forget(container);
+        if volumes {
+            self.remove_anonymous(&record.spec.mounts).await;
+        }
+        // Name and volumes are free: who waits for that need not wait for the disk.
+        container.set_status(Status::Removed);
+        self.tell(container, "destroy", &[]);
+        tokio::task::spawn_blocking(move || fs::remove_dir_all(gone))
             .await
             .map_err(io::Error::other)
             .and_then(|r| r)
-            .tried(|| format!("cannot remove container {}", record.name))?;
-        self.clean_up(container);
-        if volumes {
-            // Anonymous volumes have ids for names.
-            let anonymous = |m: &&slipway_proto::runtime::v1::Mount| {
-                m.r#type == "volume" && m.source.len() == 64
-            };
-            for mount in record.spec.mounts.iter().filter(anonymous) {
-                let folder = self.0.state.join("volumes").join(&mount.source);
-                fs::remove_dir_all(folder)
-                    .tried(|| format!("cannot remove volume {}", mount.source))?;
+            .tried(what)
+    }
+
+    /// Removes the anonymous volumes among these, unless another container shares them.
+    async fn remove_anonymous(&self, mounts: &[Mount]) {
+        for mount in mounts.iter().filter(|m| m.r#type == "volume") {
+            let name = &mount.source;
+            if !self.0.volumes.find(name).is_ok_and(|v| v.anonymous) {
+                continue;
+            }
+            let (manager, volume) = (self.clone(), name.clone());
+            let removed = tokio::task::spawn_blocking(move || {
+                let users = || manager.users_of_volume(&volume);
+                manager.0.volumes.remove(&volume, users)
+            })
+            .await;
+            match removed {
+                Ok(Ok(()) | Err(Error::VolumeInUse { .. } | Error::NoSuchVolume(_))) => {}
+                Ok(Err(error)) => tracing::warn!(volume = name, %error, "could not be removed"),
+                Err(error) => tracing::warn!(volume = name, %error, "could not be removed"),
             }
         }
-        self.forget(container);
-        container.set_status(Status::Removed);
-        self.tell(container, "destroy", &[]);
-        Ok(())
     }
 
     /// Runs a further process. `fds` are its three streams, or nothing with a terminal. The events of

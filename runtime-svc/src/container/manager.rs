@@ -33,6 +33,7 @@ use crate::{
     },
     network::Netd,
     registry::{Image, Notices, Registry},
+    volumes::{Pin, Volumes, copy_up},
 };
 
 /// The containers of this host. Cheap to clone.
@@ -45,6 +46,8 @@ pub(super) struct Inner {
     pub registry: Registry,
     pub netd: Netd,
     pub layers: Layers,
+    pub volumes: Volumes,
+    filling: tokio::sync::Mutex<()>,
     pub hierarchies: Hierarchies,
     pub spawner: Mutex<Spawner>,
     pub events: Events,
@@ -73,7 +76,6 @@ impl Manager {
         netd: Netd,
     ) -> anyhow::Result<Self> {
         fs::create_dir_all(state.join("containers"))?;
-        fs::create_dir_all(state.join("volumes"))?;
         fs::create_dir_all(run.join("containers"))?;
         fs::set_permissions(&run, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let lock = run.join("spawner.lock");
@@ -83,6 +85,7 @@ impl Manager {
         }
         let spawner = Spawner::start(Path::new("/proc/self/exe"), &lock)?;
         let layers = Layers::open(state.join("layers"), registry.clone())?;
+        let volumes = Volumes::open(state.join("volumes"))?;
         let hierarchies = Hierarchies::detect()?;
         tracing::info!(cgroup = hierarchies.version(), controllers = ?hierarchies.v2_controllers, "host");
         let manager = Self(Arc::new(Inner {
@@ -91,6 +94,8 @@ impl Manager {
             registry,
             netd,
             layers,
+            volumes,
+            filling: tokio::sync::Mutex::default(),
             hierarchies,
             spawner: Mutex::new(spawner),
             events: Events::default(),
@@ -104,6 +109,11 @@ impl Manager {
     /// Where unpacked layers are.
     pub fn layers(&self) -> &Layers {
         &self.0.layers
+    }
+
+    /// Where images come from.
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
     }
 
     /// The cgroup trees of this host.
@@ -124,6 +134,11 @@ impl Manager {
     /// The state folder.
     pub fn state_folder(&self) -> &Path {
         &self.0.state
+    }
+
+    /// Tells subscribers what happened to a volume.
+    pub fn tell_volume(&self, name: &str, action: &str) {
+        self.0.events.tell("volume", action, name, HashMap::new());
     }
 
     /// What happens from now on.
@@ -167,9 +182,19 @@ impl Manager {
         all
     }
 
-    /// Folder of a volume's content.
-    pub fn volume_folder(&self, name: &str) -> PathBuf {
-        self.0.state.join("volumes").join(name).join("_data")
+    /// The volumes of this host.
+    pub fn volumes(&self) -> &Volumes {
+        &self.0.volumes
+    }
+
+    /// Ids of the containers that have a volume.
+    pub fn users_of_volume(&self, name: &str) -> Vec<String> {
+        let has = |m: &Mount| m.r#type == "volume" && m.source == name;
+        self.all()
+            .iter()
+            .filter(|c| c.record().spec.mounts.iter().any(has))
+            .map(|c| c.id.clone())
+            .collect()
     }
 
     /// Makes a container; nothing runs yet. Returns warnings with it.
@@ -198,7 +223,8 @@ impl Manager {
             super::lifecycle::parse_signal(&effective.stop_signal)?;
         }
         add_image_volumes(&mut spec, &effective.volumes);
-        self.prepare_volumes(&mut spec)?;
+        let pins = self.prepare_mounts(&mut spec)?;
+        let container_mounts = spec.mounts.clone();
         let record = record(&id, &name, spec, effective, &image);
         // Checked now, so that a container that can never start is never made.
         let places = super::plan::Places {
@@ -214,7 +240,10 @@ impl Manager {
             warnings
                 .push("the image's HEALTHCHECK is not run: that is not supported yet".to_owned());
         }
-        self.0.layers.ensure(&image.layers).await?;
+        // Held until the container is there: from then on its record keeps them.
+        let kept = self.0.layers.ensure(&image.layers).await?;
+        self.fill_volumes(&container_mounts, kept.folders.clone())
+            .await?;
         let folder = self.0.state.join("containers").join(&id);
         make_folder(&folder, &record)
             .tried(|| format!("cannot make the folder of container {name}"))?;
@@ -222,6 +251,7 @@ impl Manager {
         let container = Arc::new(Container::new(record, Status::Created, folder, run_folder));
         self.insert(container.clone());
         release.keep();
+        pins.into_iter().for_each(Pin::keep);
         self.tell(&container, "create", &[]);
         Ok((container, warnings))
     }
@@ -259,21 +289,15 @@ impl Manager {
     }
 
     /// Named volumes are made when first used; anonymous ones get a name.
-    fn prepare_volumes(&self, spec: &mut ContainerSpec) -> Result<(), Error> {
+    fn prepare_mounts(&self, spec: &mut ContainerSpec) -> Result<Vec<Pin>, Error> {
+        let mut pins = Vec::new();
         for mount in &mut spec.mounts {
             match mount.r#type.as_str() {
                 "volume" => {
-                    if mount.source.is_empty() {
-                        mount.source = ids::new_id();
-                    } else if !ids::is_name(&mount.source) {
-                        return Err(Error::Invalid(format!(
-                            "\"{}\" includes invalid characters for a local volume name",
-                            mount.source
-                        )));
-                    }
-                    let folder = self.volume_folder(&mount.source);
-                    fs::create_dir_all(&folder)
-                        .tried(|| format!("cannot make volume {}", mount.source))?;
+                    let labels = mount.volume_labels.clone().into_iter().collect();
+                    let pin = self.0.volumes.create(&mount.source, labels)?;
+                    pin.name().clone_into(&mut mount.source);
+                    pins.push(pin);
                 }
                 "bind" if mount.create_source => {
                     fs::create_dir_all(&mount.source)
@@ -288,7 +312,32 @@ impl Manager {
                 _ => {}
             }
         }
-        Ok(())
+        Ok(pins)
+    }
+
+    /// Empty volumes get what the image has in their places.
+    async fn fill_volumes(&self, mounts: &[Mount], lower: Vec<PathBuf>) -> Result<(), Error> {
+        let wanted: Vec<(String, PathBuf, bool)> = mounts
+            .iter()
+            .filter(|m| m.r#type == "volume" && !m.no_copy)
+            .map(|m| {
+                let in_place = !self.users_of_volume(&m.source).is_empty();
+                (m.target.clone(), self.0.volumes.data(&m.source), in_place)
+            })
+            .collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        // One after the other, so that two containers that begin together fill a volume once.
+        let _turn = self.0.filling.lock().await;
+        tokio::task::spawn_blocking(move || {
+            wanted
+                .iter()
+                .try_for_each(|(target, data, in_place)| copy_up(&lower, target, data, *in_place))
+        })
+        .await
+        .map_err(io::Error::other)
+        .tried(|| "cannot fill the volumes".to_owned())?
     }
 
     /// `--volumes-from`: the volumes and binds of other containers, unless something of its own is there.

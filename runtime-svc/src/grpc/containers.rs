@@ -13,7 +13,8 @@ use crate::{
         manager::Manager,
         state::{Container, Status as State},
     },
-    error::Tried as _,
+    disk,
+    error::{Error, Tried as _},
     logs,
 };
 
@@ -34,6 +35,31 @@ impl ContainersService {
     fn find(&self, word: &str) -> Result<Arc<Container>, Status> {
         Ok(self.manager.find(word)?)
     }
+
+    /// Bytes of the writable layer, and of that and the image together.
+    async fn sizes(&self, container: &Container) -> Result<(u64, u64), Error> {
+        let writable = used(container, "upper").await?;
+        let layers: Vec<_> = container
+            .record()
+            .layers
+            .iter()
+            .filter_map(|layer| layer.parse().ok())
+            .collect();
+        Ok((
+            writable,
+            writable + self.manager.layers().size_of(layers.iter()),
+        ))
+    }
+}
+
+/// Bytes on disk of a container's folder, or of a part of it. Gone meanwhile is none.
+async fn used(container: &Container, part: &str) -> Result<u64, Error> {
+    let folder = container.folder.join(part);
+    tokio::task::spawn_blocking(move || disk::usage(&folder))
+        .await
+        .map_err(std::io::Error::other)
+        .and_then(|r| r)
+        .tried(|| format!("cannot measure container {}", container.name()))
 }
 
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -203,19 +229,24 @@ impl Containers for ContainersService {
         &self,
         request: Request<pb::PruneRequest>,
     ) -> Result<Response<pb::PruneResponse>, Status> {
-        let mut removed = Vec::new();
+        let mut pruned = pb::PruneResponse::default();
         for container in self.manager.all() {
             if container.running().is_none()
                 && view::passes(&container, &request.get_ref().filters)?
             {
-                self.manager.remove(&container, false, false).await?;
-                removed.push(container.id.clone());
+                let size = used(&container, "").await?;
+                match self.manager.remove(&container, false, false).await {
+                    Ok(()) => {
+                        pruned.removed.push(container.id.clone());
+                        pruned.reclaimed += size;
+                    }
+                    // Somebody started it, or removed it.
+                    Err(Error::Conflict(_) | Error::NoSuchContainer(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
-        Ok(Response::new(pb::PruneResponse {
-            removed,
-            reclaimed: 0,
-        }))
+        Ok(Response::new(pruned))
     }
 
     async fn rename(
@@ -284,12 +315,21 @@ impl Containers for ContainersService {
         for container in self.manager.all() {
             if (all || container.running().is_some()) && view::passes(&container, &request.filters)?
             {
-                containers.push(view::summary(&container));
+                containers.push(container);
             }
         }
         if request.last > 0 {
             containers.truncate(request.last as usize);
         }
+        let mut lines = Vec::with_capacity(containers.len());
+        for container in &containers {
+            let mut line = view::summary(container);
+            if request.size {
+                (line.size_rw, line.size_root) = self.sizes(container).await?;
+            }
+            lines.push(line);
+        }
+        let containers = lines;
         Ok(Response::new(pb::ListResponse {
             containers,
             next_page_token: String::new(),
@@ -300,9 +340,16 @@ impl Containers for ContainersService {
         &self,
         request: Request<pb::InspectRequest>,
     ) -> Result<Response<pb::ContainerDetails>, Status> {
-        let container = self.find(&request.into_inner().container)?;
-        let volume = |name: &str| self.manager.volume_folder(name).display().to_string();
-        Ok(Response::new(view::details(&container, volume)))
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        let volume = |name: &str| self.manager.volumes().data(name).display().to_string();
+        let mut details = view::details(&container, volume);
+        if request.size
+            && let Some(summary) = &mut details.summary
+        {
+            (summary.size_rw, summary.size_root) = self.sizes(&container).await?;
+        }
+        Ok(Response::new(details))
     }
 
     type LogsStream = Events<pb::LogEntries>;
@@ -315,7 +362,7 @@ impl Containers for ContainersService {
         let log = container.record().spec.log.unwrap_or_default();
         if log.driver == "none" {
             let sentence = "configured logging driver does not support reading".to_owned();
-            return Err(crate::error::Error::Conflict(sentence).into());
+            return Err(Error::Conflict(sentence).into());
         }
         Ok(stream(|client| serve_logs(container, request, client)))
     }

@@ -5,7 +5,7 @@ use std::{pin::Pin, time::SystemTime};
 use slipway_proto::{
     runtime::v1::{
         DiskUsageRequest, DiskUsageResponse, EventsRequest, HostInfo, InfoRequest,
-        PruneLayersRequest, PruneLayersResponse, host_server::Host,
+        PruneLayersRequest, PruneLayersResponse, disk_usage_response::Usage, host_server::Host,
     },
     types::v1::{Event, ServiceInfo},
 };
@@ -13,7 +13,12 @@ use tokio_stream::{Stream, StreamExt as _, wrappers::BroadcastStream};
 use tonic::{Code, Request, Response, Status};
 
 use super::view;
-use crate::container::{manager::Manager, state::Status as State};
+use crate::{
+    collect,
+    container::{manager::Manager, state::Status as State},
+    disk,
+    error::Tried as _,
+};
 
 /// Tells about this host.
 pub struct HostService {
@@ -103,22 +108,60 @@ impl Host for HostService {
         &self,
         _: Request<DiskUsageRequest>,
     ) -> Result<Response<DiskUsageResponse>, Status> {
-        unsupported("system df of a runtime")
+        let manager = self.manager.clone();
+        let measured = tokio::task::spawn_blocking(move || measure(&manager))
+            .await
+            .map_err(std::io::Error::other)
+            .and_then(|r| r)
+            .tried(|| "cannot measure what is on disk".to_owned())?;
+        Ok(Response::new(measured))
     }
 
     async fn prune_layers(
         &self,
-        _: Request<PruneLayersRequest>,
+        request: Request<PruneLayersRequest>,
     ) -> Result<Response<PruneLayersResponse>, Status> {
-        unsupported("pruning of unpacked layers")
+        let done = collect::collect(&self.manager, request.into_inner().all).await?;
+        Ok(Response::new(PruneLayersResponse {
+            removed: done.layers,
+            reclaimed: done.bytes,
+        }))
     }
 }
 
-fn unsupported<T>(what: &str) -> Result<T, Status> {
-    let sentence = format!("{what} is not supported yet");
-    Err(slipway_service::error::status(
-        Code::Unimplemented,
-        "OPTION_UNSUPPORTED",
-        sentence,
-    ))
+/// Bytes on disk of everything that is this service's. Blocks.
+fn measure(manager: &Manager) -> std::io::Result<DiskUsageResponse> {
+    let mut containers = Usage::default();
+    for container in manager.all() {
+        let bytes = disk::usage(&container.folder)?;
+        containers.total += 1;
+        containers.size += bytes;
+        if container.running().is_some() {
+            containers.active += 1;
+        } else {
+            containers.reclaimable += bytes;
+        }
+    }
+    let mut volumes = Usage::default();
+    for volume in manager.volumes().list().map_err(std::io::Error::other)? {
+        let bytes = disk::usage(&manager.volumes().data(&volume.name))?;
+        volumes.total += 1;
+        volumes.size += bytes;
+        if manager.users_of_volume(&volume.name).is_empty() {
+            volumes.reclaimable += bytes;
+        } else {
+            volumes.active += 1;
+        }
+    }
+    let [(total, size), (active, used)] = manager.layers().usage(&collect::in_use(manager))?;
+    Ok(DiskUsageResponse {
+        containers: Some(containers),
+        volumes: Some(volumes),
+        layers: Some(Usage {
+            total,
+            active,
+            size,
+            reclaimable: size - used,
+        }),
+    })
 }

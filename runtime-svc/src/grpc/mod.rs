@@ -7,8 +7,10 @@ mod run;
 mod status;
 mod streams;
 mod view;
+mod volumes;
 mod worker;
 
 pub use containers::ContainersService;
 pub use host::HostService;
+pub use volumes::VolumesService;
 pub use worker::WorkerService;

@@ -1,6 +1,6 @@
 //! Run, create and attach: calls that stream.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use slipway_proto::{
     registry::v1::{pull_event::Event as PullStep, pull_request::Policy},
@@ -27,6 +27,8 @@ use crate::{
 
 /// Messages that wait for a client.
 const QUEUE: usize = 16;
+/// How long the end of a container waits for its removal at most.
+const REMOVAL: Duration = Duration::from_secs(10);
 
 /// Serves one `Run` call.
 pub async fn run(
@@ -78,6 +80,7 @@ pub async fn run(
     });
     let inputs = run_inputs(requests);
     let exited = with_input(&manager, &container, inputs, wants_stdin, once, output).await?;
+    until_removed(&container).await;
     streams::send(
         &client,
         RunEvent {
@@ -86,6 +89,17 @@ pub async fn run(
     )
     .await;
     Ok(())
+}
+
+/// As docker: who ran it with `--rm` finds it gone when told of its end.
+async fn until_removed(container: &Container) {
+    if !container.record().spec.auto_remove {
+        return;
+    }
+    let mut status = container.watch();
+    let removed = status.wait_for(|s| *s == State::Removed || matches!(s, State::Running { .. }));
+    // Its removal may fail, which the log tells: its end is told all the same.
+    let _ = tokio::time::timeout(REMOVAL, removed).await;
 }
 
 /// Attached clients read the log: without one there is nothing to show them.
@@ -264,6 +278,7 @@ pub async fn attach(
         output,
     )
     .await?;
+    until_removed(&container).await;
     streams::send(
         &client,
         AttachEvent {

@@ -17,6 +17,10 @@ impl From<Error> for Status {
             Error::NameInUse { .. } => status(Code::AlreadyExists, "NAME_IN_USE", sentence),
             Error::Invalid(_) => status(Code::InvalidArgument, "INVALID_ARGUMENT", sentence),
             Error::Unsupported(_) => status(Code::InvalidArgument, "OPTION_UNSUPPORTED", sentence),
+            Error::NoSuchVolume(_) => status(Code::NotFound, "VOLUME_NOT_FOUND", sentence),
+            Error::VolumeInUse { .. } => {
+                status(Code::FailedPrecondition, "VOLUME_IN_USE", sentence)
+            }
             Error::Conflict(_) => status(Code::FailedPrecondition, "CONFLICT", sentence),
             Error::Start(StartError::NotFound(..)) => {
                 status(Code::FailedPrecondition, "COMMAND_NOT_FOUND", sentence)

@@ -14,6 +14,7 @@ use crate::{
     error::{Error, Tried as _},
     executor::rootfs,
     ids,
+    layers::Kept,
     registry::{Layer, Registry},
 };
 
@@ -30,6 +31,8 @@ pub struct Snapshot {
     pub folder: PathBuf,
     /// Folders of the layers below, top first.
     pub lower: Vec<PathBuf>,
+    /// Keeps them here.
+    _kept: Kept,
     /// Held while something is done with it.
     pub busy: tokio::sync::Mutex<()>,
 }
@@ -124,7 +127,8 @@ impl Worker {
 
     /// A writable snapshot upon these layers, base first.
     pub async fn prepare(&self, lease: &str, layers: &[Layer]) -> Result<String, Error> {
-        let mut lower = self.manager.layers().ensure(layers).await?;
+        let kept = self.manager.layers().ensure(layers).await?;
+        let mut lower = kept.folders.clone();
         if lower.is_empty() {
             let empty = self.manager.state_folder().join("empty");
             fs::create_dir_all(&empty).tried(|| "cannot make an empty layer".to_owned())?;
@@ -144,6 +148,7 @@ impl Worker {
             id: id.clone(),
             folder,
             lower,
+            _kept: kept,
             busy: tokio::sync::Mutex::new(()),
         });
         let kept = match self.lock().get_mut(lease) {

@@ -1,0 +1,184 @@
+//! The `Volumes` service.
+
+use slipway_proto::{
+    runtime::v1::{self as pb, volumes_server::Volumes},
+    types::v1::Filter,
+};
+use tonic::{Request, Response, Status};
+
+use super::view;
+use crate::{
+    container::manager::Manager,
+    disk,
+    error::{Error, Tried as _},
+    volumes::Volume,
+};
+
+/// Translates calls to the host's volumes.
+pub struct VolumesService {
+    manager: Manager,
+}
+
+impl VolumesService {
+    /// Over the host's volumes.
+    pub const fn new(manager: Manager) -> Self {
+        Self { manager }
+    }
+
+    async fn size(&self, name: &str) -> Result<u64, Error> {
+        let data = self.manager.volumes().data(name);
+        tokio::task::spawn_blocking(move || disk::usage(&data))
+            .await
+            .map_err(std::io::Error::other)
+            .and_then(|r| r)
+            .tried(|| format!("cannot measure volume {name}"))
+    }
+
+    fn view(&self, volume: Volume, size: u64) -> pb::Volume {
+        pb::Volume {
+            mountpoint: self
+                .manager
+                .volumes()
+                .data(&volume.name)
+                .display()
+                .to_string(),
+            driver: "local".to_owned(),
+            created: view::time(volume.created),
+            labels: volume.labels.into_iter().collect(),
+            scope: "local".to_owned(),
+            size,
+            used_by: self.manager.users_of_volume(&volume.name).len() as u32,
+            anonymous: volume.anonymous,
+            name: volume.name,
+            ..pb::Volume::default()
+        }
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), Error> {
+        let (manager, volume) = (self.manager.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let users = || manager.users_of_volume(&volume);
+            manager.volumes().remove(&volume, users)
+        })
+        .await
+        .map_err(std::io::Error::other)
+        .tried(|| format!("cannot remove volume {name}"))??;
+        self.manager.tell_volume(name, "destroy");
+        Ok(())
+    }
+}
+
+/// Whether a volume passes docker's filters.
+fn passes(volume: &Volume, used: bool, filters: &[Filter]) -> Result<bool, Error> {
+    for filter in filters {
+        let any = |test: &dyn Fn(&str) -> bool| filter.values.iter().any(|v| test(v));
+        let holds = match filter.key.as_str() {
+            "name" => any(&|v| volume.name.contains(v)),
+            "driver" => any(&|v| v == "local"),
+            "dangling" => any(&|v| matches!(v, "true" | "1") != used),
+            "label" => any(&|v| match v.split_once('=') {
+                Some((key, value)) => volume.labels.get(key).is_some_and(|l| l == value),
+                None => volume.labels.contains_key(v),
+            }),
+            other => return Err(Error::Invalid(format!("invalid filter '{other}'"))),
+        };
+        if !holds {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[tonic::async_trait]
+impl Volumes for VolumesService {
+    async fn create_volume(
+        &self,
+        request: Request<pb::CreateVolumeRequest>,
+    ) -> Result<Response<pb::Volume>, Status> {
+        let request = request.into_inner();
+        if !matches!(&*request.driver, "" | "local") {
+            return Err(Error::Unsupported(format!("the volume driver {}", request.driver)).into());
+        }
+        if !request.options.is_empty() {
+            return Err(Error::Unsupported("--opt of a volume".to_owned()).into());
+        }
+        let labels = request.labels.into_iter().collect();
+        let pin = self.manager.volumes().create(&request.name, labels)?;
+        let name = pin.name().to_owned();
+        pin.keep();
+        self.manager.tell_volume(&name, "create");
+        let volume = self.manager.volumes().find(&name)?;
+        Ok(Response::new(self.view(volume, 0)))
+    }
+
+    async fn inspect_volume(
+        &self,
+        request: Request<pb::InspectVolumeRequest>,
+    ) -> Result<Response<pb::Volume>, Status> {
+        let volume = self.manager.volumes().find(&request.into_inner().name)?;
+        Ok(Response::new(self.view(volume, 0)))
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<pb::ListVolumesRequest>,
+    ) -> Result<Response<pb::ListVolumesResponse>, Status> {
+        let request = request.into_inner();
+        let mut volumes = Vec::new();
+        for volume in self.manager.volumes().list()? {
+            let used = !self.manager.users_of_volume(&volume.name).is_empty();
+            if passes(&volume, used, &request.filters)? {
+                let size = match request.size {
+                    true => self.size(&volume.name).await?,
+                    false => 0,
+                };
+                volumes.push(self.view(volume, size));
+            }
+        }
+        Ok(Response::new(pb::ListVolumesResponse {
+            volumes,
+            next_page_token: String::new(),
+        }))
+    }
+
+    async fn remove_volume(
+        &self,
+        request: Request<pb::RemoveVolumeRequest>,
+    ) -> Result<Response<pb::RemoveVolumeResponse>, Status> {
+        let request = request.into_inner();
+        match self.remove(&request.name).await {
+            // docker: force means that it may be gone already, nothing else.
+            Err(Error::NoSuchVolume(_)) if request.force => {}
+            done => done?,
+        }
+        Ok(Response::new(pb::RemoveVolumeResponse {}))
+    }
+
+    async fn prune_volumes(
+        &self,
+        request: Request<pb::PruneVolumesRequest>,
+    ) -> Result<Response<pb::PruneVolumesResponse>, Status> {
+        let request = request.into_inner();
+        let mut pruned = pb::PruneVolumesResponse::default();
+        for volume in self.manager.volumes().list()? {
+            let used = !self.manager.users_of_volume(&volume.name).is_empty();
+            if used
+                || !(request.all || volume.anonymous)
+                || !passes(&volume, used, &request.filters)?
+            {
+                continue;
+            }
+            let size = self.size(&volume.name).await?;
+            match self.remove(&volume.name).await {
+                Ok(()) => {
+                    pruned.removed.push(volume.name);
+                    pruned.reclaimed += size;
+                }
+                // Somebody began to use it, or removed it.
+                Err(Error::VolumeInUse { .. } | Error::NoSuchVolume(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Response::new(pruned))
+    }
+}
