@@ -261,9 +261,9 @@ impl OwnNames {
             None => self.from_name(name)?,
         };
         if repository.is_internal() {
-            return Err(Error::InvalidReference {
-                text: name.to_owned(),
-                reason: "it is one of the platform's own repositories".to_owned(),
+            return Err(Error::PushDenied {
+                name: repository.to_string(),
+                message: "it is this site's own, and used by its services only".to_owned(),
             });
         }
         Ok(repository)

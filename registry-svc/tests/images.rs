@@ -122,7 +122,7 @@ async fn the_platforms_own_repositories_are_no_images() {
     for path in ["manifests/key", "tags/list"] {
         let url = site.url(&format!("slipway.internal/build-cache/{path}"));
         let answer = client.get(url).send().await.unwrap();
-        assert_eq!(answer.status(), 400, "{path}");
+        assert_eq!(answer.status(), 403, "{path}");
     }
     let removed = site
         .registry

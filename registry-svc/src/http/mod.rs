@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use crate::{
-    error::{Error, Result},
+    error::Result,
     names::{Repository, parse_digest},
     registry::Registry,
 };
@@ -156,18 +156,8 @@ async fn dispatch(registry: &Arc<Registry>, request: Request<Incoming>) -> Resul
     let query = Query::parse(head.uri.query());
     let body = Upload::new(incoming);
     let (method, headers) = (head.method, head.headers);
-    let reads = matches!(method, Method::GET | Method::HEAD);
-    let repository = |name: &str| -> Result<Repository> {
-        let repository = registry.own.from_http(name, query.get("ns"))?;
-        // Whoever could write there could put any content behind a step of anybody's next build.
-        if repository.is_internal() && !reads {
-            return Err(Error::PushDenied {
-                name: repository.to_string(),
-                message: "it is this site's own, and written by its services only".to_owned(),
-            });
-        }
-        Ok(repository)
-    };
+    let repository =
+        |name: &str| -> Result<Repository> { registry.own.from_http(name, query.get("ns")) };
     match (route, method) {
         (Route::Base, Method::GET | Method::HEAD) => {
             let mut response = Response::new(Body::Whole("{}".into()));
