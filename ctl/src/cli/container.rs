@@ -675,7 +675,7 @@ fn row(c: &ContainerSummary, whole: bool) -> Row {
         ),
         ("CreatedAt", human::created_at(c.created.as_ref())),
         ("RunningFor", human::ago(c.created.as_ref())),
-        ("Ports", ports(&c.ports, &c.exposed)),
+        ("Ports", output::ports::column(&c.ports, &c.exposed)),
         ("State", state_word(&state).to_owned()),
         ("Status", status(&state)),
         (
@@ -773,37 +773,6 @@ fn bracketed(address: &str) -> String {
     }
 }
 
-/// "0.0.0.0:3000->80/tcp, [::]:3000->80/tcp, 443/tcp"
-fn ports(published: &[PortBinding], exposed: &[String]) -> String {
-    let mut words = Vec::new();
-    for port in published {
-        let inside = format!("{}/{}", port.container_port, protocol(port));
-        words.push(format!(
-            "{}:{}->{inside}",
-            bracketed(&port.host_address),
-            port.host_port
-        ));
-        // Every address of the host: docker lists both families.
-        if port.host_address.is_empty() {
-            words.push(format!("[::]:{}->{inside}", port.host_port));
-        }
-    }
-    for port in exposed {
-        let port = if port.contains('/') {
-            port.clone()
-        } else {
-            format!("{port}/tcp")
-        };
-        if !published
-            .iter()
-            .any(|p| format!("{}/{}", p.container_port, protocol(p)) == port)
-        {
-            words.push(port);
-        }
-    }
-    words.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -848,7 +817,7 @@ mod tests {
         assert_eq!(
             text,
             "CONTAINER ID   IMAGE          COMMAND                CREATED         STATUS         PORTS                                              NAMES\n\
-             0123456789ab   goals:latest   \"docker-entrypoint.…   3 minutes ago   Up 3 minutes   0.0.0.0:3000->80/tcp, [::]:3000->80/tcp, 443/tcp   web\n"
+             0123456789ab   goals:latest   \"docker-entrypoint.…   3 minutes ago   Up 3 minutes   443/tcp, 0.0.0.0:3000->80/tcp, [::]:3000->80/tcp   web\n"
         );
     }
 

@@ -1,6 +1,7 @@
 //! What people and scripts see: tables, templates, progress.
 
 pub mod human;
+pub mod ports;
 pub mod progress;
 pub mod table;
 pub mod template;
