@@ -8,6 +8,11 @@ pub fn new_id() -> String {
     hex::encode(bytes)
 }
 
+/// Whether a text is a whole id.
+pub fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 const ADJECTIVES: [&str; 32] = [
     "agile", "amber", "bold", "brave", "breezy", "calm", "clever", "coastal", "deep", "eager",
     "fair", "fleet", "gentle", "golden", "hardy", "keen", "lively", "lucid", "merry", "nimble",

@@ -35,42 +35,83 @@ pub fn open(root: &Root) -> Result<OwnedFd, StartError> {
     }
 }
 
-/// A detached overlay mount; read-only without an upper layer.
-pub fn overlay(
-    lower: &[PathBuf],
-    upper: Option<(&PathBuf, &PathBuf)>,
-) -> Result<OwnedFd, StartError> {
+/// A detached overlay mount; read-only without an upper layer. For a process with one thread and a mount
+/// namespace of its own.
+pub fn overlay(lower: &[PathBuf], upper: Upper<'_>) -> Result<OwnedFd, StartError> {
+    match overlay_directly(lower, upper)? {
+        Some(mount) => Ok(mount),
+        None => overlay_by_mount(lower, upper),
+    }
+}
+
+/// As [`overlay`], for a process with several threads that shares its mount namespace with the host.
+pub fn overlay_in_service(lower: &[PathBuf], upper: Upper<'_>) -> Result<OwnedFd, StartError> {
+    match overlay_directly(lower, upper)? {
+        Some(mount) => Ok(mount),
+        None => overlay_apart(lower, upper),
+    }
+}
+
+/// Upper and work folder.
+type Upper<'a> = Option<(&'a PathBuf, &'a PathBuf)>;
+
+/// By a thread with a working directory and a mount namespace of its own: unshare(2) works on threads.
+fn overlay_apart(lower: &[PathBuf], upper: Upper<'_>) -> Result<OwnedFd, StartError> {
+    let what = || "cannot mount an overlay apart".to_owned();
+    std::thread::scope(|scope| {
+        let mounting = scope.spawn(|| {
+            use nix::sched::{CloneFlags, unshare};
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).step(what)?;
+            make_private()?;
+            overlay_by_mount(lower, upper)
+        });
+        mounting.join().unwrap_or_else(|_| {
+            Err(StartError::Failed {
+                step: what(),
+                why: "its thread panicked".to_owned(),
+            })
+        })
+    })
+}
+
+/// Through the new mount API, one option a layer; `None` = this kernel cannot.
+fn overlay_directly(lower: &[PathBuf], upper: Upper<'_>) -> Result<Option<OwnedFd>, StartError> {
     let what = || format!("cannot mount the overlay of {} layers", lower.len());
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).step(what)?;
     let fs = fs.as_fd();
-    // One option a layer (Linux 6.5); before that one string, which fsconfig limits to 256 bytes.
-    let one_by_one = lower
-        .iter()
-        .try_for_each(|layer| rustix::mount::fsconfig_set_string(fs, "lowerdir+", layer.as_path()));
-    match one_by_one {
-        Ok(()) => {}
-        Err(Errno::INVAL) => return overlay_by_mount(lower, upper),
-        Err(e) => return Err(e).step(what),
+    for layer in lower {
+        match rustix::mount::fsconfig_set_string(fs, "lowerdir+", layer.as_path()) {
+            Ok(()) => {}
+            // Linux 6.5 and 6.6 know the new API for overlayfs, but not this option (6.7).
+            Err(Errno::INVAL) => return Ok(None),
+            Err(e) => return Err(e).step(what),
+        }
     }
     if let Some((upper, work)) = upper {
         rustix::mount::fsconfig_set_string(fs, "upperdir", upper.as_path()).step(what)?;
         rustix::mount::fsconfig_set_string(fs, "workdir", work.as_path()).step(what)?;
     }
-    // Layers come from strangers: an attribute in one of them must not lead anywhere else, and an upper
-    // layer must be whole, since it becomes a layer itself.
-    for (key, value) in [("redirect_dir", "nofollow"), ("metacopy", "off")] {
+    for (key, value) in TRUST {
         rustix::mount::fsconfig_set_string(fs, key, value).step(what)?;
     }
-    rustix::mount::fsconfig_create(fs).step(what)?;
-    rustix::mount::fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).step(what)
+    match rustix::mount::fsconfig_create(fs) {
+        Ok(()) => {}
+        // Before 6.5 options are only collected (legacy_parse_param), and refused all together here.
+        Err(Errno::INVAL) => return Ok(None),
+        Err(e) => return Err(e).step(what),
+    }
+    rustix::mount::fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        .step(what)
+        .map(Some)
 }
+
+/// Layers come from strangers: an attribute in one of them must not lead anywhere else, and an upper
+/// layer must be whole, since it becomes a layer itself.
+const TRUST: [(&str, &str); 2] = [("redirect_dir", "nofollow"), ("metacopy", "off")];
 
 /// For kernels before 6.5: mount(2) takes a page of options. The layers are named relative to their
 /// common folder, so that some hundred fit.
-fn overlay_by_mount(
-    lower: &[PathBuf],
-    upper: Option<(&PathBuf, &PathBuf)>,
-) -> Result<OwnedFd, StartError> {
+fn overlay_by_mount(lower: &[PathBuf], upper: Upper<'_>) -> Result<OwnedFd, StartError> {
     let what = || format!("cannot mount the overlay of {} layers", lower.len());
     let fail = |why: &str| StartError::Failed {
         step: what(),
@@ -89,6 +130,9 @@ fn overlay_by_mount(
     let mut options = format!("lowerdir={names}");
     if let Some((upper, work)) = upper {
         options += &format!(",upperdir={},workdir={}", upper.display(), work.display());
+    }
+    for (key, value) in TRUST {
+        options += &format!(",{key}={value}");
     }
     if options.len() >= 4096 {
         return Err(fail(
@@ -236,4 +280,49 @@ pub fn make_file_inside(root: impl AsFd, path: &str) -> rustix::io::Result<Owned
 pub fn is_folder(fd: impl AsFd) -> rustix::io::Result<bool> {
     let stat = rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)?;
     Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlay_is_the_same_on_older_kernels() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["layers/a/fs", "layers/b/fs", "upper", "work"] {
+            std::fs::create_dir_all(path(name)).unwrap();
+        }
+        for (file, text) in [
+            ("layers/a/fs/both", "top"),
+            ("layers/b/fs/both", "below"),
+            ("layers/b/fs/one", "b"),
+        ] {
+            std::fs::write(path(file), text).unwrap();
+        }
+        let lower = [path("layers/a/fs"), path("layers/b/fs")];
+        let (upper, work) = (path("upper"), path("work"));
+        let upper = Some((&upper, &work));
+        for mount in [
+            overlay_apart(&lower, upper),
+            overlay_in_service(&lower, upper),
+        ] {
+            let mount = mount.unwrap();
+            for (name, expected) in [("both", "top"), ("one", "b")] {
+                let file = rustix::fs::openat(&mount, name, OFlags::RDONLY, Mode::empty()).unwrap();
+                let text = std::io::read_to_string(std::fs::File::from(file)).unwrap();
+                assert_eq!(text, expected);
+            }
+        }
+        // Neither shows among the host's mounts.
+        assert_eq!(
+            std::fs::read_to_string("/proc/self/mounts").unwrap(),
+            mounts
+        );
+    }
 }

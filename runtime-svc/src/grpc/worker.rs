@@ -174,7 +174,7 @@ impl Service for WorkerService {
             .into());
         };
         let snapshot = self.worker.find(&start.snapshot_id)?;
-        let _turn = snapshot.busy.lock().await;
+        let turn = snapshot.busy.clone().lock_owned().await;
         let target = Target {
             path: start.path,
             owner: start.owner,
@@ -185,6 +185,8 @@ impl Service for WorkerService {
         let work = {
             let snapshot = snapshot.clone();
             blocking(move || {
+                // The call may end before the work does: the snapshot stays taken until then.
+                let _turn = turn;
                 let root = snapshot.open()?;
                 crate::worker::apply(&root, &target, crate::layers::ChunkReader::new(receive))
             })
@@ -218,9 +220,10 @@ impl Service for WorkerService {
         let snapshot = self.worker.find(&request.snapshot_id)?;
         let (send, receive) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
-            let _turn = snapshot.busy.lock().await;
+            let turn = snapshot.busy.clone().lock_owned().await;
             let (snapshot, chunks) = (snapshot.clone(), send.clone());
             let read = blocking(move || {
+                let _turn = turn;
                 let root = snapshot.open()?;
                 let writer =
                     io::BufWriter::with_capacity(slipway_service::CHUNK_SIZE, CopyWriter(chunks));

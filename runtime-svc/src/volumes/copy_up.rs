@@ -71,7 +71,7 @@ fn view(lower: &[PathBuf]) -> Result<Option<OwnedFd>, Error> {
         [] => None,
         // overlayfs wants two layers at least when nothing is to be written.
         [only] => Some(rootfs::bind_tree(only, false)?),
-        many => Some(rootfs::overlay(many, None)?),
+        many => Some(rootfs::overlay_in_service(many, None)?),
     })
 }
 

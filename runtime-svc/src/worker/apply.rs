@@ -1,7 +1,7 @@
 //! COPY and ADD: a tar stream into a snapshot, every path resolved inside it.
 
 use std::{
-    io::Read,
+    io::{self, Read},
     os::fd::{AsFd as _, OwnedFd},
 };
 
@@ -46,7 +46,7 @@ pub fn apply(root: &OwnedFd, target: &Target, stream: impl Read) -> Result<Appli
         spec => Some(owner(root, spec)?),
     };
     let what = || format!("cannot make {}", target.path);
-    make_target(root, &target.path, owner).tried(what)?;
+    let made = make_target(root, &target.path, owner).tried(what)?;
     let invalid =
         |e: &dyn std::fmt::Display| Error::Invalid(format!("the files for {}: {e}", target.path));
     let plain: Box<dyn Read> = match target.archive {
@@ -61,12 +61,16 @@ pub fn apply(root: &OwnedFd, target: &Target, stream: impl Read) -> Result<Appli
         buffer: vec![0; 128 * 1024],
         done: Applied::default(),
         times: Vec::new(),
+        made,
     };
     while let Some(entry) = reader.next_entry().map_err(|e| invalid(&e))? {
         applier.entry(&entry, &mut reader)?;
     }
     applier.set_folder_times()?;
-    Ok(applier.done)
+    let done = applier.done;
+    // What stands behind the end of an archive is of no interest, but whoever sends it waits.
+    io::copy(&mut reader.into_inner(), &mut io::sink()).map_err(|e| invalid(&e))?;
+    Ok(done)
 }
 
 /// Looks `user[:group]` up in the snapshot's own files; numbers need none.
@@ -108,8 +112,9 @@ fn owner(root: &OwnedFd, spec: &str) -> Result<(u32, u32), Error> {
     Ok((user.uid, user.gid))
 }
 
-/// Makes the target folder; what had to be made belongs to the owner.
-fn make_target(root: &OwnedFd, path: &str, owner: Option<(u32, u32)>) -> rustix::io::Result<()> {
+/// Makes the target folder; what had to be made belongs to the owner. Returns whether it was made.
+fn make_target(root: &OwnedFd, path: &str, owner: Option<(u32, u32)>) -> rustix::io::Result<bool> {
+    let mut made = false;
     let mut so_far = String::new();
     for part in path.split('/').filter(|p| !p.is_empty() && *p != ".") {
         so_far.push('/');
@@ -117,6 +122,7 @@ fn make_target(root: &OwnedFd, path: &str, owner: Option<(u32, u32)>) -> rustix:
         match rootfs::open_inside(root, &so_far, OFlags::DIRECTORY) {
             Err(Errno::NOENT) => {
                 let folder = rootfs::make_folder_inside(root, &so_far, 0o755)?;
+                made = true;
                 if let Some((uid, gid)) = owner {
                     rustix::fs::chownat(
                         &folder,
@@ -130,7 +136,7 @@ fn make_target(root: &OwnedFd, path: &str, owner: Option<(u32, u32)>) -> rustix:
             other => drop(other?),
         }
     }
-    Ok(())
+    Ok(made)
 }
 
 struct Applier<'a> {
@@ -140,6 +146,8 @@ struct Applier<'a> {
     buffer: Vec<u8>,
     done: Applied,
     times: Vec<(String, (i64, u32))>,
+    /// The target folder was not there before.
+    made: bool,
 }
 
 impl Applier<'_> {
@@ -157,7 +165,11 @@ impl Applier<'_> {
             .filter(|p| !p.is_empty() && *p != ".")
             .collect();
         let Some((leaf, parents)) = parts.split_last() else {
-            return Ok(());
+            // The source folder itself: as docker, a target that had to be made is like it.
+            return match entry.kind {
+                Kind::Folder if self.made => self.dress(&self.target.path.clone(), entry),
+                _ => Ok(()),
+            };
         };
         let parent_path = format!(
             "{}/{}",
@@ -192,9 +204,11 @@ impl Applier<'_> {
             Kind::Symlink(target) => {
                 rustix::fs::symlinkat(&target[..], &parent, *leaf).tried(what)?
             }
-            Kind::Folder if existing => {}
             Kind::Folder => {
-                rustix::fs::mkdirat(&parent, *leaf, Mode::from_raw_mode(0o755)).tried(what)?
+                if !existing {
+                    rustix::fs::mkdirat(&parent, *leaf, Mode::from_raw_mode(0o755)).tried(what)?;
+                }
+                return self.dress(&path, entry);
             }
             Kind::Fifo => {
                 rustix::fs::mknodat(&parent, *leaf, FileType::Fifo, Mode::empty(), 0).tried(what)?
@@ -215,17 +229,28 @@ impl Applier<'_> {
         if !matches!(entry.kind, Kind::Symlink(_)) {
             rustix::fs::chmodat(&parent, *leaf, self.mode(entry), AtFlags::empty()).tried(what)?;
         }
-        if entry.kind == Kind::Folder {
-            self.times.push((path, entry.mtime));
-        } else {
-            rustix::fs::utimensat(
-                &parent,
-                *leaf,
-                &times(entry.mtime),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
+        rustix::fs::utimensat(
+            &parent,
+            *leaf,
+            &times(entry.mtime),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .tried(what)?;
+        Ok(())
+    }
+
+    /// Gives a folder its owner, mode and time. It is resolved inside the snapshot and changed by its
+    /// descriptor: by name, a link in its place would be followed on the host.
+    fn dress(&mut self, path: &str, entry: &Entry) -> Result<(), Error> {
+        let what = || format!("cannot make {path}");
+        let folder = rootfs::open_inside(self.root, path, OFlags::DIRECTORY).tried(what)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat(&folder, ".", flags, Mode::empty()).tried(what)?;
+        let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
+        rustix::fs::fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             .tried(what)?;
-        }
+        rustix::fs::fchmod(&folder, self.mode(entry)).tried(what)?;
+        self.times.push((path.to_owned(), entry.mtime));
         Ok(())
     }
 

@@ -30,7 +30,7 @@ impl Worker {
         latest: Option<i64>,
     ) -> Result<Committed, Error> {
         let snapshot = self.find(id)?;
-        let _turn = snapshot.busy.lock().await;
+        let turn = snapshot.busy.clone().lock_owned().await;
         let (send, receive) = mpsc::channel(CHUNKS);
         let upper = snapshot.folder.join("upper");
         let packing = tokio::task::spawn_blocking(move || -> io::Result<Packed> {
@@ -56,24 +56,30 @@ impl Worker {
                 why: format!("registry-svc stored {stored}"),
             });
         }
-        drop(_turn);
-        self.forget(id);
-        if packed.entries == 0 {
-            self.release_folder(&snapshot.folder).await;
-            return Ok(Committed { packed: None });
+        if self.forget(id).is_none() {
+            return Err(Error::Conflict(format!(
+                "the lease of snapshot {id} has lapsed"
+            )));
         }
-        let kept = self.manager.layers().adopt(&packed, &snapshot.folder).await;
-        self.release_folder(&snapshot.folder).await;
-        kept?;
-        Ok(Committed {
-            packed: Some(packed),
-        })
-    }
-
-    async fn release_folder(&self, folder: &std::path::Path) {
-        let folder = folder.to_owned();
-        // What cannot be removed now is removed at the next start.
-        let _ = tokio::task::spawn_blocking(move || fs::remove_dir_all(folder)).await;
+        // From here on nobody else finds it. In a task of its own, since a call that ends in the middle
+        // would leave the folder behind.
+        let layers = self.manager.layers().clone();
+        let folder = snapshot.folder.clone();
+        let finishing = tokio::spawn(async move {
+            let kept = match packed.entries {
+                0 => Ok(()),
+                _ => layers.adopt(&packed, &folder).await,
+            };
+            // What cannot be removed now is removed at the next start.
+            let _ = tokio::task::spawn_blocking(move || fs::remove_dir_all(folder)).await;
+            drop(turn);
+            kept.map(|()| Some(packed).filter(|p| p.entries > 0))
+        });
+        let packed = finishing
+            .await
+            .map_err(io::Error::other)
+            .tried(|| "committing was interrupted".to_owned())??;
+        Ok(Committed { packed })
     }
 }
 

@@ -33,15 +33,19 @@ pub struct Snapshot {
     pub lower: Vec<PathBuf>,
     /// Keeps them here.
     _kept: Kept,
-    /// Held while something is done with it.
-    pub busy: tokio::sync::Mutex<()>,
+    /// Held while something is done with it, until that has really ended: what works on the blocking
+    /// pool takes the guard along.
+    pub busy: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Snapshot {
     /// The merged view: a mount that is visible nowhere and goes with the descriptor.
     pub fn open(&self) -> Result<OwnedFd, Error> {
         let (upper, work) = (self.folder.join("upper"), self.folder.join("work"));
-        Ok(rootfs::overlay(&self.lower, Some((&upper, &work)))?)
+        Ok(rootfs::overlay_in_service(
+            &self.lower,
+            Some((&upper, &work)),
+        )?)
     }
 }
 
@@ -64,9 +68,14 @@ impl Worker {
     /// Opens the folder; what is left of an earlier instance is removed.
     pub fn open(manager: Manager, registry: Registry) -> io::Result<Self> {
         let folder = manager.state_folder().join("snapshots");
-        match fs::remove_dir_all(&folder) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => fs::create_dir_all(&folder)?,
+        fs::create_dir_all(&folder)?;
+        super::step::end_orphans(&manager);
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            // Something may still be writing there: it takes room until the next start, no more.
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(%error, snapshot = %path.display(), "could not be removed");
+            }
         }
         Ok(Self {
             manager,
@@ -149,7 +158,7 @@ impl Worker {
             folder,
             lower,
             _kept: kept,
-            busy: tokio::sync::Mutex::new(()),
+            busy: Arc::default(),
         });
         let kept = match self.lock().get_mut(lease) {
             Some(lease) => {

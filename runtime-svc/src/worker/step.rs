@@ -1,6 +1,14 @@
 //! RUN: one process in a snapshot, confined like a container, streamed, and killed with its caller.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashSet,
+    fs,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 
 use slipway_proto::runtime::v1::{ContainerSpec, NetworkConfig};
 use tokio::sync::mpsc;
@@ -10,11 +18,13 @@ use crate::{
     cgroup::Group,
     container::{
         etc,
+        manager::Manager,
         merge::Effective,
         plan::{self, Places},
         record::Record,
     },
     error::{Error, Tried as _},
+    executor::rootfs,
     ids,
     logs::{LogReader, Piece},
     monitor::{
@@ -45,10 +55,11 @@ pub struct Step {
 }
 
 /// Mount points that a run needs and that must not stay in the layer when the image has none.
-const STUBS: [&str; 6] = [
+const STUBS: [&str; 7] = [
     "etc/resolv.conf",
     "etc/hostname",
     "etc/hosts",
+    "etc",
     "dev",
     "proc",
     "sys",
@@ -215,25 +226,76 @@ fn record(id: &str, step: Step) -> Record {
 
 fn missing_stubs(snapshot: &Snapshot) -> Vec<&'static str> {
     let upper = snapshot.folder.join("upper");
+    let layers: Vec<OwnedFd> = snapshot
+        .lower
+        .iter()
+        .chain([&upper])
+        .filter_map(|layer| folder_of(layer).ok())
+        .collect();
     let there = |name: &str| {
-        snapshot
-            .lower
+        layers
             .iter()
-            .chain([&upper])
-            .any(|layer| fs::symlink_metadata(layer.join(name)).is_ok())
+            .any(|layer| rootfs::open_inside(layer, name, OFlags::NOFOLLOW).is_ok())
     };
     STUBS.into_iter().filter(|name| !there(name)).collect()
 }
 
-/// Removes mount points that the run made, where nothing was put into them.
+fn folder_of(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+}
+
+/// Removes mount points that the run made, where nothing was put into them. The step may have put a
+/// link in their parent's place: nothing is followed.
 fn remove_stubs(snapshot: &Snapshot, missing: &[&str]) {
-    for name in missing {
-        let path = snapshot.folder.join("upper").join(name);
-        match fs::symlink_metadata(&path) {
-            Ok(stub) if stub.is_file() && stub.len() == 0 => drop(fs::remove_file(&path)),
+    let Ok(upper) = folder_of(&snapshot.folder.join("upper")) else {
+        return;
+    };
+    for stub in missing {
+        let (parent, name) = stub.rsplit_once('/').unwrap_or((".", stub));
+        let Ok(parent) = rustix::fs::openat2(
+            &upper,
+            parent,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        ) else {
+            continue;
+        };
+        let Ok(stat) = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            continue;
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind.is_file() && stat.st_size == 0 {
+            // Gone already is as good.
+            let _ = rustix::fs::unlinkat(&parent, name, AtFlags::empty());
+        } else if kind.is_dir() {
             // Only when it is empty.
-            Ok(stub) if stub.is_dir() => drop(fs::remove_dir(&path)),
-            _ => {}
+            let _ = rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR);
         }
+    }
+}
+
+/// Ends the steps of an instance that was killed: their monitors live on, and no container has their
+/// id. Whatever else has a run folder and no container is taken away with them.
+pub fn end_orphans(manager: &Manager) {
+    let known: HashSet<String> = manager.all().iter().map(|c| c.id.clone()).collect();
+    let folder = manager.run_folder("");
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let id = entry.file_name().to_string_lossy().into_owned();
+        if known.contains(&id) || !ids::is_id(&id) {
+            continue;
+        }
+        let group = Group::open(manager.hierarchies(), &format!("slipway/{id}"));
+        if let Err(error) = group.kill().and_then(|()| group.remove()) {
+            tracing::warn!(%error, id, "the cgroups of an unknown container could not be removed");
+        }
+        // Its monitor may still be writing there; it leaves when it sees that nothing is left.
+        let _ = fs::remove_dir_all(entry.path());
+        let (netd, id) = (manager.netd().clone(), id);
+        tokio::spawn(async move { netd.release(&id).await });
     }
 }

@@ -111,7 +111,8 @@ impl<W: Write> Sink for Plain<W> {
     }
 }
 
-/// Writes everything below `folder` as it is, without whiteouts: a view that is merged already.
+/// Writes `folder` itself as `.`, and everything below it as it is, without whiteouts: a view that is
+/// merged already.
 pub fn pack_tree(sink: &mut impl Sink, folder: impl AsFd) -> io::Result<()> {
     let mut walk = Walk {
         sink,
@@ -120,6 +121,9 @@ pub fn pack_tree(sink: &mut impl Sink, folder: impl AsFd) -> io::Result<()> {
         links: HashMap::new(),
     };
     let folder = open(folder, b".", OFlags::DIRECTORY)?;
+    let stat = rustix::fs::fstat(&folder)?;
+    let own = walk.entry(b".".to_vec(), Kind::Folder, &stat, Vec::new());
+    walk.sink.append(&own, &mut io::empty())?;
     walk.folder(&folder, &[])
 }
 
