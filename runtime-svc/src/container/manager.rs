@@ -26,11 +26,7 @@ use crate::{
     events::{self, Events},
     ids,
     layers::Layers,
-    monitor::{
-        client::Connection,
-        protocol::{Event, ExitRecord},
-        spawner::{self, Spawner},
-    },
+    monitor::spawner::{self, Spawner},
     network::Netd,
     registry::{Image, Notices, Registry},
     volumes::{Pin, Volumes, copy_up},
@@ -53,7 +49,7 @@ pub(super) struct Inner {
     pub events: Events,
     containers: RwLock<HashMap<String, Arc<Container>>>,
     /// Names that are taken, by containers or by creations that are under way: name to id.
-    names: Mutex<HashMap<String, String>>,
+    pub(super) names: Mutex<HashMap<String, String>>,
 }
 
 /// What a new container is made with.
@@ -250,6 +246,14 @@ impl Manager {
         let run_folder = self.0.run.join("containers").join(&id);
         let container = Arc::new(Container::new(record, Status::Created, folder, run_folder));
         self.insert(container.clone());
+        // Its id is told at once; a moment later it survives power loss too.
+        let folder = container.folder.clone();
+        tokio::task::spawn_blocking(move || {
+            // Removed already is fine; a disk that fails is noticed by whatever is written next.
+            if let Err(error) = super::record::sync(&folder) {
+                tracing::debug!(%error, "a container's record could not be synced");
+            }
+        });
         release.keep();
         pins.into_iter().for_each(Pin::keep);
         self.tell(&container, "create", &[]);
@@ -363,7 +367,7 @@ impl Manager {
         Ok(())
     }
 
-    fn insert(&self, container: Arc<Container>) {
+    pub(super) fn insert(&self, container: Arc<Container>) {
         let mut containers = self
             .0
             .containers
@@ -419,99 +423,6 @@ impl Manager {
         self.0
             .events
             .tell("container", action, &container.id, attributes);
-    }
-
-    /// Finds every container again, whatever the last instance was doing when it ended.
-    async fn recover(&self) -> anyhow::Result<()> {
-        let mut live = Vec::new();
-        let mut ended = Vec::new();
-        for entry in fs::read_dir(self.0.state.join("containers"))? {
-            let folder = entry?.path();
-            // `<id>.new` was never acknowledged, `<id>.removed` is being removed.
-            if folder.extension().is_some() {
-                fs::remove_dir_all(&folder)?;
-                continue;
-            }
-            let Ok(record) = Record::read(&folder) else {
-                // Its creation was never acknowledged.
-                tracing::warn!(folder = %folder.display(), "removing a container that was never complete");
-                fs::remove_dir_all(&folder)?;
-                continue;
-            };
-            let run_folder = self.0.run.join("containers").join(&record.id);
-            self.0
-                .names
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(record.name.clone(), record.id.clone());
-            let container = Arc::new(Container::new(record, Status::Created, folder, run_folder));
-            self.insert(container.clone());
-            match self.reconnect(&container).await {
-                Some((connection, running)) => {
-                    live.push((container.id.clone(), running.pid));
-                    self.supervise(container, connection, running);
-                }
-                None => ended.push(container),
-            }
-        }
-        let names: Vec<String> = live.iter().map(|(id, _)| id.clone()).collect();
-        if let Err(status) = self.0.netd.sync(live).await {
-            tracing::warn!(
-                error = status.message(),
-                "netd was not told which containers live"
-            );
-        }
-        for endpoint in self.0.netd.endpoints().await {
-            if let Ok(container) = self.find(&endpoint.container_id) {
-                container.set_endpoint(Some(endpoint));
-            }
-        }
-        for container in ended {
-            self.settle_ended(&container).await;
-        }
-        tracing::info!(running = names.len(), "recovered");
-        Ok(())
-    }
-
-    async fn reconnect(
-        &self,
-        container: &Container,
-    ) -> Option<(Connection, crate::monitor::protocol::Running)> {
-        let connection = Connection::open(&container.socket()).ok()?;
-        match connection.next().await {
-            Ok(Some((Event::Running(running), _))) => Some((connection, running)),
-            _ => None,
-        }
-    }
-
-    /// A container whose monitor is gone: it ended while we were away, or never began.
-    async fn settle_ended(&self, container: &Arc<Container>) {
-        let exit = fs::read(container.exit_file())
-            .ok()
-            .and_then(|b| serde_json::from_slice::<ExitRecord>(&b).ok());
-        let status = match exit {
-            Some(record) => Status::Exited {
-                record,
-                error: String::new(),
-            },
-            None if container.record().starting => Status::Exited {
-                record: ExitRecord {
-                    code: 137,
-                    oom_killed: false,
-                    started: 0,
-                    finished: crate::monitor::now(),
-                },
-                error: "the container's monitor was killed".to_owned(),
-            },
-            None => return,
-        };
-        self.clean_up(container);
-        container.set_status(status);
-        if container.record().spec.auto_remove
-            && let Err(error) = self.remove(container, true, true).await
-        {
-            tracing::warn!(container = container.id, %error, "could not be removed");
-        }
     }
 }
 

@@ -9,5 +9,6 @@ pub mod mounts;
 pub mod plan;
 pub mod ports;
 pub mod record;
+mod recover;
 pub mod state;
 pub mod unsupported;

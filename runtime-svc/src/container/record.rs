@@ -54,6 +54,16 @@ mod spec_as_hex {
     }
 }
 
+/// Makes sure that a container's record survives power loss. Not on the way of a start.
+pub fn sync(folder: &Path) -> io::Result<()> {
+    fs::File::open(folder.join("config.json"))?.sync_all()?;
+    fs::File::open(folder)?.sync_all()?;
+    match folder.parent() {
+        Some(parent) => fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
 impl Record {
     /// Reads a container's record.
     pub fn read(folder: &Path) -> io::Result<Self> {

@@ -81,6 +81,17 @@ where
     Response::new(Box::pin(ReceiverStream::new(receive)))
 }
 
+/// Does something to its end, also when the caller goes away in the middle: half a start or half a
+/// removal would be left behind.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work)
+        .await
+        .map_err(std::io::Error::other)
+        .tried(|| "interrupted".to_owned())?
+}
+
 fn unsupported<T>(what: &str) -> Result<T, Status> {
     let sentence = format!("{what} is not supported yet");
     Err(slipway_service::error::status(
@@ -118,14 +129,10 @@ impl Containers for ContainersService {
     ) -> Result<Response<pb::StartResponse>, Status> {
         let request = request.into_inner();
         let container = self.find(&request.container)?;
-        let started = self
-            .manager
-            .start(&container, request.terminal_size)
-            .await?;
-        Ok(Response::new(pb::StartResponse {
-            id: container.id.clone(),
-            already: !started,
-        }))
+        let (manager, id) = (self.manager.clone(), container.id.clone());
+        let start = async move { manager.start(&container, request.terminal_size).await };
+        let already = !whole(start).await?;
+        Ok(Response::new(pb::StartResponse { id, already }))
     }
 
     type AttachStream = Events<pb::AttachEvent>;
@@ -152,14 +159,13 @@ impl Containers for ContainersService {
     ) -> Result<Response<pb::StopResponse>, Status> {
         let request = request.into_inner();
         let container = self.find(&request.container)?;
-        let stopped = self
-            .manager
-            .stop(&container, &request.signal, request.timeout_seconds)
-            .await?;
-        Ok(Response::new(pb::StopResponse {
-            id: container.id.clone(),
-            already: !stopped,
-        }))
+        let (manager, id) = (self.manager.clone(), container.id.clone());
+        let already = !whole(async move {
+            let (signal, timeout) = (request.signal, request.timeout_seconds);
+            manager.stop(&container, &signal, timeout).await
+        })
+        .await?;
+        Ok(Response::new(pb::StopResponse { id, already }))
     }
 
     async fn restart(
@@ -168,13 +174,14 @@ impl Containers for ContainersService {
     ) -> Result<Response<pb::RestartResponse>, Status> {
         let request = request.into_inner();
         let container = self.find(&request.container)?;
-        self.manager
-            .stop(&container, &request.signal, request.timeout_seconds)
-            .await?;
-        self.manager.start(&container, None).await?;
-        Ok(Response::new(pb::RestartResponse {
-            id: container.id.clone(),
-        }))
+        let (manager, id) = (self.manager.clone(), container.id.clone());
+        whole(async move {
+            let (signal, timeout) = (request.signal, request.timeout_seconds);
+            manager.stop(&container, &signal, timeout).await?;
+            manager.start(&container, None).await
+        })
+        .await?;
+        Ok(Response::new(pb::RestartResponse { id }))
     }
 
     async fn kill(
@@ -217,12 +224,10 @@ impl Containers for ContainersService {
     ) -> Result<Response<pb::RemoveResponse>, Status> {
         let request = request.into_inner();
         let container = self.find(&request.container)?;
-        self.manager
-            .remove(&container, request.force, request.volumes)
-            .await?;
-        Ok(Response::new(pb::RemoveResponse {
-            id: container.id.clone(),
-        }))
+        let (manager, id) = (self.manager.clone(), container.id.clone());
+        let (force, volumes) = (request.force, request.volumes);
+        whole(async move { manager.remove(&container, force, volumes).await }).await?;
+        Ok(Response::new(pb::RemoveResponse { id }))
     }
 
     async fn prune(
@@ -235,9 +240,11 @@ impl Containers for ContainersService {
                 && view::passes(&container, &request.get_ref().filters)?
             {
                 let size = used(&container, "").await?;
-                match self.manager.remove(&container, false, false).await {
+                let (manager, id) = (self.manager.clone(), container.id.clone());
+                let remove = async move { manager.remove(&container, false, false).await };
+                match whole(remove).await {
                     Ok(()) => {
-                        pruned.removed.push(container.id.clone());
+                        pruned.removed.push(id);
                         pruned.reclaimed += size;
                     }
                     // Somebody started it, or removed it.
@@ -255,7 +262,8 @@ impl Containers for ContainersService {
     ) -> Result<Response<pb::RenameResponse>, Status> {
         let request = request.into_inner();
         let container = self.find(&request.container)?;
-        self.manager.rename(&container, &request.name).await?;
+        let manager = self.manager.clone();
+        whole(async move { manager.rename(&container, &request.name).await }).await?;
         Ok(Response::new(pb::RenameResponse {}))
     }
 

@@ -1,0 +1,162 @@
+//! Finding every container again, whatever the last instance was doing when it ended.
+
+use std::{fs, io, sync::Arc, sync::PoisonError, time::Duration};
+
+use super::{
+    manager::Manager,
+    record::Record,
+    state::{Container, Status},
+};
+use crate::monitor::{
+    client::Connection,
+    protocol::{Event, ExitRecord, Running},
+};
+
+/// How long a monitor has for its greeting. One that waits for room on the disk may take longer.
+const GREETING: Duration = Duration::from_secs(3);
+/// How often one that did not answer is asked again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// What a monitor said.
+enum Heard {
+    /// The container runs.
+    Running(Connection, Running),
+    /// There is no monitor: the container has ended, or never began.
+    Gone,
+    /// It is there and says nothing.
+    Silence,
+}
+
+impl Manager {
+    /// Finds every container again.
+    pub(super) async fn recover(&self) -> anyhow::Result<()> {
+        let mut live = Vec::new();
+        let mut ended = Vec::new();
+        let mut silent = Vec::new();
+        for entry in fs::read_dir(self.0.state.join("containers"))? {
+            let folder = entry?.path();
+            // `<id>.new` was never acknowledged, `<id>.removed` is being removed.
+            if folder.extension().is_some() {
+                if let Err(error) = fs::remove_dir_all(&folder) {
+                    tracing::warn!(folder = %folder.display(), %error, "could not be removed");
+                }
+                continue;
+            }
+            let record = match Record::read(&folder) {
+                Ok(record) => record,
+                // Somebody's files are in there: they stay, for whoever can read the record.
+                Err(error) => {
+                    tracing::error!(folder = %folder.display(), %error, "a container's record cannot be read: it is left alone");
+                    continue;
+                }
+            };
+            let run_folder = self.0.run.join("containers").join(&record.id);
+            self.0
+                .names
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(record.name.clone(), record.id.clone());
+            let container = Arc::new(Container::new(record, Status::Created, folder, run_folder));
+            self.insert(container.clone());
+            match hear(&container).await {
+                Heard::Running(connection, running) => {
+                    live.push((container.id.clone(), running.pid));
+                    self.supervise(container, connection, running);
+                }
+                Heard::Gone => ended.push(container),
+                Heard::Silence => {
+                    // netd must not take its endpoint back.
+                    live.push((container.id.clone(), 0));
+                    silent.push(container);
+                }
+            }
+        }
+        let running = live.len();
+        if let Err(status) = self.0.netd.sync(live).await {
+            tracing::warn!(
+                error = status.message(),
+                "netd was not told which containers live"
+            );
+        }
+        for endpoint in self.0.netd.endpoints().await {
+            if let Ok(container) = self.find(&endpoint.container_id) {
+                container.set_endpoint(Some(endpoint));
+            }
+        }
+        for container in ended {
+            self.settle_ended(&container).await;
+        }
+        for container in silent {
+            tracing::warn!(container = container.id, "its monitor does not answer");
+            tokio::spawn(self.clone().ask_again(container));
+        }
+        tracing::info!(running, "recovered");
+        Ok(())
+    }
+
+    /// Asks a monitor that said nothing until it says something or has gone.
+    async fn ask_again(self, container: Arc<Container>) {
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            match hear(&container).await {
+                Heard::Silence => {}
+                Heard::Gone => return self.settle_ended(&container).await,
+                Heard::Running(connection, running) => {
+                    return self.supervise(container, connection, running);
+                }
+            }
+        }
+    }
+
+    /// A container whose monitor is gone: it ended while we were away, or never began.
+    async fn settle_ended(&self, container: &Arc<Container>) {
+        let exit = fs::read(container.exit_file())
+            .ok()
+            .and_then(|b| serde_json::from_slice::<ExitRecord>(&b).ok());
+        let status = match exit {
+            Some(record) => Status::Exited {
+                record,
+                error: String::new(),
+            },
+            None if container.record().starting => Status::Exited {
+                record: ExitRecord {
+                    code: 137,
+                    oom_killed: false,
+                    started: 0,
+                    finished: crate::monitor::now(),
+                },
+                error: "the container's monitor was killed".to_owned(),
+            },
+            None => return,
+        };
+        self.clean_up(container);
+        container.set_status(status);
+        if container.record().spec.auto_remove
+            && let Err(error) = self.remove(container, true, true).await
+        {
+            tracing::warn!(container = container.id, %error, "could not be removed");
+        }
+    }
+}
+
+async fn hear(container: &Container) -> Heard {
+    let connection = match Connection::open(&container.socket()) {
+        Ok(connection) => connection,
+        Err(e) if is_gone(&e) => return Heard::Gone,
+        Err(_) => return Heard::Silence,
+    };
+    match tokio::time::timeout(GREETING, connection.next()).await {
+        Ok(Ok(Some((Event::Running(running), _)))) => Heard::Running(connection, running),
+        // It left while we looked.
+        Ok(Ok(None)) => Heard::Gone,
+        Ok(Ok(Some(_)) | Err(_)) | Err(_) => Heard::Silence,
+    }
+}
+
+/// Nobody listens: only these two say so. Anything else (no descriptor left, say) is trouble of ours.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
