@@ -13,6 +13,7 @@ pub mod image;
 mod leaks;
 pub mod site;
 pub mod terminal;
+pub mod tree;
 mod uplink;
 mod watchdog;
 
@@ -33,9 +34,22 @@ pub fn ready() -> bool {
         std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
     let busybox = std::path::Path::new("/bin/busybox").exists();
     if !root || !busybox {
-        println!("skipped: needs root and /bin/busybox (busybox-static)");
+        skipped("needs root and /bin/busybox (busybox-static)");
     }
     root && busybox
+}
+
+/// Straight to the terminal, past libtest's capture: a test that was not run must not look like one that
+/// passed.
+fn skipped(why: &str) {
+    use std::io::Write as _;
+    let test = std::thread::current();
+    // A terminal that is gone needs no telling.
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED: {}: {why}",
+        test.name().unwrap_or("a test")
+    );
 }
 
 /// Whether these programs are installed, too; says which is not.
@@ -49,12 +63,9 @@ pub fn installed(programs: &[&str]) -> bool {
         })
         .collect();
     if !missing.is_empty() {
-        // Straight to the terminal: a test that was not run must not look like one that passed.
-        use std::io::Write as _;
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: {missing:?} not installed; tests/run installs what tests need"
-        );
+        skipped(&format!(
+            "{missing:?} not installed; tests/run installs what most tests need"
+        ));
     }
     missing.is_empty()
 }

@@ -3,7 +3,10 @@
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Once,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -53,6 +56,8 @@ impl Site {
     }
 
     fn within(parent: &Path) -> Self {
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(sweep);
         let namespace = format!("swt-{}-{}", std::process::id(), number());
         succeed(Command::new("ip").args(["netns", "add", &namespace]));
         let folder = tempfile::tempdir_in(parent).unwrap();
@@ -296,6 +301,28 @@ fn end(child: &mut Child) -> Option<std::process::ExitStatus> {
         std::thread::sleep(Duration::from_millis(10));
     }
     None
+}
+
+/// Takes away the namespaces of test programs that were killed.
+fn sweep() {
+    for entry in std::fs::read_dir("/run/netns")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let mut parts = name.split('-');
+        let (Some("swt" | "swn"), Some(pid)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists() {
+            watchdog::processes(&name)
+                .iter()
+                .for_each(|pid| watchdog::kill(pid));
+            // Another test program may be sweeping, too.
+            let _ = Command::new("ip").args(["netns", "del", &name]).output();
+        }
+    }
 }
 
 fn available_memory() -> u64 {

@@ -11,7 +11,7 @@ use std::{
 use slipway_tests::{
     Neighbour, Said, Site, eventually,
     fixtures::{self, Upstream},
-    installed,
+    installed, tree,
 };
 
 const DOCKERFILE: &str = r#"FROM node
@@ -233,6 +233,22 @@ async fn a_second_build_does_only_what_changed() {
     })
     .await;
     assert_eq!(page, "target 1 is odd\n");
+
+    // Other programs see in its layers what ours see.
+    let layout = site.path("layout");
+    let target = format!("oci:{}:goals", layout.display());
+    let copy = [
+        "copy",
+        "-q",
+        "--insecure-policy",
+        "--src-tls-verify=false",
+        "docker://127.0.0.1:5000/library/goals",
+        &target,
+    ];
+    assert!(site.output("skopeo", &copy).status.success());
+    let ours = tree::seen(&site, "goals");
+    assert!(ours.contains_key("app/node_modules/is-odd/index.js"));
+    tree::assert_same(&ours, &tree::unpacked_by_umoci(&site, &layout, "goals"));
 
     // And back again: all of that is still known.
     write(&site.path("goals"), &[("app-code/server.js", SERVER)]);

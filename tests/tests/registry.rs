@@ -10,7 +10,7 @@ use slipway_image::{Digest, media_type};
 use slipway_tests::{
     Reply, Server, Site, eventually,
     fixtures::{self, Upstream},
-    image, installed, ready,
+    image, installed, ready, tree,
 };
 
 /// Where docker-registry listens on a site.
@@ -184,6 +184,19 @@ async fn the_mirror_fetches_only_what_it_lacks() {
     let hello = ["run", "--rm", "node", "node", "-p", "40 + 2"];
     assert_eq!(site.ctl(&hello).ok(), "42\n");
     assert_eq!(gets(), 4, "running asks upstream for nothing");
+}
+
+#[tokio::test]
+async fn an_image_unpacks_to_what_umoci_makes_of_it() {
+    let Some((site, _upstream)) = mirroring("5m").await else {
+        return;
+    };
+    let layout = fixtures::images().unwrap().join("images");
+    site.ctl(&["pull", "-q", "node"]).ok();
+    tree::assert_same(
+        &tree::seen(&site, "node"),
+        &tree::unpacked_by_umoci(&site, &layout, "node"),
+    );
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use slipway_image::layer::unpack;
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::{Layers, Note};
+use super::{Layers, Note, settle};
 use crate::{
     error::{Error, Tried as _},
     registry::Layer,
@@ -146,11 +146,15 @@ impl Layers {
             entries: unpacked.entries,
             built: false,
         };
-        tokio::task::spawn_blocking(move || note.keep(&temporary.0, &target))
-            .await
-            .map_err(io::Error::other)
-            .and_then(|r| r)
-            .tried(|| format!("cannot keep layer {}", layer.diff_id.short()))
+        let implicit = unpacked.implicit_folders.clone();
+        tokio::task::spawn_blocking(move || {
+            settle::note(&temporary.0, &implicit)?;
+            note.keep(&temporary.0, &target)
+        })
+        .await
+        .map_err(io::Error::other)
+        .and_then(|r| r)
+        .tried(|| format!("cannot keep layer {}", layer.diff_id.short()))
     }
 }
 

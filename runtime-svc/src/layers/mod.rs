@@ -7,6 +7,7 @@
 mod collect;
 mod fetch;
 mod hold;
+mod settle;
 
 pub use collect::{Collected, Reach};
 pub use fetch::ChunkReader;
@@ -112,6 +113,7 @@ impl Layers {
         while let Some(done) = tasks.join_next().await {
             done.map_err(|e| Error::Invalid(format!("unpacking was interrupted: {e}")))??;
         }
+        self.settle(layers).await?;
         let mut folders: Vec<PathBuf> = Vec::new();
         for layer in layers.iter().rev() {
             let folder = self.path_of(&layer.diff_id);
@@ -124,6 +126,25 @@ impl Layers {
             folders,
             _hold: hold,
         })
+    }
+
+    /// Gives folders that archives did not name the looks of those below; before anything shows them.
+    async fn settle(&self, layers: &[Layer]) -> Result<(), Error> {
+        let home = |layer: &Layer| self.folder.join(layer.diff_id.encoded());
+        for (at, layer) in layers.iter().enumerate() {
+            if !settle::is_open(&home(layer)) {
+                continue;
+            }
+            let below = layers[..at].iter().rev();
+            let below: Vec<PathBuf> = below.map(|l| self.path_of(&l.diff_id)).collect();
+            let home = home(layer);
+            tokio::task::spawn_blocking(move || settle::settle(&home, &below))
+                .await
+                .map_err(io::Error::other)
+                .and_then(|r| r)
+                .tried(|| format!("cannot keep layer {}", layer.diff_id.short()))?;
+        }
+        Ok(())
     }
 
     /// Keeps a committed snapshot's upper folder as the unpacked form of its layer.
