@@ -97,7 +97,7 @@ pub struct Builder {
     content_bytes: u64,
     builds: Mutex<VecDeque<Entry>>,
     /// Read by builds, written by what may not happen meanwhile.
-    running: tokio::sync::RwLock<()>,
+    running: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl Builder {
@@ -114,7 +114,7 @@ impl Builder {
             store: Arc::new(store),
             content_bytes,
             builds: Mutex::default(),
-            running: tokio::sync::RwLock::default(),
+            running: Arc::default(),
         }
     }
 
@@ -160,9 +160,10 @@ impl Builder {
         context: BuildContext,
         events: Events,
     ) -> Result<Outcome> {
-        let _running = self.running.read().await;
         let name = request.tags.first().unwrap_or(&request.dockerfile_name);
         let mut record = Recording::begin(self.clone(), id, name.clone());
+        // Released before the recording is dropped.
+        let _running = self.running.read().await;
         let done = self.run(request, context, events).await;
         match &done {
             Ok(outcome) => record.end("completed", (outcome.steps, outcome.cached)),
@@ -309,17 +310,6 @@ impl Recording {
             entry.status = status;
             entry.counts = counts;
         }
-        let idle = builds.iter().all(|e| e.took.is_some());
-        drop(builds);
-        // A service that stops drops its builds outside of the runtime: then nothing is evicted.
-        if let Some(runtime) = tokio::runtime::Handle::try_current().ok().filter(|_| idle) {
-            let (store, keep) = (self.builder.store.clone(), self.builder.content_bytes);
-            runtime.spawn_blocking(move || match store.evict(keep) {
-                Ok((0, _)) => {}
-                Ok((files, bytes)) => tracing::info!(files, bytes, "context files were evicted"),
-                Err(error) => tracing::warn!(%error, "context files could not be evicted"),
-            });
-        }
     }
 }
 
@@ -327,6 +317,22 @@ impl Drop for Recording {
     fn drop(&mut self) {
         if !self.ended {
             self.end("canceled", (0, 0));
+        }
+        // No build begins while content goes. Others that run need theirs: their end is another chance.
+        let alone = self.builder.running.clone().try_write_owned();
+        // A service that stops drops its builds outside of the runtime: then nothing is evicted.
+        if let (Ok(alone), Ok(runtime)) = (alone, tokio::runtime::Handle::try_current()) {
+            let (store, keep) = (self.builder.store.clone(), self.builder.content_bytes);
+            runtime.spawn_blocking(move || {
+                let _alone = alone;
+                match store.evict(keep) {
+                    Ok((0, _)) => {}
+                    Ok((files, bytes)) => {
+                        tracing::info!(files, bytes, "context files were evicted")
+                    }
+                    Err(error) => tracing::warn!(%error, "context files could not be evicted"),
+                }
+            });
         }
     }
 }

@@ -11,10 +11,10 @@ use slipway_proto::registry::v1::{PutManifestRequest, WriteBlobRequest, write_bl
 use crate::Site;
 
 /// Programs that the busybox image has.
-const PROGRAMS: [&str; 24] = [
+const PROGRAMS: [&str; 25] = [
     "sh", "true", "false", "cat", "echo", "sleep", "ls", "id", "hostname", "wget", "httpd", "grep",
     "ping", "seq", "touch", "test", "mkdir", "rm", "env", "pwd", "stty", "nslookup", "usleep",
-    "ip",
+    "ln", "ip",
 ];
 
 /// An entry of a layer.

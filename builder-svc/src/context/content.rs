@@ -159,7 +159,8 @@ impl Drop for Incoming {
     }
 }
 
-/// A reader that fails at its end when what it read has another digest.
+/// Content that is checked while it is read: its size when it is opened, its digest at its end. Who
+/// reads no further than the size must call [`Checked::finish`].
 pub struct Checked<'a> {
     store: &'a ContentStore,
     file: File,
@@ -168,14 +169,26 @@ pub struct Checked<'a> {
 }
 
 impl<'a> Checked<'a> {
-    /// Opens content of a store.
-    pub fn open(store: &'a ContentStore, digest: &'a Digest) -> io::Result<Self> {
+    /// Opens content of a store. `size` is what a manifest says: another one would cut the file off.
+    pub fn open(store: &'a ContentStore, digest: &'a Digest, size: u64) -> io::Result<Self> {
+        let file = File::open(store.path(digest))?;
+        if file.metadata()?.len() != size {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{digest} has not {size} bytes"),
+            ));
+        }
         Ok(Self {
             store,
-            file: store.read(digest)?,
+            file,
             digester: Some(digest.digester()),
             digest,
         })
+    }
+
+    /// Reads what is left and fails if the whole is not what it was said to be.
+    pub fn finish(mut self) -> io::Result<()> {
+        io::copy(&mut self, &mut io::sink()).map(drop)
     }
 }
 
@@ -216,14 +229,15 @@ mod tests {
         store.finish(incoming).unwrap();
         assert!(store.has(&digest, 5) && !store.has(&digest, 6));
         let mut text = String::new();
-        Checked::open(&store, &digest)
+        Checked::open(&store, &digest, 5)
             .unwrap()
             .read_to_string(&mut text)
             .unwrap();
         assert_eq!(text, "hello");
+        assert!(Checked::open(&store, &digest, 4).is_err());
         fs::write(store.path(&digest), "jello").unwrap();
         assert!(
-            Checked::open(&store, &digest)
+            Checked::open(&store, &digest, 5)
                 .unwrap()
                 .read_to_string(&mut text)
                 .is_err()

@@ -72,24 +72,29 @@ impl Manifest {
         {
             return Err(format!("the context's link {path:?} leads nowhere"));
         }
-        self.names += path.len();
-        if self.entries.len() >= MAX_ENTRIES || self.names > MAX_NAMES {
-            return Err(format!(
-                "the context has more than {MAX_ENTRIES} files: leave some out in .dockerignore"
-            ));
+        if let Kind::Symlink(target) = &entry.kind {
+            self.names += target.len();
         }
         for (at, _) in path.match_indices('/') {
-            let parent = self.entries.entry(path[..at].to_owned()).or_insert(Entry {
-                kind: Kind::Folder,
-                mode: 0o755,
-                mtime: 0,
-            });
-            if parent.kind != Kind::Folder {
-                return Err(format!(
-                    "the context's {path:?} lies below something that is no folder"
-                ));
+            match self.entries.get(&path[..at]) {
+                Some(parent) if parent.kind == Kind::Folder => {}
+                Some(_) => {
+                    return Err(format!(
+                        "the context's {path:?} lies below something that is no folder"
+                    ));
+                }
+                None => {
+                    self.count(at)?;
+                    let folder = Entry {
+                        kind: Kind::Folder,
+                        mode: 0o755,
+                        mtime: 0,
+                    };
+                    self.entries.insert(path[..at].to_owned(), folder);
+                }
             }
         }
+        self.count(path.len())?;
         let entry_is_folder = entry.kind == Kind::Folder;
         if let Some(old) = self.entries.insert(path.to_owned(), entry)
             && old.kind == Kind::Folder
@@ -97,6 +102,17 @@ impl Manifest {
             && self.below(path).next().is_some()
         {
             return Err(format!("the context names {path:?} twice"));
+        }
+        Ok(())
+    }
+
+    /// Counts another entry against the limits.
+    fn count(&mut self, name: usize) -> Result<(), String> {
+        self.names += name;
+        if self.entries.len() >= MAX_ENTRIES || self.names > MAX_NAMES {
+            return Err(format!(
+                "the context has more than {MAX_ENTRIES} files, or too long names: leave some out in .dockerignore"
+            ));
         }
         Ok(())
     }

@@ -22,6 +22,9 @@ use crate::{
     events::{Event, Events},
 };
 
+/// Digests that are asked for in one message: far below its limit of 4 MiB.
+const NEEDS: usize = 50_000;
+
 /// The context of one build.
 pub struct BuildContext {
     manifest: watch::Receiver<Option<Arc<Manifest>>>,
@@ -171,8 +174,8 @@ impl BuildContext {
             return Ok(());
         }
         let new = self.arrivals.ask(&missing);
-        if !new.is_empty() {
-            self.events.tell(Event::Need(new)).await;
+        for some in new.chunks(NEEDS) {
+            self.events.tell(Event::Need(some.to_vec())).await;
         }
         self.arrivals.wait(&missing).await
     }

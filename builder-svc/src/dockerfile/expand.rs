@@ -17,19 +17,19 @@ pub fn expand(
         escape,
         lookup,
         depth: 0,
+        made: 0,
     };
-    let out = scanner.run(None)?;
-    limited(out)
+    scanner.run(None)
 }
 
-fn limited(text: String) -> Result<String, String> {
-    if text.len() > MAX_EXPANDED {
+fn limited(size: usize) -> Result<(), String> {
+    if size > MAX_EXPANDED {
         return Err(format!(
             "a value expands to more than {} KiB",
             MAX_EXPANDED / 1024
         ));
     }
-    Ok(text)
+    Ok(())
 }
 
 /// Splits into words at blanks outside of quotes; quotes and escapes stay.
@@ -68,6 +68,8 @@ struct Scanner<'a> {
     escape: char,
     lookup: &'a dyn Fn(&str) -> Option<String>,
     depth: usize,
+    /// Bytes of all variables that were looked up: what is made of them is not much longer.
+    made: usize,
 }
 
 impl Scanner<'_> {
@@ -114,9 +116,7 @@ impl Scanner<'_> {
                 },
                 c => out.push(c),
             }
-            if out.len() > MAX_EXPANDED {
-                return limited(out);
-            }
+            limited(out.len())?;
         }
     }
 
@@ -158,7 +158,14 @@ impl Scanner<'_> {
         if name.is_empty() {
             return Ok("$".to_owned());
         }
-        Ok((self.lookup)(&name).unwrap_or_default())
+        Ok(self.look_up(&name)?.unwrap_or_default())
+    }
+
+    fn look_up(&mut self, name: &str) -> Result<Option<String>, String> {
+        let value = (self.lookup)(name);
+        self.made += value.as_ref().map_or(0, String::len);
+        limited(self.made)?;
+        Ok(value)
     }
 
     fn name(&mut self) -> String {
@@ -185,7 +192,7 @@ impl Scanner<'_> {
         if name.is_empty() {
             return Err("bad substitution: ${ without a name".to_owned());
         }
-        let value = (self.lookup)(&name);
+        let value = self.look_up(&name)?;
         let Some(c) = self.next() else {
             return Err("syntax error: missing '}'".to_owned());
         };
@@ -287,6 +294,12 @@ fn strip(value: String, text: &str, prefix: bool, greedy: bool) -> Result<String
 fn replace(value: String, text: &str, with: &str, all: bool) -> Result<String, String> {
     let found = compile(&pattern(text, false))?;
     let limit = usize::from(!all);
+    let hits = if all {
+        found.find_iter(&value).count()
+    } else {
+        1
+    };
+    limited(value.len() + hits.saturating_mul(with.len()))?;
     Ok(found
         .replacen(&value, limit, regex::NoExpand(with))
         .into_owned())
@@ -355,7 +368,9 @@ mod tests {
         }
         assert_eq!(on("${NONE:?give one}").unwrap_err(), "NONE: give one");
         let long = |_: &str| Some("x".repeat(200 * 1024));
-        assert!(expand("$A$A", '\\', &long).is_err());
+        for word in ["$A$A", "\"$A$A\"", "${X#$A$A}", "${A//x/yy}"] {
+            assert!(expand(word, '\\', &long).is_err(), "{word}");
+        }
     }
 
     #[test]

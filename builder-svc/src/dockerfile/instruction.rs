@@ -217,8 +217,11 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// The `--name[=value]` words in front of an instruction's arguments.
-struct Flags(Vec<(String, Option<String>)>);
+/// The `--name[=value]` words in front of an instruction's arguments, as they were written.
+struct Flags {
+    flags: Vec<(String, Option<String>)>,
+    escape: char,
+}
 
 impl Flags {
     fn take(mut rest: &str, escape: char) -> Result<(Self, &str), String> {
@@ -229,32 +232,42 @@ impl Flags {
             if flag.is_empty() || word == "--" {
                 break;
             }
-            let text =
-                super::expand::expand(&word[2..], escape, &|name| Some(format!("${{{name}}}")))
-                    .map_err(|e| format!("bad flag {word}: {e}"))?;
-            found.push(match text.split_once('=') {
+            found.push(match word[2..].split_once('=') {
                 Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-                None => (text, None),
+                None => (word[2..].to_owned(), None),
             });
         }
-        Ok((Self(found), rest))
+        let flags = Self {
+            flags: found,
+            escape,
+        };
+        Ok((flags, rest))
     }
 
+    /// A value that is used as it stands: quotes are taken away.
     fn value(&mut self, name: &str) -> Result<Option<String>, String> {
-        let Some(at) = self.0.iter().position(|(n, _)| n == name) else {
+        let raw = self.raw(name)?;
+        raw.map(|text| super::expand::expand(&text, self.escape, &|_| None))
+            .transpose()
+            .map_err(|e| format!("bad flag --{name}: {e}"))
+    }
+
+    /// A value whose variables are expanded where it is used.
+    fn raw(&mut self, name: &str) -> Result<Option<String>, String> {
+        let Some(at) = self.flags.iter().position(|(n, _)| n == name) else {
             return Ok(None);
         };
-        match self.0.remove(at) {
+        match self.flags.remove(at) {
             (_, Some(value)) => Ok(Some(value)),
             (_, None) => Err(format!("missing a value on flag: {name}")),
         }
     }
 
     fn switch(&mut self, name: &str) -> Result<bool, String> {
-        let Some(at) = self.0.iter().position(|(n, _)| n == name) else {
+        let Some(at) = self.flags.iter().position(|(n, _)| n == name) else {
             return Ok(false);
         };
-        match self.0.remove(at).1.as_deref() {
+        match self.flags.remove(at).1.as_deref() {
             None | Some("true" | "1") => Ok(true),
             Some("false" | "0") => Ok(false),
             Some(other) => Err(format!("invalid value for flag {name}: {other:?}")),
@@ -262,14 +275,14 @@ impl Flags {
     }
 
     fn refuse(&self, instruction: &str, names: &[&str]) -> Result<(), String> {
-        match self.0.iter().find(|(n, _)| names.contains(&n.as_str())) {
+        match self.flags.iter().find(|(n, _)| names.contains(&n.as_str())) {
             Some((name, _)) => Err(format!("{instruction} --{name} is not supported yet")),
             None => Ok(()),
         }
     }
 
     fn nothing_left(&self, instruction: &str) -> Result<(), String> {
-        match self.0.first() {
+        match self.flags.first() {
             Some((name, _)) => Err(format!("unknown flag: {instruction} has no --{name}")),
             None => Ok(()),
         }
@@ -300,7 +313,7 @@ fn from(flags: &mut Flags, rest: &str) -> Result<Instruction, String> {
     };
     Ok(Instruction::From(From {
         base: base.to_owned(),
-        platform: flags.value("platform")?,
+        platform: flags.raw("platform")?,
         name,
     }))
 }
@@ -456,9 +469,9 @@ fn copy(
         add,
         sources: all,
         destination,
-        from: if add { None } else { flags.value("from")? },
-        chown: flags.value("chown")?,
-        chmod: flags.value("chmod")?,
+        from: if add { None } else { flags.raw("from")? },
+        chown: flags.raw("chown")?,
+        chmod: flags.raw("chmod")?,
         link: flags.switch("link")?,
     }))
 }

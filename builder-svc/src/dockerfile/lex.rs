@@ -82,7 +82,7 @@ pub fn lex(text: &str) -> Result<Lexed, SyntaxError> {
             text: joined.trim().to_owned(),
             heredocs: Vec::new(),
         };
-        for (name, strip_tabs) in heredoc_names(&line.text) {
+        for (name, strip_tabs) in heredoc_names(&line.text, out.escape) {
             let mut body = String::new();
             loop {
                 let Some(next) = physical.get(at) else {
@@ -169,7 +169,7 @@ fn continuation(line: &str, escape: char) -> (String, bool) {
 
 /// Names of the here-documents that a line begins (`<<EOF`, `<<-EOF`, `<<"EOF"`), for the
 /// instructions that may have them.
-fn heredoc_names(text: &str) -> Vec<(String, bool)> {
+fn heredoc_names(text: &str, escape: char) -> Vec<(String, bool)> {
     let keyword = text.split_whitespace().next().unwrap_or_default();
     if !["run", "copy", "add"]
         .iter()
@@ -177,7 +177,9 @@ fn heredoc_names(text: &str) -> Vec<(String, bool)> {
     {
         return Vec::new();
     }
-    text.split_whitespace()
+    // Not what is quoted: `sh -c "cat <<EOF"`.
+    super::expand::words(text, escape)
+        .iter()
         .skip(1)
         .filter_map(|word| {
             // Also behind a file descriptor: `3<<EOF`.
@@ -255,6 +257,10 @@ mod tests {
         assert_eq!((lexed.lines[0].first, lexed.lines[0].last), (1, 4));
         assert_eq!(lexed.lines[2].heredocs[0].body, "q\n");
         assert!(lex("RUN <<EOF\nx\n").is_err());
+        assert_eq!(
+            lex("RUN sh -c \"cat <<EOF\"\nRUN y").unwrap().lines.len(),
+            2
+        );
         assert!(lex("CMD cat <<EOF\n").unwrap().lines[0].heredocs.is_empty());
     }
 

@@ -70,6 +70,13 @@ pub fn request(start: BuildStart) -> Result<Request> {
         "bridge" => "default".to_owned(),
         other => other.to_owned(),
     };
+    // docker's other way to say it.
+    let latest = match start.build_args.get("SOURCE_DATE_EPOCH") {
+        Some(text) if start.source_date_epoch.is_none() => Some(text.parse().map_err(|_| {
+            Error::Invalid(format!("SOURCE_DATE_EPOCH={text} is not a time in seconds"))
+        })?),
+        _ => start.source_date_epoch,
+    };
     Ok(Request {
         dockerfile: start.dockerfile,
         dockerfile_name: name,
@@ -89,7 +96,7 @@ pub fn request(start: BuildStart) -> Result<Request> {
             extra_hosts: start.extra_hosts,
             shm_size: start.shm_size,
         },
-        latest: start.source_date_epoch,
+        latest,
         auths: start.auths,
         check: start.check,
     })

@@ -14,8 +14,13 @@ use crate::dockerfile::{Command, Copy, Healthcheck, Instruction, Run, expand::ex
 pub enum Action {
     /// Nothing: it changed the config only.
     None,
-    /// A folder must be there.
-    MakeFolder(String),
+    /// A folder must be there; one that is made belongs to the user.
+    MakeFolder {
+        /// Absolute.
+        path: String,
+        /// `user[:group]`, "" = root.
+        user: String,
+    },
     /// A process runs.
     Run(RunAction),
     /// Files are copied.
@@ -67,8 +72,15 @@ pub struct StageState {
     arguments: BTreeMap<String, String>,
     /// This stage has set CMD itself.
     has_cmd: bool,
+    /// Bytes of this stage's history.
+    history: usize,
     escape: char,
 }
+
+/// Most bytes of what a stage's instructions put into a config.
+const MAX_CONFIG: usize = 2 << 20;
+/// Most ports of one EXPOSE.
+const MAX_PORTS: usize = 3 * 65_535;
 
 /// What the whole build gives to its stages.
 #[derive(Debug, Clone, Default)]
@@ -81,7 +93,9 @@ pub struct Given {
 
 impl StageState {
     /// Begins upon a base's config.
-    pub fn new(mut config: ImageConfig, escape: char) -> Self {
+    ///
+    /// `arguments` are those of the stage that it is built upon: docker's stages inherit them.
+    pub fn new(mut config: ImageConfig, arguments: BTreeMap<String, String>, escape: char) -> Self {
         if get_env(&config.config.env, "PATH").is_none() {
             set_env(&mut config.config.env, "PATH", DEFAULT_PATH);
         }
@@ -90,10 +104,16 @@ impl StageState {
         }
         Self {
             config,
-            arguments: BTreeMap::new(),
+            arguments,
             has_cmd: false,
+            history: 0,
             escape,
         }
+    }
+
+    /// The config, and the arguments for stages that are built upon this one.
+    pub fn finish(self) -> (ImageConfig, BTreeMap<String, String>) {
+        (self.config, self.arguments)
     }
 
     /// Reads an instruction: what must be done, and its line of the history. Errors are sentences.
@@ -123,7 +143,8 @@ impl StageState {
                 let path = join(&self.config.config.working_dir, &path);
                 self.config.config.working_dir.clone_from(&path);
                 let text = format!("WORKDIR {path}");
-                action = Action::MakeFolder(path);
+                let user = self.config.config.user.clone();
+                action = Action::MakeFolder { path, user };
                 text
             }
             Instruction::Run(run) => {
@@ -141,9 +162,12 @@ impl StageState {
                 for word in words {
                     for word in self.expand(word)?.split_whitespace() {
                         ports.extend(exposed(word)?);
+                        if ports.len() > MAX_PORTS {
+                            return Err("EXPOSE of more ports than there are".to_owned());
+                        }
                     }
                 }
-                let text = format!("EXPOSE [{}]", ports.join(" "));
+                let text = format!("EXPOSE [{}]", shortened(&ports.join(" ")));
                 let exposed = &mut self.config.config.exposed_ports;
                 exposed.extend(ports.into_iter().map(|p| (p, json!({}))));
                 text
@@ -202,7 +226,27 @@ impl StageState {
                 format!("MAINTAINER {name}")
             }
         };
+        self.history += text.len();
+        self.check_size()?;
         Ok((action, text))
+    }
+
+    /// A Dockerfile of a few lines can ask for a config of gigabytes.
+    fn check_size(&self) -> Result<(), String> {
+        let config = &self.config.config;
+        let pairs = self.arguments.iter().chain(&config.labels);
+        let size = config.env.iter().map(String::len).sum::<usize>()
+            + pairs.map(|(k, v)| k.len() + v.len()).sum::<usize>()
+            + config.volumes.keys().map(String::len).sum::<usize>()
+            + config.on_build.iter().map(String::len).sum::<usize>()
+            + self.history;
+        if size > MAX_CONFIG {
+            return Err(format!(
+                "the image's configuration becomes larger than {} KiB",
+                MAX_CONFIG / 1024
+            ));
+        }
+        Ok(())
     }
 
     /// A line as people read it in the progress: variables expanded where they can be.
@@ -279,7 +323,7 @@ impl StageState {
         let mut named = Vec::new();
         for (name, value) in &self.arguments {
             // ENV wins over ARG.
-            if get_env(&env, name).is_none() && !PREDEFINED.contains(&name.as_str()) {
+            if get_env(&env, name).is_none() {
                 named.push(format!("{name}={value}"));
             }
         }
@@ -388,6 +432,14 @@ fn joined(pairs: &[(String, String)]) -> String {
     words.join(" ")
 }
 
+/// A history line tells what was done, not each of 65,535 ports.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(1000) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
 /// As docker shows a command in its history: `["node" "server.js"]`.
 fn quoted(words: &[String]) -> String {
     let words: Vec<String> = words.iter().map(|w| format!("{w:?}")).collect();
@@ -443,7 +495,7 @@ mod tests {
     use crate::dockerfile::instruction::parse;
 
     fn state() -> StageState {
-        StageState::new(ImageConfig::default(), '\\')
+        StageState::new(ImageConfig::default(), BTreeMap::new(), '\\')
     }
 
     fn read(state: &mut StageState, lines: &str) -> Vec<(Action, String)> {
@@ -481,7 +533,8 @@ mod tests {
         assert_eq!(config.cmd, Some(vec!["a".to_owned()]));
         assert_eq!(config.entrypoint.as_ref().unwrap()[2], "run it");
         assert_eq!(config.working_dir, "/b/c");
-        assert_eq!(done[9].0, Action::MakeFolder("/app".into()));
+        let (path, user) = ("/app".to_owned(), "node".to_owned());
+        assert_eq!(done[9].0, Action::MakeFolder { path, user });
         assert_eq!(done[6].1, "CMD [\"a\"]");
     }
 
@@ -489,7 +542,7 @@ mod tests {
     fn an_entrypoint_drops_the_bases_cmd_only() {
         let mut base = ImageConfig::default();
         base.config.cmd = Some(vec!["base".to_owned()]);
-        let mut state = StageState::new(base, '\\');
+        let mut state = StageState::new(base, BTreeMap::new(), '\\');
         read(&mut state, "ENTRYPOINT [\"x\"]");
         assert_eq!(state.config.config.cmd, None);
     }
@@ -509,6 +562,29 @@ mod tests {
         assert_eq!(run.args, ["/bin/sh", "-c", "x"]);
         assert_eq!(done[4].1, "RUN |2 B=given G=global /bin/sh -c x");
         assert_eq!(state.config.config.env.len(), 2);
+    }
+
+    #[test]
+    fn a_config_has_an_end() {
+        let mut state = state();
+        let given = Given::default();
+        let ports = format!("EXPOSE{}", " 1-65535".repeat(4));
+        assert!(
+            state
+                .read(&parse(&ports, &[], '\\').unwrap(), &given)
+                .is_err()
+        );
+        let mut grew = Ok(());
+        for i in 0..100 {
+            let line = format!("ENV V{i}={}", "x".repeat(100_000));
+            grew = state
+                .read(&parse(&line, &[], '\\').unwrap(), &given)
+                .map(drop);
+            if grew.is_err() {
+                break;
+            }
+        }
+        assert!(grew.unwrap_err().contains("larger than 2048 KiB"));
     }
 
     #[test]

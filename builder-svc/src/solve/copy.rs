@@ -45,6 +45,8 @@ impl Arrangement {
                 self.add_entry(key, "", &found.path);
                 continue;
             }
+            let mode = self.manifest.get(&found.path).map_or(0, |e| e.mode);
+            key.number(u64::from(mode));
             for (path, _) in self.manifest.below(&found.path) {
                 let whole = if found.path.is_empty() {
                     path.to_owned()

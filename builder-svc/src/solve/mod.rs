@@ -13,7 +13,7 @@ mod step;
 mod transfer;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -110,6 +110,8 @@ pub struct Built {
     pub config: ImageConfig,
     /// Its layers, base first.
     pub layers: Vec<Layer>,
+    /// `ARG`s, for stages that are built upon it.
+    pub arguments: BTreeMap<String, String>,
 }
 
 /// Results of stages, by index in the Dockerfile.

@@ -1,6 +1,6 @@
 //! A stage: its base, then one instruction after the other.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use slipway_image::{ImageConfig, Platform, config::History};
 
@@ -37,7 +37,7 @@ impl Solver {
         let mut layers = base.layers;
         // What a new line of the history says when nothing new was made: the build stays the same.
         let mut time = base.config.created.clone();
-        let mut state = StageState::new(base.config, self.file.escape);
+        let mut state = StageState::new(base.config, base.arguments, self.file.escape);
         let mut number = 1;
         let total = plan.steps + files(&triggers);
         let own = stage.instructions.iter().map(|i| (i, false));
@@ -75,10 +75,14 @@ impl Solver {
             line.created.clone_from(&time);
             state.config.history.push(line);
         }
-        let mut config = state.config;
+        let (mut config, arguments) = state.finish();
         config.created = time;
         config.rootfs.diff_ids = layers.iter().map(|l| l.diff_id.clone()).collect();
-        Ok(Built { config, layers })
+        Ok(Built {
+            config,
+            layers,
+            arguments,
+        })
     }
 
     /// What the stage is built upon. An image is a step of its own.
@@ -107,28 +111,21 @@ impl Solver {
                     Err(error) => State::Failed(begun.elapsed(), error.to_string()),
                 };
                 self.events.tell(Event::Step(step)).await;
-                let built = found?;
-                Ok(Built {
-                    config: built.config.clone(),
-                    layers: built.layers.clone(),
-                })
+                found
             }
         }
     }
 
     /// An image to build upon or to copy from.
-    pub(super) async fn image(
-        &self,
-        name: &str,
-        platform: Option<&Platform>,
-    ) -> Result<Arc<Built>> {
+    async fn image(&self, name: &str, platform: Option<&Platform>) -> Result<Built> {
         let mut fetch = self.fetch.clone();
         fetch.platform = platform.cloned();
         let image = self.registry.image(name, &fetch).await?;
-        Ok(Arc::new(Built {
+        Ok(Built {
             config: image.config,
             layers: image.layers,
-        }))
+            arguments: BTreeMap::new(),
+        })
     }
 
     /// The files of a `COPY --from`.
@@ -142,14 +139,10 @@ impl Solver {
             Some(Base::Stage(index)) => Ok(result_of(results, *index).await?.layers.clone()),
             Some(Base::Image(name)) => {
                 let platform = plan.platform.as_ref().or(self.platform.as_ref());
-                Ok(self.image(name, platform).await?.layers.clone())
+                Ok(self.image(name, platform).await?.layers)
             }
             // A trigger of the base's, which the plan has not seen: it can only mean an image.
-            None if from != "scratch" => Ok(self
-                .image(from, self.platform.as_ref())
-                .await?
-                .layers
-                .clone()),
+            None if from != "scratch" => Ok(self.image(from, self.platform.as_ref()).await?.layers),
             _ => Ok(Vec::new()),
         }
     }
@@ -209,5 +202,6 @@ fn scratch(platform: Option<&Platform>) -> Built {
             ..ImageConfig::default()
         },
         layers: Vec::new(),
+        arguments: BTreeMap::new(),
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     events::{Event, State, Step as Told},
     layer::{Layer, chain},
     plan::{Action, CopyAction, RunAction, StagePlan},
-    worker::{Snapshot, Target},
+    worker::Target,
 };
 
 /// What is to be done.
@@ -87,7 +87,7 @@ impl Solver {
         self.events.tell(Event::Step(told.clone())).await;
         let layer = match (step.action, &source) {
             (Action::None, _) => None,
-            (Action::MakeFolder(path), _) => self.make_folder(path, layers).await?,
+            (Action::MakeFolder { path, user }, _) => self.make_folder(path, user, layers).await?,
             (Action::Run(run), _) => self.run(run, layers, step.index).await?,
             (Action::Copy(copy), Some(source)) => self.copy(copy, source, layers).await?,
             (Action::Copy(_), None) => None,
@@ -121,7 +121,7 @@ impl Solver {
     fn key(&self, action: &Action, layers: &[Layer], source: Option<&Source>) -> Key {
         let mut key = KeyBuilder::new(match action {
             Action::None => "none",
-            Action::MakeFolder(_) => "folder",
+            Action::MakeFolder { .. } => "folder",
             Action::Run(_) => "run",
             Action::Copy(_) => "copy",
         });
@@ -129,8 +129,8 @@ impl Solver {
         key.part(self.latest.map(|l| l.to_string()).unwrap_or_default());
         match action {
             Action::None => {}
-            Action::MakeFolder(path) => {
-                key.part(chain(layers)).part(path);
+            Action::MakeFolder { path, user } => {
+                key.part(chain(layers)).part(path).part(user);
             }
             Action::Run(run) => {
                 let network = [&run.network, &self.settings.network]
@@ -170,27 +170,30 @@ impl Solver {
         key.finish()
     }
 
-    async fn make_folder(&self, path: &str, layers: &[Layer]) -> Result<Option<Layer>> {
+    async fn make_folder(&self, path: &str, user: &str, layers: &[Layer]) -> Result<Option<Layer>> {
         if path == "/" {
             return Ok(None);
         }
         let snapshot = self.lease().await?.prepare(layers).await?;
-        self.put_nothing(&snapshot, path).await?;
-        snapshot.commit(REPOSITORY, self.latest).await
-    }
-
-    /// An apply without entries makes its target folder.
-    async fn put_nothing(&self, snapshot: &Snapshot, path: &str) -> Result<()> {
+        // An apply without entries makes its target folder.
         let target = Target {
             folder: path.to_owned(),
+            owner: user.to_owned(),
             ..Target::default()
         };
         let (send, receive) = tokio::sync::mpsc::channel(1);
         drop(send);
-        snapshot.apply(&target, receive).await
+        snapshot.apply(&target, receive).await?;
+        snapshot.commit(REPOSITORY, self.latest).await
     }
 
     async fn run(&self, run: &RunAction, layers: &[Layer], index: u32) -> Result<Option<Layer>> {
+        // A Dockerfile alone must not reach what listens on the worker's loopback.
+        if run.network == "host" && self.settings.network != "host" {
+            return Err(Error::Unsupported(
+                "RUN --network=host is allowed only in a build with --network host".to_owned(),
+            ));
+        }
         let snapshot = self.lease().await?.prepare(layers).await?;
         let code = snapshot
             .run(run, &self.settings, &self.events, index)

@@ -214,10 +214,10 @@ struct Work {
 impl Work {
     /// The bytes of a single file.
     fn raw(&self, mut writer: ChunkWriter) -> io::Result<()> {
-        if let Some(Kind::File { digest, .. }) =
+        if let Some(Kind::File { digest, size }) =
             self.manifest.get(&self.found.path).map(|e| &e.kind)
         {
-            io::copy(&mut Checked::open(&self.store, digest)?, &mut writer)?;
+            io::copy(&mut Checked::open(&self.store, digest, *size)?, &mut writer)?;
         }
         writer.flush()
     }
@@ -226,6 +226,10 @@ impl Work {
     fn tar(&self, writer: ChunkWriter) -> io::Result<()> {
         let mut out = Plain::new(writer);
         if self.found.folder {
+            // The context's own root has no entry: what is copied from it goes into a plain folder.
+            if let Some(own) = self.manifest.get(&self.found.path) {
+                self.entry(&mut out, ".", own)?;
+            }
             for (path, entry) in self.manifest.below(&self.found.path) {
                 self.entry(&mut out, path, entry)?;
             }
@@ -267,7 +271,9 @@ impl Work {
             Kind::File { digest, size } => {
                 header.kind = tar::Kind::File;
                 header.size = *size;
-                out.append(&header, &mut Checked::open(&self.store, digest)?)
+                let mut content = Checked::open(&self.store, digest, *size)?;
+                out.append(&header, &mut content)?;
+                content.finish()
             }
         }
     }

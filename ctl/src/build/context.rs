@@ -61,7 +61,7 @@ fn walk(root: &Path, folder: &Path, matcher: &Matcher, out: &mut Context) -> Out
         };
         let excluded = matcher.excludes(name);
         let meta = fs::symlink_metadata(&path).map_err(|e| fail(&path, e))?;
-        if meta.is_dir() && (!excluded || matcher.has_exceptions()) {
+        if meta.is_dir() && (!excluded || matcher.may_return_below(name)) {
             walk(root, &path, matcher, out)?;
         }
         if excluded {

@@ -5,11 +5,14 @@ use regex::Regex;
 #[derive(Debug, Default)]
 pub struct Matcher {
     rules: Vec<(Regex, bool)>,
+    /// Components of the patterns that bring something back.
+    exceptions: Vec<Vec<String>>,
 }
 
 impl Matcher {
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut rules = Vec::new();
+        let mut exceptions = Vec::new();
         for line in text.trim_start_matches('\u{feff}').lines() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -27,9 +30,12 @@ impl Matcher {
             }
             let regex = Regex::new(&translate(&parts.join("/")))
                 .map_err(|_| format!("syntax error in pattern {line:?} of .dockerignore"))?;
+            if keep {
+                exceptions.push(parts.iter().map(|p| (*p).to_owned()).collect());
+            }
             rules.push((regex, keep));
         }
-        Ok(Self { rules })
+        Ok(Self { rules, exceptions })
     }
 
     /// Whether the path, or a folder that holds it, is left out.
@@ -42,9 +48,25 @@ impl Matcher {
         hit.is_some_and(|(_, keep)| !keep)
     }
 
-    /// An excluded folder may hold what a later `!` brings back: then it must be walked all the same.
-    pub fn has_exceptions(&self) -> bool {
-        self.rules.iter().any(|(_, keep)| *keep)
+    /// Whether something below an excluded folder may come back by a later `!`: only then it is walked.
+    pub fn may_return_below(&self, folder: &str) -> bool {
+        self.exceptions.iter().any(|pattern| {
+            let mut parts = pattern.iter();
+            for name in folder.split('/') {
+                match parts.next().map(String::as_str) {
+                    // The exception names a folder above this one.
+                    None => return true,
+                    Some(part) if part.contains("**") => return true,
+                    Some(part) => {
+                        let same = Regex::new(&translate(part)).is_ok_and(|r| r.is_match(name));
+                        if !same {
+                            return false;
+                        }
+                    }
+                }
+            }
+            true
+        })
     }
 }
 
@@ -104,7 +126,24 @@ mod tests {
         ] {
             assert_eq!(m.excludes(path), out, "{path}");
         }
-        assert!(m.has_exceptions());
+        for (folder, may) in [
+            ("docs", true),
+            ("docs/keep.md", true),
+            ("node_modules", false),
+            ("docs/other", false),
+        ] {
+            assert_eq!(m.may_return_below(folder), may, "{folder}");
+        }
+        let m = Matcher::parse("*\n!dist\n!src/**/*.js\n!a*/b").unwrap();
+        for (folder, may) in [
+            ("node_modules", false),
+            ("dist/x", true),
+            ("src/a/b", true),
+            ("abc", true),
+            ("abc/c", false),
+        ] {
+            assert_eq!(m.may_return_below(folder), may, "{folder}");
+        }
         assert!(Matcher::parse("[").is_err());
     }
 }

@@ -157,9 +157,7 @@ impl Build {
                 .collect::<Result<_, _>>()?,
             secrets: secrets.iter().map(|s| s.id.clone()).collect(),
             ssh: self.ssh.clone(),
-            source_date_epoch: std::env::var("SOURCE_DATE_EPOCH")
-                .ok()
-                .and_then(|t| t.parse().ok()),
+            source_date_epoch: epoch()?,
             ..BuildStart::default()
         };
         let result = build::session::run(site, start, secrets, &root, &name, style).await?;
@@ -218,6 +216,18 @@ impl Build {
             }
         }
         Ok(out)
+    }
+}
+
+/// SOURCE_DATE_EPOCH of our environment (reproducible-builds.org).
+fn epoch() -> Outcome<Option<i64>> {
+    match std::env::var("SOURCE_DATE_EPOCH") {
+        Err(_) => Ok(None),
+        Ok(text) => text.parse().map(Some).map_err(|_| {
+            Failure::new(format!(
+                "SOURCE_DATE_EPOCH={text:?} is not a time in seconds"
+            ))
+        }),
     }
 }
 

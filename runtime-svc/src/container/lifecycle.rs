@@ -240,12 +240,8 @@ impl Manager {
         });
         let manager = self.clone();
         tokio::spawn(async move {
-            let attach = Request::Attach {
-                stdin: false,
-                stdin_once: false,
-            };
-            // A monitor that is gone already shows as the end of its events.
-            let _ = connection.request(&attach, &[]).await;
+            // Trouble here shows again when its events are read.
+            let _ = connection.follow().await;
             let record = loop {
                 match connection.next().await {
                     Ok(Some((Event::Grew(length), _))) => {

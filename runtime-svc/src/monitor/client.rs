@@ -44,6 +44,19 @@ impl Connection {
         Self::new(socket)
     }
 
+    /// Asks to be told when the log grows. A monitor that has just ended needs no request: its end is
+    /// what [`Connection::next`] gives.
+    pub async fn follow(&self) -> io::Result<()> {
+        let attach = Request::Attach {
+            stdin: false,
+            stdin_once: false,
+        };
+        match self.request(&attach, &[]).await {
+            Err(e) if is_gone(&e) => Ok(()),
+            sent => sent,
+        }
+    }
+
     /// Sends a request, with descriptors.
     pub async fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let message = encode(request);

@@ -213,8 +213,17 @@ impl Applier<'_> {
             Kind::Fifo => {
                 rustix::fs::mknodat(&parent, *leaf, FileType::Fifo, Mode::empty(), 0).tried(what)?
             }
-            Kind::CharacterDevice(..) | Kind::BlockDevice(..) => {
-                return refuse("is a device, which a build may not copy");
+            // overlayfs takes it for a mark that hides what is below.
+            Kind::CharacterDevice(0, 0) => {
+                return refuse("is a whiteout, which a build may not copy");
+            }
+            Kind::CharacterDevice(major, minor) | Kind::BlockDevice(major, minor) => {
+                let kind = match entry.kind {
+                    Kind::BlockDevice(..) => FileType::BlockDevice,
+                    _ => FileType::CharacterDevice,
+                };
+                let device = rustix::fs::makedev(*major, *minor);
+                rustix::fs::mknodat(&parent, *leaf, kind, Mode::empty(), device).tried(what)?;
             }
         }
         let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));

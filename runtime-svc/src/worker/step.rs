@@ -129,10 +129,6 @@ async fn follow(
     output: &mpsc::Sender<Piece>,
 ) -> Result<ExitRecord, Error> {
     let what = || "cannot hear from the step's monitor".to_owned();
-    let attach = crate::monitor::protocol::Request::Attach {
-        stdin: false,
-        stdin_once: false,
-    };
     let mut reader = None;
     loop {
         let event = connection.next().await.tried(what)?;
@@ -141,7 +137,7 @@ async fn follow(
                 reader = Some(
                     LogReader::open(log, 0).tried(|| "cannot read the step's output".to_owned())?,
                 );
-                connection.request(&attach, &[]).await.tried(what)?;
+                connection.follow().await.tried(what)?;
                 None
             }
             Some((Event::Failed(error), _)) => return Err(error.into()),
