@@ -9,6 +9,7 @@ mod build;
 mod cli;
 mod client;
 mod context;
+mod copy;
 mod failure;
 mod host;
 mod inspect;

@@ -39,6 +39,14 @@ pub enum Error {
         /// Who has it.
         users: String,
     },
+    /// Nothing is there.
+    #[error("Could not find the file {path} in container {container}")]
+    NoSuchPath {
+        /// The path.
+        path: String,
+        /// In which container.
+        container: String,
+    },
     /// The container is not in the state that the request needs.
     #[error("{0}")]
     Conflict(String),

@@ -86,6 +86,20 @@ pub enum Command {
         container: String,
         port: Option<String>,
     },
+    /// Copy files/folders between a container and the local filesystem
+    Cp(super::copy::Copy),
+    /// Display a live stream of container(s) resource usage statistics
+    Stats {
+        #[arg(short, long)]
+        all: bool,
+        #[arg(long)]
+        format: Option<String>,
+        #[arg(long)]
+        no_stream: bool,
+        #[arg(long)]
+        no_trunc: bool,
+        containers: Vec<String>,
+    },
     /// Inspect changes to files or directories on a container's filesystem
     Diff { container: String },
     /// Create a new image from a container's changes
@@ -391,6 +405,8 @@ impl Command {
                     .await?;
                 Ok(0)
             }
+            Self::Cp(copy) => copy.run(site).await,
+            Self::Stats { .. } => Err(Failure::new("stats is not supported yet")),
             Self::Top { words } => top(site, &words).await,
             Self::Port { container, port } => show_ports(site, container, port.as_deref()).await,
             Self::Diff { container } => {

@@ -4,6 +4,7 @@ pub mod build;
 pub mod builder;
 pub mod container;
 pub mod context;
+pub mod copy;
 pub mod exec;
 pub mod image;
 pub mod logs;

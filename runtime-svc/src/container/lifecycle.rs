@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Pid;
 use slipway_proto::runtime::v1::{Mount, TerminalSize};
 
 use super::{
@@ -150,21 +151,9 @@ impl Manager {
         let mut record = container.record();
         record.spec.terminal_size = size.or(record.spec.terminal_size);
         let what = || format!("cannot start container {}", record.name);
-        let mut lower: Vec<PathBuf> = Vec::new();
-        for diff_id in record.layers.iter().rev() {
-            let diff_id = diff_id
-                .parse()
-                .map_err(|e| Error::Invalid(format!("{}: {e}", record.name)))?;
-            let folder = self.0.layers.path_of(&diff_id);
-            if !lower.contains(&folder) {
-                lower.push(folder);
-            }
-        }
+        let mut lower = self.lower(&record);
         if lower.is_empty() {
-            // overlayfs wants one layer at least: an image of no layers is an empty folder.
-            let empty = self.0.state.join("empty");
-            fs::create_dir_all(&empty).tried(what)?;
-            lower.push(empty);
+            lower.push(self.empty_layer().tried(what)?);
         } else if !lower.iter().all(|l| l.exists()) {
             return Err(Error::Conflict(format!(
                 "the image of container {} is no longer unpacked here: create the container again",
@@ -418,6 +407,20 @@ impl Manager {
         });
         self.tell(container, if pause { "pause" } else { "unpause" }, &[]);
         Ok(())
+    }
+
+    /// Processes of a running container, by their numbers on the host.
+    pub fn processes(&self, container: &Container) -> Result<Vec<Pid>, Error> {
+        let name = container.name();
+        if container.running().is_none() {
+            return Err(Error::Conflict(format!(
+                "container {} is not running",
+                container.id
+            )));
+        }
+        Group::open(&self.0.hierarchies, &format!("slipway/{}", container.id))
+            .processes()
+            .tried(|| format!("cannot list the processes of container {name}"))
     }
 
     /// Removes a container; a running one only with `force`.

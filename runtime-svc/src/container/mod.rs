@@ -2,6 +2,7 @@
 //! done with them ([`manager`], [`lifecycle`]).
 
 pub mod etc;
+pub mod files;
 pub mod lifecycle;
 pub mod manager;
 pub mod merge;
@@ -11,4 +12,5 @@ pub mod ports;
 pub mod record;
 mod recover;
 pub mod state;
+pub mod top;
 pub mod unsupported;

@@ -7,11 +7,12 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{exec, run, streams, view};
+use super::{copy, exec, run, streams, view};
 use crate::{
     container::{
         manager::Manager,
         state::{Container, Status as State},
+        top,
     },
     disk,
     error::{Error, Tried as _},
@@ -375,8 +376,24 @@ impl Containers for ContainersService {
         Ok(stream(|client| serve_logs(container, request, client)))
     }
 
-    async fn top(&self, _: Request<pb::TopRequest>) -> Result<Response<pb::TopResponse>, Status> {
-        unsupported("top")
+    async fn top(
+        &self,
+        request: Request<pb::TopRequest>,
+    ) -> Result<Response<pb::TopResponse>, Status> {
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        let columns = top::columns(&request.ps_args)?;
+        let processes = self.manager.processes(&container)?;
+        Ok(Response::new(pb::TopResponse {
+            titles: columns
+                .iter()
+                .map(|(_, title)| (*title).to_owned())
+                .collect(),
+            processes: top::processes(&processes, &columns)
+                .into_iter()
+                .map(|fields| pb::top_response::Process { fields })
+                .collect(),
+        }))
     }
 
     type StatsStream = Events<pb::StatsSample>;
@@ -389,39 +406,52 @@ impl Containers for ContainersService {
 
     async fn diff(
         &self,
-        _: Request<pb::DiffRequest>,
+        request: Request<pb::DiffRequest>,
     ) -> Result<Response<pb::DiffResponse>, Status> {
-        unsupported("diff")
+        let container = self.find(&request.into_inner().container)?;
+        Ok(Response::new(copy::diff(&self.manager, &container).await?))
     }
 
     type CopyFromStream = Events<pb::CopyChunk>;
     async fn copy_from(
         &self,
-        _: Request<pb::CopyFromRequest>,
+        request: Request<pb::CopyFromRequest>,
     ) -> Result<Response<Self::CopyFromStream>, Status> {
-        unsupported("cp")
+        let request = request.into_inner();
+        let (manager, container) = (self.manager.clone(), self.find(&request.container)?);
+        Ok(stream(|client| {
+            copy::copy_from(manager, container, request, client)
+        }))
     }
 
     async fn copy_to(
         &self,
-        _: Request<Streaming<pb::CopyToRequest>>,
+        request: Request<Streaming<pb::CopyToRequest>>,
     ) -> Result<Response<pb::CopyToResponse>, Status> {
-        unsupported("cp")
+        let copied = copy::copy_to(&self.manager, request.into_inner()).await?;
+        Ok(Response::new(copied))
     }
 
     async fn stat_path(
         &self,
-        _: Request<pb::StatPathRequest>,
+        request: Request<pb::StatPathRequest>,
     ) -> Result<Response<pb::PathStat>, Status> {
-        unsupported("cp")
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        let stat = copy::stat_path(&self.manager, container, request.path).await?;
+        Ok(Response::new(stat))
     }
 
     type ExportStream = Events<pb::CopyChunk>;
     async fn export(
         &self,
-        _: Request<pb::ExportRequest>,
+        request: Request<pb::ExportRequest>,
     ) -> Result<Response<Self::ExportStream>, Status> {
-        unsupported("export")
+        let (manager, container) = (
+            self.manager.clone(),
+            self.find(&request.into_inner().container)?,
+        );
+        Ok(stream(|client| copy::export(manager, container, client)))
     }
 
     async fn commit(

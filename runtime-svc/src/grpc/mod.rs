@@ -1,6 +1,7 @@
 //! The gRPC edge: translates and nothing else.
 
 mod containers;
+mod copy;
 mod exec;
 mod host;
 mod run;

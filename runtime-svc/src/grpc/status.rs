@@ -17,6 +17,7 @@ impl From<Error> for Status {
             Error::NameInUse { .. } => status(Code::AlreadyExists, "NAME_IN_USE", sentence),
             Error::Invalid(_) => status(Code::InvalidArgument, "INVALID_ARGUMENT", sentence),
             Error::Unsupported(_) => status(Code::InvalidArgument, "OPTION_UNSUPPORTED", sentence),
+            Error::NoSuchPath { .. } => status(Code::NotFound, "PATH_NOT_FOUND", sentence),
             Error::NoSuchVolume(_) => status(Code::NotFound, "VOLUME_NOT_FOUND", sentence),
             Error::VolumeInUse { .. } => {
                 status(Code::FailedPrecondition, "VOLUME_IN_USE", sentence)

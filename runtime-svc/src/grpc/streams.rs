@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use slipway_proto::runtime::v1::{Exited, Stream, StreamInput, StreamOutput, stream_input::Input};
+use slipway_proto::runtime::v1::{
+    CopyChunk, Exited, Stream, StreamInput, StreamOutput, stream_input::Input,
+};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -225,4 +227,34 @@ async fn hand_on<T>(client: &Client<T>, events: Vec<T>) -> bool {
 /// Sends to a client; false when it is gone.
 pub async fn send<T>(client: &Client<T>, event: T) -> bool {
     client.send(Ok(event)).await.is_ok()
+}
+
+/// Runs what blocks on the pool for that.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(std::io::Error::other)
+        .tried(|| "interrupted".to_owned())?
+}
+
+/// A blocking writer into a call's answer.
+pub struct CopyWriter(pub mpsc::Sender<Result<CopyChunk, Status>>);
+
+impl std::io::Write for CopyWriter {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        let n = buffer.len().min(slipway_service::CHUNK_SIZE);
+        let chunk = CopyChunk {
+            data: bytes::Bytes::copy_from_slice(&buffer[..n]),
+            stat: None,
+        };
+        self.0.blocking_send(Ok(chunk)).map_err(|_| {
+            std::io::Error::new(std::io::ErrorKind::BrokenPipe, "the caller is gone")
+        })?;
+        Ok(n)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

@@ -10,9 +10,12 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{streams, view};
+use super::{
+    streams::{self, CopyWriter, blocking},
+    view,
+};
 use crate::{
-    error::{Error, Tried as _},
+    error::Error,
     registry::Layer,
     worker::{Found, Step, Target, Worker},
 };
@@ -43,15 +46,6 @@ fn layer(layer: pb::Layer) -> Result<Layer, Error> {
         diff_id: layer.diff_id.parse().map_err(invalid)?,
         repository: layer.repository,
     })
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)
-        .tried(|| "interrupted".to_owned())?
 }
 
 #[tonic::async_trait]
@@ -180,6 +174,7 @@ impl Service for WorkerService {
             owner: start.owner,
             mode: start.mode,
             archive: start.archive,
+            keep_kinds: false,
         };
         let (send, receive) = mpsc::channel(QUEUE);
         let work = {
@@ -326,25 +321,5 @@ fn found_message(found: Found) -> pb::ResolvePathResponse {
             link_target: found.link_target,
         }),
         matches: Vec::new(),
-    }
-}
-
-/// A blocking writer into a call's answer.
-struct CopyWriter(mpsc::Sender<Result<pb::CopyChunk, Status>>);
-
-impl io::Write for CopyWriter {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let n = buffer.len().min(slipway_service::CHUNK_SIZE);
-        let chunk = pb::CopyChunk {
-            data: bytes::Bytes::copy_from_slice(&buffer[..n]),
-            stat: None,
-        };
-        self.0
-            .blocking_send(Ok(chunk))
-            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the caller is gone"))?;
-        Ok(n)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

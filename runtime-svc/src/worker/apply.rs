@@ -28,6 +28,8 @@ pub struct Target {
     pub mode: u32,
     /// The stream may be compressed, and names may be absolute.
     pub archive: bool,
+    /// A folder never takes the place of something else.
+    pub keep_kinds: bool,
 }
 
 /// What was applied.
@@ -215,7 +217,7 @@ impl Applier<'_> {
             }
             // overlayfs takes it for a mark that hides what is below.
             Kind::CharacterDevice(0, 0) => {
-                return refuse("is a whiteout, which a build may not copy");
+                return refuse("is a whiteout, which is not copied");
             }
             Kind::CharacterDevice(major, minor) | Kind::BlockDevice(major, minor) => {
                 let kind = match entry.kind {
@@ -298,6 +300,9 @@ impl Applier<'_> {
         }
         if kind.is_dir() {
             return Err(Errno::ISDIR);
+        }
+        if entry.kind == Kind::Folder && self.target.keep_kinds {
+            return Err(Errno::NOTDIR);
         }
         rustix::fs::unlinkat(parent, leaf, AtFlags::empty())?;
         Ok(false)

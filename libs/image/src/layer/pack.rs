@@ -111,6 +111,49 @@ impl<W: Write> Sink for Plain<W> {
     }
 }
 
+/// Puts another name in the place of the first part of every path, or with an empty one takes that part
+/// away, and what has no other part with it. Hard links follow.
+pub struct Renamed<'a, S> {
+    name: Vec<u8>,
+    inner: &'a mut S,
+}
+
+impl<'a, S> Renamed<'a, S> {
+    /// Into another sink.
+    pub fn new(name: impl Into<Vec<u8>>, inner: &'a mut S) -> Self {
+        Self {
+            name: name.into(),
+            inner,
+        }
+    }
+
+    fn rename(&self, path: &[u8]) -> Vec<u8> {
+        let rest = path
+            .iter()
+            .position(|b| *b == b'/')
+            .map(|at| &path[at + 1..]);
+        match (rest.unwrap_or_default(), self.name.is_empty()) {
+            (b"", _) => self.name.clone(),
+            (rest, true) => rest.to_vec(),
+            (rest, false) => [&self.name, &b"/"[..], rest].concat(),
+        }
+    }
+}
+
+impl<S: Sink> Sink for Renamed<'_, S> {
+    fn append(&mut self, entry: &Entry, content: &mut dyn io::Read) -> io::Result<()> {
+        let mut entry = entry.clone();
+        entry.path = self.rename(&entry.path);
+        if let Kind::HardLink(target) = &entry.kind {
+            entry.kind = Kind::HardLink(self.rename(target));
+        }
+        if entry.path.is_empty() {
+            return Ok(());
+        }
+        self.inner.append(&entry, content)
+    }
+}
+
 /// Writes `folder` itself as `.`, and everything below it as it is, without whiteouts: a view that is
 /// merged already.
 pub fn pack_tree(sink: &mut impl Sink, folder: impl AsFd) -> io::Result<()> {

@@ -1,0 +1,318 @@
+//! A container's files, seen from outside: for `cp`, `diff` and `export`.
+//!
+//! Every path is resolved inside the container's root by openat2(2): whatever its links say, nothing of
+//! the host is reached.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+
+use super::{manager::Manager, record::Record, state::Container};
+use crate::{
+    error::{Error, Tried as _},
+    executor::rootfs,
+    worker,
+};
+
+/// A root and a path in it.
+#[derive(Debug)]
+pub struct Place {
+    /// The container's root, or the volume that the path leads into.
+    pub root: OwnedFd,
+    /// Below the root.
+    pub path: String,
+}
+
+/// What became of a path since the container was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It is new.
+    Added,
+    /// It, or something in it, is another.
+    Changed,
+    /// It is gone.
+    Deleted,
+}
+
+impl Manager {
+    /// Does something with a path of a container. One that does not run cannot start meanwhile.
+    pub async fn with_files<T: Send + 'static>(
+        &self,
+        container: &Arc<Container>,
+        path: &str,
+        write: bool,
+        work: impl FnOnce(&Place) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turn = container.operation.lock().await;
+        // A running container's files are those that its processes see: volumes and all.
+        let place = match container.running() {
+            Some(running) => {
+                let root = format!("/proc/{}/root", running.pid);
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let root = rustix::fs::open(root, flags, Mode::empty());
+                // The number may be another process's by now.
+                if container.running().as_ref() != Some(&running) {
+                    let name = container.name();
+                    return Err(Error::Conflict(format!("container {name} has just ended")));
+                }
+                drop(turn);
+                let place = Place {
+                    root: root
+                        .tried(|| format!("cannot open the files of {}", container.name()))?,
+                    path: path.to_owned(),
+                };
+                return on_the_pool(place, work).await;
+            }
+            None => self.place_at_rest(container, path, write)?,
+        };
+        let done = on_the_pool(place, work).await;
+        drop(turn);
+        done
+    }
+
+    /// Where a path of a container is that does not run.
+    fn place_at_rest(
+        &self,
+        container: &Container,
+        path: &str,
+        write: bool,
+    ) -> Result<Place, Error> {
+        let record = container.record();
+        let what = || format!("cannot open the files of {}", record.name);
+        if let Some((mount, rest)) = mount_of(&record, path) {
+            let source = match mount.r#type.as_str() {
+                "volume" => self.volumes().data(&mount.source),
+                _ => PathBuf::from(&mount.source),
+            };
+            if write && mount.read_only {
+                let sentence = "mounted volume is marked read-only".to_owned();
+                return Err(Error::Conflict(sentence));
+            }
+            // A bind of a single file has nothing below it.
+            if source.is_dir() {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                return Ok(Place {
+                    root: rustix::fs::open(&source, flags, Mode::empty()).tried(what)?,
+                    path: rest,
+                });
+            }
+        }
+        if write && record.spec.read_only {
+            let sentence = "container rootfs is marked read-only".to_owned();
+            return Err(Error::Conflict(sentence));
+        }
+        let (upper, work) = (
+            container.folder.join("upper"),
+            container.folder.join("work"),
+        );
+        let mut lower = self.lower(&record);
+        if lower.is_empty() {
+            lower.push(self.empty_layer().tried(what)?);
+        }
+        Ok(Place {
+            root: rootfs::overlay(&lower, Some((&upper, &work)))?,
+            path: path.to_owned(),
+        })
+    }
+
+    /// What changed in a container's own layer.
+    pub async fn changes(
+        &self,
+        container: &Arc<Container>,
+    ) -> Result<Vec<(String, Change)>, Error> {
+        let record = container.record();
+        let image = view(&self.lower(&record))?;
+        let upper = container.folder.join("upper");
+        let name = record.name.clone();
+        blocking(move || {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let upper = rustix::fs::open(&upper, flags, Mode::empty());
+            let mut all = Vec::new();
+            let upper = upper.tried(|| format!("cannot read the changes of {name}"))?;
+            walk(&upper, "", image.as_ref(), &mut all)
+                .tried(|| format!("cannot read the changes of {name}"))?;
+            // What we mount upon, and had to make for that, is no change of the container's.
+            all.retain(|(path, _)| !is_mounted(&record, path));
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            Ok(all)
+        })
+        .await
+    }
+
+    /// Image and changes together, without volumes, to be read only.
+    pub fn merged(&self, container: &Container) -> Result<Option<OwnedFd>, Error> {
+        let mut layers = vec![container.folder.join("upper")];
+        layers.extend(self.lower(&container.record()));
+        view(&layers)
+    }
+
+    /// Folders of a container's image, top first.
+    pub(super) fn lower(&self, record: &Record) -> Vec<PathBuf> {
+        let mut lower: Vec<PathBuf> = Vec::new();
+        for layer in record.layers.iter().rev().filter_map(|l| l.parse().ok()) {
+            let folder = self.layers().path_of(&layer);
+            if !lower.contains(&folder) {
+                lower.push(folder);
+            }
+        }
+        lower
+    }
+
+    /// overlayfs wants one layer at least: an image of no layers is an empty folder.
+    pub fn empty_layer(&self) -> io::Result<PathBuf> {
+        let empty = self.state_folder().join("empty");
+        fs::create_dir_all(&empty)?;
+        Ok(empty)
+    }
+}
+
+async fn on_the_pool<T: Send + 'static>(
+    place: Place,
+    work: impl FnOnce(&Place) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    blocking(move || work(&place)).await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)
+        .tried(|| "interrupted".to_owned())?
+}
+
+/// Layers as one tree that is read only; `None` where there are none.
+fn view(layers: &[PathBuf]) -> Result<Option<OwnedFd>, Error> {
+    Ok(match layers {
+        [] => None,
+        // overlayfs wants two layers at least when nothing is to be written.
+        [only] => Some(rootfs::bind_tree(only, false)?),
+        many => Some(rootfs::overlay(many, None)?),
+    })
+}
+
+/// The deepest bind or volume that a path leads into, and the path in it.
+fn mount_of<'a>(
+    record: &'a Record,
+    path: &str,
+) -> Option<(&'a slipway_proto::runtime::v1::Mount, String)> {
+    let path = normal(path);
+    let mounts = record.spec.mounts.iter().filter(|m| m.r#type != "tmpfs");
+    mounts
+        .filter_map(|mount| {
+            let target = normal(&mount.target);
+            let rest = path.strip_prefix(&target)?;
+            (rest.is_empty() || rest.starts_with('/')).then(|| (mount, rest.to_owned(), target))
+        })
+        .max_by_key(|(_, _, target)| target.len())
+        .map(|(mount, rest, _)| (mount, rest))
+}
+
+/// "/a/b" of "a//./c/../b/": as words, since nothing is looked up.
+fn normal(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.iter().map(|part| format!("/{part}")).collect()
+}
+
+fn is_mounted(record: &Record, path: &str) -> bool {
+    let ours = [
+        "/proc",
+        "/sys",
+        "/dev",
+        "/etc/hosts",
+        "/etc/hostname",
+        "/etc/resolv.conf",
+    ];
+    let below = |target: &str| {
+        path.strip_prefix(target)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    ours.into_iter().any(below) || record.spec.mounts.iter().any(|m| below(&normal(&m.target)))
+}
+
+fn walk(
+    folder: &OwnedFd,
+    path: &str,
+    image: Option<&OwnedFd>,
+    all: &mut Vec<(String, Change)>,
+) -> io::Result<()> {
+    for entry in rustix::fs::Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let path = format!("{path}/{}", name.to_string_lossy());
+        let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            // Gone since it was listed.
+            Err(rustix::io::Errno::NOENT) => continue,
+            Err(e) => return Err(e.into()),
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind.is_char_device() && stat.st_rdev == 0 {
+            all.push((path, Change::Deleted));
+            continue;
+        }
+        let known = match image {
+            Some(image) => worker::find_path(image, &path, false)
+                .map_err(|e| io::Error::other(e.to_string()))?
+                .is_some(),
+            None => false,
+        };
+        let change = if known {
+            Change::Changed
+        } else {
+            Change::Added
+        };
+        all.push((path.clone(), change));
+        if kind.is_dir() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+                Ok(child) => walk(&child, &path, image, all)?,
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The folder and the name of a path: "/a" and "b" of "/a/b/".
+pub fn split(path: &str) -> (String, String) {
+    let whole = normal(path);
+    match Path::new(&whole).file_name() {
+        Some(name) => {
+            let name = name.to_string_lossy().into_owned();
+            (whole[..whole.len() - name.len() - 1].to_owned() + "/", name)
+        }
+        None => ("/".to_owned(), String::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_as_words() {
+        assert_eq!(normal("a//./c/../b/"), "/a/b");
+        assert_eq!(normal("/../.."), "");
+        assert_eq!(split("/a/b/"), ("/a/".to_owned(), "b".to_owned()));
+        assert_eq!(split("b"), ("/".to_owned(), "b".to_owned()));
+        assert_eq!(split("/"), ("/".to_owned(), String::new()));
+    }
+}
