@@ -1,7 +1,9 @@
 //! Containers: what they are asked to be ([`merge`], [`plan`]), what they are ([`state`]), and what is
-//! done with them ([`manager`], [`lifecycle`]).
+//! done with them ([`manager`], [`create`], [`lifecycle`], [`exec`], [`stop`], [`remove`]).
 
+pub mod create;
 pub mod etc;
+pub mod exec;
 pub mod files;
 pub mod lifecycle;
 pub mod manager;
@@ -11,6 +13,8 @@ pub mod plan;
 pub mod ports;
 pub mod record;
 mod recover;
+pub mod remove;
 pub mod state;
+pub mod stop;
 pub mod top;
 pub mod unsupported;

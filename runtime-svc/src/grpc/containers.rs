@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{copy, exec, run, streams, view};
+use super::{copy, exec, logs, run, view};
 use crate::{
     container::{
         manager::Manager,
@@ -16,7 +16,6 @@ use crate::{
     },
     disk,
     error::{Error, Tried as _},
-    logs,
 };
 
 /// Messages that wait for a client.
@@ -373,7 +372,7 @@ impl Containers for ContainersService {
             let sentence = "configured logging driver does not support reading".to_owned();
             return Err(Error::Conflict(sentence).into());
         }
-        Ok(stream(|client| serve_logs(container, request, client)))
+        Ok(stream(|client| logs::serve(container, request, client)))
     }
 
     async fn top(
@@ -460,47 +459,4 @@ impl Containers for ContainersService {
     ) -> Result<Response<pb::CommitResponse>, Status> {
         unsupported("commit")
     }
-}
-
-async fn serve_logs(
-    container: Arc<Container>,
-    request: pb::LogsRequest,
-    client: mpsc::Sender<Result<pb::LogEntries, Status>>,
-) -> Result<(), Status> {
-    let both = !request.stdout && !request.stderr;
-    let selection = logs::Selection {
-        stdout: request.stdout || both,
-        stderr: request.stderr || both,
-        since: request.since.as_ref().map(view::nanoseconds),
-        until: request.until.as_ref().map(view::nanoseconds),
-    };
-    let (offset, skip) = match u64::try_from(request.tail) {
-        Ok(lines) if container.log().exists() => {
-            let path = container.log();
-            tokio::task::spawn_blocking(move || logs::tail(&path, lines, &selection))
-                .await
-                .map_err(std::io::Error::other)
-                .and_then(|r| r)
-                .tried(|| format!("cannot read the log of container {}", container.name()))?
-        }
-        _ => (0, 0),
-    };
-    if request.follow {
-        streams::follow(&container, offset, selection, skip, &client, entries).await?;
-    } else {
-        streams::read_all(&container, offset, selection, skip, &client, entries).await?;
-    }
-    Ok(())
-}
-
-fn entries(pieces: Vec<logs::Piece>) -> Vec<pb::LogEntries> {
-    let entries = pieces
-        .into_iter()
-        .map(|piece| pb::log_entries::Entry {
-            time: view::time(piece.time),
-            stream: view::stream(piece.stream).into(),
-            data: piece.data.into(),
-        })
-        .collect();
-    vec![pb::LogEntries { entries }]
 }

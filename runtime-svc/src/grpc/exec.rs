@@ -12,10 +12,7 @@ use tonic::{Status, Streaming};
 
 use super::streams;
 use crate::{
-    container::{
-        lifecycle::{ExecSpec, parse_signal},
-        manager::Manager,
-    },
+    container::{exec::ExecSpec, manager::Manager, stop::parse_signal},
     error::{Error, Tried as _},
     monitor::protocol::Event,
     sys::asyncfd,

@@ -4,6 +4,7 @@ mod containers;
 mod copy;
 mod exec;
 mod host;
+mod logs;
 mod run;
 mod status;
 mod streams;

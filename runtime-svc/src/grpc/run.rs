@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     container::{
-        manager::{Creation, Manager},
+        create::Creation,
+        manager::Manager,
         state::{Container, Status as State},
     },
     error::Error,

@@ -17,6 +17,7 @@ pub mod spawner;
 pub mod supervise;
 
 mod execs;
+mod launch;
 mod listener;
 mod output;
 mod stdin;

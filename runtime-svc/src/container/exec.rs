@@ -1,0 +1,115 @@
+//! Further processes in a running container, and which there are.
+
+use std::{os::fd::BorrowedFd, path::PathBuf};
+
+use rustix::process::Pid;
+
+use super::{
+    manager::Manager,
+    plan::{self, Places},
+    state::{Container, Status},
+};
+use crate::{
+    cgroup::Group,
+    error::{Error, Tried as _},
+    executor::{
+        capabilities,
+        plan::{ExecPlan, Seccomp},
+    },
+    monitor::{client::Connection, protocol::Request},
+};
+
+/// A process to run in a container.
+#[derive(Debug, Clone, Default)]
+pub struct ExecSpec {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Further variables.
+    pub env: Vec<String>,
+    /// Instead of the container's.
+    pub user: String,
+    /// Instead of the container's.
+    pub working_dir: String,
+    /// All capabilities.
+    pub privileged: bool,
+    /// With a terminal of this many lines and columns.
+    pub terminal: Option<(u16, u16)>,
+}
+
+impl Manager {
+    /// Runs a further process. `fds` are its three streams, or nothing with a terminal. The events of
+    /// the returned connection tell how it goes.
+    pub async fn exec(
+        &self,
+        container: &Container,
+        exec: ExecSpec,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Connection, Error> {
+        let record = container.record();
+        let name = &record.name;
+        match container.status() {
+            Status::Running { paused: true, .. } => {
+                return Err(Error::Conflict(format!(
+                    "Container {name} is paused, unpause the container before exec"
+                )));
+            }
+            Status::Running { .. } => {}
+            _ => {
+                return Err(Error::Conflict(format!(
+                    "container {} is not running",
+                    container.id
+                )));
+            }
+        }
+        if exec.command.is_empty() {
+            return Err(Error::Invalid("No exec command specified".to_owned()));
+        }
+        let places = Places {
+            folder: &container.folder,
+            run_folder: &container.run_folder,
+            lower: Vec::new(),
+            volume: &|_| PathBuf::new(),
+        };
+        let mut process = plan::plan(&record, &places, false)?.process;
+        process.args = exec.command;
+        process.env.extend(exec.env);
+        if exec.terminal.is_some() && !process.env.iter().any(|e| e.starts_with("TERM=")) {
+            process.env.push("TERM=xterm".to_owned());
+        }
+        if !exec.user.is_empty() {
+            process.user = exec.user;
+        }
+        if !exec.working_dir.is_empty() {
+            process.working_dir = exec.working_dir;
+        }
+        if exec.privileged {
+            process.capabilities = capabilities::all();
+            process.seccomp = Seccomp::Unconfined;
+        }
+        let what = || format!("cannot reach the monitor of container {name}");
+        let connection = Connection::open(&container.socket()).tried(what)?;
+        let plan = ExecPlan {
+            process,
+            terminal: exec.terminal,
+        };
+        connection
+            .request(&Request::Exec(Box::new(plan)), fds)
+            .await
+            .tried(what)?;
+        Ok(connection)
+    }
+
+    /// Processes of a running container, by their numbers on the host.
+    pub fn processes(&self, container: &Container) -> Result<Vec<Pid>, Error> {
+        let name = container.name();
+        if container.running().is_none() {
+            return Err(Error::Conflict(format!(
+                "container {} is not running",
+                container.id
+            )));
+        }
+        Group::open(&self.0.hierarchies, &format!("slipway/{}", container.id))
+            .processes()
+            .tried(|| format!("cannot list the processes of container {name}"))
+    }
+}

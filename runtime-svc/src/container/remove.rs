@@ -1,0 +1,86 @@
+//! Taking a container away, and what belongs to nobody else.
+
+use std::{fs, io, sync::Arc};
+
+use slipway_proto::runtime::v1::Mount;
+
+use super::{
+    manager::Manager,
+    state::{Container, Status},
+};
+use crate::error::{Error, Tried as _};
+
+impl Manager {
+    /// Removes a container; a running one only with `force`.
+    pub async fn remove(
+        &self,
+        container: &Arc<Container>,
+        force: bool,
+        volumes: bool,
+    ) -> Result<(), Error> {
+        if container.running().is_some() {
+            if !force {
+                return Err(Error::Conflict(format!(
+                    "cannot remove container \"/{}\": container is running: stop the container before removing or force remove",
+                    container.name()
+                )));
+            }
+            let mut watch = container.watch();
+            self.signal(container, libc::SIGKILL).await?;
+            // The sender lives as long as the container.
+            let _ = watch
+                .wait_for(|s| !matches!(s, Status::Running { .. }))
+                .await;
+        }
+        let _turn = container.operation.lock().await;
+        match container.status() {
+            Status::Removed => return Err(Error::NoSuchContainer(container.id.clone())),
+            Status::Running { .. } => {
+                return Err(Error::Conflict(format!(
+                    "container {} was started meanwhile",
+                    container.name()
+                )));
+            }
+            Status::Created | Status::Exited { .. } => {}
+        }
+        let record = container.record();
+        // Out of the way under another name first: a removal that is cut off is finished at the next start.
+        let gone = container.folder.with_extension("removed");
+        let what = || format!("cannot remove container {}", record.name);
+        fs::rename(&container.folder, &gone).tried(what)?;
+        self.clean_up(container);
+        self.forget(container);
+        if volumes {
+            self.remove_anonymous(&record.spec.mounts).await;
+        }
+        // Name and volumes are free: who waits for that need not wait for the disk.
+        container.set_status(Status::Removed);
+        self.tell(container, "destroy", &[]);
+        tokio::task::spawn_blocking(move || fs::remove_dir_all(gone))
+            .await
+            .map_err(io::Error::other)
+            .and_then(|r| r)
+            .tried(what)
+    }
+
+    /// Removes the anonymous volumes among these, unless another container shares them.
+    async fn remove_anonymous(&self, mounts: &[Mount]) {
+        for mount in mounts.iter().filter(|m| m.r#type == "volume") {
+            let name = &mount.source;
+            if !self.0.volumes.find(name).is_ok_and(|v| v.anonymous) {
+                continue;
+            }
+            let (manager, volume) = (self.clone(), name.clone());
+            let removed = tokio::task::spawn_blocking(move || {
+                let users = || manager.users_of_volume(&volume);
+                manager.0.volumes.remove(&volume, users)
+            })
+            .await;
+            match removed {
+                Ok(Ok(()) | Err(Error::VolumeInUse { .. } | Error::NoSuchVolume(_))) => {}
+                Ok(Err(error)) => tracing::warn!(volume = name, %error, "could not be removed"),
+                Err(error) => tracing::warn!(volume = name, %error, "could not be removed"),
+            }
+        }
+    }
+}

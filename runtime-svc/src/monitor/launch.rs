@@ -1,0 +1,153 @@
+//! From a plan to a running first process: its streams, its clone, the end of its way in.
+
+use std::os::fd::OwnedFd;
+
+use rustix::{
+    net::{RecvFlags, SendFlags},
+    pipe::PipeFlags,
+    process::Pid,
+};
+
+use super::{log_format::Stream, output::Source, supervise::message_pair};
+use crate::{
+    cgroup::Group,
+    executor::{
+        StartError, Step as _, init,
+        plan::{ContainerPlan, Stdio},
+    },
+    sys::{
+        fdpass,
+        fork::{self, Clone},
+    },
+};
+
+/// What came of it.
+pub struct Launched {
+    /// The first process.
+    pub init: Pid,
+    /// It, by descriptor.
+    pub init_fd: OwnedFd,
+    /// Its output.
+    pub sources: Vec<Source>,
+    /// Its input, when that is open.
+    pub stdin: Option<OwnedFd>,
+    /// Its terminal, for the size.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// Clones the first process into its namespaces and waits until it is the program.
+pub fn launch(
+    plan: &ContainerPlan,
+    net: Option<OwnedFd>,
+    group: &Group,
+) -> Result<Launched, StartError> {
+    let pipe =
+        || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).step(|| "cannot make a pipe".to_owned());
+    let (report, report_child) = message_pair().step(|| "cannot make a socket".to_owned())?;
+    let mut sources = Vec::new();
+    let (mut stdin, mut child_pipes) = (None, None);
+    if let Stdio::Pipes { stdin: open } = plan.stdio {
+        let (out_read, out_write) = pipe()?;
+        let (err_read, err_write) = pipe()?;
+        let stdin_read = match open {
+            true => {
+                let (read, write) = pipe()?;
+                nonblocking(&write)?;
+                stdin = Some(write);
+                Some(read)
+            }
+            false => None,
+        };
+        sources.push(Source {
+            fd: out_read,
+            stream: Stream::Stdout,
+        });
+        sources.push(Source {
+            fd: err_read,
+            stream: Stream::Stderr,
+        });
+        child_pipes = Some((stdin_read, out_write, err_write));
+    }
+    let folder = match group.unified_folder() {
+        Some(path) => Some(
+            rustix::fs::open(
+                path,
+                rustix::fs::OFlags::PATH
+                    | rustix::fs::OFlags::DIRECTORY
+                    | rustix::fs::OFlags::CLOEXEC,
+                rustix::fs::Mode::empty(),
+            )
+            .step(|| "cannot open the cgroup".to_owned())?,
+        ),
+        None => None,
+    };
+    use std::os::fd::AsRawFd as _;
+    let flags = init::clone_flags(&plan.namespaces);
+    let cloned = fork::clone3(flags, folder.as_ref().map(|f| f.as_raw_fd()));
+    let (init, init_fd) =
+        match cloned.step(|| "cannot make the container's first process".to_owned())? {
+            Clone::Child => {
+                drop(report);
+                init::run(
+                    plan,
+                    init::Inherited {
+                        net: net.as_ref(),
+                        pipes: child_pipes,
+                        report: report_child,
+                    },
+                )
+            }
+            Clone::Parent(pid, fd) => (pid, fd),
+        };
+    drop((child_pipes, report_child, net));
+    if folder.is_none() {
+        group
+            .add(init)
+            .step(|| "cannot put the process into its cgroups".to_owned())?;
+    }
+    fdpass::send(&report, b"g", &[], SendFlags::empty()).step(|| "cannot begin".to_owned())?;
+
+    let mut terminal = None;
+    let mut buffer = [0; 4096];
+    loop {
+        let (length, mut fds) = fdpass::receive(&report, &mut buffer, RecvFlags::empty())
+            .step(|| "cannot hear from the first process".to_owned())?;
+        match &buffer[..length] {
+            // Closed by the exec: the program runs. A death before that would have sent an error, or
+            // the end is noticed like any other.
+            [] => break,
+            b"terminal" => terminal = fds.pop(),
+            error => {
+                return Err(
+                    serde_json::from_slice(error).unwrap_or_else(|e| StartError::Failed {
+                        step: "cannot start".to_owned(),
+                        why: e.to_string(),
+                    }),
+                );
+            }
+        }
+    }
+    if let (Stdio::Terminal { stdin: open, .. }, Some(master)) = (plan.stdio, &terminal) {
+        nonblocking(master)?;
+        let copy = || {
+            rustix::io::fcntl_dupfd_cloexec(master, 3)
+                .step(|| "cannot copy the terminal".to_owned())
+        };
+        sources.push(Source {
+            fd: copy()?,
+            stream: Stream::Stdout,
+        });
+        stdin = if open { Some(copy()?) } else { None };
+    }
+    Ok(Launched {
+        init,
+        init_fd,
+        sources,
+        stdin,
+        terminal,
+    })
+}
+
+fn nonblocking(fd: &OwnedFd) -> Result<(), StartError> {
+    rustix::io::ioctl_fionbio(fd, true).step(|| "cannot make a pipe non-blocking".to_owned())
+}
