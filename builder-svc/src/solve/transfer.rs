@@ -8,6 +8,7 @@ use std::{
 use slipway_image::layer::{
     self as tar, compression::decompress, pack::Plain, pack::Sink as _, tar_read::TarReader,
 };
+use slipway_pattern::has_wildcards;
 use tokio::sync::mpsc;
 
 use super::{
@@ -15,7 +16,7 @@ use super::{
     copy::{Arrangement, Place, check_destination, folder, missing, place_of_file},
 };
 use crate::{
-    context::{ContentStore, Kind, Manifest, Match, content::Checked, manifest::has_wildcards},
+    context::{ContentStore, Kind, Manifest, Match, content::Checked},
     error::{Error, Result, Tried as _},
     layer::Layer,
     plan::CopyAction,

@@ -240,7 +240,7 @@ impl Service for WorkerService {
         let snapshot = self.worker.find(&request.snapshot_id)?;
         let answer = blocking(move || {
             let root = snapshot.open()?;
-            if crate::worker::has_wildcards(&request.path) {
+            if slipway_pattern::has_wildcards(&request.path) {
                 let matches = crate::worker::expand(&root, &request.path)?;
                 return Ok(pb::ResolvePathResponse {
                     exists: !matches.is_empty(),

@@ -58,13 +58,14 @@ pub fn launch(
             }
             false => None,
         };
-        sources.push(Source {
-            fd: out_read,
-            stream: Stream::Stdout,
-        });
+        // What is ready is taken from the back: of two lines that wait, the one on stdout is first.
         sources.push(Source {
             fd: err_read,
             stream: Stream::Stderr,
+        });
+        sources.push(Source {
+            fd: out_read,
+            stream: Stream::Stdout,
         });
         child_pipes = Some((stdin_read, out_write, err_write));
     }

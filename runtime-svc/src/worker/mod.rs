@@ -13,7 +13,7 @@ mod step;
 
 pub use apply::{Target, apply};
 pub use commit::Committed;
-pub use paths::{Found, expand, find as find_path, has_wildcards};
+pub use paths::{Found, expand, find as find_path};
 pub use read::read_path;
 pub use snapshot::{Snapshot, Worker};
 pub use step::Step;

@@ -7,6 +7,8 @@ use rustix::{
     io::Errno,
 };
 
+use slipway_pattern::{has_wildcards, matches};
+
 use crate::{
     error::{Error, Tried as _},
     executor::rootfs,
@@ -73,11 +75,6 @@ fn real_path(root: &OwnedFd, fd: &OwnedFd, asked: &str) -> Result<String, Error>
     })
 }
 
-/// Whether a path has wildcards.
-pub fn has_wildcards(path: &str) -> bool {
-    path.contains(['*', '?', '['])
-}
-
 /// What a path with wildcards matches, sorted.
 pub fn expand(root: &OwnedFd, pattern: &str) -> Result<Vec<String>, Error> {
     let mut found = vec![String::new()];
@@ -98,7 +95,7 @@ pub fn expand(root: &OwnedFd, pattern: &str) -> Result<Vec<String>, Error> {
             for entry in rustix::fs::Dir::read_from(&folder).tried(what)? {
                 let entry = entry.tried(what)?;
                 let name = entry.file_name().to_string_lossy();
-                if name != "." && name != ".." && matches(part.as_bytes(), name.as_bytes()) {
+                if name != "." && name != ".." && matches(part, &name) {
                     next.push(format!("{base}/{name}"));
                 }
             }
@@ -118,100 +115,4 @@ pub fn expand(root: &OwnedFd, pattern: &str) -> Result<Vec<String>, Error> {
         }
     }
     Ok(there)
-}
-
-/// Go's `filepath.Match` for one component: `*`, `?`, `[a-z]`, `[^a]`, `\x`. Linear but for
-/// backtracking to the last `*`.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    let (mut p, mut n) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    loop {
-        if p < pattern.len() && pattern[p] == b'*' {
-            star = Some((p + 1, n));
-            p += 1;
-            continue;
-        }
-        if n == name.len() && p == pattern.len() {
-            return true;
-        }
-        if n < name.len()
-            && let Some(length) = match_one(&pattern[p..], name[n])
-        {
-            p += length;
-            n += 1;
-            continue;
-        }
-        match star {
-            Some((after, from)) if from < name.len() => {
-                p = after;
-                n = from + 1;
-                star = Some((after, from + 1));
-            }
-            _ => return false,
-        }
-    }
-}
-
-/// Length of the pattern's first item when it matches this byte.
-fn match_one(pattern: &[u8], byte: u8) -> Option<usize> {
-    match pattern {
-        [b'?', ..] => Some(1),
-        [b'\\', escaped, ..] => (*escaped == byte).then_some(2),
-        [b'[', rest @ ..] => {
-            let (negated, rest) = match rest {
-                [b'^', rest @ ..] => (true, rest),
-                _ => (false, rest),
-            };
-            let end = rest.iter().skip(1).position(|b| *b == b']')? + 1;
-            let set = &rest[..end];
-            let mut hit = false;
-            let mut i = 0;
-            while i < set.len() {
-                if i + 2 < set.len() && set[i + 1] == b'-' {
-                    hit |= (set[i]..=set[i + 2]).contains(&byte);
-                    i += 3;
-                } else {
-                    hit |= set[i] == byte;
-                    i += 1;
-                }
-            }
-            (hit != negated).then_some(pattern.len() - rest.len() + end + 1)
-        }
-        [literal, ..] => (*literal == byte).then_some(1),
-        [] => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::matches;
-
-    #[test]
-    fn wildcards_as_go() {
-        for (pattern, name, expected) in [
-            ("*.txt", "a.txt", true),
-            ("*.txt", "a.txt.gz", false),
-            ("a*b*c", "aXbYbZc", true),
-            ("?", "", false),
-            ("[a-c]x", "bx", true),
-            ("[^a-c]x", "bx", false),
-            ("\\*", "*", true),
-            ("*", "", true),
-            ("hom?.txt", "home.txt", true),
-            ("[", "[", false),
-        ] {
-            assert_eq!(
-                matches(pattern.as_bytes(), name.as_bytes()),
-                expected,
-                "{pattern} {name}"
-            );
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_pattern_panics_or_hangs(pattern in "[*?\\[\\]^a\\\\-]{0,30}", name in "a{0,60}") {
-            matches(pattern.as_bytes(), name.as_bytes());
-        }
-    }
 }
