@@ -1,0 +1,119 @@
+//! What is looked at in a container: processes, ports, its whole tree of files.
+
+use slipway_proto::{
+    netd::v1::PortBinding,
+    runtime::v1::{ExportRequest, InspectRequest, TopRequest},
+};
+
+use crate::{
+    client::Site,
+    failure::{Failure, Outcome},
+    output::{
+        self,
+        table::{self},
+    },
+};
+
+/// `ctl top`
+pub async fn top(site: &Site, words: &[String]) -> Outcome {
+    let (container, ps_args) = words
+        .split_first()
+        .ok_or_else(|| Failure::new("a container is required"))?;
+    let request = TopRequest {
+        container: container.clone(),
+        ps_args: ps_args.to_vec(),
+    };
+    let answer = site.containers().top(request).await?.into_inner();
+    let mut lines = vec![answer.titles];
+    lines.extend(answer.processes.into_iter().map(|p| p.fields));
+    output::print(&table::align(&lines))?;
+    Ok(0)
+}
+
+/// `ctl port`
+pub async fn ports(site: &Site, container: String, wanted: Option<&str>) -> Outcome {
+    let request = InspectRequest {
+        container: container.clone(),
+        size: false,
+    };
+    let ports = site
+        .containers()
+        .inspect(request)
+        .await?
+        .into_inner()
+        .summary
+        .unwrap_or_default()
+        .ports;
+    let mut out = String::new();
+    let wanted = wanted.map(|w| {
+        if w.contains('/') {
+            w.to_owned()
+        } else {
+            format!("{w}/tcp")
+        }
+    });
+    for port in &ports {
+        let inside = format!("{}/{}", port.container_port, protocol(port));
+        let outside = format!("{}:{}", bracketed(&port.host_address), port.host_port);
+        match &wanted {
+            None => out.push_str(&format!("{inside} -> {outside}\n")),
+            Some(w) if *w == inside => out.push_str(&format!("{outside}\n")),
+            Some(_) => {}
+        }
+    }
+    match (out.is_empty(), wanted) {
+        (true, Some(w)) => Err(Failure::new(format!(
+            "no public port '{w}' published for {container}"
+        ))),
+        _ => {
+            output::print(&out)?;
+            Ok(0)
+        }
+    }
+}
+
+/// `ctl export`
+pub async fn export(site: &Site, container: String, path: Option<String>) -> Outcome {
+    use std::io::{IsTerminal as _, Write as _};
+    if path.is_none() && std::io::stdout().is_terminal() {
+        return Err(Failure::new(
+            "cowardly refusing to save to a terminal. Use the -o flag or redirect",
+        ));
+    }
+    let mut chunks = site
+        .containers()
+        .export(ExportRequest { container })
+        .await?
+        .into_inner();
+    let mut out: Box<dyn std::io::Write> = match &path {
+        Some(path) => Box::new(
+            std::fs::File::create(path)
+                .map_err(|e| Failure::new(format!("cannot write {path}: {e}")))?,
+        ),
+        None => Box::new(std::io::stdout().lock()),
+    };
+    while let Some(chunk) = chunks.message().await? {
+        out.write_all(&chunk.data)?;
+    }
+    out.flush()?;
+    Ok(0)
+}
+
+/// "tcp", "udp", "sctp".
+pub fn protocol(port: &PortBinding) -> String {
+    use slipway_proto::netd::v1::Protocol;
+    match port.protocol() {
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+        Protocol::Tcp | Protocol::Unspecified => "tcp",
+    }
+    .to_owned()
+}
+
+fn bracketed(address: &str) -> String {
+    match address {
+        "" => "0.0.0.0".to_owned(),
+        v6 if v6.contains(':') => format!("[{v6}]"),
+        v4 => v4.to_owned(),
+    }
+}
