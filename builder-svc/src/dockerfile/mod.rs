@@ -1,14 +1,16 @@
 //! Dockerfiles: text to stages of typed instructions, each with its place in the file.
 //!
 //! * [`lex`]: bytes to logical lines;
-//! * [`instruction`]: a line to a typed instruction;
+//! * [`parse`]: a line to a typed [`instruction`], its flags apart;
 //! * [`expand`]: shell words and variables.
 //!
 //! Architecture invariant: nothing here reads a file, knows an image or runs anything.
 
 pub mod expand;
+mod flags;
 pub mod instruction;
 pub mod lex;
+pub mod parse;
 
 pub use instruction::{Command, Copy, From, Healthcheck, Instruction, Run};
 
@@ -126,7 +128,7 @@ impl Dockerfile {
                 first: line.first,
                 last: line.last,
             };
-            let instruction = instruction::parse(&line.text, &line.heredocs, out.escape)
+            let instruction = parse::parse(&line.text, &line.heredocs, out.escape)
                 .map_err(|e| out.error(place, &format!("dockerfile parse error: {e}")))?;
             match (instruction, out.stages.last_mut()) {
                 (Instruction::From(from), _) => out.stages.push(Stage {

@@ -2,12 +2,14 @@
 //!
 //! * this file: the graph of stages that a target needs;
 //! * [`stage`]: a stage's state while its instructions are read, and the action that each asks for;
-//! * [`variables`]: arguments and environment.
+//! * [`variables`]: arguments and environment;
+//! * [`values`]: paths, modes, ports.
 //!
 //! Architecture invariant: everything here is a pure function of the Dockerfile, the caller's options
 //! and the configs of base images. Nothing is fetched or run.
 
 pub mod stage;
+pub mod values;
 pub mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use slipway_image::{ImageConfig, config};
 
-use super::variables::{DEFAULT_PATH, PREDEFINED, get_env, set_env};
+use super::{
+    values::{exposed, join, joined, mode, quoted, shortened},
+    variables::{DEFAULT_PATH, PREDEFINED, get_env, set_env},
+};
 use crate::dockerfile::{Command, Copy, Healthcheck, Instruction, Run, expand::expand};
 
 /// What an instruction asks to be done to the files.
@@ -427,72 +430,10 @@ const fn name(add: bool) -> &'static str {
     if add { "ADD" } else { "COPY" }
 }
 
-fn joined(pairs: &[(String, String)]) -> String {
-    let words: Vec<String> = pairs.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    words.join(" ")
-}
-
-/// A history line tells what was done, not each of 65,535 ports.
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(1000) {
-        Some((at, _)) => format!("{}...", &text[..at]),
-        None => text.to_owned(),
-    }
-}
-
-/// As docker shows a command in its history: `["node" "server.js"]`.
-fn quoted(words: &[String]) -> String {
-    let words: Vec<String> = words.iter().map(|w| format!("{w:?}")).collect();
-    format!("[{}]", words.join(" "))
-}
-
-/// Joins a path to a working directory; `.` and `..` are resolved by name.
-pub fn join(base: &str, path: &str) -> String {
-    let whole = if path.starts_with('/') {
-        path.to_owned()
-    } else {
-        format!("{base}/{path}")
-    };
-    let mut parts: Vec<&str> = Vec::new();
-    for part in whole.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
-}
-
-fn mode(text: &str) -> Result<u32, String> {
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|m| (1..=0o7777).contains(m))
-        .ok_or_else(|| format!("--chmod={text}: only an octal mode, as 755, is supported yet"))
-}
-
-/// `8000-8002/udp` as the config's keys.
-fn exposed(word: &str) -> Result<Vec<String>, String> {
-    let invalid = || format!("invalid containerPort: {word}: write PORT[-PORT][/tcp|/udp|/sctp]");
-    // The host's part of `-p` is allowed and ignored, as docker does.
-    let word = word.rsplit(':').next().unwrap_or(word);
-    let (ports, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
-    let protocol = protocol.to_ascii_lowercase();
-    if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
-        return Err(invalid());
-    }
-    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-    let (first, last): (u16, u16) = match (first.parse(), last.parse()) {
-        (Ok(first), Ok(last)) if first > 0 && first <= last => (first, last),
-        _ => return Err(invalid()),
-    };
-    Ok((first..=last).map(|p| format!("{p}/{protocol}")).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dockerfile::instruction::parse;
+    use crate::dockerfile::parse::parse;
 
     fn state() -> StageState {
         StageState::new(ImageConfig::default(), BTreeMap::new(), '\\')

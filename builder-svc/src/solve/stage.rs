@@ -6,7 +6,7 @@ use slipway_image::{ImageConfig, Platform, config::History};
 
 use super::{Built, Results, Solver, result_of, step::Step};
 use crate::{
-    dockerfile::{Located, Place, instruction},
+    dockerfile::{Located, Place, parse},
     error::{Error, Result},
     events::{Event, State, Step as Told},
     layer::Layer,
@@ -152,7 +152,7 @@ impl Solver {
         lines
             .iter()
             .map(|text| {
-                let parsed = instruction::parse(text, &[], self.file.escape);
+                let parsed = parse::parse(text, &[], self.file.escape);
                 let instruction = parsed.map_err(|e| {
                     self.at(
                         place,

@@ -79,7 +79,7 @@ impl Solver {
         let source = self.lease().await?.prepare(from).await?;
         let mut paths = Vec::new();
         for wanted in &copy.sources {
-            let absolute = crate::plan::stage::join("/", wanted);
+            let absolute = crate::plan::values::join("/", wanted);
             if has_wildcards(&absolute) {
                 let matches = source.expand(&absolute).await?;
                 if matches.is_empty() {
