@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fs, io::Write as _, path::Path, process::Stdio};
 
 use slipway_image::{Digest, media_type};
-use slipway_tests::{Said, Site, ready};
+use slipway_tests::{Said, Site, eventually, image, ready};
 
 /// registry-svc's default.
 const OURS: &str = "127.0.0.1:5000";
@@ -185,6 +185,10 @@ fn everything(folder: &Path) -> BTreeSet<(String, Vec<u8>)> {
     found
 }
 
+fn empty(folder: &Path) -> Option<()> {
+    (fs::read_dir(folder).into_iter().flatten().count() == 0).then_some(())
+}
+
 #[tokio::test]
 async fn layers_that_reach_out_or_lie_are_refused() {
     if !ready() {
@@ -348,13 +352,10 @@ async fn layers_that_reach_out_or_lie_are_refused() {
             "{name} touched what is not its own"
         );
         assert_eq!(site.ctl(&["ps", "-aq"]).ok(), "", "{name}");
-        let left: Vec<_> = fs::read_dir(&layers)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|e| e.path())
-            .collect();
-        assert!(left.is_empty(), "{name} left {left:?}");
+        eventually(&format!("nothing is left of {name}"), async || {
+            empty(&layers)
+        })
+        .await;
     }
     // A layer that is whole, but not the one that the config speaks of.
     let image = push(
@@ -370,7 +371,7 @@ async fn layers_that_reach_out_or_lie_are_refused() {
         "{error}"
     );
     assert_eq!(everything(&outside), before);
-    assert_eq!(fs::read_dir(&layers).into_iter().flatten().count(), 0);
+    eventually("nothing is left", async || empty(&layers)).await;
 }
 
 #[tokio::test]
@@ -528,4 +529,115 @@ async fn pushes_that_lie_are_refused() {
     );
     assert_eq!(head(&right), 200);
     assert_eq!(site.ctl(&["images", "-aq"]).ok(), "");
+}
+
+#[tokio::test]
+async fn archives_and_links_of_a_build_stay_inside() {
+    if !ready() {
+        return;
+    }
+    let site = Site::start().await;
+    image::busybox(&site).await;
+    let outside = site.path("outside");
+    fs::create_dir_all(&outside).unwrap();
+    fs::write(outside.join("victim"), "safe").unwrap();
+    let before = everything(&outside);
+    let (away, victim) = (
+        outside.display().to_string(),
+        outside.join("victim").display().to_string(),
+    );
+    let far = format!("{}{}", "../".repeat(12), victim.trim_start_matches('/'));
+    let context = site.path("context");
+    fs::create_dir_all(&context).unwrap();
+    fs::write(context.join("file"), "evil").unwrap();
+    let build = |dockerfile: &str, archive: Option<&[u8]>| {
+        fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+        fs::write(context.join("evil.tar"), archive.unwrap_or_default()).unwrap();
+        site.ctl(&["build", "-t", "evil", context.to_str().unwrap()])
+    };
+
+    // Archives that ADD unpacks: refused, or kept inside.
+    let archives = [
+        ("dots", Tar::default().file(&far, b"evil").end()),
+        ("absolute", Tar::default().file(&victim, b"evil").end()),
+        (
+            "hard link",
+            Tar::default()
+                .hard_link("h", &victim)
+                .file("h", b"evil")
+                .end(),
+        ),
+        (
+            "link as parent",
+            Tar::default()
+                .symlink("door", &away)
+                .file("door/victim", b"evil")
+                .end(),
+        ),
+        (
+            "link with dots",
+            Tar::default()
+                .symlink(
+                    "door",
+                    &format!("{}{}", "../".repeat(12), away.trim_start_matches('/')),
+                )
+                .folder("door/new/")
+                .end(),
+        ),
+        (
+            "claims",
+            Tar::default()
+                .header(b'0', "big", "", 1 << 42, (0, 0))
+                .end(),
+        ),
+    ];
+    for (what, archive) in &archives {
+        for file in [
+            "FROM busybox\nADD evil.tar /\n",
+            "FROM busybox\nRUN true\nADD evil.tar /deep/er/\n",
+        ] {
+            let said = build(file, Some(archive));
+            if said.code != 0 {
+                let error = said.error(1);
+                assert!(error.len() > 20, "{what}: {error}");
+            }
+            assert_eq!(everything(&outside), before, "ADD of an archive: {what}");
+        }
+    }
+    assert_eq!(
+        build("FROM busybox\nADD evil.tar /\n", Some(&archives[0].1)).code,
+        1,
+        "dots are refused"
+    );
+
+    // Links of the image in the way of what is copied.
+    for file in [
+        format!("FROM busybox\nRUN ln -s {away} /door\nCOPY file /door/victim\n"),
+        format!("FROM busybox\nRUN ln -s {away} /door\nCOPY file /door/new/\n"),
+        format!("FROM busybox\nRUN ln -s {away} /door\nADD evil.tar /door/\n"),
+        format!("FROM busybox\nRUN ln -s {away} /door\nWORKDIR /door/made\nRUN touch here\n"),
+        format!(
+            "FROM busybox\nRUN ln -s {away} /door\nFROM busybox\nCOPY --from=0 /door/victim /got\n"
+        ),
+    ] {
+        let inner = Tar::default().file("victim", b"evil").end();
+        let said = build(&file, Some(&inner));
+        assert!(said.code == 0 || said.code == 1, "{file}: {}", said.err);
+        assert_eq!(everything(&outside), before, "{file}");
+        if said.code == 0 && file.contains("/got") {
+            let got = site.ctl(&["run", "--rm", "evil", "cat", "/got"]).out;
+            assert!(!got.contains("safe"), "a build read the host's files");
+        }
+    }
+    // And the context itself: a link in it is a link, whatever it names.
+    std::os::unix::fs::symlink(&victim, context.join("link")).unwrap();
+    let said = build("FROM busybox\nCOPY link /got\n", None);
+    if said.code == 0 {
+        let got = site.ctl(&["run", "--rm", "evil", "cat", "/got"]);
+        assert!(!got.out.contains("safe"), "{}", got.out);
+    }
+    let said = build("FROM busybox\nCOPY --chmod=777 link /got\n", None);
+    assert!(said.code == 0 || said.code == 1, "{}", said.err);
+    assert_eq!(everything(&outside), before);
+    assert_eq!(site.ctl(&["ps", "-aq"]).ok(), "");
 }

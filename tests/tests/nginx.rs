@@ -1,6 +1,6 @@
 //! A server on a plain distribution: packages installed in a RUN, EXPOSE and what publishes.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use slipway_tests::{
     Neighbour, Site, eventually,
@@ -22,7 +22,6 @@ async fn a_server_is_installed_and_published() {
         return;
     }
     let mut site = Site::roomy();
-    site.allow(Duration::from_secs(400));
     site.connect();
     let upstream = Upstream::of_images(&site, 5001).await;
     site.configure("registry.toml", &upstream.as_docker_io("5m"));

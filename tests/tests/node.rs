@@ -49,7 +49,6 @@ async fn site() -> Option<(Site, Upstream)> {
         return None;
     }
     let mut site = Site::roomy();
-    site.allow(Duration::from_secs(400));
     site.connect();
     let upstream = Upstream::of_images(&site, 5001).await;
     site.configure("registry.toml", &upstream.as_docker_io("5m"));
