@@ -208,7 +208,7 @@ impl Registry {
     pub async fn write_blob(
         &self,
         repository: &str,
-        data: mpsc::Receiver<WriteBlobRequest>,
+        data: mpsc::Receiver<bytes::Bytes>,
     ) -> Result<String, Error> {
         let header = write_blob_request::Header {
             repository: repository.to_owned(),
@@ -217,7 +217,10 @@ impl Registry {
         let first = WriteBlobRequest {
             part: Some(write_blob_request::Part::Header(header)),
         };
-        let stream = tokio_stream::iter([first]).chain(ReceiverStream::new(data));
+        let data = ReceiverStream::new(data).map(|data| WriteBlobRequest {
+            part: Some(write_blob_request::Part::Data(data)),
+        });
+        let stream = tokio_stream::iter([first]).chain(data);
         let answer = self
             .client
             .clone()

@@ -9,6 +9,7 @@ use slipway_image::layer::{
     self as tar, compression::decompress, pack::Plain, pack::Sink as _, tar_read::TarReader,
 };
 use slipway_pattern::has_wildcards;
+use slipway_service::chunks::{ChunkReader, ChunkWriter};
 use tokio::sync::mpsc;
 
 use super::{
@@ -20,7 +21,7 @@ use crate::{
     error::{Error, Result, Tried as _},
     layer::Layer,
     plan::CopyAction,
-    worker::{CHUNKS, ChunkReader, ChunkWriter, Snapshot, Target},
+    worker::{CHUNKS, Snapshot, Target},
 };
 
 impl Solver {

@@ -3,8 +3,6 @@
 //! Everything that a build has there belongs to a lease. It is renewed while the build goes on, ended
 //! with it, and lapses by itself when this service dies.
 
-mod stream;
-
 use std::{sync::Arc, time::Duration};
 
 use slipway_image::Descriptor;
@@ -20,8 +18,6 @@ use slipway_proto::{
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::Channel;
-
-pub use stream::{ChunkReader, ChunkWriter};
 
 use crate::{
     error::{Error, Result},

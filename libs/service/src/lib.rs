@@ -10,12 +10,14 @@
 //! * listens on unix and tcp sockets, the latter with mutual TLS ([`listen`], [`tls`]),
 //! * answers health and reflection and stops gracefully ([`server`]).
 //!
-//! Clients connect with [`client::connect`] and read errors with [`error`].
+//! Clients connect with [`client::connect`] and read errors with [`error`]; [`chunks`] carries bodies
+//! between channels and blocking code.
 //!
 //! Architecture invariant: this crate knows no service's domain.
 
 #![forbid(unsafe_code)]
 
+pub mod chunks;
 pub mod client;
 pub mod error;
 pub mod instance;

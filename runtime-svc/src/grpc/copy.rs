@@ -152,7 +152,7 @@ pub async fn copy_to(
         worker::apply(
             &place.root,
             &target,
-            crate::layers::ChunkReader::new(receive),
+            slipway_service::chunks::ChunkReader::new(receive),
         )
     };
     let work = manager.with_files(&container, &path, true, apply);

@@ -183,7 +183,11 @@ impl Service for WorkerService {
                 // The call may end before the work does: the snapshot stays taken until then.
                 let _turn = turn;
                 let root = snapshot.open()?;
-                crate::worker::apply(&root, &target, crate::layers::ChunkReader::new(receive))
+                crate::worker::apply(
+                    &root,
+                    &target,
+                    slipway_service::chunks::ChunkReader::new(receive),
+                )
             })
         };
         let feed = async {

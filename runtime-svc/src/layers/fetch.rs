@@ -7,6 +7,7 @@ use std::{
 };
 
 use slipway_image::layer::unpack;
+use slipway_service::chunks::ChunkReader;
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -155,35 +156,5 @@ impl Layers {
         .map_err(io::Error::other)
         .and_then(|r| r)
         .tried(|| format!("cannot keep layer {}", layer.diff_id.short()))
-    }
-}
-
-/// Chunks of a channel as a blocking reader.
-pub struct ChunkReader {
-    receive: mpsc::Receiver<bytes::Bytes>,
-    chunk: bytes::Bytes,
-}
-
-impl ChunkReader {
-    /// From a channel; its end is the end of the stream.
-    pub const fn new(receive: mpsc::Receiver<bytes::Bytes>) -> Self {
-        Self {
-            receive,
-            chunk: bytes::Bytes::new(),
-        }
-    }
-}
-
-impl io::Read for ChunkReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            match self.receive.blocking_recv() {
-                Some(chunk) => self.chunk = chunk,
-                None => return Ok(0),
-            }
-        }
-        let n = self.chunk.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&self.chunk.split_to(n));
-        Ok(n)
     }
 }

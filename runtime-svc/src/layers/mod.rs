@@ -10,7 +10,6 @@ mod hold;
 mod settle;
 
 pub use collect::{Collected, Reach};
-pub use fetch::ChunkReader;
 use hold::{Hold, Holds};
 
 use std::{

@@ -1,9 +1,12 @@
 //! A snapshot becomes a layer: packed, sent to registry-svc, and kept unpacked.
 
-use std::{fs, io};
+use std::{
+    fs,
+    io::{self, Write as _},
+};
 
 use slipway_image::layer::pack::{self, LayerWriter, Options, Packed};
-use slipway_proto::registry::v1::{WriteBlobRequest, write_blob_request};
+use slipway_service::chunks::ChunkWriter;
 use tokio::sync::mpsc;
 
 use super::Worker;
@@ -34,15 +37,11 @@ impl Worker {
         let (send, receive) = mpsc::channel(CHUNKS);
         let upper = snapshot.folder.join("upper");
         let packing = tokio::task::spawn_blocking(move || -> io::Result<Packed> {
-            let writer = ChunkWriter {
-                send,
-                chunk: Vec::with_capacity(slipway_service::CHUNK_SIZE),
-            };
-            let mut layer = LayerWriter::new(writer, level);
+            let mut layer = LayerWriter::new(ChunkWriter::new(send), level);
             let folder = fs::File::open(&upper)?;
             pack::pack_folder(&mut layer, &folder, Options { latest })?;
             let (mut writer, packed) = layer.finish()?;
-            writer.send_rest()?;
+            writer.flush()?;
             Ok(packed)
         });
         let stored = self.registry.write_blob(repository, receive).await;
@@ -80,42 +79,5 @@ impl Worker {
             .map_err(io::Error::other)
             .tried(|| "committing was interrupted".to_owned())??;
         Ok(Committed { packed })
-    }
-}
-
-/// A blocking writer into a channel.
-struct ChunkWriter {
-    send: mpsc::Sender<WriteBlobRequest>,
-    chunk: Vec<u8>,
-}
-
-impl ChunkWriter {
-    fn send_rest(&mut self) -> io::Result<()> {
-        if self.chunk.is_empty() {
-            return Ok(());
-        }
-        let data = std::mem::replace(
-            &mut self.chunk,
-            Vec::with_capacity(slipway_service::CHUNK_SIZE),
-        );
-        let part = write_blob_request::Part::Data(data.into());
-        self.send
-            .blocking_send(WriteBlobRequest { part: Some(part) })
-            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "registry-svc takes no more"))
-    }
-}
-
-impl io::Write for ChunkWriter {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let room = slipway_service::CHUNK_SIZE - self.chunk.len();
-        let n = room.min(buffer.len());
-        self.chunk.extend_from_slice(&buffer[..n]);
-        if self.chunk.len() == slipway_service::CHUNK_SIZE {
-            self.send_rest()?;
-        }
-        Ok(n)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

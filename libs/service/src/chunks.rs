@@ -1,9 +1,11 @@
-//! Blocking readers and writers upon channels of chunks.
+//! Blocking readers and writers upon channels of chunks: where a streamed body meets code that reads
+//! and writes on the blocking pool.
 
 use std::io;
 
-use slipway_service::CHUNK_SIZE;
 use tokio::sync::mpsc;
+
+use crate::CHUNK_SIZE;
 
 /// Chunks of a channel as a blocking reader.
 pub struct ChunkReader {
@@ -35,7 +37,8 @@ impl io::Read for ChunkReader {
     }
 }
 
-/// A blocking writer whose full chunks go into a channel.
+/// A blocking writer whose full chunks go into a channel. What is left goes with `flush`: whoever does
+/// not call it at the end loses it.
 pub struct ChunkWriter {
     send: mpsc::Sender<bytes::Bytes>,
     chunk: Vec<u8>,
