@@ -324,6 +324,7 @@ async fn an_option_works_or_is_refused_with_a_sentence() {
     }
     for neutral in [
         "--restart no",
+        "--init=false --privileged=false",
         "--no-healthcheck",
         "--userns host",
         "--cgroupns private",
@@ -462,5 +463,84 @@ async fn an_option_works_or_is_refused_with_a_sentence() {
         assert_eq!(said.code, exit, "{options}: {}", said.err);
         // Made or not.
         let _ = std::fs::remove_file("/dev/shm/slipway-test");
+    }
+}
+
+#[tokio::test]
+async fn limits_change_while_it_runs() {
+    if !ready() {
+        return;
+    }
+    let site = Site::start().await;
+    image::busybox(&site).await;
+    let run = ctl(
+        &site,
+        &[
+            "run",
+            "-d",
+            "--name",
+            "box",
+            "-m",
+            "64m",
+            "--pids-limit",
+            "50",
+            "busybox",
+            "sleep",
+            "1000",
+        ],
+    );
+    assert_eq!(run.code, 0, "{}", run.err);
+    let limit = |v1: &str, v2: &str| {
+        let script = format!("cat /sys/fs/cgroup/{v1} 2>/dev/null || cat /sys/fs/cgroup/{v2}");
+        ctl(&site, &["exec", "box", "sh", "-c", &script]).out
+    };
+    let memory = || limit("memory/memory.limit_in_bytes", "memory.max");
+    let pids = || limit("pids/pids.max", "pids.max");
+    assert_eq!((memory().as_str(), pids().as_str()), ("67108864\n", "50\n"));
+    for (size, bytes) in [("256m", "268435456\n"), ("32m", "33554432\n")] {
+        let update = ctl(&site, &["update", "-m", size, "box"]);
+        assert_eq!(
+            (update.code, update.out.as_str()),
+            (0, "box\n"),
+            "{}",
+            update.err
+        );
+        assert_eq!((memory().as_str(), pids().as_str()), (bytes, "50\n"));
+    }
+    assert_eq!(
+        ctl(
+            &site,
+            &["update", "--pids-limit", "-1", "--restart", "no", "box"]
+        )
+        .code,
+        0
+    );
+    assert_eq!(pids(), "max\n");
+    assert_eq!(ctl(&site, &["stop", "-t", "0", "box"]).code, 0);
+    assert_eq!(ctl(&site, &["update", "--pids-limit", "30", "box"]).code, 0);
+    assert_eq!(ctl(&site, &["start", "box"]).code, 0);
+    assert_eq!((memory().as_str(), pids().as_str()), ("33554432\n", "30\n"));
+    let shown = ctl(
+        &site,
+        &[
+            "inspect",
+            "-f",
+            "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}",
+            "box",
+        ],
+    );
+    assert_eq!(shown.out, "33554432 30\n", "{}", shown.err);
+    for refused in [
+        ["--memory", "1m"],
+        ["--restart", "always"],
+        ["--blkio-weight", "100"],
+    ] {
+        let said = ctl(&site, &["update", refused[0], refused[1], "box"]);
+        assert_eq!(
+            (said.code, said.err.lines().count()),
+            (1, 1),
+            "{}",
+            said.err
+        );
     }
 }

@@ -360,3 +360,41 @@ async fn rm_also_when_the_client_was_killed() {
         0
     );
 }
+
+#[tokio::test]
+async fn a_run_that_is_interrupted_while_it_pulls_leaves_nothing() {
+    if !ready() {
+        return;
+    }
+    let mut site = Site::bare();
+    // An upstream that thinks until the test is over.
+    let (over, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let upstream = slipway_tests::Server::start(&site, move |_, _| {
+        // Nothing is ever sent: it ends with its sender.
+        let _ = wait.lock().unwrap().recv();
+        slipway_tests::Reply::default()
+    });
+    let settings = format!(
+        "[[upstream]]\nhost = \"docker.io\"\nurl = \"http://{}\"\ninsecure = true\n",
+        upstream.address
+    );
+    site.configure("registry.toml", &settings);
+    site.start_services().await;
+    image::busybox(&site).await;
+    let run = site.ctl_start(&["run", "--name", "box", "slow", "true"]);
+    eventually("the upstream is asked", async || {
+        (!upstream.requests().is_empty()).then_some(())
+    })
+    .await;
+    signal(&run, rustix::process::Signal::INT);
+    let ended = run.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{ended:?}");
+    eventually("its name is free", async || {
+        let said = site.ctl(&["run", "--rm", "--name", "box", "busybox", "true"]);
+        (said.code == 0).then_some(())
+    })
+    .await;
+    assert_eq!(site.ctl(&["ps", "-aq"]).out, "");
+    drop(over);
+}

@@ -6,6 +6,7 @@ pub mod container;
 pub mod context;
 pub mod copy;
 pub mod exec;
+mod flags;
 pub mod image;
 pub mod logs;
 pub mod network;
@@ -13,7 +14,7 @@ pub mod run;
 pub mod system;
 pub mod volume;
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
     client::Site,
@@ -72,7 +73,8 @@ enum Command {
 
 /// Parses the process's words and does what they say.
 pub async fn main() -> Outcome {
-    let line = match Line::try_parse() {
+    let words = flags::plain(&Line::command(), std::env::args_os());
+    let line = match Line::try_parse_from(words) {
         Ok(line) => line,
         Err(error) => return refuse(&error),
     };
@@ -192,8 +194,6 @@ pub fn confirm(question: &str, force: bool) -> Outcome<bool> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn code(line: &str) -> u8 {

@@ -131,6 +131,14 @@ pub struct Group {
     unified: bool,
 }
 
+/// A number of processes as the kernel takes it.
+fn pids(limit: u64) -> String {
+    match limit {
+        u64::MAX => "max".to_owned(),
+        limit => limit.to_string(),
+    }
+}
+
 impl Group {
     /// Names the groups of a container without making them.
     pub fn open(hierarchies: &Hierarchies, path: &str) -> Self {
@@ -163,6 +171,17 @@ impl Group {
             }
         }
         Ok(group)
+    }
+
+    /// Sets other limits for groups that are there.
+    pub fn limit(&self, hierarchies: &Hierarchies, limits: &Limits) -> io::Result<()> {
+        for (path, hierarchy) in &self.v1 {
+            v1::limit(path, hierarchy, limits)?;
+        }
+        match &self.v2 {
+            Some(path) => v2::limit(path, limits, &hierarchies.v2_controllers),
+            None => Ok(()),
+        }
     }
 
     /// The folder for CLONE_INTO_CGROUP, where that puts a process into all its groups at once.

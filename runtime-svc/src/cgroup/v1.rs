@@ -41,16 +41,23 @@ pub fn limit(path: &Path, hierarchy: &Hierarchy, limits: &Limits) -> io::Result<
     for controller in &hierarchy.options {
         match controller.as_str() {
             "memory" => {
-                set("memory.limit_in_bytes", text(limits.memory))?;
+                // Absent where swap accounting is off.
+                let swap = path.join("memory.memsw.limit_in_bytes");
+                let set_swap = || match limits.memory_swap {
+                    Some(limit) if swap.exists() => write(&swap, &limit.to_string()),
+                    _ => Ok(()),
+                };
+                // Memory may never be above memory and swap, not even between the two writes: which
+                // one comes first depends on what is there.
+                if set("memory.limit_in_bytes", text(limits.memory)).is_err() {
+                    set_swap()?;
+                    set("memory.limit_in_bytes", text(limits.memory))?;
+                }
+                set_swap()?;
                 set(
                     "memory.soft_limit_in_bytes",
                     text(limits.memory_reservation),
                 )?;
-                // Absent where swap accounting is off.
-                let swap = path.join("memory.memsw.limit_in_bytes");
-                if let (Some(limit), true) = (limits.memory_swap, swap.exists()) {
-                    write(&swap, &limit.to_string())?;
-                }
             }
             "cpu" => {
                 set("cpu.shares", text(limits.cpu_shares))?;
@@ -61,7 +68,7 @@ pub fn limit(path: &Path, hierarchy: &Hierarchy, limits: &Limits) -> io::Result<
                 set("cpuset.cpus", limits.cpuset_cpus.clone())?;
                 set("cpuset.mems", limits.cpuset_mems.clone())?;
             }
-            "pids" => set("pids.max", text(limits.pids))?,
+            "pids" => set("pids.max", limits.pids.map(super::pids))?,
             _ => {}
         }
     }

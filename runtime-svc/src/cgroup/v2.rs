@@ -81,7 +81,7 @@ fn settings(limits: &Limits) -> Vec<(&'static str, &'static str, String)> {
     );
     set("cpuset", "cpuset.cpus", limits.cpuset_cpus.clone());
     set("cpuset", "cpuset.mems", limits.cpuset_mems.clone());
-    set("pids", "pids.max", limits.pids.map(|n| n.to_string()));
+    set("pids", "pids.max", limits.pids.map(super::pids));
     settings
 }
 

@@ -18,3 +18,4 @@ pub mod state;
 pub mod stop;
 pub mod top;
 pub mod unsupported;
+pub mod update;

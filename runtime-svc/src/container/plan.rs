@@ -221,7 +221,8 @@ fn sysctls(spec: &ContainerSpec, network_mode: &str) -> Result<Vec<(String, Stri
     Ok(all)
 }
 
-fn limits(resources: &Resources) -> Result<Limits, Error> {
+/// Limits in the executor's form, checked.
+pub fn limits(resources: &Resources) -> Result<Limits, Error> {
     let positive = |n: i64| u64::try_from(n).ok().filter(|n| *n > 0);
     let text = |s: &String| (!s.is_empty()).then(|| s.clone());
     if resources.memory != 0 && resources.memory < 6 << 20 {

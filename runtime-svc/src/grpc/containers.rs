@@ -269,9 +269,16 @@ impl Containers for ContainersService {
 
     async fn update(
         &self,
-        _: Request<pb::UpdateRequest>,
+        request: Request<pb::UpdateRequest>,
     ) -> Result<Response<pb::UpdateResponse>, Status> {
-        unsupported("update")
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        let resources = request.resources.unwrap_or_default();
+        let warnings = self
+            .manager
+            .update(&container, &resources, request.restart)
+            .await?;
+        Ok(Response::new(pb::UpdateResponse { warnings }))
     }
 
     async fn wait(

@@ -1,0 +1,118 @@
+//! `update`: other limits for a container that is there, running or not.
+
+use slipway_proto::runtime::v1::{Resources, RestartPolicy};
+
+use super::{manager::Manager, plan, state::Container, unsupported};
+use crate::{
+    cgroup::Group,
+    error::{Error, Tried as _},
+};
+
+impl Manager {
+    /// Changes what is named and leaves the rest as it is. Returns warnings.
+    pub async fn update(
+        &self,
+        container: &Container,
+        asked: &Resources,
+        restart: Option<RestartPolicy>,
+    ) -> Result<Vec<String>, Error> {
+        let _turn = container.operation.lock().await;
+        let mut spec = container.record().spec;
+        let resources = merged(spec.resources.clone().unwrap_or_default(), asked);
+        let mut limits = plan::limits(&resources)?;
+        if asked.pids_limit < 0 {
+            // Nothing said is no limit for a new group; an old one must be told.
+            limits.pids = Some(u64::MAX);
+        }
+        spec.resources = Some(resources);
+        spec.restart = restart.or(spec.restart);
+        unsupported::check(&spec)?;
+        let warnings = self.hierarchies().missing_for(&limits);
+        if container.running().is_some() {
+            let group = Group::open(self.hierarchies(), &format!("slipway/{}", container.id));
+            group
+                .limit(self.hierarchies(), &limits)
+                .tried(|| format!("Cannot update container {}", container.name()))?;
+        }
+        container
+            .update(|record| record.spec = spec)
+            .tried(|| format!("cannot record the limits of {}", container.name()))?;
+        Ok(warnings)
+    }
+}
+
+/// The old limits with the new ones in their places; 0 and "" = as it was.
+fn merged(old: Resources, new: &Resources) -> Resources {
+    let number = |old: i64, new: i64| if new == 0 { old } else { new };
+    let text = |old: String, new: &String| if new.is_empty() { old } else { new.clone() };
+    // Two ways to say the same: the newer one counts.
+    let (by_cpus, by_quota) = (
+        new.nano_cpus != 0,
+        new.cpu_quota != 0 || new.cpu_period != 0,
+    );
+    Resources {
+        memory: number(old.memory, new.memory),
+        memory_swap: number(old.memory_swap, new.memory_swap),
+        memory_reservation: number(old.memory_reservation, new.memory_reservation),
+        memory_swappiness: new.memory_swappiness.or(old.memory_swappiness),
+        nano_cpus: if by_quota {
+            0
+        } else {
+            number(old.nano_cpus, new.nano_cpus)
+        },
+        cpu_shares: if new.cpu_shares == 0 {
+            old.cpu_shares
+        } else {
+            new.cpu_shares
+        },
+        cpu_period: if by_cpus {
+            0
+        } else {
+            number(old.cpu_period, new.cpu_period)
+        },
+        cpu_quota: if by_cpus {
+            0
+        } else {
+            number(old.cpu_quota, new.cpu_quota)
+        },
+        cpuset_cpus: text(old.cpuset_cpus, &new.cpuset_cpus),
+        cpuset_mems: text(old.cpuset_mems, &new.cpuset_mems),
+        pids_limit: number(old.pids_limit, new.pids_limit),
+        blkio_weight: if new.blkio_weight == 0 {
+            old.blkio_weight
+        } else {
+            new.blkio_weight
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_changes() {
+        let old = Resources {
+            memory: 64 << 20,
+            cpu_quota: 5000,
+            cpu_period: 10_000,
+            cpuset_cpus: "0".into(),
+            ..Resources::default()
+        };
+        let new = Resources {
+            nano_cpus: 500_000_000,
+            pids_limit: 7,
+            ..Resources::default()
+        };
+        let both = merged(old.clone(), &new);
+        assert_eq!(
+            (both.memory, both.cpuset_cpus.as_str(), both.pids_limit),
+            (64 << 20, "0", 7)
+        );
+        assert_eq!(
+            (both.nano_cpus, both.cpu_quota, both.cpu_period),
+            (500_000_000, 0, 0)
+        );
+        assert_eq!(merged(old.clone(), &Resources::default()), old);
+    }
+}
