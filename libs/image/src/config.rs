@@ -230,6 +230,43 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_we_write_is_what_the_specs_own_types_read() {
+        let mut config = ImageConfig {
+            created: Some("2026-01-02T03:04:05Z".to_owned()),
+            architecture: "amd64".to_owned(),
+            os: "linux".to_owned(),
+            ..ImageConfig::default()
+        };
+        config.config.env = vec!["A=b".to_owned()];
+        config.config.cmd = Some(vec!["sh".to_owned()]);
+        config.config.exposed_ports = [("80/tcp".to_owned(), serde_json::json!({}))].into();
+        config.config.volumes = [("/data".to_owned(), serde_json::json!({}))].into();
+        config.config.labels = [("k".to_owned(), "v".to_owned())].into();
+        config.config.stop_signal = "SIGINT".to_owned();
+        config.rootfs.diff_ids = vec![Digest::of("layer")];
+        config.history = vec![History {
+            created_by: Some("RUN x".to_owned()),
+            ..History::default()
+        }];
+        let bytes = config.to_bytes();
+        let read = oci_spec::image::ImageConfiguration::from_reader(&bytes[..]).unwrap();
+        let run = read.config().as_ref().unwrap();
+        assert_eq!(run.env().as_deref(), Some(&["A=b".to_owned()][..]));
+        assert_eq!(
+            run.exposed_ports().as_deref(),
+            Some(&["80/tcp".to_owned()][..])
+        );
+        assert_eq!(run.stop_signal().as_deref(), Some("SIGINT"));
+        assert_eq!(read.rootfs().diff_ids(), &[Digest::of("layer").to_string()]);
+        // And the other way round.
+        let theirs = read.to_string().unwrap();
+        assert_eq!(
+            ImageConfig::parse(theirs.as_bytes()).unwrap().config,
+            config.config
+        );
+    }
+
+    #[test]
     fn a_docker_config_with_nulls_parses_and_unknown_fields_stay() {
         let text = r#"{"architecture":"amd64","os":"linux","container":"abc",
             "config":{"Env":["A=b"],"Cmd":["sh"],"Volumes":null,"Labels":null,"OnBuild":null,"Image":"sha256:x"},

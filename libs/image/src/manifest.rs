@@ -257,6 +257,33 @@ mod tests {
     }
 
     #[test]
+    fn what_we_write_is_what_the_specs_own_types_read() {
+        let manifest = ImageManifest {
+            schema_version: 2,
+            media_type: Some(media_type::OCI_MANIFEST.to_owned()),
+            artifact_type: None,
+            config: Descriptor::new(media_type::OCI_CONFIG, Digest::of("{}"), 2),
+            layers: vec![Descriptor::new(
+                media_type::OCI_LAYER_GZIP,
+                Digest::of("x"),
+                1,
+            )],
+            subject: None,
+            annotations: [("a".to_owned(), "b".to_owned())].into(),
+        };
+        let bytes = serde_json::to_vec(&manifest).unwrap();
+        let read = oci_spec::image::ImageManifest::from_reader(&bytes[..]).unwrap();
+        assert_eq!(
+            read.config().digest().to_string(),
+            Digest::of("{}").to_string()
+        );
+        assert_eq!(read.layers()[0].size(), 1);
+        let theirs = read.to_string().unwrap();
+        let again = Manifest::parse(media_type::OCI_MANIFEST, theirs.as_bytes()).unwrap();
+        assert_eq!(again, Manifest::Image(manifest));
+    }
+
+    #[test]
     fn a_manifest_that_is_also_an_index_is_refused() {
         assert!(Manifest::parse(media_type::OCI_MANIFEST, manifest("").as_bytes()).is_ok());
         let both = manifest(r#","manifests":[]"#);
