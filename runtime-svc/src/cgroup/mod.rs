@@ -4,8 +4,11 @@
 //! kernel does not offer is reported by [`Hierarchies::missing_for`] and otherwise skipped.
 
 mod devices;
+mod usage;
 mod v1;
 mod v2;
+
+pub use usage::Usage;
 
 use std::{
     fs, io,

@@ -15,6 +15,7 @@ pub mod record;
 mod recover;
 pub mod remove;
 pub mod state;
+pub mod stats;
 pub mod stop;
 pub mod top;
 pub mod unsupported;

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{copy, exec, logs, run, view};
+use super::{copy, exec, logs, run, stats, view};
 use crate::{
     container::{
         manager::Manager,
@@ -405,9 +405,10 @@ impl Containers for ContainersService {
     type StatsStream = Events<pb::StatsSample>;
     async fn stats(
         &self,
-        _: Request<pb::StatsRequest>,
+        request: Request<pb::StatsRequest>,
     ) -> Result<Response<Self::StatsStream>, Status> {
-        unsupported("stats")
+        let (manager, request) = (self.manager.clone(), request.into_inner());
+        Ok(stream(|client| stats::serve(manager, request, client)))
     }
 
     async fn diff(

@@ -6,6 +6,7 @@ mod exec;
 mod host;
 mod logs;
 mod run;
+mod stats;
 mod status;
 mod streams;
 mod view;

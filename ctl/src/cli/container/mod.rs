@@ -2,6 +2,7 @@
 
 mod look;
 mod ps;
+mod stats;
 mod update;
 
 use clap::{Args, Subcommand};
@@ -14,7 +15,7 @@ use slipway_proto::runtime::v1::{
 pub use look::protocol;
 pub use ps::{list_all, state_word};
 
-use self::{ps::Ps, update::Update};
+use self::{ps::Ps, stats::Stats, update::Update};
 use super::{confirm, each, exec::Exec, logs::Logs, run};
 use crate::{
     client::Site,
@@ -91,17 +92,7 @@ pub enum Command {
     /// Copy files/folders between a container and the local filesystem
     Cp(super::copy::Copy),
     /// Display a live stream of container(s) resource usage statistics
-    Stats {
-        #[arg(short, long)]
-        all: bool,
-        #[arg(long)]
-        format: Option<String>,
-        #[arg(long)]
-        no_stream: bool,
-        #[arg(long)]
-        no_trunc: bool,
-        containers: Vec<String>,
-    },
+    Stats(Stats),
     /// Inspect changes to files or directories on a container's filesystem
     Diff { container: String },
     /// Create a new image from a container's changes
@@ -336,7 +327,7 @@ impl Command {
                 Ok(0)
             }
             Self::Cp(copy) => copy.run(site).await,
-            Self::Stats { .. } => Err(Failure::new("stats is not supported yet")),
+            Self::Stats(stats) => stats.run(site).await,
             Self::Top { words } => look::top(site, &words).await,
             Self::Port { container, port } => look::ports(site, container, port.as_deref()).await,
             Self::Diff { container } => {
