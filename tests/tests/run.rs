@@ -219,3 +219,28 @@ async fn nothing_is_lost_when_services_are_killed() {
         137
     );
 }
+
+#[tokio::test]
+async fn output_of_what_ends_and_removes_itself_at_once_is_not_lost() {
+    if !ready() {
+        return;
+    }
+    let site = Site::start().await;
+    image::busybox(&site).await;
+    // Many at once, so that some end before anybody looks.
+    for _ in 0..6 {
+        let runs: Vec<_> = (0..12)
+            .map(|n| {
+                let said = format!("said {n}");
+                site.ctl_start(&["run", "--rm", "busybox", "echo", &said])
+            })
+            .collect();
+        for (n, run) in runs.into_iter().enumerate() {
+            let output = run.wait_with_output().unwrap();
+            assert_eq!(
+                String::from_utf8_lossy(&output.stdout),
+                format!("said {n}\n")
+            );
+        }
+    }
+}

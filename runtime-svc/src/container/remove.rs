@@ -32,6 +32,7 @@ impl Manager {
                 .wait_for(|s| !matches!(s, Status::Running { .. }))
                 .await;
         }
+        let _opened = container.opening.write().await;
         let _turn = container.operation.lock().await;
         match container.status() {
             Status::Removed => return Err(Error::NoSuchContainer(container.id.clone())),

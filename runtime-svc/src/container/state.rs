@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use slipway_proto::netd::v1::Endpoint;
@@ -50,6 +50,9 @@ pub struct Container {
     last_exit: Mutex<Option<i32>>,
     /// Length of the log, bytes.
     pub log_length: watch::Sender<u64>,
+    /// Shared by those who are about to open the log of what they start; taken alone to remove it, so
+    /// that a container of `--rm` that ends at once does not take its output along. Before `operation`.
+    pub opening: Arc<tokio::sync::RwLock<()>>,
     /// Held while it is started, stopped or removed.
     pub operation: tokio::sync::Mutex<()>,
 }
@@ -66,6 +69,7 @@ impl Container {
             endpoint: Mutex::new(None),
             last_exit: Mutex::new(None),
             log_length: watch::Sender::new(0),
+            opening: Arc::default(),
             operation: tokio::sync::Mutex::new(()),
         }
     }

@@ -36,7 +36,7 @@ pub async fn serve(
         _ => (0, 0),
     };
     if request.follow {
-        streams::follow(&container, offset, selection, skip, &client, entries).await?;
+        streams::follow(&container, None, offset, selection, skip, &client, entries).await?;
     } else {
         streams::read_all(&container, offset, selection, skip, &client, entries).await?;
     }

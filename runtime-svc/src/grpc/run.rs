@@ -12,10 +12,7 @@ use slipway_proto::{
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use super::{
-    streams::{self, Client},
-    view,
-};
+use super::streams::{self, Client};
 use crate::{
     container::{
         create::Creation,
@@ -54,8 +51,10 @@ pub async fn run(
         auth: start.auth,
     };
     let container = create(&manager, creation, start.quiet, &client).await?;
+    let opening = Arc::clone(&container.opening).read_owned().await;
     // From here on losing the client does not end the container.
     if let Err(error) = manager.start(&container, None).await {
+        drop(opening);
         if container.record().spec.auto_remove {
             // The first error is the one to tell.
             let _ = manager.remove(&container, true, true).await;
@@ -76,9 +75,16 @@ pub async fn run(
         return Ok(());
     }
     let selection = streams::selection(&start.attach);
-    let output = streams::follow(&container, offset, selection, 0, &client, |pieces| {
-        pieces.into_iter().map(run_output).collect()
-    });
+    let opening = Some(opening);
+    let output = streams::follow(
+        &container,
+        opening,
+        offset,
+        selection,
+        0,
+        &client,
+        |pieces| pieces.into_iter().map(run_output).collect(),
+    );
     let inputs = run_inputs(requests);
     let exited = with_input(&manager, &container, inputs, wants_stdin, once, output).await?;
     until_removed(&container).await;
@@ -223,29 +229,22 @@ pub async fn attach(
     };
     let container = manager.find(&start.container)?;
     check_followable(&container.record().spec)?;
+    let opening = Arc::clone(&container.opening).read_owned().await;
+    let mut log_start = std::fs::metadata(container.log()).map_or(0, |m| m.len());
     if start.start {
         manager.start(&container, start.terminal_size).await?;
     }
-    let Some(running) = container.running() else {
-        if start.start {
-            let exited = match container.status() {
-                State::Exited { record, error } => view::exited(&record, &error),
-                _ => Exited::default(),
-            };
-            streams::send(
-                &client,
-                AttachEvent {
-                    event: Some(attach_event::Event::Exited(exited)),
-                },
+    match container.running() {
+        Some(running) => log_start = running.log_start,
+        // What we have just started may have ended already: its output and end are told.
+        None if start.start => {}
+        None => {
+            return Err(Error::Conflict(
+                "You cannot attach to a stopped container, start it first".to_owned(),
             )
-            .await;
-            return Ok(());
+            .into());
         }
-        return Err(Error::Conflict(
-            "You cannot attach to a stopped container, start it first".to_owned(),
-        )
-        .into());
-    };
+    }
     let record = container.record();
     let attached = attach_event::Attached {
         id: container.id.clone(),
@@ -260,15 +259,22 @@ pub async fn attach(
     )
     .await;
     let offset = if start.logs || start.start {
-        running.log_start
+        log_start
     } else {
         *container.log_length.borrow()
     };
     let selection = streams::selection(&start.streams);
     let wants_stdin = record.spec.open_stdin && start.streams.contains(&Stream::Stdin.into());
-    let output = streams::follow(&container, offset, selection, 0, &client, |pieces| {
-        pieces.into_iter().map(attach_output).collect()
-    });
+    let opening = Some(opening);
+    let output = streams::follow(
+        &container,
+        opening,
+        offset,
+        selection,
+        0,
+        &client,
+        |pieces| pieces.into_iter().map(attach_output).collect(),
+    );
     let inputs = attach_inputs(requests);
     let exited = with_input(
         &manager,

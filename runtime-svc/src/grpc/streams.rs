@@ -5,7 +5,7 @@ use std::sync::Arc;
 use slipway_proto::runtime::v1::{
     CopyChunk, Exited, Stream, StreamInput, StreamOutput, stream_input::Input,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedRwLockReadGuard, mpsc};
 use tonic::Status;
 
 use super::view;
@@ -26,9 +26,11 @@ use crate::{
 pub type Client<T> = mpsc::Sender<Result<T, Status>>;
 
 /// Follows a container's log from `offset` and hands pieces on until the container has ended and all
-/// was read; returns how it ended. Reads happen on the blocking pool, a batch at a time.
+/// was read; returns how it ended. Reads happen on the blocking pool, a batch at a time. `opening` keeps
+/// the log where it is until it is open: from then on removal does it no harm.
 pub async fn follow<T: Send>(
     container: &Arc<Container>,
+    mut opening: Option<OwnedRwLockReadGuard<()>>,
     offset: u64,
     selection: Selection,
     mut skip: usize,
@@ -51,6 +53,9 @@ pub async fn follow<T: Send>(
                     .and_then(|r| r)
                     .tried(|| format!("cannot read the log of container {}", container.name()))?;
             reader = back;
+            if reader.is_some() {
+                drop(opening.take());
+            }
             if pieces.is_empty() {
                 break;
             }
