@@ -130,8 +130,6 @@ impl Hierarchies {
 pub struct Group {
     v1: Vec<(PathBuf, Hierarchy)>,
     v2: Option<PathBuf>,
-    /// The controllers are all in the v2 tree, so a process may begin there (CLONE_INTO_CGROUP).
-    unified: bool,
 }
 
 /// A number of processes as the kernel takes it.
@@ -152,7 +150,6 @@ impl Group {
                 .map(|h| (h.path.join(path), h.clone()))
                 .collect(),
             v2: hierarchies.v2.as_ref().map(|root| root.join(path)),
-            unified: hierarchies.v1.is_empty(),
         }
     }
 
@@ -187,9 +184,38 @@ impl Group {
         }
     }
 
-    /// The folder for CLONE_INTO_CGROUP, where that puts a process into all its groups at once.
+    /// The folder for CLONE_INTO_CGROUP. On hosts with v1 trees too the process [joins](Self::join)
+    /// those itself.
     pub fn unified_folder(&self) -> Option<&Path> {
-        self.v2.as_deref().filter(|_| self.unified)
+        self.v2.as_deref()
+    }
+
+    /// Whether there are trees besides the one that a process can begin in.
+    pub fn has_others(&self) -> bool {
+        !self.v1.is_empty()
+    }
+
+    /// Puts the calling process, which has one thread, into the v1 groups.
+    ///
+    /// Moving somebody else, or by `cgroup.procs`, waits until all processors have noticed
+    /// (cgroup_attach_lock in kernel/cgroup/cgroup.c): some 8 ms for eight trees. A thread that moves
+    /// itself by `tasks` needs no such lock.
+    pub fn join(&self) -> io::Result<()> {
+        for (path, _) in &self.v1 {
+            write(&path.join("tasks"), "0")?;
+        }
+        Ok(())
+    }
+
+    /// Puts a process into the v2 group.
+    pub fn add_unified(&self, pid: Pid) -> io::Result<()> {
+        match &self.v2 {
+            Some(path) => write(
+                &path.join("cgroup.procs"),
+                &pid.as_raw_nonzero().to_string(),
+            ),
+            None => Ok(()),
+        }
     }
 
     /// Puts a process into all groups.

@@ -9,7 +9,10 @@ use super::{
     plan::{ContainerPlan, Namespace, Namespaces, Stdio},
     protect, rootfs,
 };
-use crate::sys::{fdpass, fork, prctl, terminal};
+use crate::{
+    cgroup::Group,
+    sys::{fdpass, fork, prctl, terminal},
+};
 
 /// Flags for clone3: the namespaces that begin with the process. The network and cgroup namespaces
 /// come later: one is joined, the other must begin when the process is in its cgroup.
@@ -36,6 +39,8 @@ pub struct Inherited<'a> {
     pub pipes: Option<(Option<OwnedFd>, OwnedFd, OwnedFd)>,
     /// To the monitor: sends the terminal, reports an error; closes with the exec.
     pub report: OwnedFd,
+    /// Its cgroups: the v1 ones are for itself to join.
+    pub group: &'a Group,
 }
 
 /// Runs the whole life. Never returns.
@@ -65,6 +70,10 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
     reset_signals()?;
     rustix::process::setsid().step(|| "cannot begin a session".to_owned())?;
     wait_until_placed(&inherited.report)?;
+    inherited
+        .group
+        .join()
+        .step(|| "cannot join the cgroups".to_owned())?;
     join_namespaces(&plan.namespaces, inherited.net)?;
     if plan.namespaces.cgroup == Namespace::New {
         crate::sys::namespaces::unshare(UnshareFlags::NEWCGROUP)

@@ -84,7 +84,13 @@ pub fn launch(
     };
     use std::os::fd::AsRawFd as _;
     let flags = init::clone_flags(&plan.namespaces);
-    let cloned = fork::clone3(flags, folder.as_ref().map(|f| f.as_raw_fd()));
+    let mut began_inside = folder.is_some();
+    let mut cloned = fork::clone3(flags, folder.as_ref().map(|f| f.as_raw_fd()));
+    if cloned.is_err() && began_inside && group.has_others() {
+        // A v2 tree beside v1 ones may be set up so that nobody can begin there (threaded groups).
+        began_inside = false;
+        cloned = fork::clone3(flags, None);
+    }
     let (init, init_fd) =
         match cloned.step(|| "cannot make the container's first process".to_owned())? {
             Clone::Child => {
@@ -95,15 +101,16 @@ pub fn launch(
                         net: net.as_ref(),
                         pipes: child_pipes,
                         report: report_child,
+                        group,
                     },
                 )
             }
             Clone::Parent(pid, fd) => (pid, fd),
         };
     drop((child_pipes, report_child, net));
-    if folder.is_none() {
+    if !began_inside {
         group
-            .add(init)
+            .add_unified(init)
             .step(|| "cannot put the process into its cgroups".to_owned())?;
     }
     fdpass::send(&report, b"g", &[], SendFlags::empty()).step(|| "cannot begin".to_owned())?;
