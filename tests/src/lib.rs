@@ -2,8 +2,8 @@
 //!
 //! Every site has a network namespace, state and run folders of its own, so that tests run beside each
 //! other, and takes everything back when it is dropped, also when its test failed; when it did not fail,
-//! whatever the programs left behind fails it ([`leaks`]). Tests wait for conditions with
-//! [`eventually`], never for a time, and no test goes on for ever ([`watchdog`]).
+//! whatever the programs left behind fails it (`leaks`). Tests wait for conditions with
+//! [`eventually`], never for a time, and no test goes on for ever (`watchdog`).
 
 mod calls;
 pub mod ctl;

@@ -1,8 +1,8 @@
 //! Unpacked layers: read-only, one folder each, named by diff id, shared by all containers.
 //!
 //! A layer is unpacked under a temporary name, synced, and renamed: a folder under its own name is
-//! whole, also after a power loss. They are a cache: what is missing is fetched again ([`fetch`]), what
-//! nobody needs is taken away ([`collect`]), except while somebody is about to use it ([`hold`]).
+//! whole, also after a power loss. They are a cache: what is missing is fetched again (`fetch`), what
+//! nobody needs is taken away (`collect`), except while somebody is about to use it (`hold`).
 
 mod collect;
 mod fetch;

@@ -1,4 +1,4 @@
-//! Containers: the commands of their life; their [list](ps), [limits](update) and what is [looked at](look).
+//! Containers: the commands of their life; their list ([`ps`]), limits ([`update`]), usage ([`stats`]) and what is looked at ([`look`]).
 
 mod look;
 mod ps;

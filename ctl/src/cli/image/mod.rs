@@ -1,4 +1,4 @@
-//! Images: their [list](list), their [way here and there](transfer), their [removal](remove).
+//! Images: their [`list`], their way here and there ([`transfer`]), their removal ([`remove`]).
 
 mod list;
 mod remove;

@@ -1,4 +1,4 @@
-//! The options of `run` and `create`, and the [`ContainerSpec`] that they mean.
+//! The options of `run` and `create`; what they mean is in [`contract`], [`network`] and [`values`].
 
 mod contract;
 mod network;
