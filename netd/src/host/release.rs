@@ -104,6 +104,9 @@ impl Host {
     }
 }
 
+/// How many the reaper takes at once.
+const BATCH: usize = 256;
+
 /// What the reaper takes out of the kernel.
 #[derive(Debug)]
 pub(super) struct Doomed {
@@ -130,20 +133,25 @@ pub(super) fn start_reaper(doomed: Receiver<Doomed>) -> io::Result<()> {
         .name("reaper".to_owned())
         .stack_size(128 << 10)
         .spawn(move || {
-            while let Ok(Doomed {
-                link: name,
-                address,
-            }) = doomed.recv()
-            {
-                if let Some(Err(error)) = address.map(conntrack::forget_address) {
-                    tracing::warn!(%error, "cannot forget the connections of a released address");
+            while let Ok(first) = doomed.recv() {
+                // Those that wait already go together: one look at the connections serves all.
+                let batch: Vec<Doomed> = std::iter::once(first)
+                    .chain(doomed.try_iter().take(BATCH))
+                    .collect();
+                let addresses: Vec<Ipv4Addr> = batch.iter().filter_map(|d| d.address).collect();
+                if !addresses.is_empty()
+                    && let Err(error) = conntrack::forget_addresses(&addresses)
+                {
+                    tracing::warn!(%error, "cannot forget the connections of released addresses");
                 }
-                let gone = match route.link(&name) {
-                    Ok(Some(found)) => route.apply_idempotent(&[link::delete(found.index)]),
-                    other => other.map(drop),
-                };
-                if let Err(error) = gone {
-                    tracing::warn!(link = name, %error, "cannot delete a link");
+                for Doomed { link: name, .. } in batch {
+                    let gone = match route.link(&name) {
+                        Ok(Some(found)) => route.apply_idempotent(&[link::delete(found.index)]),
+                        other => other.map(drop),
+                    };
+                    if let Err(error) = gone {
+                        tracing::warn!(link = name, %error, "cannot delete a link");
+                    }
                 }
             }
         })?;

@@ -24,9 +24,10 @@ const NESTED: u16 = 0x8000;
 /// `struct nfgenmsg` of IPv4.
 const IPV4: [u8; 4] = [2, 0, 0, 0];
 
-/// Forgets every connection from the address, and every one that was led to it.
-pub fn forget_address(address: Ipv4Addr) -> io::Result<usize> {
-    forget(|original, reply| source(original) == Some(address) || source(reply) == Some(address))
+/// Forgets every connection from one of the addresses, and every one that was led to it.
+pub fn forget_addresses(addresses: &[Ipv4Addr]) -> io::Result<usize> {
+    let is_one = |tuple: &[u8]| source(tuple).is_some_and(|found| addresses.contains(&found));
+    forget(|original, reply| is_one(original) || is_one(reply))
 }
 
 /// Forgets every udp exchange that was begun with one of the ports.
@@ -35,6 +36,10 @@ pub fn forget_udp_ports(ports: &[u16]) -> io::Result<usize> {
 }
 
 fn forget(doom: impl Fn(&[u8], &[u8]) -> bool) -> io::Result<usize> {
+    // Listing them walks the whole table, 262,144 rows on a usual host: some 10 ms of a processor.
+    if count().is_some_and(|count| count == 0) {
+        return Ok(0);
+    }
     let mut socket = Socket::open(Family::Netfilter)?;
     let mut doomed = Vec::new();
     socket.query(&Message::new(GET, DUMP, &IPV4), true, |message| {
@@ -57,6 +62,12 @@ fn forget(doom: impl Fn(&[u8], &[u8]) -> bool) -> io::Result<usize> {
         socket.request(portion)?;
     }
     Ok(doomed.len())
+}
+
+/// How many connections this network namespace knows; `None` = the kernel does not say.
+fn count() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").ok()?;
+    text.trim().parse().ok()
 }
 
 fn child(bytes: &[u8], kind: u16) -> Option<&[u8]> {
