@@ -20,6 +20,10 @@ const RETRY: Duration = Duration::from_secs(10);
 
 /// Takes away what is needless, or with `all` everything that is not in use.
 pub async fn collect(manager: &Manager, all: bool) -> Result<Collected, Error> {
+    // Nobody knows which layers they need.
+    if !manager.unreadable().is_empty() {
+        return Ok(Collected::default());
+    }
     let reach = if all {
         Reach::All
     } else {

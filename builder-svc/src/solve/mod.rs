@@ -1,11 +1,9 @@
 //! Builds what a plan says: stages as a graph, independent ones at once, each step from the cache
 //! where it can be.
 //!
-//! * this file: the graph;
-//! * [`stage`]: a stage, from its base to its last instruction;
-//! * [`step`]: one step: key, cache, worker;
-//! * [`copy`]: which files a COPY means, and under which names;
-//! * [`transfer`]: the streams of files to a snapshot.
+//! This file is the graph; `stage` a stage from its base to its last instruction; `step` one step: key,
+//! cache, worker; `copy` which files a COPY means, and under which names; `transfer` the streams of
+//! files to a snapshot.
 
 mod copy;
 mod stage;

@@ -249,6 +249,20 @@ impl Group {
         }
     }
 
+    /// Whether its processes were stopped.
+    pub fn is_frozen(&self) -> bool {
+        let says = |file: PathBuf, word: &str| {
+            fs::read_to_string(file).is_ok_and(|text| text.trim() == word)
+        };
+        self.v2
+            .iter()
+            .any(|path| says(path.join("cgroup.freeze"), "1"))
+            || self
+                .v1
+                .iter()
+                .any(|(path, _)| says(path.join("freezer.state"), "FROZEN"))
+    }
+
     /// Kills every process in the group.
     pub fn kill(&self) -> io::Result<()> {
         if let Some(path) = &self.v2 {

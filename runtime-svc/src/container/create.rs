@@ -12,6 +12,8 @@ use slipway_proto::{
     types::v1::RegistryAuth,
 };
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::{
     manager::{Manager, ReleaseName},
     merge, plan,
@@ -23,6 +25,7 @@ use super::{
 use crate::{
     error::{Error, Tried as _},
     ids,
+    layers::Kept,
     registry::{Image, Notices},
     volumes::{Pin, copy_up},
 };
@@ -61,9 +64,10 @@ impl Manager {
             parse_signal(&effective.stop_signal)?;
         }
         add_image_volumes(&mut spec, &effective.volumes);
-        let pins = self.prepare_mounts(&mut spec)?;
+        let (pins, own_volumes) = self.prepare_mounts(&mut spec)?;
         let container_mounts = spec.mounts.clone();
-        let record = record(&id, &name, spec, effective, &image);
+        let mut record = record(&id, &name, spec, effective, &image);
+        record.own_volumes = own_volumes;
         // Checked now, so that a container that can never start is never made.
         let places = plan::Places {
             folder: Path::new("/"),
@@ -80,7 +84,14 @@ impl Manager {
         }
         // Held until the container is there: from then on its record keeps them.
         let kept = self.0.layers.ensure(&image.layers).await?;
-        self.fill_volumes(&container_mounts, kept.folders.clone())
+        // One container with volumes after the other: two that begin together fill a volume once, and
+        // none finds it exchanged for a filled one while it runs.
+        let turn = match container_mounts.iter().any(|m| m.r#type == "volume") {
+            true => Some(Arc::new(self.0.filling.clone().lock_owned().await)),
+            false => None,
+        };
+        let kept = Arc::new(kept);
+        self.fill_volumes(&container_mounts, kept.clone(), turn.clone())
             .await?;
         let folder = self.0.state.join("containers").join(&id);
         make_folder(&folder, &record)
@@ -96,20 +107,24 @@ impl Manager {
                 tracing::debug!(%error, "a container's record could not be synced");
             }
         });
+        drop(turn);
         release.keep();
         pins.into_iter().for_each(Pin::keep);
         self.tell(&container, "create", &[]);
         Ok((container, warnings))
     }
 
-    /// Named volumes are made when first used; anonymous ones get a name.
-    fn prepare_mounts(&self, spec: &mut ContainerSpec) -> Result<Vec<Pin>, Error> {
-        let mut pins = Vec::new();
+    /// Named volumes are made when first used; anonymous ones get a name. Returns those apart.
+    fn prepare_mounts(&self, spec: &mut ContainerSpec) -> Result<(Vec<Pin>, Vec<String>), Error> {
+        let (mut pins, mut own) = (Vec::new(), Vec::new());
         for mount in &mut spec.mounts {
             match mount.r#type.as_str() {
                 "volume" => {
                     let labels = mount.volume_labels.clone().into_iter().collect();
                     let pin = self.0.volumes.create(&mount.source, labels)?;
+                    if mount.source.is_empty() {
+                        own.push(pin.name().to_owned());
+                    }
                     pin.name().clone_into(&mut mount.source);
                     pins.push(pin);
                 }
@@ -126,11 +141,17 @@ impl Manager {
                 _ => {}
             }
         }
-        Ok(pins)
+        Ok((pins, own))
     }
 
-    /// Empty volumes get what the image has in their places.
-    async fn fill_volumes(&self, mounts: &[Mount], lower: Vec<PathBuf>) -> Result<(), Error> {
+    /// Empty volumes get what the image has in their places. The caller may go in the middle: what the
+    /// work counts on goes with the work.
+    async fn fill_volumes(
+        &self,
+        mounts: &[Mount],
+        kept: Arc<Kept>,
+        turn: Option<Arc<OwnedMutexGuard<()>>>,
+    ) -> Result<(), Error> {
         let wanted: Vec<(String, PathBuf, bool)> = mounts
             .iter()
             .filter(|m| m.r#type == "volume" && !m.no_copy)
@@ -142,12 +163,11 @@ impl Manager {
         if wanted.is_empty() {
             return Ok(());
         }
-        // One after the other, so that two containers that begin together fill a volume once.
-        let _turn = self.0.filling.lock().await;
         tokio::task::spawn_blocking(move || {
-            wanted
-                .iter()
-                .try_for_each(|(target, data, in_place)| copy_up(&lower, target, data, *in_place))
+            let _turn = turn;
+            wanted.iter().try_for_each(|(target, data, in_place)| {
+                copy_up(&kept.folders, target, data, *in_place)
+            })
         })
         .await
         .map_err(io::Error::other)
@@ -194,6 +214,7 @@ fn record(
         image_id: image.id.clone(),
         image_digest: image.digest.clone(),
         layers: image.layers.iter().map(|l| l.diff_id.to_string()).collect(),
+        own_volumes: Vec::new(),
         starting: false,
     }
 }

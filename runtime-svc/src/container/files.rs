@@ -48,31 +48,25 @@ impl Manager {
         write: bool,
         work: impl FnOnce(&Place) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let turn = container.operation.lock().await;
+        let turn = container.operation.clone().lock_owned().await;
         // A running container's files are those that its processes see: volumes and all.
         let place = match container.running() {
             Some(running) => {
-                let root = format!("/proc/{}/root", running.pid);
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let root = rustix::fs::open(root, flags, Mode::empty());
-                // The number may be another process's by now.
-                if container.running().as_ref() != Some(&running) {
-                    let name = container.name();
-                    return Err(Error::Conflict(format!("container {name} has just ended")));
-                }
                 drop(turn);
                 let place = Place {
-                    root: root
-                        .tried(|| format!("cannot open the files of {}", container.name()))?,
+                    root: root_of(running.pid, container)?,
                     path: path.to_owned(),
                 };
                 return on_the_pool(place, work).await;
             }
             None => self.place_at_rest(container, path, write)?,
         };
-        let done = on_the_pool(place, work).await;
-        drop(turn);
-        done
+        // The caller may go before the work is done: nothing else happens to the container until then.
+        on_the_pool(place, move |place: &Place| {
+            let _turn = turn;
+            work(place)
+        })
+        .await
     }
 
     /// Where a path of a container is that does not run.
@@ -115,7 +109,7 @@ impl Manager {
             lower.push(self.empty_layer().tried(what)?);
         }
         Ok(Place {
-            root: rootfs::overlay(&lower, Some((&upper, &work)))?,
+            root: rootfs::overlay_in_service(&lower, Some((&upper, &work)))?,
             path: path.to_owned(),
         })
     }
@@ -187,13 +181,32 @@ async fn blocking<T: Send + 'static>(
         .tried(|| "interrupted".to_owned())?
 }
 
+/// The root that a container's first process sees.
+///
+/// Its number may be another process's by now: the folder in /proc stays the same process's, and its
+/// cgroup tells whose that is.
+fn root_of(pid: i32, container: &Container) -> Result<OwnedFd, Error> {
+    let what = || format!("cannot open the files of {}", container.name());
+    let folder = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let process = rustix::fs::open(format!("/proc/{pid}"), OFlags::PATH | folder, Mode::empty());
+    let process = process.tried(what)?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let groups = rustix::fs::openat(&process, "cgroup", flags, Mode::empty()).tried(what)?;
+    let groups = io::read_to_string(std::fs::File::from(groups)).tried(what)?;
+    if !groups.contains(&format!("slipway/{}", container.id)) {
+        let name = container.name();
+        return Err(Error::Conflict(format!("container {name} has just ended")));
+    }
+    rustix::fs::openat(&process, "root", OFlags::PATH | folder, Mode::empty()).tried(what)
+}
+
 /// Layers as one tree that is read only; `None` where there are none.
 fn view(layers: &[PathBuf]) -> Result<Option<OwnedFd>, Error> {
     Ok(match layers {
         [] => None,
         // overlayfs wants two layers at least when nothing is to be written.
         [only] => Some(rootfs::bind_tree(only, false)?),
-        many => Some(rootfs::overlay(many, None)?),
+        many => Some(rootfs::overlay_in_service(many, None)?),
     })
 }
 

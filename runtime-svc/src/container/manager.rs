@@ -1,7 +1,7 @@
 //! All containers of this host: finding, creating, listing, recovering.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -35,11 +35,13 @@ pub(super) struct Inner {
     pub layers: Layers,
     pub volumes: Volumes,
     /// Held while volumes get their first content.
-    pub filling: tokio::sync::Mutex<()>,
+    pub filling: Arc<tokio::sync::Mutex<()>>,
     pub hierarchies: Hierarchies,
     pub spawner: Mutex<Spawner>,
     pub events: Events,
     containers: RwLock<HashMap<String, Arc<Container>>>,
+    /// Ids of containers whose records cannot be read. Nobody knows what they use: it all stays.
+    pub(super) unreadable: Mutex<HashSet<String>>,
     /// Names that are taken, by containers or by creations that are under way: name to id.
     pub(super) names: Mutex<HashMap<String, String>>,
 }
@@ -72,7 +74,8 @@ impl Manager {
             netd,
             layers,
             volumes,
-            filling: tokio::sync::Mutex::default(),
+            filling: Arc::default(),
+            unreadable: Mutex::default(),
             hierarchies,
             spawner: Mutex::new(spawner),
             events: Events::default(),
@@ -81,6 +84,15 @@ impl Manager {
         }));
         manager.recover().await?;
         Ok(manager)
+    }
+
+    /// Ids of containers whose records cannot be read.
+    pub fn unreadable(&self) -> HashSet<String> {
+        self.0
+            .unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Where unpacked layers are.
@@ -167,6 +179,10 @@ impl Manager {
     /// Ids of the containers that have a volume.
     pub fn users_of_volume(&self, name: &str) -> Vec<String> {
         let has = |m: &Mount| m.r#type == "volume" && m.source == name;
+        let unreadable = self.unreadable();
+        if !unreadable.is_empty() {
+            return unreadable.into_iter().collect();
+        }
         self.all()
             .iter()
             .filter(|c| c.record().spec.mounts.iter().any(has))

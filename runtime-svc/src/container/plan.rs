@@ -306,6 +306,7 @@ mod tests {
             image_id: String::new(),
             image_digest: String::new(),
             layers: vec![],
+            own_volumes: Vec::new(),
             starting: false,
         };
         let places = Places {

@@ -27,6 +27,9 @@ pub struct Record {
     pub image_digest: String,
     /// Diff ids of the image's layers, base first.
     pub layers: Vec<String>,
+    /// Volumes that were made for this container alone, and go with it when that is asked for.
+    #[serde(default)]
+    pub own_volumes: Vec<String>,
     /// A start was asked for and its outcome is not known yet.
     #[serde(default)]
     pub starting: bool,

@@ -7,9 +7,12 @@ use super::{
     record::Record,
     state::{Container, Status},
 };
-use crate::monitor::{
-    client::Connection,
-    protocol::{Event, ExitRecord, Running},
+use crate::{
+    cgroup::Group,
+    monitor::{
+        client::Connection,
+        protocol::{Event, ExitRecord, Running},
+    },
 };
 
 /// How long a monitor has for its greeting. One that waits for room on the disk may take longer.
@@ -46,7 +49,14 @@ impl Manager {
                 Ok(record) => record,
                 // Somebody's files are in there: they stay, for whoever can read the record.
                 Err(error) => {
-                    tracing::error!(folder = %folder.display(), %error, "a container's record cannot be read: it is left alone");
+                    tracing::error!(folder = %folder.display(), %error, "a container's record cannot be read: it is left alone, with all that it may use");
+                    let id = entry_id(&folder);
+                    live.push((id.clone(), 0));
+                    self.0
+                        .unreadable
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(id);
                     continue;
                 }
             };
@@ -61,12 +71,28 @@ impl Manager {
             match hear(&container).await {
                 Heard::Running(connection, running) => {
                     live.push((container.id.clone(), running.pid));
-                    self.supervise(container, connection, running);
+                    let paused =
+                        Group::open(&self.0.hierarchies, &format!("slipway/{}", container.id))
+                            .is_frozen();
+                    self.supervise(container.clone(), connection, running.clone());
+                    if paused {
+                        container.set_status(Status::Running { running, paused });
+                    }
                 }
                 Heard::Gone => ended.push(container),
                 Heard::Silence => {
                     // netd must not take its endpoint back.
                     live.push((container.id.clone(), 0));
+                    // As far as anybody knows it runs: nothing may be done that needs it not to.
+                    container.set_status(Status::Running {
+                        running: Running {
+                            pid: 0,
+                            monitor_pid: 0,
+                            started: 0,
+                            log_start: 0,
+                        },
+                        paused: false,
+                    });
                     silent.push(container);
                 }
             }
@@ -100,7 +126,11 @@ impl Manager {
             tokio::time::sleep(AGAIN).await;
             match hear(&container).await {
                 Heard::Silence => {}
-                Heard::Gone => return self.settle_ended(&container).await,
+                Heard::Gone => {
+                    self.0.netd.release(&container.id).await;
+                    container.set_status(Status::Created);
+                    return self.settle_ended(&container).await;
+                }
                 Heard::Running(connection, running) => {
                     return self.supervise(container, connection, running);
                 }
@@ -137,6 +167,11 @@ impl Manager {
             tracing::warn!(container = container.id, %error, "could not be removed");
         }
     }
+}
+
+fn entry_id(folder: &std::path::Path) -> String {
+    let name = folder.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 async fn hear(container: &Container) -> Heard {

@@ -2,8 +2,6 @@
 
 use std::{fs, io, sync::Arc};
 
-use slipway_proto::runtime::v1::Mount;
-
 use super::{
     manager::Manager,
     state::{Container, Status},
@@ -52,7 +50,7 @@ impl Manager {
         self.clean_up(container);
         self.forget(container);
         if volumes {
-            self.remove_anonymous(&record.spec.mounts).await;
+            self.remove_own_volumes(&record.own_volumes).await;
         }
         // Name and volumes are free: who waits for that need not wait for the disk.
         container.set_status(Status::Removed);
@@ -64,13 +62,9 @@ impl Manager {
             .tried(what)
     }
 
-    /// Removes the anonymous volumes among these, unless another container shares them.
-    async fn remove_anonymous(&self, mounts: &[Mount]) {
-        for mount in mounts.iter().filter(|m| m.r#type == "volume") {
-            let name = &mount.source;
-            if !self.0.volumes.find(name).is_ok_and(|v| v.anonymous) {
-                continue;
-            }
+    /// Removes the volumes that were made for a container alone, unless another one shares them.
+    async fn remove_own_volumes(&self, names: &[String]) {
+        for name in names {
             let (manager, volume) = (self.clone(), name.clone());
             let removed = tokio::task::spawn_blocking(move || {
                 let users = || manager.users_of_volume(&volume);

@@ -54,7 +54,7 @@ pub struct Container {
     /// that a container of `--rm` that ends at once does not take its output along. Before `operation`.
     pub opening: Arc<tokio::sync::RwLock<()>>,
     /// Held while it is started, stopped or removed.
-    pub operation: tokio::sync::Mutex<()>,
+    pub operation: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Container {
@@ -70,7 +70,7 @@ impl Container {
             last_exit: Mutex::new(None),
             log_length: watch::Sender::new(0),
             opening: Arc::default(),
-            operation: tokio::sync::Mutex::new(()),
+            operation: Arc::default(),
         }
     }
 

@@ -75,6 +75,7 @@ impl Layers {
         reach: &Reach,
         in_use: impl Fn() -> HashSet<Digest>,
     ) -> io::Result<Collected> {
+        let _alone = self.collecting.lock();
         let now = SystemTime::now();
         self.note_uses(&in_use(), now)?;
         let mut collected = Collected::default();
@@ -91,9 +92,15 @@ impl Layers {
                 continue;
             }
             let away = self.folder.join(format!("tmp-{}", crate::ids::new_id()));
-            fs::rename(self.folder.join(present.layer.encoded()), &away)?;
+            let renamed = fs::rename(self.folder.join(present.layer.encoded()), &away);
             drop(state);
-            gone.push(away);
+            match renamed {
+                Ok(()) => gone.push(away),
+                // What cannot be taken away now is tried again the next time.
+                Err(error) => {
+                    tracing::warn!(layer = %present.layer.short(), %error, "could not be taken away");
+                }
+            }
         }
         for folder in gone {
             collected.layers += 1;
@@ -136,10 +143,11 @@ impl Layers {
             let used = in_use.contains(&present.layer) || lately.contains(&present.layer);
             let noted = now.duration_since(present.last_use).unwrap_or_default() < NOTED;
             if used && !noted {
-                fs::File::options()
-                    .append(true)
-                    .open(&present.note)?
-                    .set_modified(now)?;
+                match fs::File::options().append(true).open(&present.note) {
+                    Ok(note) => note.set_modified(now)?,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(e),
+                }
             }
         }
         Ok(())
@@ -161,7 +169,9 @@ impl Layers {
             all.push(Present {
                 layer,
                 built,
-                last_use: fs::metadata(&note)?.modified()?,
+                last_use: fs::metadata(&note)
+                    .and_then(|m| m.modified())
+                    .unwrap_or_else(|_| SystemTime::now()),
                 note,
             });
         }

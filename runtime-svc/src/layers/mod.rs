@@ -39,6 +39,8 @@ pub struct Layers {
     flights: Arc<Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>>,
     slots: Arc<Semaphore>,
     holds: Holds,
+    /// One collection at a time.
+    collecting: Arc<Mutex<()>>,
 }
 
 /// Layers that are here, and stay while this lives.
@@ -80,8 +82,10 @@ impl Layers {
         fs::create_dir_all(&folder)?;
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with("tmp-") {
-                fs::remove_dir_all(entry.path())?;
+            if entry.file_name().to_string_lossy().starts_with("tmp-")
+                && let Err(error) = fs::remove_dir_all(entry.path())
+            {
+                tracing::warn!(path = %entry.path().display(), %error, "could not be removed");
             }
         }
         Ok(Self {
@@ -90,6 +94,7 @@ impl Layers {
             flights: Arc::default(),
             slots: Arc::new(Semaphore::new(AT_ONCE)),
             holds: Holds::default(),
+            collecting: Arc::default(),
         })
     }
 

@@ -39,7 +39,15 @@ pub struct Volume {
 #[derive(Debug, Clone)]
 pub struct Volumes {
     folder: PathBuf,
-    pins: Arc<Mutex<HashMap<String, usize>>>,
+    pins: Arc<Mutex<HashMap<String, Pins>>>,
+}
+
+/// Who has a volume pinned.
+#[derive(Debug, Default)]
+struct Pins {
+    count: usize,
+    /// It was made for what is going on now, and goes if that fails. Nobody else counts on it.
+    undo: bool,
 }
 
 /// A volume that stays while this lives.
@@ -47,8 +55,6 @@ pub struct Volumes {
 pub struct Pin {
     volumes: Volumes,
     name: String,
-    /// It was made for what is going on now, and goes if that fails.
-    undo: bool,
 }
 
 impl Pin {
@@ -58,24 +64,32 @@ impl Pin {
     }
 
     /// What it was made for worked: it stays.
-    pub fn keep(mut self) {
-        self.undo = false;
+    pub fn keep(self) {
+        if let Some(pins) = self.volumes.lock().get_mut(&self.name) {
+            pins.undo = false;
+        }
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        let mut pins = self.volumes.lock();
-        let left = pins.get(&self.name).copied().unwrap_or(1) - 1;
-        if left > 0 {
-            pins.insert(self.name.clone(), left);
+        let mut all = self.volumes.lock();
+        let Some(pins) = all.get_mut(&self.name) else {
+            return;
+        };
+        pins.count -= 1;
+        if pins.count > 0 {
             return;
         }
-        pins.remove(&self.name);
-        drop(pins);
-        if self.undo
-            && let Err(error) = self.volumes.take_away(&self.name)
-        {
+        let undo = pins.undo;
+        all.remove(&self.name);
+        if !undo {
+            return;
+        }
+        // Set aside before anybody can pin it again.
+        let gone = self.volumes.set_aside(&self.name);
+        drop(all);
+        if let Err(error) = gone.and_then(fs::remove_dir_all) {
             tracing::warn!(volume = self.name, %error, "could not be removed");
         }
     }
@@ -87,8 +101,23 @@ impl Volumes {
         fs::create_dir_all(&folder)?;
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with('.') {
-                fs::remove_dir_all(entry.path())?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let half_done = if name.starts_with(".new-") || name.starts_with(".gone-") {
+                entry.path()
+            } else {
+                entry.path().join("_data.new")
+            };
+            // Something immutable in it, say: it takes room, no more.
+            match fs::remove_dir_all(&half_done) {
+                Err(error)
+                    if !matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) =>
+                {
+                    tracing::warn!(path = %half_done.display(), %error, "could not be removed");
+                }
+                _ => {}
             }
         }
         Ok(Self {
@@ -123,12 +152,14 @@ impl Volumes {
             self.make(&volume)
                 .tried(|| format!("cannot make volume {name}"))?;
         }
-        *pins.entry(name.clone()).or_default() += 1;
+        let entry = pins.entry(name.clone()).or_default();
+        entry.count += 1;
+        // Whoever finds it there has been told that it is.
+        entry.undo = undo;
         drop(pins);
         Ok(Pin {
             volumes: self.clone(),
             name,
-            undo,
         })
     }
 
@@ -196,17 +227,13 @@ impl Volumes {
             .tried(|| format!("cannot remove volume {name}"))
     }
 
-    fn take_away(&self, name: &str) -> io::Result<()> {
-        self.set_aside(name).and_then(fs::remove_dir_all)
-    }
-
     fn set_aside(&self, name: &str) -> io::Result<PathBuf> {
         let gone = self.folder.join(format!(".gone-{}", ids::new_id()));
         fs::rename(self.folder.join(name), &gone)?;
         Ok(gone)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, usize>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Pins>> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -267,6 +294,13 @@ mod tests {
         let volumes = Volumes::open(folder.path().to_owned()).unwrap();
         drop(volumes.create("", BTreeMap::new()).unwrap());
         assert!(volumes.list().unwrap().is_empty());
+        // Somebody else counts on it meanwhile.
+        let first = volumes.create("shared", BTreeMap::new()).unwrap();
+        let second = volumes.create("shared", BTreeMap::new()).unwrap();
+        drop(second);
+        drop(first);
+        assert_eq!(volumes.list().unwrap().len(), 1);
+        volumes.remove("shared", Vec::new).unwrap();
         fs::create_dir_all(folder.path().join(".gone-x/_data")).unwrap();
         Volumes::open(folder.path().to_owned()).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

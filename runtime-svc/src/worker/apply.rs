@@ -238,7 +238,16 @@ impl Applier<'_> {
         )
         .tried(what)?;
         if !matches!(entry.kind, Kind::Symlink(_)) {
-            rustix::fs::chmodat(&parent, *leaf, self.mode(entry), AtFlags::empty()).tried(what)?;
+            // In a running container somebody may put a link in its place: chmod by name would follow it.
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let made = rustix::fs::openat(&parent, *leaf, flags, Mode::empty()).tried(what)?;
+            let stat = rustix::fs::fstat(&made).tried(what)?;
+            if FileType::from_raw_mode(stat.st_mode).is_symlink() {
+                return refuse("was exchanged for a link");
+            }
+            use std::os::fd::AsRawFd as _;
+            let path = format!("/proc/self/fd/{}", made.as_raw_fd());
+            rustix::fs::chmod(path, self.mode(entry)).tried(what)?;
         }
         rustix::fs::utimensat(
             &parent,

@@ -216,6 +216,7 @@ fn record(id: &str, step: Step) -> Record {
         image_id: String::new(),
         image_digest: String::new(),
         layers: Vec::new(),
+        own_volumes: Vec::new(),
         starting: false,
     }
 }
@@ -275,7 +276,8 @@ fn remove_stubs(snapshot: &Snapshot, missing: &[&str]) {
 /// Ends the steps of an instance that was killed: their monitors live on, and no container has their
 /// id. Whatever else has a run folder and no container is taken away with them.
 pub fn end_orphans(manager: &Manager) {
-    let known: HashSet<String> = manager.all().iter().map(|c| c.id.clone()).collect();
+    let mut known: HashSet<String> = manager.all().iter().map(|c| c.id.clone()).collect();
+    known.extend(manager.unreadable());
     let folder = manager.run_folder("");
     let Ok(entries) = fs::read_dir(folder) else {
         return;

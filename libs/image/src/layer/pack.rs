@@ -264,7 +264,11 @@ impl<S: Sink> Walk<'_, S> {
         };
         match kind {
             Kind::File => {
-                let file = open(parent, name, OFlags::empty())?;
+                // It may have been exchanged for a pipe, which nobody writes to.
+                let file = open(parent, name, OFlags::NONBLOCK)?;
+                if !FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).is_file() {
+                    return Err(io::Error::other("a file changed while it was read"));
+                }
                 let xattrs = xattrs(&file)?;
                 let entry = self.entry(path, kind, &stat, xattrs);
                 self.sink.append(&entry, &mut File::from(file))
