@@ -516,6 +516,15 @@ async fn limits_change_while_it_runs() {
         0
     );
     assert_eq!(pids(), "max\n");
+    // A limit that is taken away is really gone.
+    let quota = || limit("cpu/cpu.cfs_quota_us", "cpu.max");
+    for (asked, kept) in [("50000", "50000"), ("-1", "-1")] {
+        let update = ctl(&site, &["update", "--cpu-quota", asked, "box"]);
+        assert_eq!(update.code, 0, "{}", update.err);
+        let quota = quota();
+        let first = quota.split_whitespace().next().unwrap_or_default();
+        assert_eq!(first.replace("max", "-1"), kept);
+    }
     assert_eq!(ctl(&site, &["stop", "-t", "0", "box"]).code, 0);
     assert_eq!(ctl(&site, &["update", "--pids-limit", "30", "box"]).code, 0);
     assert_eq!(ctl(&site, &["start", "box"]).code, 0);

@@ -62,7 +62,11 @@ pub fn limit(path: &Path, hierarchy: &Hierarchy, limits: &Limits) -> io::Result<
             "cpu" => {
                 set("cpu.shares", text(limits.cpu_shares))?;
                 set("cpu.cfs_period_us", text(limits.cpu_period))?;
-                set("cpu.cfs_quota_us", text(limits.cpu_quota))?;
+                let quota = |quota: u64| match quota {
+                    u64::MAX => "-1".to_owned(),
+                    quota => quota.to_string(),
+                };
+                set("cpu.cfs_quota_us", limits.cpu_quota.map(quota))?;
             }
             "cpuset" => {
                 set("cpuset.cpus", limits.cpuset_cpus.clone())?;

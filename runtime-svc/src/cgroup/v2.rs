@@ -70,7 +70,8 @@ fn settings(limits: &Limits) -> Vec<(&'static str, &'static str, String)> {
     let quota = (limits.cpu_quota.is_some() || limits.cpu_period.is_some()).then(|| {
         let quota = limits
             .cpu_quota
-            .map_or_else(|| "max".to_owned(), |q| q.to_string());
+            .filter(|quota| *quota != u64::MAX)
+            .map_or_else(|| "max".to_owned(), |quota| quota.to_string());
         format!("{quota} {}", limits.cpu_period.unwrap_or(100_000))
     });
     set("cpu", "cpu.max", quota);

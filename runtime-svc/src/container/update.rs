@@ -24,6 +24,10 @@ impl Manager {
             // Nothing said is no limit for a new group; an old one must be told.
             limits.pids = Some(u64::MAX);
         }
+        if asked.cpu_quota < 0 {
+            limits.cpu_quota = Some(u64::MAX);
+            limits.cpu_period = limits.cpu_period.or(Some(100_000));
+        }
         spec.resources = Some(resources);
         spec.restart = restart.or(spec.restart);
         unsupported::check(&spec)?;

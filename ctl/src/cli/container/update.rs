@@ -32,7 +32,7 @@ pub struct Update {
     #[arg(long, default_value_t = 0)]
     cpu_period: i64,
     /// Limit CPU CFS quota
-    #[arg(long, default_value_t = 0)]
+    #[arg(allow_hyphen_values = true, long, default_value_t = 0)]
     cpu_quota: i64,
     /// CPUs in which to allow execution
     #[arg(long, default_value = "")]
