@@ -55,7 +55,7 @@ ARG BASE=busybox
 FROM ${BASE} AS build
 ARG GREETING=hello
 ENV SOME_VALUE=some-value NAME="two words"
-WORKDIR /work
+WORKDIR /src
 RUN echo "${SOME_VALUE} $GREETING" > said \
     # a comment in between
     && id -u >> said
@@ -70,9 +70,9 @@ RUN exit 1
 
 FROM busybox
 LABEL a=b
-COPY --from=build /work/said /work/exec /data/
-COPY --from=0 /work/all/app /app
-COPY --from=build --chown=12:34 --chmod=700 /work/linked /renamed
+COPY --from=build /src/said /src/exec /data/
+COPY --from=0 /src/all/app /app
+COPY --from=build --chown=12:34 --chmod=700 /src/linked /renamed
 ADD archive.tgz /unpacked/
 EXPOSE 80 443/udp
 USER 12
@@ -142,11 +142,11 @@ async fn a_dockerfile_becomes_an_image() {
     built(&site, "target", &["--target", "build"]);
     assert_eq!(
         shell(&site, "target", "pwd; ls all; cat said"),
-        "/work\nDockerfile\napp\narchive.tgz\nkeep.log\nsome-value hello\n0\n"
+        "/src\nDockerfile\napp\narchive.tgz\nkeep.log\nsome-value hello\n0\n"
     );
     let history = site.ctl(&["history", "--no-trunc", "one"]).out;
     assert!(
-        history.contains("CMD [\"/renamed\"]") && history.contains("COPY /work/said"),
+        history.contains("CMD [\"/renamed\"]") && history.contains("COPY /src/said"),
         "{history}"
     );
 
@@ -312,7 +312,7 @@ async fn bad_input_is_refused_with_its_place() {
             (".dockerignore", "ignored\n"),
         ],
     );
-    let table: [(&str, &[&str], i32, &[&str]); 13] = [
+    let table: [(&str, &[&str], i32, &[&str]); 14] = [
         (
             "FROM busybox\nRUNN x\n",
             &[],
@@ -332,6 +332,12 @@ async fn bad_input_is_refused_with_its_place() {
                 "\"/nothere\": not found",
                 ">>> COPY nothere",
             ],
+        ),
+        (
+            "FROM busybox AS one\nFROM busybox\nCOPY --from=one /nothere /x\n",
+            &[],
+            1,
+            &["Dockerfile:3:", "\"/nothere\": not found in one"],
         ),
         (
             "FROM busybox\nCOPY ignored /x\n",

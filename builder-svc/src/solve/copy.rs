@@ -71,12 +71,18 @@ impl Arrangement {
     }
 }
 
-/// A source that is not there.
-pub fn missing(source: &str) -> Error {
+/// A source that the context does not hold.
+fn missing(source: &str) -> Error {
     Error::SourceMissing(format!(
         "\"/{}\": not found (is it left out by .dockerignore, or outside of the context?)",
         source.trim_start_matches('/')
     ))
+}
+
+/// A source of `COPY --from` that is not there.
+pub fn missing_in(from: &str, source: &str) -> Error {
+    let source = source.trim_start_matches('/');
+    Error::SourceMissing(format!("\"/{source}\": not found in {from}"))
 }
 
 /// Several files need a folder.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Solver,
-    copy::{Arrangement, Place, check_destination, folder, missing, place_of_file},
+    copy::{Arrangement, Place, check_destination, folder, missing_in, place_of_file},
 };
 use crate::{
     context::{ContentStore, Kind, Manifest, Match, content::Checked},
@@ -77,6 +77,7 @@ impl Solver {
         from: &[Layer],
         snapshot: &Snapshot,
     ) -> Result<()> {
+        let name = copy.from.as_deref().unwrap_or_default();
         let source = self.lease().await?.prepare(from).await?;
         let mut paths = Vec::new();
         for wanted in &copy.sources {
@@ -84,7 +85,7 @@ impl Solver {
             if has_wildcards(&absolute) {
                 let matches = source.expand(&absolute).await?;
                 if matches.is_empty() {
-                    return Err(missing(wanted));
+                    return Err(missing_in(name, wanted));
                 }
                 paths.extend(matches);
             } else {
@@ -94,7 +95,10 @@ impl Solver {
         check_destination(copy, paths.len())?;
         let is_folder = self.is_folder(copy, snapshot).await?;
         for path in paths {
-            let found = source.find(&path).await?.ok_or_else(|| missing(&path))?;
+            let found = source
+                .find(&path)
+                .await?
+                .ok_or_else(|| missing_in(name, &path))?;
             let mut target = Target {
                 folder: folder(&copy.destination),
                 owner: copy.chown.clone(),

@@ -11,6 +11,7 @@ use slipway_image::layer::pack;
 use slipway_proto::runtime::v1::{
     CopyChunk, CopyFromRequest, CopyToRequest, PathStat, StatPathRequest, copy_to_request,
 };
+use slipway_service::chunks::ChunkReader;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -121,7 +122,7 @@ impl Copy {
         let (send, receive) = mpsc::channel(QUEUE);
         let folder = to.folder;
         let unpacking = tokio::task::spawn_blocking(move || {
-            unpack::unpack(&folder, &options, Chunks::new(receive))
+            unpack::unpack(&folder, &options, ChunkReader::new(receive))
         });
         let mut lost = None;
         loop {
@@ -309,34 +310,5 @@ impl io::Write for Requests {
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Chunks of a call as a blocking reader.
-struct Chunks {
-    receive: mpsc::Receiver<bytes::Bytes>,
-    chunk: bytes::Bytes,
-}
-
-impl Chunks {
-    const fn new(receive: mpsc::Receiver<bytes::Bytes>) -> Self {
-        Self {
-            receive,
-            chunk: bytes::Bytes::new(),
-        }
-    }
-}
-
-impl io::Read for Chunks {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            match self.receive.blocking_recv() {
-                Some(chunk) => self.chunk = chunk,
-                None => return Ok(0),
-            }
-        }
-        let n = self.chunk.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&self.chunk.split_to(n));
-        Ok(n)
     }
 }
