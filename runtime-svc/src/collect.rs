@@ -50,7 +50,7 @@ pub fn in_use(manager: &Manager) -> HashSet<Digest> {
 /// Collects until the service stops.
 pub async fn run(manager: Manager) {
     let mut ticks = tokio::time::interval(NOW_AND_THEN);
-    let mut happenings = manager.events();
+    let mut happenings = manager.events().subscribe().1;
     loop {
         let mut removals = match manager.registry().removals().await {
             Ok(removals) => removals,

@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use slipway_proto::{
     netd::v1::{
-        CreateEndpointRequest, Endpoint, ListEndpointsRequest, ReleaseEndpointRequest, SyncRequest,
-        network_client::NetworkClient, sync_request::Live,
+        CreateEndpointRequest, Endpoint, ListEndpointsRequest, ReleaseEndpointRequest,
+        RenameEndpointRequest, SyncRequest, network_client::NetworkClient, sync_request::Live,
     },
     runtime::v1::NetworkConfig,
     types::v1::Page,
@@ -100,6 +100,22 @@ impl Netd {
                 container = id,
                 error = status.message(),
                 "the endpoint was not released"
+            );
+        }
+    }
+
+    /// Has a container found by another name. A netd that is away answers with the old one until the
+    /// container is started again.
+    pub async fn rename(&self, id: &str, name: &str) {
+        let request = RenameEndpointRequest {
+            container_id: id.to_owned(),
+            container_name: name.to_owned(),
+        };
+        if let Err(status) = self.client.clone().rename_endpoint(request).await {
+            tracing::warn!(
+                container = id,
+                error = status.message(),
+                "its new name is not known on its network"
             );
         }
     }

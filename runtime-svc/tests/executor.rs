@@ -132,6 +132,7 @@ impl Bench {
                 seccomp: Seccomp::Default,
                 rlimits: vec![],
                 oom_score_adj: None,
+                init: false,
             },
             stdio: Stdio::Pipes { stdin: false },
             files: Files {
@@ -378,6 +379,7 @@ async fn exec_joins_and_reports() {
             ..plan.process.clone()
         },
         terminal: None,
+        ends_with_client: false,
     };
     let run = async |exec: &ExecPlan| {
         let connection = Connection::open(&plan.files.socket).unwrap();

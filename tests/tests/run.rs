@@ -86,7 +86,7 @@ async fn what_cannot_run_says_why() {
     let error = site.run(spec, vec![]).await.unwrap_err();
     assert_eq!(reason(&error), "COMMAND_NOT_EXECUTABLE", "{error}");
     let mut spec = sh("", "");
-    spec.init = true;
+    spec.runtime = "other".into();
     assert_eq!(
         reason(&site.run(spec, vec![]).await.unwrap_err()),
         "OPTION_UNSUPPORTED"

@@ -141,6 +141,17 @@ pub fn moment(text: &str) -> Result<Timestamp, String> {
     ))
 }
 
+/// The service takes points in time in one form: an `until` of any other becomes unix seconds.
+pub fn until_in_seconds(mut filter: Filter) -> Result<Filter, String> {
+    if filter.key == "until" {
+        for value in &mut filter.values {
+            let time = moment(value)?;
+            *value = format!("{}.{:09}", time.seconds, time.nanos);
+        }
+    }
+    Ok(filter)
+}
+
 fn stamp(time: jiff::Timestamp) -> Timestamp {
     Timestamp {
         seconds: time.as_second(),

@@ -17,7 +17,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::{
     manager::{Manager, ReleaseName},
     merge, plan,
-    record::Record,
+    record::{Life, Record},
     state::{Container, Status},
     stop::parse_signal,
     unsupported,
@@ -76,12 +76,7 @@ impl Manager {
             volume: &|_| PathBuf::new(),
         };
         let plan = plan::plan(&record, &places, false)?;
-        let mut warnings = self.0.hierarchies.missing_for(&plan.cgroup.limits);
-        let check = image.config.config.healthcheck.as_ref();
-        if record.spec.health.is_none() && check.is_some_and(|h| h.test != ["NONE"]) {
-            warnings
-                .push("the image's HEALTHCHECK is not run: that is not supported yet".to_owned());
-        }
+        let warnings = self.0.hierarchies.missing_for(&plan.cgroup.limits);
         // Held until the container is there: from then on its record keeps them.
         let kept = self.0.layers.ensure(&image.layers).await?;
         // One container with volumes after the other: two that begin together fill a volume once, and
@@ -216,6 +211,7 @@ fn record(
         layers: image.layers.iter().map(|l| l.diff_id.to_string()).collect(),
         own_volumes: Vec::new(),
         starting: false,
+        life: Life::default(),
     }
 }
 

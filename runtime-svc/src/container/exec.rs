@@ -34,6 +34,8 @@ pub struct ExecSpec {
     pub privileged: bool,
     /// With a terminal of this many lines and columns.
     pub terminal: Option<(u16, u16)>,
+    /// It is killed when the connection that asked for it goes.
+    pub ends_with_client: bool,
 }
 
 impl Manager {
@@ -54,6 +56,11 @@ impl Manager {
                 )));
             }
             Status::Running { .. } => {}
+            Status::Restarting { .. } => {
+                return Err(Error::Conflict(format!(
+                    "Container {name} is restarting, wait until the container is running"
+                )));
+            }
             _ => {
                 return Err(Error::Conflict(format!(
                     "container {} is not running",
@@ -72,6 +79,7 @@ impl Manager {
         };
         let mut process = plan::plan(&record, &places, false)?.process;
         process.args = exec.command;
+        process.init = false;
         process.env.extend(exec.env);
         if exec.terminal.is_some() && !process.env.iter().any(|e| e.starts_with("TERM=")) {
             process.env.push("TERM=xterm".to_owned());
@@ -91,6 +99,7 @@ impl Manager {
         let plan = ExecPlan {
             process,
             terminal: exec.terminal,
+            ends_with_client: exec.ends_with_client,
         };
         connection
             .request(&Request::Exec(Box::new(plan)), fds)

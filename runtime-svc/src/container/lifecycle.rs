@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     sync::{Arc, PoisonError},
+    time::Duration,
 };
 
 use slipway_proto::runtime::v1::TerminalSize;
@@ -12,6 +13,8 @@ use super::{
     manager::Manager,
     plan::{self, Places},
     ports,
+    record::{Life, Record},
+    restart::{self, Ending, Policy},
     state::{Container, Status},
 };
 use crate::{
@@ -28,7 +31,7 @@ use crate::{
 
 impl Manager {
     /// Starts a container, its terminal in the size of the caller's if that has one. Returns false when
-    /// it ran already.
+    /// it ran already. One that waits for its restart begins at once.
     pub async fn start(
         &self,
         container: &Arc<Container>,
@@ -36,17 +39,38 @@ impl Manager {
     ) -> Result<bool, Error> {
         let _turn = container.operation.lock().await;
         match container.status() {
+            Status::Running { paused: true, .. } => {
+                return Err(Error::Conflict(
+                    "cannot start a paused container, try unpause instead".to_owned(),
+                ));
+            }
             Status::Running { .. } => return Ok(false),
             Status::Removed => return Err(Error::NoSuchContainer(container.id.clone())),
-            Status::Created | Status::Exited { .. } => {}
+            Status::Created | Status::Exited { .. } | Status::Restarting { .. } => {}
         }
+        container.set_delay(None);
+        self.begin(container, size, Life::default()).await?;
+        Ok(true)
+    }
+
+    /// Starts what does not run; who calls holds `operation`. `life` is what its record tells from now on.
+    pub(super) async fn begin(
+        &self,
+        container: &Arc<Container>,
+        size: Option<TerminalSize>,
+        life: Life,
+    ) -> Result<(), Error> {
         let attached = self.attach(container).await?;
-        match self.launch(container, attached.as_ref(), size).await {
+        match self.launch(container, attached.as_ref(), size, life).await {
             Ok((connection, running)) => {
-                container.set_endpoint(attached.map(|a| a.endpoint));
+                let endpoint = attached.map(|a| a.endpoint);
+                self.tell_network(container, "connect", endpoint.as_ref());
+                container.set_endpoint(endpoint);
+                self.tell_mounts(container, "mount");
+                self.begin_health(container);
                 self.supervise(container.clone(), connection, running);
                 self.tell(container, "start", &[]);
-                Ok(true)
+                Ok(())
             }
             Err(error) => {
                 if attached.is_some() {
@@ -120,6 +144,7 @@ impl Manager {
         container: &Container,
         attached: Option<&Attached>,
         size: Option<TerminalSize>,
+        life: Life,
     ) -> Result<(Connection, Running), Error> {
         let mut record = container.record();
         record.spec.terminal_size = size.or(record.spec.terminal_size);
@@ -134,10 +159,6 @@ impl Manager {
             )));
         }
         fs::create_dir_all(container.run_folder.join("rootfs")).tried(what)?;
-        match fs::remove_file(container.exit_file()) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).tried(what),
-            _ => {}
-        }
         let volume = |name: &str| self.0.volumes.data(name);
         let places = Places {
             folder: &container.folder,
@@ -146,7 +167,17 @@ impl Manager {
             volume: &volume,
         };
         let plan = plan::plan(&record, &places, attached.is_some())?;
-        container.update(|r| r.starting = true).tried(what)?;
+        let starting = |record: &mut Record| {
+            record.starting = true;
+            record.life = life;
+        };
+        container.update(starting).tried(what)?;
+        // After that, so that at no instant it looks as if it had never been started: what a policy
+        // brings back would stay away.
+        match fs::remove_file(container.exit_file()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).tried(what),
+            _ => {}
+        }
         let socket = self.spawn(&plan, attached).tried(what)?;
         let connection = Connection::new(socket).tried(what)?;
         match connection.next().await.tried(what)? {
@@ -200,6 +231,10 @@ impl Manager {
             running: running.clone(),
             paused: false,
         });
+        if let Some(check) = container.record().effective.health {
+            let looking = self.clone();
+            tokio::spawn(looking.look_after(container.clone(), check, running.started));
+        }
         let manager = self.clone();
         tokio::spawn(async move {
             // Trouble here shows again when its events are read.
@@ -251,20 +286,111 @@ impl Manager {
         if container.endpoint().is_some() || !matches!(mode(container).as_str(), "host" | "none") {
             self.0.netd.release(&container.id).await;
         }
+        self.tell_network(container, "disconnect", container.endpoint().as_ref());
         container.set_endpoint(None);
         let length = fs::metadata(container.log()).map_or(0, |m| m.len());
         container.log_length.send_replace(length);
         if let Err(e) = container.update(|r| r.starting = false) {
             tracing::warn!(container = container.id, error = %e, "its record was not updated");
         }
-        let code = record.code.to_string();
-        container.set_status(Status::Exited { record, error });
-        self.tell(container, "die", &[("exitCode", code)]);
-        if container.record().spec.auto_remove
+        let ran = Duration::from_nanos(record.finished.saturating_sub(record.started));
+        let (code, oom) = (record.code, record.oom_killed);
+        let (policy, ending) = verdict(container, code);
+        // Asked before anybody hears of the end: `restart` goes on from there.
+        let goes = container.goes_with_its_end();
+        if policy.after_end(ending) {
+            let delay = restart::delay(container.delay(), ran);
+            self.bring_back(container, record, error, delay);
+        } else {
+            container.set_status(Status::Exited { record, error });
+        }
+        self.end_health(container);
+        if oom {
+            self.tell(container, "oom", &[]);
+        }
+        let more = [
+            ("exitCode", code.to_string()),
+            ("execDuration", ran.as_secs().to_string()),
+        ];
+        self.tell(container, "die", &more);
+        self.tell_mounts(container, "unmount");
+        if goes
             && let Err(error) = self.remove(container, true, true).await
             && !matches!(error, Error::NoSuchContainer(_))
         {
             tracing::warn!(container = container.id, %error, "could not be removed");
+        }
+    }
+
+    /// Starts a container again after a while, unless somebody stops, starts or removes it before.
+    pub(super) fn bring_back(
+        &self,
+        container: &Arc<Container>,
+        record: ExitRecord,
+        error: String,
+        delay: Duration,
+    ) {
+        let wait = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        let next = crate::monitor::now().saturating_add(wait);
+        container.set_delay(Some(delay));
+        container.set_status(Status::Restarting {
+            record,
+            error,
+            next,
+        });
+        let (manager, container) = (self.clone(), container.clone());
+        tokio::spawn(async move { manager.come_back(container, next, delay).await });
+    }
+
+    async fn come_back(self, container: Arc<Container>, planned: u64, delay: Duration) {
+        let waits = |s: &Status| matches!(s, Status::Restarting { next, .. } if *next == planned);
+        let mut status = container.watch();
+        let cancelled = status.wait_for(|s| !waits(s));
+        if tokio::time::timeout(delay, cancelled).await.is_ok() {
+            return;
+        }
+        let _turn = container.operation.lock().await;
+        let now = container.status();
+        let (true, Status::Restarting { record, error, .. }) = (waits(&now), now) else {
+            return;
+        };
+        let (policy, ending) = verdict(&container, record.code);
+        if policy == Policy::No {
+            // It was taken away from it meanwhile.
+            container.set_status(Status::Exited { record, error });
+            return;
+        }
+        let life = Life {
+            stopped_by_hand: false,
+            restarts: ending.restarts + 1,
+        };
+        match self.begin(&container, None, life).await {
+            Ok(()) => {}
+            // What it needs may be away for a moment only.
+            Err(error @ (Error::Network { .. } | Error::Io { .. })) => {
+                tracing::warn!(container = container.id, %error, "not restarted yet");
+                let delay = restart::delay(Some(delay), Duration::ZERO);
+                self.bring_back(&container, record, error.to_string(), delay);
+            }
+            Err(error) => {
+                tracing::warn!(container = container.id, %error, "not restarted");
+                if container.is_up() {
+                    let error = error.to_string();
+                    container.set_status(Status::Exited { record, error });
+                }
+            }
+        }
+    }
+
+    /// Ends the wait for a restart. True when there was one: the container has ended for good.
+    pub(super) async fn stay_down(&self, container: &Container) -> bool {
+        let _turn = container.operation.lock().await;
+        match container.status() {
+            Status::Restarting { record, error, .. } => {
+                container.set_status(Status::Exited { record, error });
+                true
+            }
+            _ => false,
         }
     }
 
@@ -281,6 +407,19 @@ impl Manager {
             tracing::warn!(container = container.id, %error, "its run folder could not be removed");
         }
     }
+}
+
+/// What its policy has to judge.
+pub(super) fn verdict(container: &Container, code: i32) -> (Policy, Ending) {
+    let record = container.record();
+    // It was checked when it was given.
+    let policy = Policy::parse(record.spec.restart.as_ref()).unwrap_or(Policy::No);
+    let ending = Ending {
+        code,
+        by_hand: record.life.stopped_by_hand,
+        restarts: record.life.restarts,
+    };
+    (policy, ending)
 }
 
 fn mode(container: &Container) -> String {

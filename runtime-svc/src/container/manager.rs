@@ -8,13 +8,12 @@ use std::{
 };
 
 use slipway_proto::runtime::v1::Mount;
-use tokio::sync::broadcast;
 
 use super::state::Container;
 use crate::{
     cgroup::Hierarchies,
-    error::{Error, Tried as _},
-    events::{self, Events},
+    error::Error,
+    events::Events,
     ids,
     layers::Layers,
     monitor::spawner::{self, Spawner},
@@ -125,14 +124,9 @@ impl Manager {
         &self.0.state
     }
 
-    /// Tells subscribers what happened to a volume.
-    pub fn tell_volume(&self, name: &str, action: &str) {
-        self.0.events.tell("volume", action, name, HashMap::new());
-    }
-
-    /// What happens from now on.
-    pub fn events(&self) -> broadcast::Receiver<events::Happening> {
-        self.0.events.subscribe()
+    /// What happens on this host.
+    pub fn events(&self) -> &Events {
+        &self.0.events
     }
 
     /// By name, id, or unique prefix of the id; docker's order.
@@ -244,36 +238,6 @@ impl Manager {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&name);
-    }
-
-    /// Gives a container another name.
-    pub async fn rename(&self, container: &Container, name: &str) -> Result<(), Error> {
-        let _turn = container.operation.lock().await;
-        let old = container.name();
-        let new = self.take_name(name, &container.id)?;
-        let release = ReleaseName::unless_kept(self, &new);
-        container
-            .update(|r| r.name.clone_from(&new))
-            .tried(|| format!("cannot rename {old}"))?;
-        release.keep();
-        self.0
-            .names
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&old);
-        Ok(())
-    }
-
-    /// Tells subscribers what happened.
-    pub(super) fn tell(&self, container: &Container, action: &str, more: &[(&str, String)]) {
-        let record = container.record();
-        let mut attributes: HashMap<String, String> = record.effective.labels.into_iter().collect();
-        attributes.insert("name".into(), record.name);
-        attributes.insert("image".into(), record.spec.image);
-        attributes.extend(more.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
-        self.0
-            .events
-            .tell("container", action, &container.id, attributes);
     }
 }
 

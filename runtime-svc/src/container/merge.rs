@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use slipway_image::ImageConfig;
 use slipway_proto::runtime::v1::ContainerSpec;
 
+use super::health::Check;
 use crate::{error::Error, executor::launch::DEFAULT_PATH};
 
 /// What runs, after merging.
@@ -31,6 +32,9 @@ pub struct Effective {
     pub volumes: Vec<String>,
     /// Host name inside.
     pub hostname: String,
+    /// How its health is looked after.
+    #[serde(default)]
+    pub health: Option<Check>,
 }
 
 impl Effective {
@@ -127,6 +131,7 @@ pub fn merge(id: &str, spec: &ContainerSpec, image: &ImageConfig) -> Result<Effe
         exposed,
         volumes: config.volumes.keys().cloned().collect(),
         hostname,
+        health: Check::merge(spec.health.as_ref(), config)?,
     })
 }
 

@@ -1,22 +1,28 @@
 //! Containers: what they are asked to be ([`merge`], [`plan`]), what they are ([`state`]), and what is
-//! done with them ([`manager`], [`create`], [`lifecycle`], [`exec`], [`stop`], [`remove`]).
+//! done with them ([`manager`], [`create`], [`lifecycle`], [`restart`], [`health`], [`exec`], [`stop`], [`remove`]).
 
 pub mod create;
 pub mod etc;
 pub mod exec;
 pub mod files;
+pub mod filter;
+pub mod health;
 pub mod lifecycle;
 pub mod manager;
 pub mod merge;
 pub mod mounts;
 pub mod plan;
 pub mod ports;
+mod probe;
 pub mod record;
 mod recover;
 pub mod remove;
+mod rename;
+pub mod restart;
 pub mod state;
 pub mod stats;
 pub mod stop;
+mod tell;
 pub mod top;
 pub mod unsupported;
 pub mod update;

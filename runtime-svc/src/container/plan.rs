@@ -134,6 +134,7 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
                 Seccomp::Default
             },
             rlimits: spec.ulimits.iter().map(rlimit).collect::<Result<_, _>>()?,
+            init: spec.init,
             oom_score_adj: (spec.oom_score_adj != 0).then_some(spec.oom_score_adj),
         },
         stdio: match spec.tty {
@@ -308,6 +309,7 @@ mod tests {
             layers: vec![],
             own_volumes: Vec::new(),
             starting: false,
+            life: Default::default(),
         };
         let places = Places {
             folder: Path::new("/s"),

@@ -33,6 +33,20 @@ pub struct Record {
     /// A start was asked for and its outcome is not known yet.
     #[serde(default)]
     pub starting: bool,
+    /// What its restart policy has to know.
+    #[serde(default)]
+    pub life: Life,
+}
+
+/// What a restart policy has to know of a container's life.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    /// Somebody asked for its end since it was last started by hand.
+    #[serde(default)]
+    pub stopped_by_hand: bool,
+    /// How often its policy has brought it back since then.
+    #[serde(default)]
+    pub restarts: u32,
 }
 
 /// Protobuf has no JSON form here that keeps every field, so the message stands in it as hex.

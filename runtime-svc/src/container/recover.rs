@@ -3,8 +3,10 @@
 use std::{fs, io, sync::Arc, sync::PoisonError, time::Duration};
 
 use super::{
+    lifecycle,
     manager::Manager,
     record::Record,
+    restart,
     state::{Container, Status},
 };
 use crate::{
@@ -70,6 +72,7 @@ impl Manager {
             self.insert(container.clone());
             match hear(&container).await {
                 Heard::Running(connection, running) => {
+                    self.resume_health(&container);
                     live.push((container.id.clone(), running.pid));
                     let paused =
                         Group::open(&self.0.hierarchies, &format!("slipway/{}", container.id))
@@ -132,6 +135,7 @@ impl Manager {
                     return self.settle_ended(&container).await;
                 }
                 Heard::Running(connection, running) => {
+                    self.resume_health(&container);
                     return self.supervise(container, connection, running);
                 }
             }
@@ -160,6 +164,16 @@ impl Manager {
             None => return,
         };
         self.clean_up(container);
+        self.resume_health(container);
+        self.end_health(container);
+        if let Status::Exited { record, error } = &status {
+            let (policy, ending) = lifecycle::verdict(container, record.code);
+            if policy.at_service_start(ending) {
+                let delay = restart::delay(None, Duration::ZERO);
+                self.bring_back(container, record.clone(), error.clone(), delay);
+                return;
+            }
+        }
         container.set_status(status);
         if container.record().spec.auto_remove
             && let Err(error) = self.remove(container, true, true).await

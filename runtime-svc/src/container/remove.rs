@@ -16,25 +16,27 @@ impl Manager {
         force: bool,
         volumes: bool,
     ) -> Result<(), Error> {
-        if container.running().is_some() {
+        if container.is_up() {
             if !force {
+                let advice = match container.status() {
+                    Status::Running { paused: true, .. } => "paused and must be unpaused first",
+                    Status::Restarting { .. } => {
+                        "restarting: stop the container before removing or force remove"
+                    }
+                    _ => "running: stop the container before removing or force remove",
+                };
                 return Err(Error::Conflict(format!(
-                    "cannot remove container \"/{}\": container is running: stop the container before removing or force remove",
+                    "cannot remove container \"/{}\": container is {advice}",
                     container.name()
                 )));
             }
-            let mut watch = container.watch();
-            self.signal(container, libc::SIGKILL).await?;
-            // The sender lives as long as the container.
-            let _ = watch
-                .wait_for(|s| !matches!(s, Status::Running { .. }))
-                .await;
+            self.end(container, libc::SIGKILL, None).await?;
         }
         let _opened = container.opening.write().await;
         let _turn = container.operation.lock().await;
         match container.status() {
             Status::Removed => return Err(Error::NoSuchContainer(container.id.clone())),
-            Status::Running { .. } => {
+            Status::Running { .. } | Status::Restarting { .. } => {
                 return Err(Error::Conflict(format!(
                     "container {} was started meanwhile",
                     container.name()

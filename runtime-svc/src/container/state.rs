@@ -2,13 +2,17 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use slipway_proto::netd::v1::Endpoint;
 use tokio::sync::watch;
 
-use super::record::Record;
+use super::{health::Health, record::Record};
 use crate::monitor::protocol::{ExitRecord, Running};
 
 /// Its state, with what belongs to it.
@@ -30,8 +34,24 @@ pub enum Status {
         /// Why it ended without an exit code of its own, else "".
         error: String,
     },
+    /// It ended, and its restart policy brings it back.
+    Restarting {
+        /// How it ended.
+        record: ExitRecord,
+        /// Why it ended without an exit code of its own, or could not be started last, else "".
+        error: String,
+        /// When, in nanoseconds since the epoch.
+        next: u64,
+    },
     /// It is gone.
     Removed,
+}
+
+impl Status {
+    /// It runs or is about to run again: what docker calls running.
+    pub const fn is_up(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::Restarting { .. })
+    }
 }
 
 /// A container.
@@ -48,6 +68,13 @@ pub struct Container {
     endpoint: Mutex<Option<Endpoint>>,
     /// Outlives the record of a container that removes itself, for those who wait.
     last_exit: Mutex<Option<i32>>,
+    /// Counts its ends, for those who wait for the next one.
+    exits: watch::Sender<u64>,
+    /// The wait before its last restart.
+    delay: Mutex<Option<Duration>>,
+    /// `restart` is at work: `--rm` does not count for this end.
+    restarted_by_hand: AtomicBool,
+    health: Mutex<Option<Health>>,
     /// Length of the log, bytes.
     pub log_length: watch::Sender<u64>,
     /// Shared by those who are about to open the log of what they start; taken alone to remove it, so
@@ -68,6 +95,10 @@ impl Container {
             status: watch::Sender::new(status),
             endpoint: Mutex::new(None),
             last_exit: Mutex::new(None),
+            exits: watch::Sender::new(0),
+            delay: Mutex::new(None),
+            restarted_by_hand: AtomicBool::new(false),
+            health: Mutex::new(None),
             log_length: watch::Sender::new(0),
             opening: Arc::default(),
             operation: Arc::default(),
@@ -106,10 +137,63 @@ impl Container {
 
     /// Sets its state.
     pub fn set_status(&self, status: Status) {
-        if let Status::Exited { record, .. } = &status {
+        if let Status::Exited { record, .. } | Status::Restarting { record, .. } = &status {
             *lock(&self.last_exit) = Some(record.code);
         }
-        self.status.send_replace(status);
+        let ended = !matches!(status, Status::Running { .. });
+        let before = self.status.send_replace(status);
+        if ended && matches!(before, Status::Running { .. }) {
+            self.exits.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// Sets whether it is frozen, unless it has ended meanwhile.
+    pub fn set_paused(&self, now: bool) {
+        self.status.send_if_modified(|status| match status {
+            Status::Running { paused, .. } => std::mem::replace(paused, now) != now,
+            _ => false,
+        });
+    }
+
+    /// Whether it runs or is about to run again.
+    pub fn is_up(&self) -> bool {
+        self.status.borrow().is_up()
+    }
+
+    /// Changes with every end.
+    pub fn exits(&self) -> watch::Receiver<u64> {
+        self.exits.subscribe()
+    }
+
+    /// The wait before its last restart.
+    pub fn delay(&self) -> Option<Duration> {
+        *lock(&self.delay)
+    }
+
+    /// Remembers the wait before a restart; none = it was started by hand.
+    pub fn set_delay(&self, delay: Option<Duration>) {
+        *lock(&self.delay) = delay;
+    }
+
+    /// Until the returned guard goes, an end does not remove it.
+    pub fn keep_over_restart(&self) -> KeptOverRestart<'_> {
+        self.restarted_by_hand.store(true, Ordering::SeqCst);
+        KeptOverRestart(self)
+    }
+
+    /// Whether its end removes it.
+    pub fn goes_with_its_end(&self) -> bool {
+        lock(&self.record).spec.auto_remove && !self.restarted_by_hand.load(Ordering::SeqCst)
+    }
+
+    /// Its health, when that is looked after.
+    pub fn health(&self) -> Option<Health> {
+        lock(&self.health).clone()
+    }
+
+    /// Changes its health.
+    pub fn with_health<T>(&self, change: impl FnOnce(&mut Option<Health>) -> T) -> T {
+        change(&mut lock(&self.health))
     }
 
     /// How it ended last; 0 when it never did.
@@ -145,9 +229,24 @@ impl Container {
         self.run_folder.join("monitor.sock")
     }
 
+    /// Where the results of its probes are kept.
+    pub fn health_file(&self) -> PathBuf {
+        self.folder.join("health.json")
+    }
+
     /// Where the monitor records its end.
     pub fn exit_file(&self) -> PathBuf {
         self.folder.join("exit.json")
+    }
+}
+
+/// While it is there, a container of `--rm` stays when it ends.
+#[derive(Debug)]
+pub struct KeptOverRestart<'a>(&'a Container);
+
+impl Drop for KeptOverRestart<'_> {
+    fn drop(&mut self) {
+        self.0.restarted_by_hand.store(false, Ordering::SeqCst);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Signals to a container: kill, stop, pause.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use super::{
     manager::Manager,
@@ -16,18 +16,86 @@ use crate::{
 const STOP_TIMEOUT: i32 = 10;
 
 impl Manager {
-    /// Sends a signal to the first process.
+    /// Sends a signal to the first process. The one that stops it, or SIGKILL, counts as being stopped by
+    /// hand: its restart policy does not bring it back.
     pub async fn kill(&self, container: &Container, signal: &str) -> Result<(), Error> {
-        let signal = parse_signal(if signal.is_empty() { "KILL" } else { signal })?;
-        if container.running().is_none() {
+        let number = parse_signal(if signal.is_empty() { "KILL" } else { signal })?;
+        if !container.is_up() {
             return Err(Error::Conflict(format!(
                 "cannot kill container: {}: container {} is not running",
                 container.name(),
                 container.id
             )));
         }
-        self.signal(container, signal).await?;
-        self.tell(container, "kill", &[("signal", signal.to_string())]);
+        let ends = number == libc::SIGKILL || Some(number) == stop_signal(container, "").ok();
+        if ends {
+            self.stopped_by_hand(container)?;
+            if self.stay_down(container).await {
+                return Ok(());
+            }
+        }
+        self.signal(container, number).await?;
+        if ends {
+            self.thaw(container).await?;
+        }
+        self.tell(container, "kill", &[("signal", number.to_string())]);
+        Ok(())
+    }
+
+    /// Records that its end is wanted, before anything is done to that end: it stays stopped whatever
+    /// happens to us.
+    fn stopped_by_hand(&self, container: &Container) -> Result<(), Error> {
+        if container.record().life.stopped_by_hand {
+            return Ok(());
+        }
+        container
+            .update(|r| r.life.stopped_by_hand = true)
+            .tried(|| format!("cannot record the end of container {}", container.name()))
+    }
+
+    /// A frozen process gets no signal: as docker, one that is to end is continued.
+    async fn thaw(&self, container: &Container) -> Result<(), Error> {
+        if !matches!(container.status(), Status::Running { paused: true, .. }) {
+            return Ok(());
+        }
+        match self.pause(container, false).await {
+            // Somebody else continued it, or it has ended.
+            Err(Error::Conflict(_)) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Ends a container that runs or is about to: by `signal`, and by SIGKILL after `patience` (none =
+    /// as long as it takes).
+    pub(super) async fn end(
+        &self,
+        container: &Container,
+        signal: i32,
+        patience: Option<Duration>,
+    ) -> Result<(), Error> {
+        self.stopped_by_hand(container)?;
+        // Not an instant between the two: it may be just beginning again.
+        while !self.stay_down(container).await && container.running().is_some() {
+            let mut watch = container.watch();
+            self.signal(container, signal).await?;
+            self.tell(container, "kill", &[("signal", signal.to_string())]);
+            self.thaw(container).await?;
+            let ended = watch.wait_for(|s| !matches!(s, Status::Running { .. }));
+            let Some(patience) = patience else {
+                // The sender lives as long as the container.
+                let _ = ended.await;
+                continue;
+            };
+            if tokio::time::timeout(patience, ended).await.is_err() {
+                self.signal(container, libc::SIGKILL).await?;
+                let killed = libc::SIGKILL.to_string();
+                self.tell(container, "kill", &[("signal", killed)]);
+                let _ = container
+                    .watch()
+                    .wait_for(|s| !matches!(s, Status::Running { .. }))
+                    .await;
+            }
+        }
         Ok(())
     }
 
@@ -55,46 +123,46 @@ impl Manager {
         signal: &str,
         timeout: Option<i32>,
     ) -> Result<bool, Error> {
-        if container.running().is_none() {
+        let number = stop_signal(container, signal)?;
+        if !container.is_up() {
             return Ok(false);
         }
-        let record = container.record();
-        let name = [signal, &record.effective.stop_signal, "TERM"]
-            .into_iter()
-            .find(|s| !s.is_empty())
-            .unwrap_or("TERM")
-            .to_owned();
-        let signal = parse_signal(&name)?;
-        let seconds = timeout.or(record.spec.stop_timeout).unwrap_or(STOP_TIMEOUT);
-        let mut watch = container.watch();
-        self.signal(container, signal).await?;
-        let ended = watch.wait_for(|s| !matches!(s, Status::Running { .. }));
-        match u64::try_from(seconds) {
-            Ok(seconds) => {
-                if tokio::time::timeout(Duration::from_secs(seconds), ended)
-                    .await
-                    .is_err()
-                {
-                    let mut watch = container.watch();
-                    self.signal(container, libc::SIGKILL).await?;
-                    // The sender lives as long as the container.
-                    let _ = watch
-                        .wait_for(|s| !matches!(s, Status::Running { .. }))
-                        .await;
-                }
-            }
-            Err(_) => drop(ended.await),
-        }
+        let seconds = timeout
+            .or(container.record().spec.stop_timeout)
+            .unwrap_or(STOP_TIMEOUT);
+        // Negative = wait for ever.
+        let patience = u64::try_from(seconds).ok().map(Duration::from_secs);
+        self.end(container, number, patience).await?;
         self.tell(container, "stop", &[]);
         Ok(true)
+    }
+
+    /// Stops a container, if it runs, and starts it. One of `--rm` stays.
+    pub async fn restart(
+        &self,
+        container: &Arc<Container>,
+        signal: &str,
+        timeout: Option<i32>,
+    ) -> Result<(), Error> {
+        let _kept = container.keep_over_restart();
+        self.stop(container, signal, timeout).await?;
+        self.start(container, None).await?;
+        self.tell(container, "restart", &[]);
+        Ok(())
     }
 
     /// Freezes or continues a container.
     pub async fn pause(&self, container: &Container, pause: bool) -> Result<(), Error> {
         let _turn = container.operation.lock().await;
         let name = container.name();
-        let Status::Running { running, paused } = container.status() else {
-            return Err(Error::Conflict(format!("Container {name} is not running")));
+        let paused = match container.status() {
+            Status::Running { paused, .. } => paused,
+            Status::Restarting { .. } => {
+                return Err(Error::Conflict(format!(
+                    "Container {name} is restarting, wait until the container is running"
+                )));
+            }
+            _ => return Err(Error::Conflict(format!("Container {name} is not running"))),
         };
         if paused == pause {
             let state = if pause { "already" } else { "not" };
@@ -108,13 +176,17 @@ impl Manager {
             .map_err(io::Error::other)
             .and_then(|r| r)
             .tried(|| format!("cannot pause container {name}"))?;
-        container.set_status(Status::Running {
-            running,
-            paused: pause,
-        });
+        container.set_paused(pause);
         self.tell(container, if pause { "pause" } else { "unpause" }, &[]);
         Ok(())
     }
+}
+
+/// The signal that ends a container: the one asked for, its own, or TERM.
+fn stop_signal(container: &Container, asked: &str) -> Result<i32, Error> {
+    let own = container.record().effective.stop_signal;
+    let name = [asked, &own, "TERM"].into_iter().find(|s| !s.is_empty());
+    parse_signal(name.unwrap_or("TERM"))
 }
 
 /// `TERM`, `SIGTERM` or `15`.

@@ -2,13 +2,13 @@
 
 use slipway_proto::runtime::v1::ContainerSpec;
 
+use super::restart::Policy;
 use crate::error::Error;
 
 /// Checks that nothing is asked for that would be ignored.
 pub fn check(spec: &ContainerSpec) -> Result<(), Error> {
     let refuse = |option: &str| Err(Error::Unsupported(option.to_owned()));
     let asked = [
-        (spec.init, "--init"),
         (!spec.devices.is_empty(), "--device"),
         (!spec.device_cgroup_rules.is_empty(), "--device-cgroup-rule"),
         (!matches!(&*spec.userns_mode, "" | "host"), "--userns"),
@@ -31,12 +31,6 @@ pub fn check(spec: &ContainerSpec) -> Result<(), Error> {
             return refuse(&format!("{option} {mode}"));
         }
     }
-    // Not even to check less often: nothing is checked.
-    if let Some(health) = &spec.health
-        && health.test != ["NONE"]
-    {
-        return refuse("a health check (--health-*)");
-    }
     if let Some(platform) = &spec.platform {
         let host = slipway_image::Platform::host();
         let any = |own: &str, asked: &str| asked.is_empty() || own == asked;
@@ -54,10 +48,10 @@ pub fn check(spec: &ContainerSpec) -> Result<(), Error> {
             ));
         }
     }
-    if let Some(restart) = &spec.restart
-        && !matches!(&*restart.name, "" | "no")
-    {
-        return refuse(&format!("--restart {}", restart.name));
+    if Policy::parse(spec.restart.as_ref())? != Policy::No && spec.auto_remove {
+        return Err(Error::Invalid(
+            "can't create 'AutoRemove' container with restart policy".to_owned(),
+        ));
     }
     if let Some(log) = &spec.log {
         if !matches!(&*log.driver, "" | "local" | "none") {
@@ -136,12 +130,12 @@ mod tests {
     fn what_would_be_ignored_is_refused_by_name() {
         assert!(check(&ContainerSpec::default()).is_ok());
         let spec = ContainerSpec {
-            init: true,
+            runtime: "runsc".into(),
             ..ContainerSpec::default()
         };
         assert_eq!(
             check(&spec).unwrap_err().to_string(),
-            "--init is not supported yet"
+            "--runtime is not supported yet"
         );
         let spec = ContainerSpec {
             security_opt: vec!["apparmor=x".into()],

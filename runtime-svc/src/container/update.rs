@@ -2,7 +2,7 @@
 
 use slipway_proto::runtime::v1::{Resources, RestartPolicy};
 
-use super::{manager::Manager, plan, state::Container, unsupported};
+use super::{manager::Manager, plan, restart::Policy, state::Container, unsupported};
 use crate::{
     cgroup::Group,
     error::{Error, Tried as _},
@@ -29,7 +29,15 @@ impl Manager {
             limits.cpu_period = limits.cpu_period.or(Some(100_000));
         }
         spec.resources = Some(resources);
-        spec.restart = restart.or(spec.restart);
+        if let Some(restart) = restart {
+            if Policy::parse(Some(&restart))? != Policy::No && spec.auto_remove {
+                return Err(Error::Invalid(
+                    "Restart policy cannot be updated because AutoRemove is enabled for the container"
+                        .to_owned(),
+                ));
+            }
+            spec.restart = Some(restart);
+        }
         unsupported::check(&spec)?;
         let warnings = self.hierarchies().missing_for(&limits);
         if container.running().is_some() {

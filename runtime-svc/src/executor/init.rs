@@ -7,7 +7,7 @@ use rustix::{fs::OFlags, thread::UnshareFlags};
 use super::{
     StartError, Step as _, dev, launch, mounts,
     plan::{ContainerPlan, Namespace, Namespaces, Stdio},
-    protect, rootfs,
+    protect, reaper, rootfs,
 };
 use crate::{
     cgroup::Group,
@@ -68,6 +68,10 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
     // Nobody in a joined namespace may look into us while we still hold the host's things.
     prctl::set_dumpable(false).step(|| "cannot become undumpable".to_owned())?;
     reset_signals()?;
+    if plan.process.init {
+        // While /proc is the host's. At worst `ps` shows the spawner's words.
+        let _ = prctl::set_command_line(&reaper::command_line(&plan.process.args));
+    }
     rustix::process::setsid().step(|| "cannot begin a session".to_owned())?;
     wait_until_placed(&inherited.report)?;
     inherited

@@ -8,7 +8,7 @@ use rustix::{io::Errno, process::RawGid};
 use super::{
     StartError, Step as _,
     plan::{Process, Seccomp},
-    seccomp,
+    reaper, seccomp,
     user::{self, User},
 };
 use crate::sys::{bpf, capability, fork, prctl};
@@ -26,6 +26,7 @@ struct Ready {
     argv: Vec<CString>,
     env: Vec<CString>,
     candidates: Vec<CString>,
+    init: bool,
 }
 
 fn prepare(process: &Process) -> Result<Ready, StartError> {
@@ -75,11 +76,17 @@ fn prepare(process: &Process) -> Result<Ready, StartError> {
         argv,
         env,
         candidates,
+        init: process.init,
     })
 }
 
 impl Ready {
     fn exec(self) -> StartError {
+        if self.init
+            && let Err(error) = reaper::begin()
+        {
+            return error;
+        }
         let name = self
             .argv
             .first()

@@ -3,7 +3,8 @@
 //! A [`plan::ContainerPlan`] is a plain value that says everything; nothing here decides. The steps of
 //! a start stand in [`init`] in the order in which they happen, each in a file of its own: root file
 //! system and mounts ([`rootfs`], [`mounts`], [`dev`], [`protect`]), then who the process is
-//! ([`user`], [`capabilities`], [`seccomp`]), then the exec ([`launch`]).
+//! ([`user`], [`capabilities`], [`seccomp`]), then the exec ([`launch`]), as a child of an init if that is asked
+//! for ([`reaper`]).
 //!
 //! Architecture invariants: nothing here knows gRPC, images, or where state is kept; all code runs in
 //! single-threaded processes; every path inside a root file system is resolved from a descriptor with
@@ -17,6 +18,7 @@ pub mod launch;
 pub mod mounts;
 pub mod plan;
 pub mod protect;
+pub mod reaper;
 pub mod rootfs;
 pub mod seccomp;
 pub mod user;

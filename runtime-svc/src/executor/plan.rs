@@ -154,6 +154,9 @@ pub struct Process {
     pub rlimits: Vec<Rlimit>,
     /// -1000 to 1000; absent = as it is.
     pub oom_score_adj: Option<i32>,
+    /// An init of ours is the first process, and this its child.
+    #[serde(default)]
+    pub init: bool,
 }
 
 /// Filter of system calls.
@@ -259,4 +262,7 @@ pub struct ExecPlan {
     pub process: Process,
     /// With a terminal of this many lines and columns.
     pub terminal: Option<(u16, u16)>,
+    /// It and its process group are killed when the client that asked for it goes.
+    #[serde(default)]
+    pub ends_with_client: bool,
 }

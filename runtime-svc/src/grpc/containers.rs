@@ -2,7 +2,9 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use slipway_proto::runtime::v1::{self as pb, containers_server::Containers};
+use slipway_proto::runtime::v1::{
+    self as pb, containers_server::Containers, wait_request::Condition,
+};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -10,6 +12,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::{copy, exec, logs, run, stats, view};
 use crate::{
     container::{
+        filter::Filters,
         manager::Manager,
         state::{Container, Status as State},
         top,
@@ -177,8 +180,7 @@ impl Containers for ContainersService {
         let (manager, id) = (self.manager.clone(), container.id.clone());
         whole(async move {
             let (signal, timeout) = (request.signal, request.timeout_seconds);
-            manager.stop(&container, &signal, timeout).await?;
-            manager.start(&container, None).await
+            manager.restart(&container, &signal, timeout).await
         })
         .await?;
         Ok(Response::new(pb::RestartResponse { id }))
@@ -234,11 +236,10 @@ impl Containers for ContainersService {
         &self,
         request: Request<pb::PruneRequest>,
     ) -> Result<Response<pb::PruneResponse>, Status> {
+        let filters = Filters::prune(view::filters(request.into_inner().filters))?;
         let mut pruned = pb::PruneResponse::default();
         for container in self.manager.all() {
-            if container.running().is_none()
-                && view::passes(&container, &request.get_ref().filters)?
-            {
+            if !container.is_up() && filters.pass(&container) {
                 let size = used(&container, "").await?;
                 let (manager, id) = (self.manager.clone(), container.id.clone());
                 let remove = async move { manager.remove(&container, false, false).await };
@@ -253,6 +254,7 @@ impl Containers for ContainersService {
                 }
             }
         }
+        self.manager.tell_prune("container", pruned.reclaimed);
         Ok(Response::new(pruned))
     }
 
@@ -278,6 +280,7 @@ impl Containers for ContainersService {
             .manager
             .update(&container, &resources, request.restart)
             .await?;
+        self.manager.tell(&container, "update", &[]);
         Ok(Response::new(pb::UpdateResponse { warnings }))
     }
 
@@ -287,26 +290,22 @@ impl Containers for ContainersService {
     ) -> Result<Response<pb::WaitResponse>, Status> {
         let request = request.into_inner();
         let container = self.find(&request.container)?;
-        let mut status = container.watch();
-        let running = |s: &State| matches!(s, State::Running { .. });
-        if request.condition() == pb::wait_request::Condition::NextExit
-            && !running(&status.borrow())
-        {
-            // The sender lives as long as the container, which we hold.
-            let _ = status.wait_for(running).await;
+        let condition = request.condition();
+        let (mut status, mut exits) = (container.watch(), container.exits());
+        let down = |s: &State| match condition {
+            Condition::Removed => *s == State::Removed,
+            // What has ended before does not count.
+            Condition::NextExit => *s == State::Removed,
+            Condition::Unspecified | Condition::NotRunning => !s.is_up(),
+        };
+        // Both senders live as long as the container, which we hold.
+        tokio::select! {
+            _ = status.wait_for(down) => {}
+            // One that its policy brings back at once has ended, too.
+            _ = exits.changed(), if condition != Condition::Removed => {}
         }
-        let removed = request.condition() == pb::wait_request::Condition::Removed;
-        let _ = status
-            .wait_for(|s| {
-                if removed {
-                    *s == State::Removed
-                } else {
-                    !running(s)
-                }
-            })
-            .await;
         let error = match container.status() {
-            State::Exited { error, .. } => error,
+            State::Exited { error, .. } | State::Restarting { error, .. } => error,
             _ => String::new(),
         };
         Ok(Response::new(pb::WaitResponse {
@@ -320,16 +319,11 @@ impl Containers for ContainersService {
         request: Request<pb::ListRequest>,
     ) -> Result<Response<pb::ListResponse>, Status> {
         let request = request.into_inner();
-        // As docker: a filter on the state shows stopped ones too.
-        let by_state = request
-            .filters
-            .iter()
-            .any(|f| matches!(&*f.key, "status" | "exited"));
-        let all = request.all || request.last > 0 || by_state;
+        let filters = Filters::list(&self.manager, view::filters(request.filters))?;
+        let all = request.all || request.last > 0 || filters.shows_stopped();
         let mut containers = Vec::new();
         for container in self.manager.all() {
-            if (all || container.running().is_some()) && view::passes(&container, &request.filters)?
-            {
+            if (all || container.is_up()) && filters.pass(&container) {
                 containers.push(container);
             }
         }
@@ -390,6 +384,7 @@ impl Containers for ContainersService {
         let container = self.find(&request.container)?;
         let columns = top::columns(&request.ps_args)?;
         let processes = self.manager.processes(&container)?;
+        self.manager.tell(&container, "top", &[]);
         Ok(Response::new(pb::TopResponse {
             titles: columns
                 .iter()
@@ -426,6 +421,7 @@ impl Containers for ContainersService {
     ) -> Result<Response<Self::CopyFromStream>, Status> {
         let request = request.into_inner();
         let (manager, container) = (self.manager.clone(), self.find(&request.container)?);
+        manager.tell(&container, "archive-path", &[]);
         Ok(stream(|client| {
             copy::copy_from(manager, container, request, client)
         }))
@@ -458,6 +454,7 @@ impl Containers for ContainersService {
             self.manager.clone(),
             self.find(&request.into_inner().container)?,
         );
+        manager.tell(&container, "export", &[]);
         Ok(stream(|client| copy::export(manager, container, client)))
     }
 

@@ -14,7 +14,7 @@ use super::streams;
 use crate::{
     container::{exec::ExecSpec, manager::Manager, stop::parse_signal},
     error::{Error, Tried as _},
-    monitor::protocol::Event,
+    monitor::{client::Connection, protocol::Event},
     sys::asyncfd,
 };
 
@@ -42,10 +42,14 @@ pub async fn exec(
         working_dir: start.working_dir,
         privileged: start.privileged,
         terminal: start.tty.then(|| (clamp(size.rows), clamp(size.columns))),
+        ..ExecSpec::default()
     };
+    let id = crate::ids::new_id();
+    let command = spec.command.join(" ");
     let (ours, theirs) = pipes(start.tty, start.stdin)?;
     let fds: Vec<_> = theirs.iter().map(|fd| fd.as_fd()).collect();
     let connection = manager.exec(&container, spec, &fds).await?;
+    manager.tell_exec(&container, &format!("exec_create: {command}"), &id, None);
     drop(theirs);
     let mut terminal = None;
     let pid = loop {
@@ -68,8 +72,9 @@ pub async fn exec(
             }
         }
     };
+    manager.tell_exec(&container, &format!("exec_start: {command}"), &id, None);
     let started = exec_event::Started {
-        exec_id: crate::ids::new_id(),
+        exec_id: id.clone(),
         pid: pid.unsigned_abs(),
     };
     streams::send(
@@ -79,6 +84,14 @@ pub async fn exec(
         },
     )
     .await;
+    let ended = {
+        let (manager, container) = (manager.clone(), container.clone());
+        tokio::spawn(async move {
+            let code = ended(&connection).await;
+            manager.tell_exec(&container, "exec_die", &id, Some(code));
+            code
+        })
+    };
     if start.detach {
         return Ok(());
     }
@@ -93,17 +106,7 @@ pub async fn exec(
         );
     };
     let input = feed(requests, ours.stdin, pid);
-    let ended = async {
-        loop {
-            match connection.next().await {
-                Ok(Some((Event::ExecExited { code }, _))) => return code,
-                Ok(Some(_)) => {}
-                // The container has ended, and everything in it with it.
-                Ok(None) | Err(_) => return 137,
-            }
-        }
-    };
-    let both = async { tokio::join!(ended, output).0 };
+    let both = async { tokio::join!(ended, output).0.unwrap_or(137) };
     tokio::pin!(both, input);
     let code = tokio::select! {
         code = &mut both => code,
@@ -178,6 +181,18 @@ fn pipes(tty: bool, stdin: bool) -> Result<(Ours, Vec<OwnedFd>), Error> {
         stderr: Some(nonblocking(err_read)?),
     };
     Ok((ours, vec![in_read, out_write, err_write]))
+}
+
+/// Follows a process to its end.
+async fn ended(connection: &Connection) -> i32 {
+    loop {
+        match connection.next().await {
+            Ok(Some((Event::ExecExited { code }, _))) => return code,
+            Ok(Some(_)) => {}
+            // The container has ended, and everything in it with it.
+            Ok(None) | Err(_) => return 137,
+        }
+    }
 }
 
 async fn copy_out(from: Option<&AsyncFd<OwnedFd>>, stream: Stream, client: &Client) {

@@ -10,14 +10,15 @@ use slipway_proto::{
     types::v1::{Event, ServiceInfo},
 };
 use tokio_stream::{Stream, StreamExt as _, wrappers::BroadcastStream};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
-use super::view;
+use super::{until::Until, view};
 use crate::{
     collect,
     container::{manager::Manager, state::Status as State},
     disk,
     error::Tried as _,
+    events::{Filters, Happening},
 };
 
 /// Tells about this host.
@@ -81,27 +82,25 @@ impl Host for HostService {
         request: Request<EventsRequest>,
     ) -> Result<Response<Self::EventsStream>, Status> {
         let request = request.into_inner();
-        if request.since.is_some() || request.until.is_some() || !request.filters.is_empty() {
-            let sentence = "events with --since, --until or --filter is not supported yet";
-            return Err(slipway_service::error::status(
-                Code::Unimplemented,
-                "OPTION_UNSUPPORTED",
-                sentence,
-            ));
-        }
+        let filters = Filters::new(view::filters(request.filters))?;
+        let since = request.since.as_ref().map(view::nanoseconds);
+        let until = request.until.as_ref().map(view::nanoseconds);
+        let (past, future) = self.manager.events().subscribe();
+        // As docker: the past is only told to who asks for it.
+        let past = past.into_iter().filter(move |h| {
+            (since.is_some() || until.is_some()) && since.is_none_or(|s| h.time >= s)
+        });
         // A listener that is too slow misses events rather than memory.
-        let events = BroadcastStream::new(self.manager.events())
-            .filter_map(Result::ok)
-            .map(|happening| {
-                Ok(Event {
-                    time: view::time(happening.time),
-                    r#type: happening.kind.to_owned(),
-                    action: happening.action,
-                    actor_id: happening.id,
-                    attributes: happening.attributes,
-                })
-            });
-        Ok(Response::new(Box::pin(events)))
+        let future = BroadcastStream::new(future).filter_map(Result::ok);
+        let events = tokio_stream::iter(past)
+            .chain(future)
+            .take_while(move |h| until.is_none_or(|u| h.time <= u))
+            .filter(move |h| filters.pass(h))
+            .map(|h| Ok(event(&h)));
+        Ok(Response::new(match until {
+            None => Box::pin(events),
+            Some(until) => Box::pin(Until::new(events, until)),
+        }))
     }
 
     async fn disk_usage(
@@ -126,6 +125,16 @@ impl Host for HostService {
             removed: done.layers,
             reclaimed: done.bytes,
         }))
+    }
+}
+
+fn event(happening: &Happening) -> Event {
+    Event {
+        time: view::time(happening.time),
+        r#type: happening.kind.to_owned(),
+        action: happening.action.clone(),
+        actor_id: happening.id.clone(),
+        attributes: happening.attributes.clone(),
     }
 }
 

@@ -9,6 +9,7 @@ mod run;
 mod stats;
 mod status;
 mod streams;
+mod until;
 mod view;
 mod volumes;
 mod worker;

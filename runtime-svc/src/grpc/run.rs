@@ -51,6 +51,9 @@ pub async fn run(
         auth: start.auth,
     };
     let container = create(&manager, creation, start.quiet, &client).await?;
+    if !start.detach {
+        manager.tell(&container, "attach", &[]);
+    }
     let opening = Arc::clone(&container.opening).read_owned().await;
     // From here on losing the client does not end the container.
     if let Err(error) = manager.start(&container, None).await {
@@ -104,7 +107,7 @@ async fn until_removed(container: &Container) {
         return;
     }
     let mut status = container.watch();
-    let removed = status.wait_for(|s| *s == State::Removed || matches!(s, State::Running { .. }));
+    let removed = status.wait_for(|s| *s == State::Removed || s.is_up());
     // Its removal may fail, which the log tells: its end is told all the same.
     let _ = tokio::time::timeout(REMOVAL, removed).await;
 }
@@ -229,6 +232,7 @@ pub async fn attach(
     };
     let container = manager.find(&start.container)?;
     check_followable(&container.record().spec)?;
+    manager.tell(&container, "attach", &[]);
     let opening = Arc::clone(&container.opening).read_owned().await;
     let mut log_start = std::fs::metadata(container.log()).map_or(0, |m| m.len());
     if start.start {

@@ -71,7 +71,9 @@ pub async fn follow<T: Send>(
         }
         if ended {
             return Ok(match container.status() {
-                State::Exited { record, error } => view::exited(&record, &error),
+                State::Exited { record, error } | State::Restarting { record, error, .. } => {
+                    view::exited(&record, &error)
+                }
                 _ => removed(container),
             });
         }
@@ -199,6 +201,11 @@ pub async fn feed(
                         columns: clamp(size.columns),
                     };
                     connection.request(&request, &[]).await?;
+                    let more = [
+                        ("height", size.rows.to_string()),
+                        ("width", size.columns.to_string()),
+                    ];
+                    manager.tell(container, "resize", &more);
                 }
                 Some(Input::Signal(name)) => {
                     // A signal to what has just ended is not worth an error.

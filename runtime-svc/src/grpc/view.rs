@@ -1,17 +1,21 @@
 //! Domain values as messages.
 
+use std::time::Duration;
+
 use prost_types::Timestamp;
 use slipway_proto::{
     runtime::v1::{
-        ContainerDetails, ContainerState, ContainerStatus, ContainerSummary, Exited, MountPoint,
-        Stream,
+        self as pb, ContainerDetails, ContainerState, ContainerStatus, ContainerSummary, Exited,
+        MountPoint, Stream,
     },
     types::v1::Filter,
 };
 
 use crate::{
-    container::state::{Container, Status as State},
-    error::Error,
+    container::{
+        health::{Check, Health, Outcome},
+        state::{Container, Status as State},
+    },
     monitor::{log_format, protocol::ExitRecord},
 };
 
@@ -73,6 +77,20 @@ fn state(status: &State) -> ContainerState {
             finished: time(record.finished),
             ..Default::default()
         },
+        State::Restarting {
+            record,
+            error,
+            next,
+        } => ContainerState {
+            status: ContainerStatus::Restarting.into(),
+            exit_code: record.code,
+            error: error.clone(),
+            oom_killed: record.oom_killed,
+            started: time(record.started),
+            finished: time(record.finished),
+            next_restart: time(*next),
+            ..Default::default()
+        },
         State::Removed => ContainerState {
             status: ContainerStatus::Removing.into(),
             ..Default::default()
@@ -80,15 +98,38 @@ fn state(status: &State) -> ContainerState {
     }
 }
 
-/// docker's word for a state.
-fn word(status: &State) -> &'static str {
-    match status {
-        State::Created => "created",
-        State::Running { paused: false, .. } => "running",
-        State::Running { paused: true, .. } => "paused",
-        State::Exited { .. } => "exited",
-        State::Removed => "removing",
+fn health(health: Health) -> pb::Health {
+    let result = |outcome: Outcome| pb::health::Result {
+        start: time(outcome.start),
+        end: time(outcome.end),
+        exit_code: outcome.code,
+        output: outcome.output,
+    };
+    pb::Health {
+        status: health.state.word().to_owned(),
+        failing_streak: health.streak,
+        log: health.log.into_iter().map(result).collect(),
     }
+}
+
+fn check(check: Check) -> pb::HealthCheck {
+    let span = |span: Duration| {
+        // Longer than any: it came from such a message.
+        (!span.is_zero()).then(|| span.try_into().unwrap_or_default())
+    };
+    pb::HealthCheck {
+        test: check.test,
+        interval: span(check.interval),
+        timeout: span(check.timeout),
+        start_period: span(check.start_period),
+        start_interval: span(check.start_interval),
+        retries: check.retries,
+    }
+}
+
+/// Filters as the domain takes them.
+pub fn filters(filters: Vec<Filter>) -> impl Iterator<Item = (String, Vec<String>)> {
+    filters.into_iter().map(|f| (f.key, f.values))
 }
 
 /// A line of `ps`.
@@ -113,7 +154,10 @@ pub fn summary(container: &Container) -> ContainerSummary {
         image_id: record.image_id,
         command: record.effective.args().join(" "),
         created: time(record.created),
-        state: Some(state(&container.status())),
+        state: Some(ContainerState {
+            health: container.health().map(health),
+            ..state(&container.status())
+        }),
         ports: endpoint.map(|e| e.ports).unwrap_or_default(),
         exposed: record.effective.exposed.clone(),
         labels: record.effective.labels.into_iter().collect(),
@@ -195,43 +239,11 @@ pub fn details(container: &Container, volume: impl Fn(&str) -> String) -> Contai
         monitor_pid: container
             .running()
             .map_or(0, |r| r.monitor_pid.unsigned_abs()),
+        // The one that is being waited for counts, as docker's does.
+        restart_count: record.life.restarts
+            + u32::from(matches!(container.status(), State::Restarting { .. })),
+        health: record.effective.health.clone().map(check),
         spec: Some(record.spec),
         ..Default::default()
     }
-}
-
-/// Whether a container passes docker's filters.
-pub fn passes(container: &Container, filters: &[Filter]) -> Result<bool, Error> {
-    let record = container.record();
-    let status = container.status();
-    for filter in filters {
-        let any = |test: &dyn Fn(&str) -> bool| filter.values.iter().any(|v| test(v));
-        let holds = match filter.key.as_str() {
-            "id" => any(&|v| record.id.starts_with(v)),
-            "name" => any(&|v| {
-                record.name.contains(
-                    v.trim_start_matches('/')
-                        .trim_start_matches('^')
-                        .trim_end_matches('$'),
-                )
-            }),
-            "status" => any(&|v| v == word(&status)),
-            "ancestor" => any(&|v| {
-                v == record.spec.image
-                    || record.image_id.trim_start_matches("sha256:").starts_with(v)
-            }),
-            "exited" => any(
-                &|v| matches!(&status, State::Exited { record, .. } if record.code.to_string() == v),
-            ),
-            "label" => any(&|v| match v.split_once('=') {
-                Some((key, value)) => record.effective.labels.get(key).is_some_and(|l| l == value),
-                None => record.effective.labels.contains_key(v),
-            }),
-            other => return Err(Error::Invalid(format!("invalid filter '{other}'"))),
-        };
-        if !holds {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

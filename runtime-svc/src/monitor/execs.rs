@@ -27,6 +27,8 @@ pub struct Exec {
     pub report: Option<OwnedFd>,
     /// Its terminal, until it is handed on.
     pub terminal: Option<OwnedFd>,
+    /// It is killed when its client goes.
+    pub ends_with_client: bool,
     /// Its end, when that came before its start was reported.
     pub exit: Option<i32>,
 }
@@ -89,9 +91,19 @@ impl Exec {
                     pid: None,
                     report: Some(ours),
                     terminal: None,
+                    ends_with_client: plan.ends_with_client,
                     exit: None,
                 })
             }
+        }
+    }
+
+    /// Its client is gone: with `ends_with_client` it goes as well, and what it began with it.
+    pub fn client_left(&mut self) {
+        if let (true, Some(pid)) = (self.ends_with_client, self.pid) {
+            // It leads a session and so a group of its own. As long as `pid` is there it was not
+            // collected, so the number is nobody else's. Gone already is fine.
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
         }
     }
 

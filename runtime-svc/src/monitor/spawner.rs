@@ -16,6 +16,7 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags},
     fs::{FlockOperation, Mode, OFlags},
     mount::OpenTreeFlags,
     net::{RecvFlags, SendFlags},
@@ -38,6 +39,9 @@ use crate::{
 /// First argument of a runtime-svc that is to be the spawner.
 pub const ARGUMENT: &str = "spawner";
 
+/// Bytes for the command line that `ps` shows of an init process.
+const ROOM: usize = 1024;
+
 /// runtime-svc's side: a running spawner.
 #[derive(Debug)]
 pub struct Spawner {
@@ -55,6 +59,8 @@ impl Spawner {
             .arg0("runtime-svc")
             .arg(ARGUMENT)
             .arg(lock)
+            // Room for the words that a container's init process shows instead.
+            .arg(" ".repeat(ROOM))
             .env_clear()
             .stdin(theirs)
             .stdout(std::process::Stdio::null())
@@ -134,8 +140,21 @@ pub fn main(lock: &Path) -> i32 {
     }
 }
 
+fn own_words(lock: &Path) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let words: [&[u8]; 3] = [
+        b"runtime-svc",
+        ARGUMENT.as_bytes(),
+        lock.as_os_str().as_bytes(),
+    ];
+    let ended = |word: &[u8]| [word, b"\0"].concat();
+    words.into_iter().flat_map(ended).collect()
+}
+
 fn serve(lock: &Path) -> io::Result<()> {
     prctl::set_name(c"slipway-spawner")?;
+    // At worst `ps` shows blanks after it.
+    let _ = prctl::set_command_line(&own_words(lock));
     signals::ignore(nix::sys::signal::Signal::SIGINT)?;
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -146,23 +165,72 @@ fn serve(lock: &Path) -> io::Result<()> {
         Mode::from_raw_mode(0o600),
     )?;
     rustix::fs::flock(&held, FlockOperation::LockExclusive)?;
-    let mut buffer = vec![0; MAX_MESSAGE];
     loop {
-        let (length, fds) = fdpass::receive(&socket, &mut buffer, RecvFlags::empty())?;
-        if length == 0 {
+        let mut ready = [PollFd::new(&socket, PollFlags::IN)];
+        match rustix::event::poll(&mut ready, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(e) => return Err(e.into()),
+        }
+        if !fork_taker(&socket, &held)? {
             return Ok(());
         }
-        let mut fds = fds.into_iter();
-        let Some(requester) = fds.next() else {
-            continue;
-        };
-        let net = fds.next();
-        // Parsed before the fork, so that the pages stay shared and a broken plan forks nothing.
-        match serde_json::from_slice::<ContainerPlan>(&buffer[..length]) {
-            Ok(plan) => fork_monitor(&plan, requester, net, &held, &socket),
-            Err(e) => refuse(&requester, "cannot read the plan", &e.to_string()),
+    }
+}
+
+/// What the process that takes a request ends with.
+const TAKEN: i32 = 0;
+const CLOSED: i32 = 3;
+
+/// Forks a process that takes one request and forks its monitor. False when there are no more.
+///
+/// The spawner itself never reads a request: what its memory holds is in every monitor that it forks
+/// later, and so in the init process of a container, but one container's arguments and variables are
+/// not for another's eyes.
+fn fork_taker(socket: &OwnedFd, held: &OwnedFd) -> io::Result<bool> {
+    match fork::fork()? {
+        Fork::Child => fork::exit_now(match take(socket, held) {
+            Ok(true) => TAKEN,
+            Ok(false) => CLOSED,
+            Err(_) => 1,
+        }),
+        Fork::Parent(taker) => {
+            let status = loop {
+                match rustix::process::waitpid(Some(taker), WaitOptions::empty()) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    done => break done?,
+                }
+            };
+            match status.and_then(|(_, status)| status.exit_status()) {
+                Some(TAKEN) => Ok(true),
+                Some(CLOSED) => Ok(false),
+                _ => Err(io::Error::other("a request could not be taken")),
+            }
         }
     }
+}
+
+/// Takes a request and forks the monitor for it: a second fork, so that the monitor belongs to init and
+/// nobody has to wait for it. False at the end.
+fn take(socket: &OwnedFd, held: &OwnedFd) -> io::Result<bool> {
+    let mut buffer = vec![0; MAX_MESSAGE];
+    let (length, fds) = fdpass::receive(socket, &mut buffer, RecvFlags::empty())?;
+    if length == 0 {
+        return Ok(false);
+    }
+    let mut fds = fds.into_iter();
+    let Some(requester) = fds.next() else {
+        return Ok(true);
+    };
+    let net = fds.next();
+    match serde_json::from_slice::<ContainerPlan>(&buffer[..length]) {
+        Ok(plan) => {
+            drop(buffer);
+            fork_monitor(&plan, requester, net, held, socket);
+        }
+        Err(e) => refuse(&requester, "cannot read the plan", &e.to_string()),
+    }
+    Ok(true)
 }
 
 fn refuse(requester: &OwnedFd, step: &str, why: &str) {
@@ -179,7 +247,6 @@ fn refuse(requester: &OwnedFd, step: &str, why: &str) {
     );
 }
 
-/// Forks twice, so that the monitor belongs to init and nobody has to wait for it.
 fn fork_monitor(
     plan: &ContainerPlan,
     requester: OwnedFd,
@@ -188,25 +255,15 @@ fn fork_monitor(
     socket: &OwnedFd,
 ) {
     match fork::fork() {
-        Ok(Fork::Child) => match fork::fork() {
-            Ok(Fork::Child) => {
-                let Ok(held_copy) = rustix::io::fcntl_dupfd_cloexec(held, 3) else {
-                    fork::exit_now(1)
-                };
-                close(held);
-                close(socket);
-                supervise::run(plan, requester, net, held_copy)
-            }
-            Ok(Fork::Parent(_)) => fork::exit_now(0),
-            Err(e) => {
-                refuse(&requester, "cannot fork", &e.to_string());
+        Ok(Fork::Child) => {
+            let Ok(held_copy) = rustix::io::fcntl_dupfd_cloexec(held, 3) else {
                 fork::exit_now(1)
-            }
-        },
-        Ok(Fork::Parent(middle)) => {
-            // It ends at once. Failing to collect it leaves a zombie, not more.
-            let _ = rustix::process::waitpid(Some(middle), WaitOptions::empty());
+            };
+            close(held);
+            close(socket);
+            supervise::run(plan, requester, net, held_copy)
         }
+        Ok(Fork::Parent(_)) => {}
         Err(e) => refuse(&requester, "cannot fork", &e.to_string()),
     }
 }

@@ -366,6 +366,9 @@ impl Monitor<'_> {
             Progress::Started => {
                 let terminal = exec.terminal.take();
                 let pid = exec.pid.map_or(0, |p| p.as_raw_nonzero().get());
+                if client.is_none() {
+                    exec.client_left();
+                }
                 if let Some(client) = client {
                     let fds: Vec<_> = terminal.iter().map(|t| t.as_fd()).collect();
                     client.tell(&Event::ExecStarted { pid }, &fds);
@@ -427,6 +430,13 @@ impl Monitor<'_> {
             .clients
             .iter()
             .any(|(_, c)| c.gone && c.stdin && c.stdin_once);
+        for (number, _) in self.clients.iter().filter(|(_, c)| c.gone) {
+            for exec in &mut self.execs {
+                if exec.client == *number {
+                    exec.client_left();
+                }
+            }
+        }
         self.clients.retain(|(_, c)| !c.gone);
         if ends_stdin {
             self.stdin.end();

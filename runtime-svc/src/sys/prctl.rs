@@ -36,6 +36,32 @@ pub fn set_child_subreaper() -> io::Result<()> {
     prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 }
 
+/// Arguments as `ps` shows them: words that each end with a zero byte. They take the place of those
+/// that the process began with, as far as those reach (as setproctitle(3)): the kernel's own way,
+/// PR_SET_MM, needs a capability that not every root has. Nothing in the process may use its arguments
+/// any more.
+pub fn set_command_line(words: &[u8]) -> io::Result<()> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // proc_pid_stat(5): fields 48 and 49; the second field, in brackets, may hold blanks.
+    let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
+    let field = |number: usize| -> Option<usize> {
+        fields.split_whitespace().nth(number - 3)?.parse().ok()
+    };
+    let (Some(start @ 1..), Some(end)) = (field(48), field(49)) else {
+        return Err(io::Error::other("the kernel does not tell where they are"));
+    };
+    let room = end.saturating_sub(start);
+    let used = words.len().min(room.saturating_sub(1));
+    // SAFETY: the kernel says that the arguments are there, on the stack of the first thread, which is
+    // writable; by the rule above nobody holds a reference to them.
+    unsafe {
+        let at = start as *mut u8;
+        std::ptr::write_bytes(at, 0, room);
+        std::ptr::copy_nonoverlapping(words.as_ptr(), at, used);
+    }
+    Ok(())
+}
+
 /// Name as `ps` shows it, at most 15 bytes.
 pub fn set_name(name: &std::ffi::CStr) -> io::Result<()> {
     // SAFETY: PR_SET_NAME reads a null-terminated string.

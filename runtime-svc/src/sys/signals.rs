@@ -20,6 +20,31 @@ pub fn ignore(signal: Signal) -> nix::Result<()> {
     Ok(())
 }
 
+/// Blocks every signal that can be blocked.
+pub fn block_all() -> nix::Result<()> {
+    SigSet::all().thread_block()
+}
+
+/// Waits for any signal, all of which are blocked, and takes it (sigwaitinfo(2)). Also the real-time
+/// ones, for which nix has no names.
+pub fn wait_any() -> std::io::Result<i32> {
+    let all = SigSet::all();
+    // SAFETY: a set that lives through the call, and no wish for details.
+    match unsafe { libc::sigwaitinfo(all.as_ref(), std::ptr::null_mut()) } {
+        -1 => Err(std::io::Error::last_os_error()),
+        signal => Ok(signal),
+    }
+}
+
+/// Sends a signal by number to a child that was not collected yet.
+pub fn send_to(child: rustix::process::Pid, signal: i32) -> std::io::Result<()> {
+    // SAFETY: integers.
+    match unsafe { libc::kill(child.as_raw_nonzero().get(), signal) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
 /// Sends a signal by number through a pidfd (pidfd_send_signal(2), Linux 5.1): never to another
 /// process that got the same pid. No process any more is fine.
 pub fn send(pidfd: impl std::os::fd::AsFd, signal: i32) -> std::io::Result<()> {

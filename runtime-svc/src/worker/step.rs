@@ -218,6 +218,7 @@ fn record(id: &str, step: Step) -> Record {
         layers: Vec::new(),
         own_volumes: Vec::new(),
         starting: false,
+        life: Default::default(),
     }
 }
 

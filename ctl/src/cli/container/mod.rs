@@ -171,7 +171,10 @@ impl Group {
             Self::Ls(ps) => ps.run(site).await,
             Self::Inspect(inspect) => inspect.run(site, Some("container")).await,
             Self::Prune { filter, force } => {
-                let filters = units::filters(&filter)?;
+                let filters = units::filters(&filter)?
+                    .into_iter()
+                    .map(units::until_in_seconds)
+                    .collect::<Result<_, _>>()?;
                 if !confirm("This will remove all stopped containers.", force)? {
                     return Ok(0);
                 }
