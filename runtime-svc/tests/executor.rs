@@ -95,7 +95,7 @@ impl Bench {
                 fs_mount("/sys", "sysfs", &[]),
                 Mount {
                     target: "/sys/fs/cgroup".into(),
-                    source: MountSource::Cgroups,
+                    source: MountSource::Cgroups { writable: false },
                     attributes: 0,
                     recursive: false,
                     only_top: false,
@@ -108,7 +108,10 @@ impl Bench {
                 major: 1,
                 minor: 3,
                 mode: 0o666,
+                uid: 0,
+                gid: 0,
             }],
+            host_devices: false,
             masked_paths: vec![
                 "/proc/kcore".into(),
                 "/proc/scsi".into(),
@@ -120,6 +123,7 @@ impl Bench {
                 path: format!("slipway-test/{}", self.unique(id)),
                 limits: Limits::default(),
                 all_devices: false,
+                devices: vec![],
             },
             process: Process {
                 args: vec!["sh".into(), "-c".into(), script.into()],
@@ -133,6 +137,7 @@ impl Bench {
                 rlimits: vec![],
                 oom_score_adj: None,
                 init: false,
+                label: Label::None,
             },
             stdio: Stdio::Pipes { stdin: false },
             files: Files {
@@ -152,7 +157,7 @@ impl Bench {
     }
 
     async fn start(&self, plan: &ContainerPlan) -> Result<(Connection, Running), StartError> {
-        let connection = Connection::new(self.spawner.spawn(plan, None).unwrap()).unwrap();
+        let connection = Connection::new(self.spawner.spawn(plan, None, &[]).unwrap()).unwrap();
         match next(&connection).await.0 {
             Event::Running(running) => Ok((connection, running)),
             Event::Failed(error) => Err(error),

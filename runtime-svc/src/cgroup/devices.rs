@@ -1,58 +1,42 @@
-//! Which devices a container may open and make: docker's default list, as v1 rules and as an eBPF
-//! program for v2 (BPF_PROG_TYPE_CGROUP_DEVICE, Linux 4.15).
+//! Which devices a container may open and make: docker's default list and what is granted besides, as
+//! v1 rules and as an eBPF program for v2 (BPF_PROG_TYPE_CGROUP_DEVICE, Linux 4.15).
 //!
 //! Without it a container could make the host's disk with mknod, which docker's default capabilities
 //! allow, and read it.
 
-use std::{fmt, io, path::Path};
+use std::{io, path::Path};
 
-use crate::sys::ebpf::{self, Instruction};
+use crate::{
+    executor::plan::{DeviceKind, DeviceRule},
+    sys::ebpf::{self, Instruction},
+};
 
-/// A rule: what is allowed.
-#[derive(Debug, Clone, Copy)]
-pub struct Rule {
-    kind: Kind,
-    major: Option<u32>,
-    minor: Option<u32>,
-    /// Bits of [`MKNOD`], [`READ`], [`WRITE`].
-    access: u32,
-}
+/// Numbers of the kernel's `BPF_DEVCG_DEV_*`.
+const BLOCK: i32 = 1;
+const CHARACTER: i32 = 2;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Block = 1,
-    Character = 2,
-}
-
-/// `BPF_DEVCG_ACC_*`
-const MKNOD: u32 = 1;
-const READ: u32 = 2;
-const WRITE: u32 = 4;
-const ALL: u32 = MKNOD | READ | WRITE;
-
-const fn character(major: u32, minor: Option<u32>) -> Rule {
-    Rule {
-        kind: Kind::Character,
+const fn character(major: u32, minor: Option<u32>) -> DeviceRule {
+    DeviceRule {
+        kind: DeviceKind::Character,
         major: Some(major),
         minor,
-        access: ALL,
+        access: DeviceRule::ALL,
+    }
+}
+
+const fn nodes(kind: DeviceKind) -> DeviceRule {
+    DeviceRule {
+        kind,
+        major: None,
+        minor: None,
+        access: DeviceRule::MKNOD,
     }
 }
 
 /// docker's default: nodes may be made of all devices, but only these may be used.
-pub const ALLOWED: [Rule; 11] = [
-    Rule {
-        kind: Kind::Character,
-        major: None,
-        minor: None,
-        access: MKNOD,
-    },
-    Rule {
-        kind: Kind::Block,
-        major: None,
-        minor: None,
-        access: MKNOD,
-    },
+pub const ALLOWED: [DeviceRule; 11] = [
+    nodes(DeviceKind::Character),
+    nodes(DeviceKind::Block),
     character(1, Some(3)),
     character(1, Some(5)),
     character(1, Some(7)),
@@ -64,28 +48,40 @@ pub const ALLOWED: [Rule; 11] = [
     character(136, None),
 ];
 
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
-        let kind = if self.kind == Kind::Block { 'b' } else { 'c' };
-        write!(f, "{kind} {}:{} ", number(self.major), number(self.minor))?;
-        for (bit, letter) in [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')] {
-            if self.access & bit != 0 {
-                write!(f, "{letter}")?;
-            }
-        }
-        Ok(())
-    }
+/// Rules as `devices.allow` takes them (Documentation/admin-guide/cgroup-v1/devices.rst). There `a`
+/// would mean everything, whatever the numbers say, so a rule for both kinds becomes two.
+pub fn lines(rule: &DeviceRule) -> Vec<String> {
+    let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
+    let (major, minor) = (number(rule.major), number(rule.minor));
+    let access: String = [
+        (DeviceRule::READ, 'r'),
+        (DeviceRule::WRITE, 'w'),
+        (DeviceRule::MKNOD, 'm'),
+    ]
+    .into_iter()
+    .filter(|(bit, _)| rule.access & bit != 0)
+    .map(|(_, letter)| letter)
+    .collect();
+    let kinds: &[char] = match rule.kind {
+        DeviceKind::Block => &['b'],
+        DeviceKind::Character => &['c'],
+        DeviceKind::All => &['b', 'c'],
+    };
+    kinds
+        .iter()
+        .map(|kind| format!("{kind} {major}:{minor} {access}"))
+        .collect()
 }
 
-/// Attaches the default list to a v2 group.
-pub fn restrict(group: &Path) -> io::Result<()> {
-    ebpf::attach_device_filter(group, &program(&ALLOWED))
+/// Attaches the default list and these rules to a v2 group.
+pub fn restrict(group: &Path, granted: &[DeviceRule]) -> io::Result<()> {
+    let rules: Vec<DeviceRule> = ALLOWED.iter().chain(granted).copied().collect();
+    ebpf::attach_device_filter(group, &program(&rules))
 }
 
 /// The program: 1 when a rule allows the access, else 0. Its context is `struct bpf_cgroup_dev_ctx`
 /// {u32 access_type (kind in the low half, access in the high one), major, minor}.
-fn program(rules: &[Rule]) -> Vec<Instruction> {
+fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
     const KIND: u8 = 2;
     const ACCESS: u8 = 3;
     const MAJOR: u8 = 4;
@@ -100,8 +96,13 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
         Instruction::load_word(MINOR, 1, 8),
     ];
     for rule in rules {
-        let mut test = vec![Instruction::skip_unless_equal(KIND, rule.kind as i32)];
-        if rule.access != ALL {
+        let mut test = Vec::new();
+        match rule.kind {
+            DeviceKind::Block => test.push(Instruction::skip_unless_equal(KIND, BLOCK)),
+            DeviceKind::Character => test.push(Instruction::skip_unless_equal(KIND, CHARACTER)),
+            DeviceKind::All => {}
+        }
+        if rule.access != DeviceRule::ALL {
             test.push(Instruction::copy(SCRATCH, ACCESS));
             test.push(Instruction::and(SCRATCH, !(rule.access as i32)));
             test.push(Instruction::skip_unless_equal(SCRATCH, 0));
@@ -121,6 +122,17 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
             instruction.aim_at((length - i - 1) as i16);
         }
         program.extend(test);
+        // Everything is allowed: the verifier takes no instructions that are never reached.
+        if *rule
+            == (DeviceRule {
+                kind: DeviceKind::All,
+                major: None,
+                minor: None,
+                access: DeviceRule::ALL,
+            })
+        {
+            return program;
+        }
     }
     program.push(Instruction::set(0, 0));
     program.push(Instruction::exit());
@@ -131,20 +143,38 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
 mod tests {
     use super::*;
 
+    const EVERYTHING: DeviceRule = DeviceRule {
+        kind: DeviceKind::All,
+        major: None,
+        minor: None,
+        access: DeviceRule::ALL,
+    };
+
     #[test]
     fn rules_read_as_dockers() {
-        let text: Vec<String> = ALLOWED.iter().map(ToString::to_string).collect();
+        let text: Vec<String> = ALLOWED.iter().flat_map(lines).collect();
         assert_eq!(text[0], "c *:* m");
         assert_eq!(text[2], "c 1:3 rwm");
         assert_eq!(text[10], "c 136:* rwm");
+        assert_eq!(lines(&EVERYTHING), ["b *:* rwm", "c *:* rwm"]);
     }
 
     #[test]
-    fn the_kernel_takes_the_program() {
+    fn the_kernel_takes_the_programs() {
         if !rustix::process::geteuid().is_root() {
             println!("skipped: loading eBPF needs root");
             return;
         }
-        ebpf::load_device_filter(&program(&ALLOWED)).unwrap();
+        let disk = DeviceRule {
+            kind: DeviceKind::Block,
+            major: Some(8),
+            minor: Some(0),
+            access: DeviceRule::READ,
+        };
+        let many = vec![disk; 200];
+        for granted in [&[][..], &[disk], &[disk, EVERYTHING, disk], &many] {
+            let rules: Vec<DeviceRule> = ALLOWED.iter().chain(granted).copied().collect();
+            ebpf::load_device_filter(&program(&rules)).unwrap();
+        }
     }
 }

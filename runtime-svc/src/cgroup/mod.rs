@@ -1,13 +1,15 @@
 //! Control groups: where a container is accounted, limited, frozen and killed.
 //!
 //! v2 (one tree) is what users have; v1 and the hybrid of both must work too. A controller that the
-//! kernel does not offer is reported by [`Hierarchies::missing_for`] and otherwise skipped.
+//! kernel does not offer is not in [`Support`], which the limits are checked against before they get here.
 
 mod devices;
+mod support;
 mod usage;
 mod v1;
 mod v2;
 
+pub use support::Support;
 pub use usage::Usage;
 
 use std::{
@@ -18,6 +20,9 @@ use std::{
 use rustix::process::Pid;
 
 use crate::executor::plan::{Cgroup as Plan, Limits};
+
+/// The group that containers' groups are in, unless `--cgroup-parent` says another.
+pub const PARENT: &str = "slipway";
 
 /// The cgroup trees of this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,26 +108,6 @@ impl Hierarchies {
             .find(|h| h.options.iter().any(|o| o == controller))
             .map(|h| h.path.as_path())
     }
-
-    fn has(&self, controller: &str) -> bool {
-        self.v2_controllers.iter().any(|c| c == controller) || self.v1_of(controller).is_some()
-    }
-
-    /// A sentence for each limit that this host cannot keep.
-    pub fn missing_for(&self, limits: &Limits) -> Vec<String> {
-        let memory = limits.memory.is_some()
-            || limits.memory_swap.is_some()
-            || limits.memory_reservation.is_some();
-        let cpu = limits.cpu_quota.is_some() || limits.cpu_shares.is_some();
-        let cpuset = limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some();
-        [("memory", memory), ("cpu", cpu), ("cpuset", cpuset), ("pids", limits.pids.is_some())]
-            .into_iter()
-            .filter(|(controller, asked)| *asked && !self.has(controller))
-            .map(|(controller, _)| {
-                format!("Your kernel does not support the {controller} cgroup controller. Limitation discarded.")
-            })
-            .collect()
-    }
 }
 
 /// The groups of one container, one in each tree.
@@ -160,14 +145,14 @@ impl Group {
             v1::create(path, hierarchy)?;
             v1::limit(path, hierarchy, &plan.limits)?;
             if !plan.all_devices && hierarchy.options.iter().any(|o| o == "devices") {
-                v1::restrict_devices(path)?;
+                v1::restrict_devices(path, &plan.devices)?;
             }
         }
         if let (Some(path), Some(root)) = (&group.v2, &hierarchies.v2) {
             v2::create(root, path)?;
             v2::limit(path, &plan.limits, &hierarchies.v2_controllers)?;
             if !plan.all_devices && hierarchies.v1_of("devices").is_none() {
-                devices::restrict(path)?;
+                devices::restrict(path, &plan.devices)?;
             }
         }
         Ok(group)
@@ -387,16 +372,6 @@ mod tests {
             Some(Path::new("/sys/fs/cgroup/cpu,cpuacct"))
         );
         assert_eq!(found.v1[1].options, ["name=systemd"]);
-        let limits = Limits {
-            memory: Some(1),
-            pids: Some(5),
-            ..Limits::default()
-        };
-        let missing = found.missing_for(&limits);
-        assert!(
-            missing.len() == 1 && missing[0].contains("pids"),
-            "{missing:?}"
-        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use super::{Hierarchy, write};
-use crate::executor::plan::Limits;
+use crate::executor::plan::{DeviceLimit, DeviceRule, Limits, Throttle};
 
 /// Makes a group and its parents.
 pub fn create(path: &Path, hierarchy: &Hierarchy) -> io::Result<()> {
@@ -58,8 +58,13 @@ pub fn limit(path: &Path, hierarchy: &Hierarchy, limits: &Limits) -> io::Result<
                     "memory.soft_limit_in_bytes",
                     text(limits.memory_reservation),
                 )?;
+                set("memory.swappiness", text(limits.swappiness))?;
+                if limits.oom_kill_disable {
+                    set("memory.oom_control", Some("1".to_owned()))?;
+                }
             }
             "cpu" => {
+                real_time(path, hierarchy, limits)?;
                 set("cpu.shares", text(limits.cpu_shares))?;
                 set("cpu.cfs_period_us", text(limits.cpu_period))?;
                 let quota = |quota: u64| match quota {
@@ -73,17 +78,84 @@ pub fn limit(path: &Path, hierarchy: &Hierarchy, limits: &Limits) -> io::Result<
                 set("cpuset.mems", limits.cpuset_mems.clone())?;
             }
             "pids" => set("pids.max", limits.pids.map(super::pids))?,
+            "blkio" => {
+                for (file, value) in block_settings(limits, path.join("blkio.bfq.weight").exists())
+                {
+                    write(&path.join(file), &value)?;
+                }
+            }
             _ => {}
         }
     }
     Ok(())
 }
 
-/// Only the devices of [`super::devices::ALLOWED`].
-pub fn restrict_devices(path: &Path) -> io::Result<()> {
+/// Limits of block devices as files and values (blkio-controller.rst). Weights belong to the scheduler
+/// bfq, and before Linux 5.0 to cfq, whose files had no name of a scheduler.
+fn block_settings(limits: &Limits, bfq: bool) -> Vec<(&'static str, String)> {
+    let (weight, weight_device) = match bfq {
+        true => ("blkio.bfq.weight", "blkio.bfq.weight_device"),
+        false => ("blkio.weight", "blkio.weight_device"),
+    };
+    let line = |limit: &DeviceLimit| format!("{}:{} {}", limit.major, limit.minor, limit.number);
+    let mut settings: Vec<_> = limits
+        .blkio_weight
+        .iter()
+        .map(|n| (weight, n.to_string()))
+        .collect();
+    settings.extend(
+        limits
+            .blkio_weight_devices
+            .iter()
+            .map(|d| (weight_device, line(d))),
+    );
+    settings.extend(limits.throttles.iter().map(|(what, limit)| {
+        let file = match what {
+            Throttle::ReadBytes => "blkio.throttle.read_bps_device",
+            Throttle::WriteBytes => "blkio.throttle.write_bps_device",
+            Throttle::ReadOperations => "blkio.throttle.read_iops_device",
+            Throttle::WriteOperations => "blkio.throttle.write_iops_device",
+        };
+        (file, line(limit))
+    }));
+    settings
+}
+
+/// Real-time scheduling: a group can only give what its parent has (sched-rt-group.rst), so the parents
+/// get at least as much.
+fn real_time(path: &Path, hierarchy: &Hierarchy, limits: &Limits) -> io::Result<()> {
+    let set = |group: &Path, file: &str, wanted: Option<u64>, at_least: bool| {
+        let Some(wanted) = wanted else { return Ok(()) };
+        let file = group.join(file);
+        let now: i64 = fs::read_to_string(&file)?.trim().parse().unwrap_or(0);
+        let enough = u64::try_from(now).is_ok_and(|now| now >= wanted);
+        match at_least && enough {
+            true => Ok(()),
+            false => write(&file, &wanted.to_string()),
+        }
+    };
+    if limits.rt_period.is_none() && limits.rt_runtime.is_none() {
+        return Ok(());
+    }
+    let mut group = hierarchy.path.clone();
+    let below = path.strip_prefix(&hierarchy.path).unwrap_or(path);
+    let depth = below.components().count();
+    for (n, part) in below.components().enumerate() {
+        group.push(part);
+        let parent = n + 1 < depth;
+        set(&group, "cpu.rt_period_us", limits.rt_period, parent)?;
+        set(&group, "cpu.rt_runtime_us", limits.rt_runtime, parent)?;
+    }
+    Ok(())
+}
+
+/// Only the devices of [`super::devices::ALLOWED`] and those that are granted.
+pub fn restrict_devices(path: &Path, granted: &[DeviceRule]) -> io::Result<()> {
     write(&path.join("devices.deny"), "a")?;
-    for rule in super::devices::ALLOWED {
-        write(&path.join("devices.allow"), &rule.to_string())?;
+    for rule in super::devices::ALLOWED.iter().chain(granted) {
+        for line in super::devices::lines(rule) {
+            write(&path.join("devices.allow"), &line)?;
+        }
     }
     Ok(())
 }
@@ -103,4 +175,43 @@ pub fn freeze(path: &Path, frozen: bool) -> io::Result<()> {
         io::ErrorKind::TimedOut,
         format!("the group did not become {state} within a second"),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_block_devices_become_lines() {
+        let disk = |number| DeviceLimit {
+            major: 254,
+            minor: 0,
+            number,
+        };
+        let limits = Limits {
+            blkio_weight: Some(300),
+            blkio_weight_devices: vec![disk(500)],
+            throttles: vec![
+                (Throttle::ReadBytes, disk(1 << 20)),
+                (Throttle::WriteOperations, disk(100)),
+            ],
+            ..Limits::default()
+        };
+        let expected = |weight: &'static str, device: &'static str| {
+            [
+                (weight, "300".to_owned()),
+                (device, "254:0 500".to_owned()),
+                ("blkio.throttle.read_bps_device", "254:0 1048576".to_owned()),
+                ("blkio.throttle.write_iops_device", "254:0 100".to_owned()),
+            ]
+        };
+        assert_eq!(
+            block_settings(&limits, true),
+            expected("blkio.bfq.weight", "blkio.bfq.weight_device")
+        );
+        assert_eq!(
+            block_settings(&limits, false),
+            expected("blkio.weight", "blkio.weight_device")
+        );
+    }
 }

@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use super::write;
-use crate::executor::plan::Limits;
+use crate::executor::plan::{Limits, Throttle};
 
 /// Controllers that containers use.
 const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
@@ -44,7 +44,42 @@ pub fn limit(path: &Path, limits: &Limits, controllers: &[String]) -> io::Result
             write(&path.join(file), &value)?;
         }
     }
+    if controllers.iter().any(|c| c == "io") {
+        for (file, value) in block_settings(limits, path.join("io.bfq.weight").exists()) {
+            write(&path.join(file), &value)?;
+        }
+    }
     Ok(())
+}
+
+/// Limits of block devices as files and values. bfq takes blkio's own weights; the kernel's other
+/// policy, io.cost, has a scale of its own, 1 to 10000.
+fn block_settings(limits: &Limits, bfq: bool) -> Vec<(&'static str, String)> {
+    let (file, scaled): (_, fn(u64) -> u64) = match bfq {
+        true => ("io.bfq.weight", |weight| weight),
+        false => ("io.weight", |weight| {
+            1 + (weight.clamp(10, 1000) - 10) * 9_999 / 990
+        }),
+    };
+    let mut settings = Vec::new();
+    if let Some(weight) = limits.blkio_weight {
+        settings.push((file, format!("default {}", scaled(weight))));
+    }
+    for limit in &limits.blkio_weight_devices {
+        let line = format!("{}:{} {}", limit.major, limit.minor, scaled(limit.number));
+        settings.push((file, line));
+    }
+    for (what, limit) in &limits.throttles {
+        let key = match what {
+            Throttle::ReadBytes => "rbps",
+            Throttle::WriteBytes => "wbps",
+            Throttle::ReadOperations => "riops",
+            Throttle::WriteOperations => "wiops",
+        };
+        let line = format!("{}:{} {key}={}", limit.major, limit.minor, limit.number);
+        settings.push(("io.max", line));
+    }
+    settings
 }
 
 /// Limits as files and values.
@@ -86,9 +121,20 @@ fn settings(limits: &Limits) -> Vec<(&'static str, &'static str, String)> {
     settings
 }
 
-/// v1's shares (2 to 262144) as v2's weight (1 to 10000), by the OCI runtimes' common formula.
+/// v1's shares (2 to 262144) as v2's weight (1 to 10000), so that the least, the usual and the most are
+/// that on both: 2 is 1, 1024 is 100, 262144 is 10000. Between them a power of ten whose exponent is
+/// quadratic in the logarithm, as runc 1.3 and crun 1.23 have it (ConvertCPUSharesToCgroupV2Value); the
+/// straight line of earlier versions made 39 of 1024.
 fn weight(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
+    if shares <= 2 {
+        return 1;
+    }
+    if shares >= 262_144 {
+        return 10_000;
+    }
+    let log = (shares as f64).log2();
+    let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+    10_f64.powf(exponent).ceil() as u64
 }
 
 /// Stops or continues a group and waits until the kernel says so in `cgroup.events`.
@@ -130,10 +176,43 @@ mod tests {
                 ("memory", "memory.max", "67108864".to_owned()),
                 ("memory", "memory.swap.max", "67108864".to_owned()),
                 ("cpu", "cpu.max", "50000 100000".to_owned()),
-                ("cpu", "cpu.weight", "39".to_owned()),
+                ("cpu", "cpu.weight", "100".to_owned()),
                 ("pids", "pids.max", "100".to_owned()),
             ]
         );
         assert_eq!((weight(2), weight(262_144)), (1, 10_000));
+        assert_eq!((weight(512), weight(2048)), (59, 174));
+    }
+
+    #[test]
+    fn limits_of_block_devices_become_lines() {
+        use crate::executor::plan::DeviceLimit;
+        let disk = |number| DeviceLimit {
+            major: 8,
+            minor: 16,
+            number,
+        };
+        let limits = Limits {
+            blkio_weight: Some(1000),
+            blkio_weight_devices: vec![disk(10)],
+            throttles: vec![
+                (Throttle::WriteBytes, disk(5)),
+                (Throttle::ReadOperations, disk(7)),
+            ],
+            ..Limits::default()
+        };
+        assert_eq!(
+            block_settings(&limits, false),
+            [
+                ("io.weight", "default 10000".to_owned()),
+                ("io.weight", "8:16 1".to_owned()),
+                ("io.max", "8:16 wbps=5".to_owned()),
+                ("io.max", "8:16 riops=7".to_owned()),
+            ]
+        );
+        assert_eq!(
+            block_settings(&limits, true)[0],
+            ("io.bfq.weight", "default 1000".to_owned())
+        );
     }
 }

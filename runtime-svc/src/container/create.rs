@@ -18,6 +18,7 @@ use super::{
     manager::{Manager, ReleaseName},
     merge, plan,
     record::{Life, Record},
+    resources,
     state::{Container, Status},
     stop::parse_signal,
     unsupported,
@@ -50,6 +51,8 @@ impl Manager {
     ) -> Result<(Arc<Container>, Vec<String>), Error> {
         let mut spec = creation.spec;
         unsupported::check(&spec)?;
+        self.name_peers_by_id(&mut spec);
+        let warnings = resources::settle(&mut spec, &self.0.host)?;
         let id = ids::new_id();
         let name = self.take_name(&spec.name, &id)?;
         let release = ReleaseName::unless_kept(self, &name);
@@ -75,8 +78,7 @@ impl Manager {
             lower: Vec::new(),
             volume: &|_| PathBuf::new(),
         };
-        let plan = plan::plan(&record, &places, false)?;
-        let warnings = self.0.hierarchies.missing_for(&plan.cgroup.limits);
+        plan::plan(&record, &places, false)?;
         // Held until the container is there: from then on its record keeps them.
         let kept = self.0.layers.ensure(&image.layers).await?;
         // One container with volumes after the other: two that begin together fill a volume once, and

@@ -33,6 +33,19 @@ pub fn write(
     fs::write(folder.join("resolv.conf"), resolv)
 }
 
+/// For a container that shares another's network: the three files are the other's, now and later.
+pub fn share(folder: &Path, with: &Path) -> io::Result<()> {
+    for name in ["hostname", "hosts", "resolv.conf"] {
+        let file = folder.join(name);
+        match fs::remove_file(&file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        std::os::unix::fs::symlink(with.join(name), file)?;
+    }
+    Ok(())
+}
+
 fn resolv_conf(nameservers: &[String], search: &[String], options: &[String]) -> String {
     let mut text = String::new();
     for server in nameservers {

@@ -117,7 +117,7 @@ impl Manager {
                 container.id
             )));
         }
-        Group::open(&self.0.hierarchies, &format!("slipway/{}", container.id))
+        Group::open(&self.0.hierarchies, &container.record().cgroup())
             .processes()
             .tried(|| format!("cannot list the processes of container {name}"))
     }

@@ -193,7 +193,7 @@ fn root_of(pid: i32, container: &Container) -> Result<OwnedFd, Error> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let groups = rustix::fs::openat(&process, "cgroup", flags, Mode::empty()).tried(what)?;
     let groups = io::read_to_string(std::fs::File::from(groups)).tried(what)?;
-    if !groups.contains(&format!("slipway/{}", container.id)) {
+    if !groups.contains(&container.record().cgroup()) {
         let name = container.name();
         return Err(Error::Conflict(format!("container {name} has just ended")));
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::fd::OwnedFd,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -9,11 +10,13 @@ use std::{
 use slipway_proto::runtime::v1::TerminalSize;
 
 use super::{
-    etc,
+    devices, etc,
     manager::Manager,
+    peers,
     plan::{self, Places},
     ports,
     record::{Life, Record},
+    resources,
     restart::{self, Ending, Policy},
     state::{Container, Status},
 };
@@ -103,6 +106,11 @@ impl Manager {
 
     async fn attach(&self, container: &Container) -> Result<Option<Attached>, Error> {
         let record = container.record();
+        if let Some(peer) = self.network_peer(&record)? {
+            etc::share(&container.folder, &peer.folder)
+                .tried(|| format!("cannot share the hosts file of {}", peer.name()))?;
+            return Ok(None);
+        }
         let mut config = record.spec.network.clone().unwrap_or_default();
         if config.publish_all {
             let more = ports::publish_all(&record.effective.exposed, &config.ports);
@@ -166,10 +174,20 @@ impl Manager {
             lower,
             volume: &volume,
         };
-        let plan = plan::plan(&record, &places, attached.is_some())?;
+        if let Some(peer) = self.network_peer(&record)? {
+            record.effective.go_by(&peer.record().effective.hostname);
+        }
+        let mut plan = plan::plan(&record, &places, attached.is_some())?;
+        devices::grant(&mut plan, &record.spec)?;
+        if let Some(resources) = &record.spec.resources {
+            resources::add_devices(&mut plan.cgroup.limits, resources)?;
+        }
+        let peers = self.peers(&record).await?;
+        let effective = record.effective.clone();
         let starting = |record: &mut Record| {
             record.starting = true;
             record.life = life;
+            record.effective = effective;
         };
         container.update(starting).tried(what)?;
         // After that, so that at no instant it looks as if it had never been started: what a policy
@@ -178,7 +196,7 @@ impl Manager {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).tried(what),
             _ => {}
         }
-        let socket = self.spawn(&plan, attached).tried(what)?;
+        let socket = self.spawn(&plan, attached, &peers).tried(what)?;
         let connection = Connection::new(socket).tried(what)?;
         match connection.next().await.tried(what)? {
             Some((Event::Running(running), _)) => Ok((connection, running)),
@@ -198,14 +216,15 @@ impl Manager {
         &self,
         plan: &crate::executor::plan::ContainerPlan,
         attached: Option<&Attached>,
-    ) -> io::Result<std::os::fd::OwnedFd> {
+        peers: &[OwnedFd],
+    ) -> io::Result<OwnedFd> {
         let mut spawner = self
             .0
             .spawner
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let net = attached.map(|a| &a.namespace);
-        match spawner.spawn(plan, net) {
+        match spawner.spawn(plan, net, peers) {
             Ok(socket) => Ok(socket),
             Err(error) if spawner.is_alive() => Err(error),
             Err(_) => {
@@ -214,7 +233,7 @@ impl Manager {
                     std::path::Path::new("/proc/self/exe"),
                     &self.0.run.join("spawner.lock"),
                 )?;
-                spawner.spawn(plan, net)
+                spawner.spawn(plan, net, peers)
             }
         }
     }
@@ -283,7 +302,9 @@ impl Manager {
             }
         };
         self.clean_up(container);
-        if container.endpoint().is_some() || !matches!(mode(container).as_str(), "host" | "none") {
+        let mode = mode(container);
+        let own = !matches!(mode.as_str(), "host" | "none") && peers::of(&mode).is_none();
+        if container.endpoint().is_some() || own {
             self.0.netd.release(&container.id).await;
         }
         self.tell_network(container, "disconnect", container.endpoint().as_ref());
@@ -396,7 +417,7 @@ impl Manager {
 
     /// Takes away what a dead monitor left: processes, cgroups, its socket.
     pub(super) fn clean_up(&self, container: &Container) {
-        let group = Group::open(&self.0.hierarchies, &format!("slipway/{}", container.id));
+        let group = Group::open(&self.0.hierarchies, &container.record().cgroup());
         let killed = group.kill().and_then(|()| group.remove());
         if let Err(error) = killed {
             tracing::warn!(container = container.id, %error, "its cgroups could not be removed");

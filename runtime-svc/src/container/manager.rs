@@ -9,9 +9,9 @@ use std::{
 
 use slipway_proto::runtime::v1::Mount;
 
-use super::state::Container;
+use super::{resources, state::Container};
 use crate::{
-    cgroup::Hierarchies,
+    cgroup::{Hierarchies, Support},
     error::Error,
     events::Events,
     ids,
@@ -36,6 +36,7 @@ pub(super) struct Inner {
     /// Held while volumes get their first content.
     pub filling: Arc<tokio::sync::Mutex<()>>,
     pub hierarchies: Hierarchies,
+    pub host: resources::Host,
     pub spawner: Mutex<Spawner>,
     pub events: Events,
     containers: RwLock<HashMap<String, Arc<Container>>>,
@@ -66,6 +67,10 @@ impl Manager {
         let volumes = Volumes::open(state.join("volumes"))?;
         let hierarchies = Hierarchies::detect()?;
         tracing::info!(cgroup = hierarchies.version(), controllers = ?hierarchies.v2_controllers, "host");
+        let host = resources::Host {
+            support: Support::of(&hierarchies),
+            cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        };
         let manager = Self(Arc::new(Inner {
             state,
             run,
@@ -76,6 +81,7 @@ impl Manager {
             filling: Arc::default(),
             unreadable: Mutex::default(),
             hierarchies,
+            host,
             spawner: Mutex::new(spawner),
             events: Events::default(),
             containers: RwLock::default(),

@@ -46,6 +46,15 @@ impl Effective {
             .cloned()
             .collect()
     }
+
+    /// Takes another host name: that of the container whose network it shares.
+    pub fn go_by(&mut self, hostname: &str) {
+        let old = format!("HOSTNAME={}", self.hostname);
+        for variable in self.env.iter_mut().filter(|v| **v == old) {
+            *variable = format!("HOSTNAME={hostname}");
+        }
+        hostname.clone_into(&mut self.hostname);
+    }
 }
 
 /// Merges. `id` gives the host name where none is asked for.

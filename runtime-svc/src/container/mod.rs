@@ -2,6 +2,7 @@
 //! done with them ([`manager`], [`create`], [`lifecycle`], [`restart`], [`health`], [`exec`], [`stop`], [`remove`]).
 
 pub mod create;
+pub mod devices;
 pub mod etc;
 pub mod exec;
 pub mod files;
@@ -11,6 +12,7 @@ pub mod lifecycle;
 pub mod manager;
 pub mod merge;
 pub mod mounts;
+pub mod peers;
 pub mod plan;
 pub mod ports;
 mod probe;
@@ -18,10 +20,12 @@ pub mod record;
 mod recover;
 pub mod remove;
 mod rename;
+pub mod resources;
 pub mod restart;
 pub mod state;
 pub mod stats;
 pub mod stop;
+pub mod sysctls;
 mod tell;
 pub mod top;
 pub mod unsupported;

@@ -50,14 +50,14 @@ fn bind(target: &str, source: PathBuf, attributes: u64, recursive: bool) -> Moun
 }
 
 /// All mounts of a container, in the order in which they are made.
-pub fn all(record: &Record, places: &Places<'_>, open_system: bool) -> Result<Vec<Mount>, Error> {
+pub fn all(record: &Record, places: &Places<'_>) -> Result<Vec<Mount>, Error> {
     let spec = &record.spec;
     let shm = if spec.shm_size == 0 {
         64 << 20
     } else {
         spec.shm_size
     };
-    let read_only = if open_system { 0 } else { RDONLY };
+    let read_only = if spec.privileged { 0 } else { RDONLY };
     let mut mounts = vec![
         filesystem("/proc", "proc", &[], NOSUID | NODEV | NOEXEC),
         filesystem(
@@ -75,28 +75,40 @@ pub fn all(record: &Record, places: &Places<'_>, open_system: bool) -> Result<Ve
         filesystem("/sys", "sysfs", &[], read_only | NOSUID | NODEV | NOEXEC),
         Mount {
             target: "/sys/fs/cgroup".to_owned(),
-            source: MountSource::Cgroups,
+            source: MountSource::Cgroups {
+                writable: spec.privileged,
+            },
             attributes: 0,
             recursive: false,
             only_top: false,
             propagation: 0,
         },
         filesystem("/dev/mqueue", "mqueue", &[], NOSUID | NODEV | NOEXEC),
-        match spec.ipc_mode.as_str() {
-            "host" => bind(
-                "/dev/shm",
-                PathBuf::from("/dev/shm"),
-                NOSUID | NODEV | NOEXEC,
-                false,
-            ),
-            _ => filesystem(
-                "/dev/shm",
-                "tmpfs",
-                &[("mode", "1777"), ("size", &shm.to_string())],
-                NOSUID | NODEV | NOEXEC,
-            ),
-        },
     ];
+    mounts.extend(match spec.ipc_mode.as_str() {
+        // docker: without shared memory between processes there is no place for it.
+        "none" => None,
+        mode if super::peers::of(mode).is_some() => Some(Mount {
+            target: "/dev/shm".to_owned(),
+            source: MountSource::SharedMemory,
+            attributes: 0,
+            recursive: false,
+            only_top: false,
+            propagation: 0,
+        }),
+        "host" => Some(bind(
+            "/dev/shm",
+            PathBuf::from("/dev/shm"),
+            NOSUID | NODEV | NOEXEC,
+            false,
+        )),
+        _ => Some(filesystem(
+            "/dev/shm",
+            "tmpfs",
+            &[("mode", "1777"), ("size", &shm.to_string())],
+            NOSUID | NODEV | NOEXEC,
+        )),
+    });
     for name in ["resolv.conf", "hostname", "hosts"] {
         let target = format!("/etc/{name}");
         if !spec.mounts.iter().any(|m| m.target == target) {

@@ -4,20 +4,20 @@ use std::path::{Path, PathBuf};
 
 use slipway_proto::runtime::v1::{ContainerSpec, Resources, Ulimit};
 
-use super::{mounts, record::Record};
+use super::{mounts, peers, record::Record, resources, sysctls};
 use crate::{
     error::Error,
     executor::{
-        capabilities,
+        self, capabilities,
         plan::{
-            Cgroup, ContainerPlan, Device, Files, Limits, Namespace, Namespaces, Process, Rlimit,
-            Root, Seccomp, Stdio,
+            Cgroup, ContainerPlan, Device, Files, Label, Limits, Namespace, Namespaces, Process,
+            Rlimit, Root, Seccomp, Stdio,
         },
     },
 };
 
 /// What docker hides and makes read-only (moby, oci/defaults.go).
-const MASKED: [&str; 11] = [
+const MASKED: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -28,9 +28,9 @@ const MASKED: [&str; 11] = [
     "/proc/timer_stats",
     "/proc/sched_debug",
     "/proc/scsi",
+    "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
-const MASKED_MORE: [&str; 1] = ["/sys/devices/virtual/powercap"];
 const READ_ONLY: [&str; 5] = [
     "/proc/bus",
     "/proc/fs",
@@ -38,6 +38,21 @@ const READ_ONLY: [&str; 5] = [
     "/proc/sys",
     "/proc/sysrq-trigger",
 ];
+
+/// Counters of single processors that tell what runs on others; bare metal has them.
+fn thermal_throttle() -> &'static [String] {
+    static FOUND: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| {
+        let folder = |cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle");
+        // What is not possible has no folder; 8192 is the kernel's most.
+        let mut cpus = (0..8192)
+            .take_while(|cpu| Path::new(&format!("/sys/devices/system/cpu/cpu{cpu}")).exists());
+        cpus.by_ref()
+            .map(folder)
+            .filter(|folder| Path::new(folder).exists())
+            .collect()
+    });
+    &FOUND
+}
 
 /// Where things of this container are on the host.
 pub struct Places<'a> {
@@ -51,18 +66,13 @@ pub struct Places<'a> {
     pub volume: &'a (dyn Fn(&str) -> PathBuf + Sync),
 }
 
-/// The plan. `network` says whether a network namespace comes with the request.
+/// The plan. `network` says whether a network namespace comes with the request. Devices of the host are
+/// looked up and added at the start, by [`super::devices::grant`].
 pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<ContainerPlan, Error> {
     let spec = &record.spec;
     let effective = &record.effective;
     let has_option = |name: &str| spec.security_opt.iter().any(|o| o.starts_with(name));
-    let private = |mode: &str| {
-        if mode == "host" {
-            Namespace::Host
-        } else {
-            Namespace::New
-        }
-    };
+    let namespace = |mode: &str| peers::namespace(spec, mode);
     let open_system = spec.privileged || has_option("systempaths=unconfined");
     let capabilities = if spec.privileged {
         capabilities::all()
@@ -81,15 +91,15 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
     Ok(ContainerPlan {
         id: record.id.clone(),
         namespaces: Namespaces {
-            net: match (network, mode) {
-                (true, _) => Namespace::Fd,
-                (false, "host") => Namespace::Host,
-                (false, _) => Namespace::New,
+            net: if network {
+                Namespace::Fd
+            } else {
+                namespace(mode)
             },
-            pid: private(&spec.pid_mode),
-            ipc: private(&spec.ipc_mode),
-            uts: private(&spec.uts_mode),
-            cgroup: private(&spec.cgroupns_mode),
+            pid: namespace(&spec.pid_mode),
+            ipc: namespace(&spec.ipc_mode),
+            uts: namespace(&spec.uts_mode),
+            cgroup: namespace(&spec.cgroupns_mode),
         },
         hostname: effective.hostname.clone(),
         domainname: spec.domainname.clone(),
@@ -99,23 +109,28 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
             work: places.folder.join("work"),
         },
         readonly_root: spec.read_only,
-        mounts: mounts::all(record, places, open_system)?,
+        mounts: mounts::all(record, places)?,
         devices: devices(),
+        host_devices: false,
         masked_paths: if open_system {
             Vec::new()
         } else {
-            [paths(&MASKED), paths(&MASKED_MORE)].concat()
+            [paths(&MASKED), thermal_throttle().to_vec()].concat()
         },
         readonly_paths: if open_system {
             Vec::new()
         } else {
             paths(&READ_ONLY)
         },
-        sysctls: sysctls(spec, mode)?,
+        sysctls: sysctls::all(spec)?,
         cgroup: Cgroup {
-            path: format!("slipway/{}", record.id),
-            limits: limits(spec.resources.as_ref().unwrap_or(&Resources::default()))?,
+            path: record.cgroup(),
+            limits: Limits {
+                oom_kill_disable: spec.oom_kill_disable,
+                ..resources::limits(spec.resources.as_ref().unwrap_or(&Resources::default()))
+            },
             all_devices: spec.privileged,
+            devices: Vec::new(),
         },
         process: Process {
             args: effective.args(),
@@ -128,14 +143,11 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
                 .security_opt
                 .iter()
                 .any(|o| o.starts_with("no-new-privileges") && !o.ends_with("false")),
-            seccomp: if spec.privileged || has_option("seccomp=unconfined") {
-                Seccomp::Unconfined
-            } else {
-                Seccomp::Default
-            },
+            seccomp: seccomp(spec, capabilities)?,
             rlimits: spec.ulimits.iter().map(rlimit).collect::<Result<_, _>>()?,
             init: spec.init,
             oom_score_adj: (spec.oom_score_adj != 0).then_some(spec.oom_score_adj),
+            label: Label::None,
         },
         stdio: match spec.tty {
             true => Stdio::Terminal {
@@ -160,6 +172,25 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
     })
 }
 
+/// The last `seccomp=` counts, as docker; `--privileged` has none.
+fn seccomp(spec: &ContainerSpec, capabilities: u64) -> Result<Seccomp, Error> {
+    let mut options = spec.security_opt.iter().rev();
+    let asked = options.find_map(|o| o.strip_prefix("seccomp="));
+    match asked {
+        _ if spec.privileged => Ok(Seccomp::Unconfined),
+        Some("unconfined") => Ok(Seccomp::Unconfined),
+        None | Some("builtin") => Ok(Seccomp::Default),
+        Some(profile) => {
+            let (program, flags) = executor::seccomp::custom(profile, capabilities)
+                .map_err(|e| Error::Invalid(e.to_string()))?;
+            Ok(Seccomp::Custom {
+                program: crate::sys::bpf::to_hex(&program),
+                flags,
+            })
+        }
+    }
+}
+
 fn devices() -> Vec<Device> {
     [
         ("null", 1, 3),
@@ -176,88 +207,10 @@ fn devices() -> Vec<Device> {
         major,
         minor,
         mode: 0o666,
+        uid: 0,
+        gid: 0,
     })
     .collect()
-}
-
-/// Only parameters that the container's own namespaces have, as docker checks them.
-fn sysctls(spec: &ContainerSpec, network_mode: &str) -> Result<Vec<(String, String)>, Error> {
-    let mut all: Vec<(String, String)> = Vec::new();
-    if network_mode != "host" {
-        // docker sets these two, so that servers may bind low ports and ping works without privileges.
-        all.push((
-            "net.ipv4.ip_unprivileged_port_start".to_owned(),
-            "0".to_owned(),
-        ));
-        all.push((
-            "net.ipv4.ping_group_range".to_owned(),
-            "0 2147483647".to_owned(),
-        ));
-    }
-    let ipc = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
-    for (key, value) in &spec.sysctls {
-        let word = key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-        let net = key.starts_with("net.") && network_mode != "host";
-        let own_ipc = (key.starts_with("fs.mqueue.") || ipc.contains(&key.as_str()))
-            && spec.ipc_mode != "host";
-        if !word || key.contains("..") || !(net || own_ipc) {
-            return Err(Error::Invalid(format!(
-                "sysctl '{key}' is not allowed: it is not of the container's own namespaces"
-            )));
-        }
-        all.retain(|(k, _)| k != key);
-        all.push((key.clone(), value.clone()));
-    }
-    Ok(all)
-}
-
-/// Limits in the executor's form, checked.
-pub fn limits(resources: &Resources) -> Result<Limits, Error> {
-    let positive = |n: i64| u64::try_from(n).ok().filter(|n| *n > 0);
-    let text = |s: &String| (!s.is_empty()).then(|| s.clone());
-    if resources.memory != 0 && resources.memory < 6 << 20 {
-        return Err(Error::Invalid(
-            "Minimum memory limit allowed is 6MB".to_owned(),
-        ));
-    }
-    if resources.memory_swap > 0 && resources.memory_swap < resources.memory {
-        return Err(Error::Invalid(
-            "Minimum memoryswap limit should be larger than memory limit, see usage".to_owned(),
-        ));
-    }
-    let quota = match positive(resources.nano_cpus) {
-        // 100 ms periods, as docker.
-        Some(nano) => Some(nano / 10_000),
-        None => positive(resources.cpu_quota),
-    };
-    let memory_swap = match (resources.memory_swap, positive(resources.memory)) {
-        (0, None) => None,
-        // docker: as much swap as memory again.
-        (0, Some(memory)) => i64::try_from(memory.saturating_mul(2)).ok(),
-        (swap, _) => Some(swap),
-    };
-    Ok(Limits {
-        memory: positive(resources.memory),
-        memory_swap,
-        memory_reservation: positive(resources.memory_reservation),
-        cpu_quota: quota,
-        cpu_period: positive(resources.cpu_period).or(quota.map(|_| 100_000)),
-        cpu_shares: (resources.cpu_shares > 0).then_some(resources.cpu_shares),
-        cpuset_cpus: text(&resources.cpuset_cpus),
-        cpuset_mems: text(&resources.cpuset_mems),
-        pids: positive(resources.pids_limit),
-    })
 }
 
 fn rlimit(ulimit: &Ulimit) -> Result<Rlimit, Error> {
@@ -332,50 +285,5 @@ mod tests {
         let sys = plan.mounts.iter().find(|m| m.target == "/sys").unwrap();
         assert_ne!(sys.attributes & libc::MOUNT_ATTR_RDONLY, 0);
         assert_eq!(plan.namespaces.net, Namespace::Fd);
-    }
-
-    #[test]
-    fn limits_are_docker_units() {
-        let resources = Resources {
-            memory: 64 << 20,
-            nano_cpus: 500_000_000,
-            pids_limit: -1,
-            ..Resources::default()
-        };
-        let limits = limits(&resources).unwrap();
-        assert_eq!(
-            (limits.memory, limits.memory_swap),
-            (Some(64 << 20), Some(128 << 20))
-        );
-        assert_eq!(
-            (limits.cpu_quota, limits.cpu_period, limits.pids),
-            (Some(50_000), Some(100_000), None)
-        );
-    }
-
-    #[test]
-    fn parameters_of_the_host_are_refused() {
-        for key in [
-            "kernel.panic",
-            "vm.swappiness",
-            "net/../kernel.panic",
-            "net.ipv4..x",
-        ] {
-            let spec = ContainerSpec {
-                sysctls: [(key.to_owned(), "1".to_owned())].into(),
-                ..ContainerSpec::default()
-            };
-            assert!(planned(spec).is_err(), "{key}");
-        }
-        let spec = ContainerSpec {
-            sysctls: [("net.core.somaxconn".to_owned(), "5".to_owned())].into(),
-            ..ContainerSpec::default()
-        };
-        assert!(
-            planned(spec)
-                .unwrap()
-                .sysctls
-                .contains(&("net.core.somaxconn".into(), "5".into()))
-        );
     }
 }

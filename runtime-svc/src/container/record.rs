@@ -82,6 +82,14 @@ pub fn sync(folder: &Path) -> io::Result<()> {
 }
 
 impl Record {
+    /// Path of its groups below the root of each tree.
+    pub fn cgroup(&self) -> String {
+        match self.spec.cgroup_parent.trim_matches('/') {
+            "" => format!("{}/{}", crate::cgroup::PARENT, self.id),
+            parent => format!("{parent}/{}", self.id),
+        }
+    }
+
     /// Reads a container's record.
     pub fn read(folder: &Path) -> io::Result<Self> {
         Ok(serde_json::from_slice(&fs::read(

@@ -75,8 +75,7 @@ impl Manager {
                     self.resume_health(&container);
                     live.push((container.id.clone(), running.pid));
                     let paused =
-                        Group::open(&self.0.hierarchies, &format!("slipway/{}", container.id))
-                            .is_frozen();
+                        Group::open(&self.0.hierarchies, &container.record().cgroup()).is_frozen();
                     self.supervise(container.clone(), connection, running.clone());
                     if paused {
                         container.set_status(Status::Running { running, paused });

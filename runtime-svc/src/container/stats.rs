@@ -43,7 +43,7 @@ impl Manager {
         let Some(running) = container.running() else {
             return Sample::default();
         };
-        let group = Group::open(self.hierarchies(), &format!("slipway/{}", container.id));
+        let group = Group::open(self.hierarchies(), &container.record().cgroup());
         let devices = fs::read_to_string(format!("/proc/{}/net/dev", running.pid));
         Sample {
             usage: group.usage(),

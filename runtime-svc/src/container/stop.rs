@@ -170,7 +170,7 @@ impl Manager {
                 "Container {name} is {state} paused"
             )));
         }
-        let group = Group::open(&self.0.hierarchies, &format!("slipway/{}", container.id));
+        let group = Group::open(&self.0.hierarchies, &container.record().cgroup());
         tokio::task::spawn_blocking(move || group.freeze(pause))
             .await
             .map_err(io::Error::other)

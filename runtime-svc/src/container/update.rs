@@ -2,7 +2,7 @@
 
 use slipway_proto::runtime::v1::{Resources, RestartPolicy};
 
-use super::{manager::Manager, plan, restart::Policy, state::Container, unsupported};
+use super::{manager::Manager, resources as rules, restart::Policy, state::Container, unsupported};
 use crate::{
     cgroup::Group,
     error::{Error, Tried as _},
@@ -18,8 +18,15 @@ impl Manager {
     ) -> Result<Vec<String>, Error> {
         let _turn = container.operation.lock().await;
         let mut spec = container.record().spec;
-        let resources = merged(spec.resources.clone().unwrap_or_default(), asked);
-        let mut limits = plan::limits(&resources)?;
+        let old = spec.resources.clone().unwrap_or_default();
+        // docker: whoever lowers swap below memory without saying so would not get what he thinks.
+        if asked.memory > old.memory_swap && old.memory_swap > 0 && asked.memory_swap == 0 {
+            return Err(Error::Invalid("Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time".to_owned()));
+        }
+        let mut resources = merged(old, asked);
+        let warnings = rules::check(&mut resources, &self.0.host, true)?;
+        let mut limits = rules::limits(&resources);
+        rules::add_devices(&mut limits, &resources)?;
         if asked.pids_limit < 0 {
             // Nothing said is no limit for a new group; an old one must be told.
             limits.pids = Some(u64::MAX);
@@ -39,9 +46,8 @@ impl Manager {
             spec.restart = Some(restart);
         }
         unsupported::check(&spec)?;
-        let warnings = self.hierarchies().missing_for(&limits);
         if container.running().is_some() {
-            let group = Group::open(self.hierarchies(), &format!("slipway/{}", container.id));
+            let group = Group::open(self.hierarchies(), &container.record().cgroup());
             group
                 .limit(self.hierarchies(), &limits)
                 .tried(|| format!("Cannot update container {}", container.name()))?;
@@ -95,6 +101,14 @@ fn merged(old: Resources, new: &Resources) -> Resources {
         } else {
             new.blkio_weight
         },
+        cpu_rt_period: number(old.cpu_rt_period, new.cpu_rt_period),
+        cpu_rt_runtime: number(old.cpu_rt_runtime, new.cpu_rt_runtime),
+        // docker updates none of single devices.
+        blkio_weight_device: old.blkio_weight_device,
+        device_read_bps: old.device_read_bps,
+        device_write_bps: old.device_write_bps,
+        device_read_iops: old.device_read_iops,
+        device_write_iops: old.device_write_iops,
     }
 }
 

@@ -65,7 +65,7 @@ const DEFAULT: [&str; 14] = [
 
 /// Not a capability.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown capability {0:?}: see capabilities(7)")]
+#[error("unknown capability: {0:?}: see capabilities(7)")]
 pub struct UnknownCapability(pub String);
 
 /// The bit of a capability; `CAP_` in front and lower case are allowed.
@@ -84,11 +84,11 @@ pub const fn all() -> u64 {
     (1 << NAMES.len()) - 1
 }
 
-/// The set for `--cap-add` and `--cap-drop`, by docker's rules: `ALL` in either, then single names;
-/// what is both added and dropped is dropped, unless all is dropped first.
+/// The set for `--cap-add` and `--cap-drop`, by docker's rules (docker/cli, EffectiveCapAddCapDrop; moby,
+/// TweakCapabilities): with `ALL` added, all but what is dropped; with `ALL` dropped, what is added;
+/// else what is both added and dropped is added.
 pub fn effective(add: &[String], drop: &[String]) -> Result<u64, UnknownCapability> {
-    let is_all =
-        |name: &String| name.eq_ignore_ascii_case("all") || name.eq_ignore_ascii_case("cap_all");
+    let is_all = |name: &String| name.eq_ignore_ascii_case("all");
     let union = |names: &[String]| {
         names
             .iter()
@@ -105,7 +105,7 @@ pub fn effective(add: &[String], drop: &[String]) -> Result<u64, UnknownCapabili
             .iter()
             .fold(0, |set, name| set | bit(name).unwrap_or_default())
     };
-    Ok((base | added) & !dropped)
+    Ok(base & !dropped | added)
 }
 
 #[cfg(test)]
@@ -132,6 +132,8 @@ mod tests {
             set(&["SYS_TIME"], &["MKNOD"]),
             (0xa804_25fb | 1 << 25) & !(1 << 27)
         );
+        assert_eq!(set(&["CAP_MKNOD"], &["mknod"]), 0xa804_25fb);
+        assert_eq!(set(&["ALL"], &["all"]), all());
         assert!(effective(&strings(&["NONSENSE"]), &[]).is_err());
     }
 }

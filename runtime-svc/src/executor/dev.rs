@@ -1,9 +1,15 @@
 //! /dev: device nodes, the usual links, and the terminal.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::{
+    os::{
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        unix::fs::{FileTypeExt as _, MetadataExt as _},
+    },
+    path::Path,
+};
 
 use rustix::{
-    fs::{FileType, Mode, OFlags},
+    fs::{AtFlags, FileType, Mode, OFlags},
     io::Errno,
     mount::OpenTreeFlags,
 };
@@ -20,8 +26,9 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// Makes nodes and links in the /dev that was mounted.
-pub fn populate(root: &OwnedFd, devices: &[Device]) -> Result<(), StartError> {
+/// Makes nodes and links in the /dev that was mounted; with `host_devices` nodes for all devices of the
+/// host, too.
+pub fn populate(root: &OwnedFd, devices: &[Device], host_devices: bool) -> Result<(), StartError> {
     let folder = rootfs::open_inside(root, "/dev", OFlags::DIRECTORY)
         .step(|| "cannot open the container's /dev".to_owned())?;
     for (name, target) in LINKS {
@@ -30,7 +37,11 @@ pub fn populate(root: &OwnedFd, devices: &[Device]) -> Result<(), StartError> {
             Err(e) => return Err(e).step(|| format!("cannot make /dev/{name}")),
         }
     }
-    for device in devices {
+    let host = match host_devices {
+        true => host_nodes(),
+        false => Vec::new(),
+    };
+    for device in host.iter().chain(devices) {
         node(root, device).step(|| format!("cannot make {}", device.path))?;
     }
     Ok(())
@@ -49,18 +60,65 @@ fn node(root: &OwnedFd, device: &Device) -> rustix::io::Result<()> {
     match rustix::fs::mknodat(&parent, name, kind, Mode::empty(), number) {
         Ok(()) => {}
         Err(Errno::EXIST) => {
-            rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::empty())?;
+            rustix::fs::unlinkat(&parent, name, AtFlags::empty())?;
             rustix::fs::mknodat(&parent, name, kind, Mode::empty(), number)?;
         }
         Err(e) => return Err(e),
     }
-    // Not through a link: we have just made the node ourselves in a folder nobody else can see yet.
-    rustix::fs::chmodat(
+    // The folder may be in a volume that others write to: what has the name now must be the node that
+    // was made, and it is changed by descriptor.
+    let made = rustix::fs::openat(
         &parent,
         name,
-        Mode::from_raw_mode(device.mode),
-        rustix::fs::AtFlags::empty(),
-    )
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let stat = rustix::fs::fstat(&made)?;
+    if FileType::from_raw_mode(stat.st_mode) != kind || stat.st_rdev != number {
+        return Err(Errno::STALE);
+    }
+    let owner = rustix::fs::Uid::from_raw(device.uid);
+    let group = rustix::fs::Gid::from_raw(device.gid);
+    rustix::fs::chownat(&made, "", Some(owner), Some(group), AtFlags::EMPTY_PATH)?;
+    // There is no chmod of an O_PATH descriptor before Linux 6.6 but by this path.
+    let path = format!("/proc/self/fd/{}", made.as_raw_fd());
+    rustix::fs::chmod(path, Mode::from_raw_mode(device.mode))
+}
+
+/// Folders of the host's /dev that a container has of its own (moby, HostDevices).
+const OWN_FOLDERS: [&str; 4] = ["pts", "shm", "fd", "mqueue"];
+/// Nodes that it has of its own.
+const OWN_NODES: [&str; 2] = ["console", "ptmx"];
+
+/// All devices in the host's /dev; what cannot be read is left out.
+fn host_nodes() -> Vec<Device> {
+    let mut found = Vec::new();
+    collect(Path::new("/dev"), 0, &mut found);
+    found
+}
+
+fn collect(folder: &Path, depth: u32, found: &mut Vec<Device>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let own = |names: &[&str]| depth == 0 && names.iter().any(|n| name == *n);
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
+        let kind = metadata.file_type();
+        if kind.is_dir() && depth < 8 && !own(&OWN_FOLDERS) {
+            collect(&entry.path(), depth + 1, found);
+        } else if (kind.is_block_device() || kind.is_char_device()) && !own(&OWN_NODES) {
+            found.extend(entry.path().to_str().map(|path| Device {
+                path: path.to_owned(),
+                block: kind.is_block_device(),
+                major: rustix::fs::major(metadata.rdev()),
+                minor: rustix::fs::minor(metadata.rdev()),
+                mode: metadata.mode() & 0o7777,
+                uid: metadata.uid(),
+                gid: metadata.gid(),
+            }));
+        }
+    }
 }
 
 /// A new terminal of the container's own devpts.
@@ -82,7 +140,8 @@ pub fn open_terminal(root: &OwnedFd) -> Result<Terminal, StartError> {
     Ok(Terminal { master, peer })
 }
 
-/// Shows the terminal as /dev/console.
+/// Shows the terminal as /dev/console: a file of the container's /dev, never what a link there leads to
+/// (CVE-2025-52565).
 pub fn mount_console(root: &OwnedFd, terminal: &Terminal) -> Result<(), StartError> {
     let what = || "cannot mount /dev/console".to_owned();
     let mount = rustix::mount::open_tree(
@@ -93,6 +152,22 @@ pub fn mount_console(root: &OwnedFd, terminal: &Terminal) -> Result<(), StartErr
             | OpenTreeFlags::AT_EMPTY_PATH,
     )
     .step(what)?;
-    let target = rootfs::make_file_inside(root, "/dev/console").step(what)?;
+    let folder = rootfs::open_inside(root, "/dev", OFlags::DIRECTORY).step(what)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match rustix::fs::openat(&folder, "console", flags, Mode::from_raw_mode(0o600)) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(e).step(what),
+    }
+    let target = rustix::fs::openat(
+        &folder,
+        "console",
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .step(what)?;
+    let stat = rustix::fs::fstat(&target).step(what)?;
+    if FileType::from_raw_mode(stat.st_mode).is_symlink() {
+        return Err(Errno::LOOP).step(what);
+    }
     rootfs::attach(&mount, target.as_fd()).step(what)
 }

@@ -2,7 +2,11 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::{fs::OFlags, thread::UnshareFlags};
+use rustix::{
+    fs::OFlags,
+    mount::OpenTreeFlags,
+    thread::{LinkNameSpaceType, ThreadNameSpaceType as Kind, UnshareFlags},
+};
 
 use super::{
     StartError, Step as _, dev, launch, mounts,
@@ -31,10 +35,88 @@ pub fn clone_flags(namespaces: &Namespaces) -> i32 {
         | flag(&namespaces.net, libc::CLONE_NEWNET)
 }
 
+/// A process namespace holds for children only: with another container's the monitor joins it itself,
+/// before it makes the first process. Returns the way back.
+pub fn enter_pid_namespace(
+    namespaces: &Namespaces,
+    peers: &[OwnedFd],
+) -> Result<Option<OwnedFd>, StartError> {
+    let Namespace::Peer(number) = namespaces.pid else {
+        return Ok(None);
+    };
+    let home = rustix::fs::open(
+        "/proc/self/ns/pid",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .step(|| "cannot open the process namespace".to_owned())?;
+    join_peer(peers, number, Kind::PROCESS_ID, "PID")?;
+    // The new process must not be looked into by those who are there, from its first moment on; the
+    // monitor itself stays out of their sight.
+    prctl::set_dumpable(false).step(|| "cannot become undumpable".to_owned())?;
+    Ok(Some(home))
+}
+
+/// Undoes [`enter_pid_namespace`], so that processes that join later are made as everywhere.
+pub fn leave_pid_namespace(home: &OwnedFd) -> Result<(), StartError> {
+    rustix::thread::move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::ProcessID))
+        .step(|| "cannot leave the process namespace".to_owned())
+}
+
+fn join_peer(peers: &[OwnedFd], number: u8, kind: Kind, name: &str) -> Result<(), StartError> {
+    let what = || format!("cannot join the {name} namespace of another container");
+    let peer = peers
+        .get(usize::from(number))
+        .ok_or_else(|| StartError::Failed {
+            step: what(),
+            why: "no descriptor came with the request".to_owned(),
+        })?;
+    rustix::thread::move_into_thread_name_spaces(peer.as_fd(), kind).step(what)
+}
+
+/// /dev/shm of the container whose ipc namespace is joined, taken in that container's own mount
+/// namespace: a detached mount.
+fn shared_memory(
+    namespaces: &Namespaces,
+    peers: &[OwnedFd],
+) -> Result<Option<OwnedFd>, StartError> {
+    let Namespace::Peer(number) = namespaces.ipc else {
+        return Ok(None);
+    };
+    let what = || "cannot share /dev/shm of another container".to_owned();
+    let home = rustix::fs::open(
+        "/proc/self/ns/mnt",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .step(what)?;
+    join_peer(peers, number, Kind::MOUNT, "mount")?;
+    let root = rustix::fs::open(
+        "/",
+        OFlags::PATH | OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .step(what)?;
+    let folder = rootfs::open_inside(&root, "/dev/shm", OFlags::DIRECTORY).step(what)?;
+    let mount = rustix::mount::open_tree(
+        &folder,
+        "",
+        OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH,
+    )
+    .step(what)?;
+    rustix::thread::move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Mount))
+        .step(what)?;
+    Ok(Some(mount))
+}
+
 /// What the new process gets from the monitor.
 pub struct Inherited<'a> {
     /// The network namespace to join.
     pub net: Option<&'a OwnedFd>,
+    /// First processes of other containers, whose namespaces are joined.
+    pub peers: &'a [OwnedFd],
     /// Its ends of the pipes: stdin (absent = /dev/null), stdout, stderr. None with a terminal.
     pub pipes: Option<(Option<OwnedFd>, OwnedFd, OwnedFd)>,
     /// To the monitor: sends the terminal, reports an error; closes with the exec.
@@ -78,7 +160,8 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
         .group
         .join()
         .step(|| "cannot join the cgroups".to_owned())?;
-    join_namespaces(&plan.namespaces, inherited.net)?;
+    let shm = shared_memory(&plan.namespaces, inherited.peers)?;
+    join_namespaces(&plan.namespaces, inherited.net, inherited.peers)?;
     if plan.namespaces.cgroup == Namespace::New {
         crate::sys::namespaces::unshare(UnshareFlags::NEWCGROUP)
             .step(|| "cannot begin a cgroup namespace".to_owned())?;
@@ -92,8 +175,8 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
     rootfs::make_private()?;
     rustix::process::umask(rustix::fs::Mode::empty());
     let root = rootfs::mount_root(&plan.root, &plan.files.mount_point)?;
-    mounts::make(&root, &plan.mounts)?;
-    dev::populate(&root, &plan.devices)?;
+    mounts::make(&root, &plan.mounts, shm.as_ref())?;
+    dev::populate(&root, &plan.devices, plan.host_devices)?;
     let stdio = match plan.stdio {
         Stdio::Terminal { rows, columns, .. } => {
             let opened = dev::open_terminal(&root)?;
@@ -122,7 +205,7 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
             (stdin.map_or_else(|| open_null(&root), Ok)?, stdout, stderr)
         }
     };
-    protect::write_sysctls(&root, &plan.sysctls)?;
+    protect::write_sysctls(&plan.sysctls)?;
     protect::read_only(&root, &plan.readonly_paths)?;
     protect::mask(&root, &plan.masked_paths)?;
     if plan.readonly_root {
@@ -158,7 +241,11 @@ pub fn wait_until_placed(report: &OwnedFd) -> Result<(), StartError> {
     Ok(())
 }
 
-fn join_namespaces(namespaces: &Namespaces, net: Option<&OwnedFd>) -> Result<(), StartError> {
+fn join_namespaces(
+    namespaces: &Namespaces,
+    net: Option<&OwnedFd>,
+    peers: &[OwnedFd],
+) -> Result<(), StartError> {
     let join = |fd: BorrowedFd<'_>, name: &str| {
         rustix::thread::move_into_link_name_space(fd, None)
             .step(|| format!("cannot join the {name} namespace"))
@@ -173,12 +260,15 @@ fn join_namespaces(namespaces: &Namespaces, net: Option<&OwnedFd>) -> Result<(),
         }
         _ => {}
     }
-    for (namespace, name) in [
-        (&namespaces.net, "network"),
-        (&namespaces.ipc, "ipc"),
-        (&namespaces.uts, "uts"),
-        (&namespaces.cgroup, "cgroup"),
+    for (namespace, name, kind) in [
+        (&namespaces.net, "network", Kind::NETWORK),
+        (&namespaces.ipc, "ipc", Kind::INTER_PROCESS_COMMUNICATION),
+        (&namespaces.uts, "uts", Kind::HOST_NAME_AND_NIS_DOMAIN_NAME),
+        (&namespaces.cgroup, "cgroup", Kind::CONTROL_GROUP),
     ] {
+        if let Namespace::Peer(number) = namespace {
+            join_peer(peers, *number, kind, name)?;
+        }
         if let Namespace::Path(path) = namespace {
             let fd = rustix::fs::open(
                 path,

@@ -8,7 +8,7 @@ use rustix::{io::Errno, process::RawGid};
 use super::{
     StartError, Step as _,
     plan::{Process, Seccomp},
-    reaper, seccomp,
+    procfs, reaper, seccomp,
     user::{self, User},
 };
 use crate::sys::{bpf, capability, fork, prctl};
@@ -36,15 +36,24 @@ fn prepare(process: &Process) -> Result<Ready, StartError> {
     enter_working_dir(&process.working_dir)?;
     // Without no_new_privs the filter needs CAP_SYS_ADMIN, so it comes first then; otherwise last, so
     // that it need not allow what follows.
-    let filter = match process.seccomp {
+    let filter = match &process.seccomp {
         Seccomp::Unconfined => Vec::new(),
         Seccomp::Default => seccomp::default_program(process.capabilities),
+        Seccomp::Custom { program, .. } => {
+            bpf::from_hex(program).ok_or_else(|| StartError::Failed {
+                step: "cannot install the seccomp filter".to_owned(),
+                why: "the plan's is broken".to_owned(),
+            })?
+        }
+    };
+    let flags = match &process.seccomp {
+        Seccomp::Custom { flags, .. } => *flags,
+        _ => 0,
     };
     let install = || match filter.is_empty() {
         true => Ok(()),
-        false => {
-            bpf::install_seccomp(&filter).step(|| "cannot install the seccomp filter".to_owned())
-        }
+        false => bpf::install_seccomp(&filter, flags)
+            .step(|| "cannot install the seccomp filter".to_owned()),
     };
     if process.no_new_privs {
         prctl::set_no_new_privs().step(|| "cannot set no_new_privs".to_owned())?;
@@ -171,8 +180,13 @@ fn environment(given: &[String], who: &User) -> Vec<String> {
 
 fn set_limits(process: &Process) -> Result<(), StartError> {
     if let Some(score) = process.oom_score_adj {
-        std::fs::write("/proc/self/oom_score_adj", score.to_string())
-            .step(|| format!("cannot set the oom score to {score}"))?;
+        let what = || format!("cannot set the oom score to {score}");
+        procfs::write(
+            &procfs::open()?,
+            "self/oom_score_adj",
+            &score.to_string(),
+            what,
+        )?;
     }
     for limit in &process.rlimits {
         let what = || {

@@ -17,6 +17,7 @@ pub mod join;
 pub mod launch;
 pub mod mounts;
 pub mod plan;
+pub mod procfs;
 pub mod protect;
 pub mod reaper;
 pub mod rootfs;

@@ -19,20 +19,31 @@ use crate::sys::mount_attr;
 
 /// Makes all mounts. Sources are looked up on the host, so this happens before the pivot; targets are
 /// looked up inside `root`, each after the mounts before it.
-pub fn make(root: &OwnedFd, mounts: &[Mount]) -> Result<(), StartError> {
+///
+/// `shm` is what [`MountSource::SharedMemory`] means.
+pub fn make(root: &OwnedFd, mounts: &[Mount], shm: Option<&OwnedFd>) -> Result<(), StartError> {
     for mount in mounts {
-        make_one(root, mount)?;
+        make_one(root, mount, shm)?;
     }
     Ok(())
 }
 
-fn make_one(root: &OwnedFd, mount: &Mount) -> Result<(), StartError> {
+fn make_one(root: &OwnedFd, mount: &Mount, shm: Option<&OwnedFd>) -> Result<(), StartError> {
     let what = || format!("cannot mount on {}", mount.target);
     let source = match &mount.source {
         MountSource::Filesystem { kind, options } => filesystem(kind, options)?,
         MountSource::Bind(path) => rootfs::bind_tree(path, mount.recursive)?,
-        MountSource::Cgroups => return cgroups(root, &mount.target),
+        MountSource::Cgroups { writable } => return cgroups(root, &mount.target, *writable),
+        MountSource::SharedMemory => {
+            let shm = shm.ok_or_else(|| StartError::Failed {
+                step: what(),
+                why: "there is no shared memory to mount".to_owned(),
+            })?;
+            let target = rootfs::make_folder_inside(root, &mount.target, 0o1777).step(what)?;
+            return rootfs::attach(shm, target.as_fd()).step(what);
+        }
     };
+    ordinary_folder(root, mount)?;
     let propagation = if mount.propagation == 0 {
         libc::MS_PRIVATE
     } else {
@@ -59,6 +70,28 @@ fn make_one(root: &OwnedFd, mount: &Mount) -> Result<(), StartError> {
         });
     }
     rootfs::attach(&source, target.as_fd()).step(what)
+}
+
+/// The kernel's own file systems are only mounted where the image has a folder, or nothing: through a
+/// link they would be somewhere else than those who protect them look (CVE-2019-19921, runc's sentence).
+fn ordinary_folder(root: &OwnedFd, mount: &Mount) -> Result<(), StartError> {
+    let MountSource::Filesystem { kind, .. } = &mount.source else {
+        return Ok(());
+    };
+    if !matches!(mount.target.as_str(), "/proc" | "/sys" | "/dev") {
+        return Ok(());
+    }
+    let name = mount.target.trim_start_matches('/');
+    match rustix::fs::statat(root, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => {
+            Err(StartError::Failed {
+                step: format!("cannot mount on {}", mount.target),
+                why: format!("filesystem {kind:?} must be mounted on ordinary directory"),
+            })
+        }
+        Ok(_) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(e) => Err(e).step(|| format!("cannot look at {}", mount.target)),
+    }
 }
 
 /// Whether this is on a proc file system.
@@ -92,14 +125,13 @@ pub fn filesystem(kind: &str, options: &[(String, Option<String>)]) -> Result<Ow
     .step(what)
 }
 
-/// The host's cgroup trees, read-only, each showing the container's own group as its root (the cgroup
-/// namespace does that).
-fn cgroups(root: &OwnedFd, target: &str) -> Result<(), StartError> {
+/// The host's cgroup trees, read-only unless the container is privileged, each showing the container's
+/// own group as its root (the cgroup namespace does that).
+fn cgroups(root: &OwnedFd, target: &str, writable: bool) -> Result<(), StartError> {
     let what = || format!("cannot mount the cgroups on {target}");
-    let attributes = libc::MOUNT_ATTR_RDONLY
-        | libc::MOUNT_ATTR_NOSUID
-        | libc::MOUNT_ATTR_NODEV
-        | libc::MOUNT_ATTR_NOEXEC;
+    let read_only = if writable { 0 } else { libc::MOUNT_ATTR_RDONLY };
+    let attributes =
+        read_only | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
     let folder = rootfs::make_folder_inside(root, target, 0o755).step(what)?;
     let hierarchies = crate::cgroup::Hierarchies::detect().step(what)?;
     if hierarchies.v1.is_empty() {

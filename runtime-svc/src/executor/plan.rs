@@ -21,8 +21,10 @@ pub struct ContainerPlan {
     pub readonly_root: bool,
     /// In the order in which they are made.
     pub mounts: Vec<Mount>,
-    /// Device nodes in /dev.
+    /// Device nodes.
     pub devices: Vec<Device>,
+    /// Nodes for all devices of the host as well (`--privileged`).
+    pub host_devices: bool,
     /// Paths inside that are made unreadable.
     pub masked_paths: Vec<String>,
     /// Paths inside that are made read-only.
@@ -65,6 +67,22 @@ pub enum Namespace {
     Fd,
     /// The one that this path names, as `/proc/<pid>/ns/ipc`.
     Path(PathBuf),
+    /// That of another container's first process, whose pidfd comes with the request: which one, from 0.
+    Peer(u8),
+}
+
+impl Namespaces {
+    /// How many pidfds come with the request.
+    pub fn peers(&self) -> usize {
+        [&self.net, &self.pid, &self.ipc, &self.uts, &self.cgroup]
+            .into_iter()
+            .filter_map(|namespace| match namespace {
+                Namespace::Peer(number) => Some(usize::from(*number) + 1),
+                _ => None,
+            })
+            .max()
+            .unwrap_or(0)
+    }
 }
 
 /// A root file system.
@@ -112,14 +130,19 @@ pub enum MountSource {
     },
     /// A folder or file of the host.
     Bind(PathBuf),
-    /// The cgroup trees that the host has, as seen from the new cgroup namespace.
-    Cgroups,
+    /// The cgroup trees that the host has, as seen from the container's cgroup namespace.
+    Cgroups {
+        /// `--privileged`
+        writable: bool,
+    },
+    /// /dev/shm of the container whose ipc namespace is joined.
+    SharedMemory,
 }
 
 /// A device node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// Absolute path inside, below /dev.
+    /// Absolute path inside.
     pub path: String,
     /// Block instead of character device.
     pub block: bool,
@@ -129,6 +152,45 @@ pub struct Device {
     pub minor: u32,
     /// Permission bits.
     pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Which use of which devices is allowed besides docker's default ones. Absent numbers mean all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRule {
+    /// Which kind.
+    pub kind: DeviceKind,
+    /// Major number.
+    pub major: Option<u32>,
+    /// Minor number.
+    pub minor: Option<u32>,
+    /// Bits of [`DeviceRule::MKNOD`], [`DeviceRule::READ`], [`DeviceRule::WRITE`].
+    pub access: u32,
+}
+
+impl DeviceRule {
+    /// Making nodes; the bits are the kernel's `BPF_DEVCG_ACC_*`.
+    pub const MKNOD: u32 = 1;
+    /// Opening for reading.
+    pub const READ: u32 = 2;
+    /// Opening for writing.
+    pub const WRITE: u32 = 4;
+    /// Everything.
+    pub const ALL: u32 = Self::MKNOD | Self::READ | Self::WRITE;
+}
+
+/// Kind of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    /// Block devices.
+    Block,
+    /// Character devices.
+    Character,
+    /// Both.
+    All,
 }
 
 /// The first process, or one that joins later.
@@ -157,6 +219,21 @@ pub struct Process {
     /// An init of ours is the first process, and this its child.
     #[serde(default)]
     pub init: bool,
+    /// AppArmor profile or SELinux label that begins with the exec.
+    #[serde(default)]
+    pub label: Label,
+}
+
+/// What a security module of the kernel confines the program by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Label {
+    /// Nothing is asked for.
+    #[default]
+    None,
+    /// A loaded AppArmor profile.
+    AppArmor(String),
+    /// An SELinux context.
+    Selinux(String),
 }
 
 /// Filter of system calls.
@@ -166,6 +243,13 @@ pub enum Seccomp {
     Unconfined,
     /// docker's default profile, for the process's capabilities.
     Default,
+    /// A profile of the caller's, compiled for the process's capabilities.
+    Custom {
+        /// The BPF instructions as hex, eight bytes each: the shortest form that JSON takes.
+        program: String,
+        /// `SECCOMP_FILTER_FLAG_*`
+        flags: u32,
+    },
 }
 
 /// One resource limit (getrlimit(2)); `u64::MAX` = unlimited.
@@ -188,6 +272,8 @@ pub struct Cgroup {
     pub limits: Limits,
     /// No restriction of devices (`--privileged`).
     pub all_devices: bool,
+    /// Devices that are allowed besides docker's default ones.
+    pub devices: Vec<DeviceRule>,
 }
 
 /// Limits, in docker's units. Absent = none.
@@ -211,6 +297,44 @@ pub struct Limits {
     pub cpuset_mems: Option<String>,
     /// Processes and threads.
     pub pids: Option<u64>,
+    /// 0 to 100; v1 only.
+    pub swappiness: Option<u64>,
+    /// Processes wait for memory instead of being killed; v1 only.
+    pub oom_kill_disable: bool,
+    /// Microseconds of real-time scheduling per period; v1 only.
+    pub rt_runtime: Option<u64>,
+    /// Microseconds.
+    pub rt_period: Option<u64>,
+    /// Relative share of block devices, 10 to 1000.
+    pub blkio_weight: Option<u64>,
+    /// The same for single devices.
+    pub blkio_weight_devices: Vec<DeviceLimit>,
+    /// Rates of single devices.
+    pub throttles: Vec<(Throttle, DeviceLimit)>,
+}
+
+/// A number for one block device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceLimit {
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Weight, or so many a second.
+    pub number: u64,
+}
+
+/// What a rate counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Throttle {
+    /// Bytes read.
+    ReadBytes,
+    /// Bytes written.
+    WriteBytes,
+    /// Read operations.
+    ReadOperations,
+    /// Write operations.
+    WriteOperations,
 }
 
 /// Streams of a process.

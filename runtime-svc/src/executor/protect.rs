@@ -5,13 +5,9 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use rustix::{
-    fs::{Mode, OFlags},
-    io::Errno,
-    mount::OpenTreeFlags,
-};
+use rustix::{fs::OFlags, io::Errno, mount::OpenTreeFlags};
 
-use super::{StartError, Step as _, mounts, rootfs};
+use super::{StartError, Step as _, mounts, procfs, rootfs};
 use crate::sys::mount_attr;
 
 /// Puts /dev/null upon files and an empty read-only tmpfs upon folders. What is not there needs none.
@@ -76,27 +72,18 @@ pub fn read_only(root: &OwnedFd, paths: &[String]) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Writes kernel parameters of the new namespaces.
-pub fn write_sysctls(root: &OwnedFd, sysctls: &[(String, String)]) -> Result<(), StartError> {
+/// Writes kernel parameters of the new namespaces, through a proc file system that nobody else sees: in
+/// the container's own a volume or a link of the image could stand in the way (CVE-2025-52881).
+pub fn write_sysctls(sysctls: &[(String, String)]) -> Result<(), StartError> {
+    if sysctls.is_empty() {
+        return Ok(());
+    }
+    let proc = procfs::open()?;
     for (key, value) in sysctls {
-        let what = || format!("cannot set {key} to {value:?}");
-        let path = format!("proc/sys/{}", key.replace('.', "/"));
-        let file = rustix::fs::openat2(
-            root,
-            path,
-            OFlags::WRONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-            rootfs::INSIDE,
-        )
-        .step(what)?;
-        // A link in the image must not make us write anywhere else.
-        if !mounts::is_procfs(&file).step(what)? {
-            return Err(StartError::Failed {
-                step: what(),
-                why: "it is not in /proc".to_owned(),
-            });
-        }
-        rustix::io::write(&file, value.as_bytes()).step(what)?;
+        let path = format!("sys/{}", key.replace('.', "/"));
+        procfs::write(&proc, &path, value, || {
+            format!("cannot set {key} to {value:?}")
+        })?;
     }
     Ok(())
 }

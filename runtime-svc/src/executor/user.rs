@@ -25,7 +25,8 @@ pub struct User {
     pub uid: u32,
     /// Primary group id.
     pub gid: u32,
-    /// Supplementary group ids, without the primary one.
+    /// Supplementary group ids, the primary one first: a program that changes its group keeps it, and what
+    /// is forbidden to that group stays forbidden (CVE-2022-2989, CVE-2022-36109).
     pub groups: Vec<u32>,
     /// Home folder; "/" when unknown.
     pub home: String,
@@ -109,6 +110,7 @@ pub fn resolve_in(
     groups.sort_unstable();
     groups.dedup();
     groups.retain(|g| *g != gid);
+    groups.insert(0, gid);
     let home = entry
         .map(|e| e.home)
         .filter(|h| !h.is_empty())
@@ -130,7 +132,8 @@ fn lookup(why: String) -> StartError {
 
 /// `Some` when the word is a number, checked against the range.
 fn number(word: &str) -> Option<Result<u32, StartError>> {
-    if !word.bytes().all(|b| b.is_ascii_digit()) {
+    let digits = word.strip_prefix('-').unwrap_or(word);
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
     Some(word.parse().ok().filter(|id| *id <= MAX_ID).ok_or_else(|| {
@@ -223,13 +226,13 @@ mod tests {
 
     #[test]
     fn names_and_numbers_as_docker() {
-        assert_eq!(ids(""), Ok((0, 0, vec![], "/root".into())));
-        assert_eq!(ids("web"), Ok((33, 34, vec![4, 50], "/var/www".into())));
-        assert_eq!(ids("33"), Ok((33, 34, vec![4, 50], "/var/www".into())));
-        assert_eq!(ids("web:staff"), Ok((33, 50, vec![], "/var/www".into())));
-        assert_eq!(ids("1234"), Ok((1234, 0, vec![], "/".into())));
-        assert_eq!(ids("1234:5"), Ok((1234, 5, vec![], "/".into())));
-        assert_eq!(ids(":adm"), Ok((0, 4, vec![], "/root".into())));
+        assert_eq!(ids(""), Ok((0, 0, vec![0], "/root".into())));
+        assert_eq!(ids("web"), Ok((33, 34, vec![34, 4, 50], "/var/www".into())));
+        assert_eq!(ids("33"), Ok((33, 34, vec![34, 4, 50], "/var/www".into())));
+        assert_eq!(ids("web:staff"), Ok((33, 50, vec![50], "/var/www".into())));
+        assert_eq!(ids("1234"), Ok((1234, 0, vec![0], "/".into())));
+        assert_eq!(ids("1234:5"), Ok((1234, 5, vec![5], "/".into())));
+        assert_eq!(ids(":adm"), Ok((0, 4, vec![4], "/root".into())));
     }
 
     #[test]
@@ -244,7 +247,14 @@ mod tests {
                 .unwrap_err()
                 .contains("unable to find group nogroup")
         );
-        for spec in ["2147483648", "4294967295", "99999999999", "0:2147483648"] {
+        for spec in [
+            "2147483648",
+            "4294967295",
+            "99999999999",
+            "-1",
+            "0:2147483648",
+            "0:-1",
+        ] {
             assert!(ids(spec).unwrap_err().contains("range"), "{spec}");
         }
     }

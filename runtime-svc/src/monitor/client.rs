@@ -85,6 +85,26 @@ impl Connection {
         }
     }
 
+    /// Asks for a pidfd of the container's first process.
+    pub async fn first_process(&self) -> io::Result<OwnedFd> {
+        self.request(&Request::FirstProcess, &[]).await?;
+        loop {
+            match self.next().await? {
+                Some((Event::FirstProcess, fds)) => {
+                    return fds
+                        .into_iter()
+                        .next()
+                        .ok_or_else(|| io::Error::other("the monitor sent no descriptor"));
+                }
+                Some((Event::Refused(why), _)) => return Err(io::Error::other(why)),
+                None | Some((Event::Exited(_), _)) => {
+                    return Err(io::Error::other("the container has just ended"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
     /// Sends bytes to standard input; waits while the container does not read.
     pub async fn stdin(&self, bytes: &[u8]) -> io::Result<()> {
         let mut message = Vec::with_capacity(bytes.len().min(MAX_DATA) + 1);

@@ -35,12 +35,16 @@ pub struct Launched {
     pub terminal: Option<OwnedFd>,
 }
 
+/// What the container joins.
+pub struct Joined {
+    /// The network namespace that netd made.
+    pub net: Option<OwnedFd>,
+    /// First processes of other containers, for `Namespace::Peer`.
+    pub peers: Vec<OwnedFd>,
+}
+
 /// Clones the first process into its namespaces and waits until it is the program.
-pub fn launch(
-    plan: &ContainerPlan,
-    net: Option<OwnedFd>,
-    group: &Group,
-) -> Result<Launched, StartError> {
+pub fn launch(plan: &ContainerPlan, joined: Joined, group: &Group) -> Result<Launched, StartError> {
     let pipe =
         || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).step(|| "cannot make a pipe".to_owned());
     let (report, report_child) = message_pair().step(|| "cannot make a socket".to_owned())?;
@@ -84,6 +88,7 @@ pub fn launch(
     };
     use std::os::fd::AsRawFd as _;
     let flags = init::clone_flags(&plan.namespaces);
+    let home = init::enter_pid_namespace(&plan.namespaces, &joined.peers)?;
     let mut began_inside = folder.is_some();
     let mut cloned = fork::clone3(flags, folder.as_ref().map(|f| f.as_raw_fd()));
     if cloned.is_err() && began_inside && group.has_others() {
@@ -98,7 +103,8 @@ pub fn launch(
                 init::run(
                     plan,
                     init::Inherited {
-                        net: net.as_ref(),
+                        net: joined.net.as_ref(),
+                        peers: &joined.peers,
                         pipes: child_pipes,
                         report: report_child,
                         group,
@@ -107,7 +113,10 @@ pub fn launch(
             }
             Clone::Parent(pid, fd) => (pid, fd),
         };
-    drop((child_pipes, report_child, net));
+    drop((child_pipes, report_child, joined));
+    if let Some(home) = home {
+        init::leave_pid_namespace(&home)?;
+    }
     if !began_inside {
         group
             .add_unified(init)

@@ -39,6 +39,9 @@ pub enum Request {
     /// Send a signal to the first process. Answered with [`Event::Signalled`], so that who asked knows
     /// that it was not lost on the way.
     Signal(i32),
+    /// Hand out a pidfd of the first process. Answered with [`Event::FirstProcess`]: since the monitor is
+    /// the parent, the number still means that process.
+    FirstProcess,
     /// Run another process. Without a terminal three descriptors come along: its streams.
     Exec(Box<ExecPlan>),
 }
@@ -66,6 +69,8 @@ pub enum Event {
         /// As a shell reports it: 128 + signal when one killed it.
         code: i32,
     },
+    /// The answer to [`Request::FirstProcess`]; the descriptor comes along.
+    FirstProcess,
     /// The signal of [`Request::Signal`] was sent.
     Signalled,
     /// A request could not be done.

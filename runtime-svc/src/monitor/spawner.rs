@@ -24,11 +24,15 @@ use rustix::{
 };
 
 use super::{
+    launch::Joined,
     protocol::{Event, MAX_MESSAGE, encode},
     supervise,
 };
 use crate::{
-    executor::{StartError, plan::ContainerPlan},
+    executor::{
+        StartError,
+        plan::{ContainerPlan, Namespace},
+    },
     sys::{
         fdpass,
         fork::{self, Fork},
@@ -74,7 +78,12 @@ impl Spawner {
 
     /// Asks for a container. The returned socket speaks [`super::protocol`]; its first event says
     /// whether the container runs.
-    pub fn spawn(&self, plan: &ContainerPlan, net: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+    pub fn spawn(
+        &self,
+        plan: &ContainerPlan,
+        net: Option<&OwnedFd>,
+        peers: &[OwnedFd],
+    ) -> io::Result<OwnedFd> {
         let (ours, theirs) = supervise::message_pair()?;
         let message = serde_json::to_vec(plan)?;
         if message.len() > MAX_MESSAGE {
@@ -87,7 +96,7 @@ impl Spawner {
             ));
         }
         let mut fds = vec![theirs.as_fd()];
-        fds.extend(net.map(|fd| fd.as_fd()));
+        fds.extend(net.into_iter().chain(peers).map(|fd| fd.as_fd()));
         fdpass::send(&self.socket, &message, &fds, SendFlags::empty())?;
         Ok(ours)
     }
@@ -155,6 +164,8 @@ fn serve(lock: &Path) -> io::Result<()> {
     prctl::set_name(c"slipway-spawner")?;
     // At worst `ps` shows blanks after it.
     let _ = prctl::set_command_line(&own_words(lock));
+    // Here and not in each container: what is forked from here shares it.
+    crate::executor::seccomp::prepare();
     signals::ignore(nix::sys::signal::Signal::SIGINT)?;
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -222,11 +233,15 @@ fn take(socket: &OwnedFd, held: &OwnedFd) -> io::Result<bool> {
     let Some(requester) = fds.next() else {
         return Ok(true);
     };
-    let net = fds.next();
     match serde_json::from_slice::<ContainerPlan>(&buffer[..length]) {
         Ok(plan) => {
             drop(buffer);
-            fork_monitor(&plan, requester, net, held, socket);
+            let net = match plan.namespaces.net {
+                Namespace::Fd => fds.next(),
+                _ => None,
+            };
+            let peers = fds.collect();
+            fork_monitor(&plan, requester, Joined { net, peers }, held, socket);
         }
         Err(e) => refuse(&requester, "cannot read the plan", &e.to_string()),
     }
@@ -250,7 +265,7 @@ fn refuse(requester: &OwnedFd, step: &str, why: &str) {
 fn fork_monitor(
     plan: &ContainerPlan,
     requester: OwnedFd,
-    net: Option<OwnedFd>,
+    joined: Joined,
     held: &OwnedFd,
     socket: &OwnedFd,
 ) {
@@ -261,7 +276,7 @@ fn fork_monitor(
             };
             close(held);
             close(socket);
-            supervise::run(plan, requester, net, held_copy)
+            supervise::run(plan, requester, joined, held_copy)
         }
         Ok(Fork::Parent(_)) => {}
         Err(e) => refuse(&requester, "cannot fork", &e.to_string()),

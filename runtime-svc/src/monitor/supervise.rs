@@ -14,7 +14,7 @@ use rustix::{
 
 use super::{
     execs::{Exec, Progress},
-    launch::launch,
+    launch::{Joined, launch},
     listener::{self, Client},
     output::{Output, now},
     protocol::{DATA, END, Event, ExitRecord, JSON, MAX_MESSAGE, Request, Running},
@@ -35,9 +35,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// Runs a monitor. `requester` is the first client; it is told whether the container runs. `held` is
 /// dropped as soon as the monitor can be found by its socket.
-pub fn run(plan: &ContainerPlan, requester: OwnedFd, net: Option<OwnedFd>, held: OwnedFd) -> ! {
+pub fn run(plan: &ContainerPlan, requester: OwnedFd, joined: Joined, held: OwnedFd) -> ! {
     let mut first = Client::new(requester);
-    let error = match start(plan, net, held) {
+    let error = match start(plan, joined, held) {
         Ok(mut monitor) => {
             first.tell(&Event::Running(monitor.running.clone()), &[]);
             monitor.clients.push((0, first));
@@ -86,7 +86,7 @@ const MAX_ENDED: usize = 64;
 
 fn start<'a>(
     plan: &'a ContainerPlan,
-    net: Option<OwnedFd>,
+    joined: Joined,
     held: OwnedFd,
 ) -> Result<Monitor<'a>, StartError> {
     settle()?;
@@ -100,7 +100,7 @@ fn start<'a>(
     let hierarchies = Hierarchies::detect().step(|| "cannot look at the cgroups".to_owned())?;
     let group =
         Group::create(&hierarchies, &plan.cgroup).step(|| "cannot make the cgroups".to_owned())?;
-    match launch(plan, net, &group) {
+    match launch(plan, joined, &group) {
         Ok(launched) => {
             let running = Running {
                 pid: launched.init.as_raw_nonzero().get(),
@@ -313,6 +313,13 @@ impl Monitor<'_> {
                 Some(terminal) => init::set_size(terminal, rows, columns).map_err(io::Error::other),
                 None => Ok(()),
             },
+            Request::FirstProcess => {
+                match self.exit_code {
+                    None => client.tell(&Event::FirstProcess, &[self.init_fd.as_fd()]),
+                    Some(_) => client.tell(&Event::Refused("it has ended".to_owned()), &[]),
+                }
+                Ok(())
+            }
             Request::Signal(signal) => {
                 let sent = match self.exit_code {
                     None => crate::sys::signals::send(&self.init_fd, signal),

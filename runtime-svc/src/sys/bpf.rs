@@ -16,6 +16,32 @@ pub struct Instruction {
     pub k: u32,
 }
 
+/// A program as text: sixteen hex digits an instruction.
+pub fn to_hex(program: &[Instruction]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(program.len() * 16);
+    for i in program {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{:04x}{:02x}{:02x}{:08x}", i.code, i.jt, i.jf, i.k);
+    }
+    text
+}
+
+/// The program of [`to_hex`]; `None` when it is none.
+pub fn from_hex(text: &str) -> Option<Vec<Instruction>> {
+    let digits = text.as_bytes().chunks(16);
+    let instruction = |chunk: &[u8]| {
+        let chunk = std::str::from_utf8(chunk).ok().filter(|c| c.len() == 16)?;
+        Some(Instruction {
+            code: u16::from_str_radix(&chunk[..4], 16).ok()?,
+            jt: u8::from_str_radix(&chunk[4..6], 16).ok()?,
+            jf: u8::from_str_radix(&chunk[6..8], 16).ok()?,
+            k: u32::from_str_radix(&chunk[8..], 16).ok()?,
+        })
+    };
+    digits.map(instruction).collect()
+}
+
 #[repr(C)]
 struct Program {
     len: u16,
@@ -24,7 +50,7 @@ struct Program {
 
 /// Installs a filter for this process and all that it becomes (seccomp(2)). Needs `no_new_privs` or
 /// CAP_SYS_ADMIN.
-pub fn install_seccomp(program: &[Instruction]) -> io::Result<()> {
+pub fn install_seccomp(program: &[Instruction], flags: u32) -> io::Result<()> {
     let program = Program {
         len: u16::try_from(program.len()).map_err(|_| io::Error::other("filter too long"))?,
         filter: program.as_ptr(),
@@ -34,7 +60,7 @@ pub fn install_seccomp(program: &[Instruction]) -> io::Result<()> {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            0,
+            flags,
             &raw const program,
         )
     };

@@ -110,7 +110,10 @@ impl Worker {
         };
         let plan = plan::plan(&record, &places, attached.is_some())?;
         let what = || "cannot run a step".to_owned();
-        let socket = self.manager.spawn(&plan, attached.as_ref()).tried(what)?;
+        let socket = self
+            .manager
+            .spawn(&plan, attached.as_ref(), &[])
+            .tried(what)?;
         let connection = Connection::new(socket).tried(what)?;
         let ended = follow(&connection, &snapshot.folder.join("log"), &output).await;
         drop(clean);
@@ -171,7 +174,7 @@ impl Drop for CleanUp {
     fn drop(&mut self) {
         let group = Group::open(
             self.worker.manager.hierarchies(),
-            &format!("slipway/{}", self.id),
+            &format!("{}/{}", crate::cgroup::PARENT, self.id),
         );
         // Gone already after a step that ended by itself.
         if let Err(error) = group.kill().and_then(|()| group.remove()) {

@@ -34,6 +34,12 @@ pub struct Update {
     /// Limit CPU CFS quota
     #[arg(allow_hyphen_values = true, long, default_value_t = 0)]
     cpu_quota: i64,
+    /// Limit the CPU real-time period in microseconds
+    #[arg(long, default_value_t = 0)]
+    cpu_rt_period: i64,
+    /// Limit the CPU real-time runtime in microseconds
+    #[arg(long, default_value_t = 0)]
+    cpu_rt_runtime: i64,
     /// CPUs in which to allow execution
     #[arg(long, default_value = "")]
     cpuset_cpus: String,
@@ -78,6 +84,8 @@ impl Update {
             cpuset_mems: self.cpuset_mems.clone(),
             pids_limit: self.pids_limit,
             blkio_weight: self.blkio_weight,
+            cpu_rt_period: self.cpu_rt_period,
+            cpu_rt_runtime: self.cpu_rt_runtime,
             ..Resources::default()
         };
         let restart = self.restart.as_deref().map(restart_policy).transpose()?;

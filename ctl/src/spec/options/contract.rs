@@ -6,7 +6,10 @@ use slipway_proto::runtime::v1::{ContainerSpec, Entrypoint, HealthCheck, LogConf
 
 use super::{
     ContainerOptions,
-    values::{device, platform, restart_policy, security},
+    values::{
+        device, device_bytes, device_operations, device_rule, device_weight, platform,
+        restart_policy, security,
+    },
 };
 use crate::spec::{env, mount, units};
 
@@ -84,7 +87,7 @@ impl ContainerOptions {
                 .iter()
                 .map(|t| device(t))
                 .collect::<Result<_, _>>()?,
-            device_cgroup_rules: self.device_cgroup_rule.clone(),
+            device_cgroup_rules: all(&self.device_cgroup_rule, device_rule)?,
             pid_mode: self.pid.clone(),
             ipc_mode: self.ipc.clone(),
             uts_mode: self.uts.clone(),
@@ -213,6 +216,13 @@ impl ContainerOptions {
             cpuset_mems: self.cpuset_mems.clone(),
             pids_limit: self.pids_limit,
             blkio_weight: self.blkio_weight,
+            blkio_weight_device: all(&self.blkio_weight_device, device_weight)?,
+            device_read_bps: all(&self.device_read_bps, device_bytes)?,
+            device_write_bps: all(&self.device_write_bps, device_bytes)?,
+            device_read_iops: all(&self.device_read_iops, device_operations)?,
+            device_write_iops: all(&self.device_write_iops, device_operations)?,
+            cpu_rt_period: self.cpu_rt_period,
+            cpu_rt_runtime: self.cpu_rt_runtime,
         })
     }
 
@@ -225,6 +235,10 @@ impl ContainerOptions {
             options: env::pairs(&self.log_opt)?,
         }))
     }
+}
+
+fn all<T>(texts: &[String], parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    texts.iter().map(|text| parse(text)).collect()
 }
 
 #[cfg(test)]
@@ -309,6 +323,13 @@ mod tests {
             "-v /a -v /a i",
             "--device fuse i",
             "--security-opt seccomp=/none i",
+            "--blkio-weight-device sda:100 i",
+            "--blkio-weight-device /dev/sda:9 i",
+            "--device-read-bps /dev/sda i",
+            "--device-read-bps /dev/sda:fast i",
+            "--device-write-iops /dev/sda:1k i",
+            "--device /dev/fuse:/dev/fuse:x i",
+            "--device-cgroup-rule x i",
             "--nope i",
             "",
         ] {

@@ -134,6 +134,27 @@ pub struct ContainerOptions {
     /// Block IO (relative weight), between 10 and 1000
     #[arg(long, default_value_t = 0)]
     pub blkio_weight: u32,
+    /// Block IO weight (relative device weight)
+    #[arg(long)]
+    pub blkio_weight_device: Vec<String>,
+    /// Limit read rate (bytes per second) from a device
+    #[arg(long)]
+    pub device_read_bps: Vec<String>,
+    /// Limit write rate (bytes per second) to a device
+    #[arg(long)]
+    pub device_write_bps: Vec<String>,
+    /// Limit read rate (IO per second) from a device
+    #[arg(long)]
+    pub device_read_iops: Vec<String>,
+    /// Limit write rate (IO per second) to a device
+    #[arg(long)]
+    pub device_write_iops: Vec<String>,
+    /// Limit CPU real-time period in microseconds
+    #[arg(long, default_value_t = 0)]
+    pub cpu_rt_period: i64,
+    /// Limit CPU real-time runtime in microseconds
+    #[arg(long, default_value_t = 0)]
+    pub cpu_rt_runtime: i64,
     /// Tune container pids limit (set -1 for unlimited)
     #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
     pub pids_limit: i64,

@@ -2,8 +2,9 @@
 
 use std::fs;
 
+use crate::spec::units;
 use slipway_proto::{
-    runtime::v1::{Device, RestartPolicy},
+    runtime::v1::{Device, DeviceNumber, RestartPolicy},
     types::v1::Platform,
 };
 
@@ -63,6 +64,13 @@ pub fn security(text: &str) -> Result<String, String> {
 
 /// "/dev/a[:/dev/b[:rwm]]"
 pub fn device(text: &str) -> Result<Device, String> {
+    // A name of CDI, vendor/class=name: the runtime has the word on it.
+    if !text.starts_with('/') && text.contains('=') {
+        return Ok(Device {
+            host_path: text.to_owned(),
+            ..Device::default()
+        });
+    }
     let parts: Vec<&str> = text.split(':').collect();
     let is_mode = |t: &str| !t.is_empty() && t.chars().all(|c| "rwm".contains(c));
     let (host, inside, permissions) = match parts.as_slice() {
@@ -82,6 +90,56 @@ pub fn device(text: &str) -> Result<Device, String> {
         container_path: inside.to_owned(),
         permissions: permissions.to_owned(),
     })
+}
+
+/// "/dev/sda:100"
+pub fn device_weight(text: &str) -> Result<DeviceNumber, String> {
+    let (path, number) = of_device(text)?;
+    match number.parse() {
+        Ok(number @ (0 | 10..=1000)) => Ok(DeviceNumber { path, number }),
+        _ => Err(format!("invalid weight for device: {text}")),
+    }
+}
+
+/// "/dev/sda:1mb"
+pub fn device_bytes(text: &str) -> Result<DeviceNumber, String> {
+    let (path, number) = of_device(text)?;
+    let number = units::memory(number).map_err(|_| format!("invalid rate for device: {text}. The correct format is <device-path>:<number>[<unit>]. Number must be a positive integer. Unit is optional and can be kb, mb, or gb"))?;
+    let number = number.unsigned_abs();
+    Ok(DeviceNumber { path, number })
+}
+
+/// "/dev/sda:100"
+pub fn device_operations(text: &str) -> Result<DeviceNumber, String> {
+    let (path, number) = of_device(text)?;
+    let number = number.parse().map_err(|_| format!("invalid rate for device: {text}. The correct format is <device-path>:<number>. Number must be a positive integer"))?;
+    Ok(DeviceNumber { path, number })
+}
+
+fn of_device(text: &str) -> Result<(String, &str), String> {
+    let (path, number) = text
+        .rsplit_once(':')
+        .filter(|(path, number)| !path.is_empty() && !number.is_empty())
+        .ok_or_else(|| format!("bad format: {text}"))?;
+    if !path.starts_with("/dev/") {
+        return Err(format!("bad format for device path: {text}"));
+    }
+    Ok((path.to_owned(), number))
+}
+
+/// "c 10:229 rwm"
+pub fn device_rule(text: &str) -> Result<String, String> {
+    let words: Vec<&str> = text.split(' ').collect();
+    let number = |t: &str| t == "*" || !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+    let holds = matches!(words.as_slice(), [kind, numbers, access]
+        if matches!(*kind, "a" | "b" | "c")
+            && numbers.split_once(':').is_some_and(|(a, b)| number(a) && number(b))
+            && (1..=3).contains(&access.len())
+            && access.bytes().all(|b| b"rwm".contains(&b)));
+    match holds {
+        true => Ok(text.to_owned()),
+        false => Err(format!("invalid device cgroup format '{text}'")),
+    }
 }
 
 /// "linux/arm64"
