@@ -15,6 +15,7 @@ use slipway_proto::{
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
+    confinement::{self, Modules},
     manager::{Manager, ReleaseName},
     merge, plan,
     record::{Life, Record},
@@ -79,6 +80,7 @@ impl Manager {
             volume: &|_| PathBuf::new(),
         };
         plan::plan(&record, &places, false)?;
+        confinement::label(&record.spec, &Modules::now())?;
         // Held until the container is there: from then on its record keeps them.
         let kept = self.0.layers.ensure(&image.layers).await?;
         // One container with volumes after the other: two that begin together fill a volume once, and

@@ -5,6 +5,7 @@ use std::{os::fd::BorrowedFd, path::PathBuf};
 use rustix::process::Pid;
 
 use super::{
+    confinement::{self, Modules},
     manager::Manager,
     plan::{self, Places},
     state::{Container, Status},
@@ -14,7 +15,7 @@ use crate::{
     error::{Error, Tried as _},
     executor::{
         capabilities,
-        plan::{ExecPlan, Seccomp},
+        plan::{ExecPlan, Label, Seccomp},
     },
     monitor::{client::Connection, protocol::Request},
 };
@@ -90,9 +91,11 @@ impl Manager {
         if !exec.working_dir.is_empty() {
             process.working_dir = exec.working_dir;
         }
+        process.label = confinement::label(&record.spec, &Modules::now())?;
         if exec.privileged {
             process.capabilities = capabilities::all();
             process.seccomp = Seccomp::Unconfined;
+            process.label = Label::None;
         }
         let what = || format!("cannot reach the monitor of container {name}");
         let connection = Connection::open(&container.socket()).tried(what)?;

@@ -10,6 +10,7 @@ use std::{
 use slipway_proto::runtime::v1::TerminalSize;
 
 use super::{
+    confinement::{self, Modules},
     devices, etc,
     manager::Manager,
     peers,
@@ -179,6 +180,7 @@ impl Manager {
         }
         let mut plan = plan::plan(&record, &places, attached.is_some())?;
         devices::grant(&mut plan, &record.spec)?;
+        plan.process.label = confinement::label(&record.spec, &Modules::now())?;
         if let Some(resources) = &record.spec.resources {
             resources::add_devices(&mut plan.cgroup.limits, resources)?;
         }

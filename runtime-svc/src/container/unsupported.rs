@@ -74,12 +74,12 @@ pub fn check(spec: &ContainerSpec) -> Result<(), Error> {
                 | "no-new-privileges:false"
                 | "no-new-privileges=false"
                 // No profile and no label is what there is.
-                | "apparmor=unconfined"
                 | "label=disable"
                 | "seccomp=unconfined"
                 | "seccomp=builtin"
                 | "systempaths=unconfined"
         ) && !option.starts_with("seccomp=")
+            && !option.starts_with("apparmor=")
         {
             return refuse(&format!(
                 "--security-opt {}",
@@ -127,10 +127,15 @@ mod tests {
             "--runtime is not supported yet"
         );
         let spec = ContainerSpec {
-            security_opt: vec!["apparmor=x".into()],
+            security_opt: vec!["label=type:x".into()],
             ..ContainerSpec::default()
         };
-        assert!(check(&spec).unwrap_err().to_string().contains("apparmor=x"));
+        assert!(
+            check(&spec)
+                .unwrap_err()
+                .to_string()
+                .contains("label=type:x")
+        );
         let arm = slipway_proto::types::v1::Platform {
             os: "linux".into(),
             architecture: "s390x".into(),

@@ -7,7 +7,7 @@ use rustix::{io::Errno, process::RawGid};
 
 use super::{
     StartError, Step as _,
-    plan::{Process, Seccomp},
+    plan::{Label, Process, Seccomp},
     procfs, reaper, seccomp,
     user::{self, User},
 };
@@ -34,6 +34,7 @@ fn prepare(process: &Process) -> Result<Ready, StartError> {
     let env = environment(&process.env, &who);
     set_limits(process)?;
     enter_working_dir(&process.working_dir)?;
+    set_label(&process.label)?;
     // Without no_new_privs the filter needs CAP_SYS_ADMIN, so it comes first then; otherwise last, so
     // that it need not allow what follows.
     let filter = match &process.seccomp {
@@ -176,6 +177,20 @@ fn environment(given: &[String], who: &User) -> Vec<String> {
         env.push(format!("HOME={}", who.home));
     }
     env
+}
+
+/// Asks for the profile that begins with the exec (aa_change_onexec(2)); since Linux 5.8 AppArmor has a
+/// folder of its own there, which another module cannot take over.
+fn set_label(label: &Label) -> Result<(), StartError> {
+    let Label::AppArmor(profile) = label else {
+        return Ok(());
+    };
+    let what = || format!("cannot apply the AppArmor profile {profile}");
+    let (proc, value) = (procfs::open()?, format!("exec {profile}"));
+    match procfs::write(&proc, "self/attr/apparmor/exec", &value, what) {
+        Ok(()) => Ok(()),
+        Err(_) => procfs::write(&proc, "self/attr/exec", &value, what),
+    }
 }
 
 fn set_limits(process: &Process) -> Result<(), StartError> {

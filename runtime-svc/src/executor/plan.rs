@@ -219,7 +219,7 @@ pub struct Process {
     /// An init of ours is the first process, and this its child.
     #[serde(default)]
     pub init: bool,
-    /// AppArmor profile or SELinux label that begins with the exec.
+    /// What a security module of the kernel confines the program by, from the exec on.
     #[serde(default)]
     pub label: Label,
 }
@@ -232,8 +232,6 @@ pub enum Label {
     None,
     /// A loaded AppArmor profile.
     AppArmor(String),
-    /// An SELinux context.
-    Selinux(String),
 }
 
 /// Filter of system calls.
