@@ -515,7 +515,7 @@ mod tests {
             ..Resources::default()
         };
         let warnings = check(&mut resources, &nothing, false).unwrap();
-        assert_eq!(warnings.len(), 10, "{warnings:#?}");
+        assert_eq!(warnings.len(), 11, "{warnings:#?}");
         let left = Resources {
             memory_swap: -1,
             ..Resources::default()
