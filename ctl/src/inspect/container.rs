@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 use slipway_proto::{
     netd::v1::{Endpoint, PortBinding},
     runtime::v1::{
-        ContainerDetails, ContainerSpec, ContainerState, ContainerStatus, HealthCheck, Mount,
+        ContainerDetails, ContainerSpec, ContainerState, ContainerStatus, DeviceNumber,
+        HealthCheck, Mount,
     },
 };
 
@@ -204,6 +205,14 @@ fn binds(mounts: &[Mount]) -> Value {
     }
 }
 
+/// `[{"Path": "/dev/sda", "Rate": 100}]`
+fn numbers(devices: &[DeviceNumber], key: &str) -> Value {
+    devices
+        .iter()
+        .map(|d| json!({"Path": d.path, key: d.number}))
+        .collect()
+}
+
 fn host_config(s: &ContainerSpec) -> Value {
     let r = s.resources.clone().unwrap_or_default();
     let n = s.network.clone().unwrap_or_default();
@@ -240,6 +249,9 @@ fn host_config(s: &ContainerSpec) -> Value {
         "SecurityOpt": list(&s.security_opt), "UTSMode": s.uts_mode, "UsernsMode": s.userns_mode,
         "ShmSize": if s.shm_size == 0 { 64 << 20 } else { s.shm_size }, "Runtime": or(&s.runtime, "slipway"), "Sysctls": s.sysctls, "Tmpfs": tmpfs,
         "CpuShares": r.cpu_shares, "Memory": r.memory, "NanoCpus": r.nano_cpus, "CgroupParent": s.cgroup_parent, "BlkioWeight": r.blkio_weight,
+        "BlkioWeightDevice": numbers(&r.blkio_weight_device, "Weight"), "BlkioDeviceReadBps": numbers(&r.device_read_bps, "Rate"),
+        "BlkioDeviceWriteBps": numbers(&r.device_write_bps, "Rate"), "BlkioDeviceReadIOps": numbers(&r.device_read_iops, "Rate"),
+        "BlkioDeviceWriteIOps": numbers(&r.device_write_iops, "Rate"), "CpuRealtimePeriod": r.cpu_rt_period, "CpuRealtimeRuntime": r.cpu_rt_runtime,
         "CpuPeriod": r.cpu_period, "CpuQuota": r.cpu_quota, "CpusetCpus": r.cpuset_cpus, "CpusetMems": r.cpuset_mems, "Devices": devices,
         "DeviceCgroupRules": list(&s.device_cgroup_rules), "MemoryReservation": r.memory_reservation, "MemorySwap": r.memory_swap,
         "MemorySwappiness": r.memory_swappiness, "OomKillDisable": s.oom_kill_disable,

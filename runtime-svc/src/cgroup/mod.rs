@@ -4,11 +4,13 @@
 //! kernel does not offer is not in [`Support`], which the limits are checked against before they get here.
 
 mod devices;
+mod oom;
 mod support;
 mod usage;
 mod v1;
 mod v2;
 
+pub use oom::OomWatch;
 pub use support::Support;
 pub use usage::Usage;
 
@@ -301,6 +303,20 @@ impl Group {
                 .and_then(|n| n.trim().parse::<u64>().ok())
                 .is_some_and(|n| n > 0)
         })
+    }
+
+    /// Watches for that. `None` where the kernel has no way to tell.
+    pub fn watch_oom(&self) -> Option<OomWatch> {
+        let v1 = self
+            .v1
+            .iter()
+            .find(|(_, h)| h.options.iter().any(|o| o == "memory"));
+        let watch = match (v1, &self.v2) {
+            (Some((path, _)), _) => OomWatch::v1(path),
+            (None, Some(path)) => OomWatch::v2(path),
+            (None, None) => return None,
+        };
+        watch.ok()
     }
 
     /// Takes the groups away. Groups of processes that are just ending are tried again for a moment;

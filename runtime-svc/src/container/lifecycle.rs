@@ -260,17 +260,23 @@ impl Manager {
         tokio::spawn(async move {
             // Trouble here shows again when its events are read.
             let _ = connection.follow().await;
+            let mut told_of_memory = false;
             let record = loop {
                 match connection.next().await {
                     Ok(Some((Event::Grew(length), _))) => {
                         container.log_length.send_replace(length);
+                    }
+                    Ok(Some((Event::OutOfMemory, _))) => {
+                        told_of_memory = true;
+                        manager.tell(&container, "oom", &[]);
                     }
                     Ok(Some((Event::Exited(record), _))) => break Some(record),
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => break None,
                 }
             };
-            manager.ended(&container, &running, record).await;
+            let end = manager.ended(&container, &running, record, told_of_memory);
+            end.await;
         });
     }
 
@@ -279,6 +285,7 @@ impl Manager {
         container: &Arc<Container>,
         running: &Running,
         record: Option<ExitRecord>,
+        told_of_memory: bool,
     ) {
         let (record, error) = match record {
             Some(record) => (record, String::new()),
@@ -328,7 +335,7 @@ impl Manager {
             container.set_status(Status::Exited { record, error });
         }
         self.end_health(container);
-        if oom {
+        if oom && !told_of_memory {
             self.tell(container, "oom", &[]);
         }
         let more = [

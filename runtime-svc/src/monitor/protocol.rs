@@ -55,6 +55,8 @@ pub enum Event {
     Failed(StartError),
     /// The log is this long now, bytes.
     Grew(u64),
+    /// The kernel killed something in it for want of memory.
+    OutOfMemory,
     /// The first process ended; the log is complete.
     Exited(ExitRecord),
     /// The process of [`Request::Exec`] runs. With a terminal its descriptor comes along.

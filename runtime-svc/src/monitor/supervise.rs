@@ -21,7 +21,7 @@ use super::{
     stdin::Stdin,
 };
 use crate::{
-    cgroup::{Group, Hierarchies},
+    cgroup::{Group, Hierarchies, OomWatch},
     executor::{StartError, Step as _, init, plan::ContainerPlan},
     sys::{
         fork::{self},
@@ -73,6 +73,8 @@ struct Monitor<'a> {
     terminal: Option<OwnedFd>,
     listener: OwnedFd,
     signals: OwnedFd,
+    /// Only with a limit of memory: others hardly run out of it, and tell at their end.
+    oom: Option<OomWatch>,
     clients: Vec<(u64, Client)>,
     next_client: u64,
     execs: Vec<Exec>,
@@ -110,6 +112,8 @@ fn start<'a>(
             };
             let mut output = output;
             output.sources = launched.sources;
+            let limited = plan.cgroup.limits.memory.is_some();
+            let oom = limited.then(|| group.watch_oom()).flatten();
             Ok(Monitor {
                 plan,
                 group,
@@ -121,6 +125,7 @@ fn start<'a>(
                 terminal: launched.terminal,
                 listener,
                 signals,
+                oom,
                 clients: Vec::new(),
                 next_client: 1,
                 execs: Vec::new(),
@@ -173,6 +178,7 @@ fn child_signals() -> io::Result<OwnedFd> {
 enum Ready {
     Signals,
     Listener,
+    OutOfMemory,
     Output(usize),
     Stdin,
     Client(usize),
@@ -200,6 +206,7 @@ impl Monitor<'_> {
                 match source {
                     Ready::Signals => self.reap(),
                     Ready::Listener => self.accept(),
+                    Ready::OutOfMemory => self.hear_of_memory(),
                     Ready::Output(index) => grew |= self.output.pump(index),
                     Ready::Stdin => self.stdin.flush(),
                     Ready::Client(index) => self.hear(index),
@@ -225,6 +232,11 @@ impl Monitor<'_> {
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
         ];
+        if let Some(watch) = &self.oom {
+            let (fd, interest) = watch.interest();
+            names.push(Ready::OutOfMemory);
+            fds.push(PollFd::from_borrowed_fd(fd, interest));
+        }
         if !self.output.is_stuck() {
             for (i, source) in self.output.sources.iter().enumerate() {
                 names.push(Ready::Output(i));
@@ -263,6 +275,14 @@ impl Monitor<'_> {
                 .map(|(n, _)| *n)
                 .collect(),
             Err(_) => Vec::new(),
+        }
+    }
+
+    fn hear_of_memory(&mut self) {
+        if self.oom.as_mut().is_some_and(OomWatch::happened) {
+            for (_, client) in self.clients.iter_mut().filter(|(_, c)| c.follows) {
+                client.tell(&Event::OutOfMemory, &[]);
+            }
         }
     }
 
@@ -471,6 +491,9 @@ impl Monitor<'_> {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+        // Its last moment may have been that one.
+        self.hear_of_memory();
+        self.oom = None;
         // Cgroups and socket go before anybody is told: who hears of the end may rely on that. What
         // cannot be removed is found and removed with the container.
         let _ = self.group.remove();

@@ -17,7 +17,7 @@ use super::{Snapshot, Worker};
 use crate::{
     cgroup::Group,
     container::{
-        etc,
+        confinement, etc,
         manager::Manager,
         merge::Effective,
         plan::{self, Places},
@@ -108,7 +108,8 @@ impl Worker {
             lower: snapshot.lower.clone(),
             volume: &|_| PathBuf::new(),
         };
-        let plan = plan::plan(&record, &places, attached.is_some())?;
+        let mut plan = plan::plan(&record, &places, attached.is_some())?;
+        plan.process.label = confinement::label(&record.spec, &confinement::Modules::now())?;
         let what = || "cannot run a step".to_owned();
         let socket = self
             .manager
