@@ -42,7 +42,11 @@ pub fn in_use(manager: &Manager) -> HashSet<Digest> {
     manager
         .all()
         .iter()
-        .flat_map(|c| c.record().layers)
+        .flat_map(|c| {
+            let record = c.record();
+            let mounted = record.image_mounts.into_values().flatten();
+            record.layers.into_iter().chain(mounted)
+        })
         .filter_map(|layer| layer.parse().ok())
         .collect()
 }

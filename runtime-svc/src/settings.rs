@@ -2,6 +2,8 @@
 
 use slipway_service::{Address, Paths};
 
+use crate::container::userns::UserNamespaces;
+
 /// This service's own part of the file.
 #[derive(Debug, Clone, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -10,6 +12,11 @@ pub struct File {
     pub registry: Option<Address>,
     /// Where netd is; default: its socket in the run folder.
     pub netd: Option<Address>,
+    /// Other ids for all containers that don't say `--userns=host`, as docker's `userns-remap`: "default",
+    /// "USER[:GROUP]" (of /etc/subuid and /etc/subgid) or "range:FIRST:COUNT".
+    pub userns_remap: Option<String>,
+    /// Where `--userns=auto` takes its ids from; the same forms.
+    pub userns_pool: Option<String>,
 }
 
 impl File {
@@ -18,6 +25,12 @@ impl File {
         self.registry
             .clone()
             .unwrap_or_else(|| Address::Unix(paths.socket_of("registry")))
+    }
+
+    /// Which ids containers get.
+    pub fn user_namespaces(&self) -> anyhow::Result<UserNamespaces> {
+        UserNamespaces::new(self.userns_remap.as_deref(), self.userns_pool.as_deref())
+            .map_err(anyhow::Error::msg)
     }
 
     /// netd's address.

@@ -53,19 +53,18 @@ impl Bench {
         for name in ["upper", "work", "rootfs"] {
             fs::create_dir_all(home.join(name)).unwrap();
         }
-        let fs_mount = |target: &str, kind: &str, options: &[(&str, &str)]| Mount {
-            target: target.into(),
-            source: MountSource::Filesystem {
+        let fs_mount = |target: &str, kind: &str, options: &[(&str, &str)]| {
+            let options = options.iter();
+            let source = MountSource::Filesystem {
                 kind: kind.into(),
                 options: options
-                    .iter()
                     .map(|(k, v)| ((*k).into(), Some((*v).into())))
                     .collect(),
-            },
-            attributes: libc::MOUNT_ATTR_NOSUID,
-            recursive: false,
-            only_top: false,
-            propagation: 0,
+            };
+            Mount {
+                attributes: libc::MOUNT_ATTR_NOSUID,
+                ..Mount::new(target, source)
+            }
         };
         ContainerPlan {
             id: id.into(),
@@ -78,6 +77,9 @@ impl Bench {
             },
             hostname: "box".into(),
             domainname: String::new(),
+            user: None,
+            root_propagation: 0,
+            own_dev: true,
             root: Root::Overlay {
                 lower: vec![self.folder.path().join("layer")],
                 upper: home.join("upper"),
@@ -93,14 +95,7 @@ impl Bench {
                     &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
                 ),
                 fs_mount("/sys", "sysfs", &[]),
-                Mount {
-                    target: "/sys/fs/cgroup".into(),
-                    source: MountSource::Cgroups { writable: false },
-                    attributes: 0,
-                    recursive: false,
-                    only_top: false,
-                    propagation: 0,
-                },
+                Mount::new("/sys/fs/cgroup", MountSource::Cgroups { writable: false }),
             ],
             devices: vec![Device {
                 path: "/dev/null".into(),
@@ -385,6 +380,7 @@ async fn exec_joins_and_reports() {
         },
         terminal: None,
         ends_with_client: false,
+        user: None,
     };
     let run = async |exec: &ExecPlan| {
         let connection = Connection::open(&plan.files.socket).unwrap();

@@ -45,36 +45,56 @@ pub fn volume(text: &str, here: &Path) -> Result<Mount, String> {
         mount.r#type = "volume".to_owned();
         mount.source = source.to_owned();
     }
+    // One word of a kind, as docker has it (moby, linuxValidMountMode).
+    let mut kinds = Vec::new();
     for option in options.split(',').filter(|o| !o.is_empty()) {
-        match option {
-            "ro" => mount.read_only = true,
-            // "rw" is the default; the consistency words mean something on macOS only, as docker has it.
-            "rw" | "consistent" | "cached" | "delegated" => {}
-            "z" | "Z" => mount.relabel = option.to_owned(),
-            "nocopy" if !is_path => mount.no_copy = true,
-            p if is_path && PROPAGATION.contains(&p) => mount.propagation = p.to_owned(),
-            other => return Err(invalid(&format!("invalid mode: {other}"))),
+        let kind = match option {
+            "ro" | "rw" => {
+                mount.read_only = option == "ro";
+                "rw"
+            }
+            // These mean something on macOS only.
+            "consistent" | "cached" | "delegated" => "consistency",
+            "z" | "Z" => {
+                mount.relabel = option.to_owned();
+                "label"
+            }
+            "nocopy" if !is_path => {
+                mount.no_copy = true;
+                "copy"
+            }
+            p if is_path && PROPAGATION.contains(&p) => {
+                mount.propagation = p.to_owned();
+                "propagation"
+            }
+            _ => return Err(invalid(&format!("invalid mode: {options}"))),
+        };
+        if kinds.contains(&kind) {
+            return Err(invalid(&format!("invalid mode: {options}")));
         }
+        kinds.push(kind);
     }
     Ok(mount)
 }
 
 /// `--mount type=bind,source=/x,target=/y,readonly`
 pub fn mount(text: &str, here: &Path) -> Result<Mount, String> {
-    let invalid = |why: String| format!("invalid argument {text:?} for --mount: {why}");
+    let invalid = |why: String| format!("invalid argument {text:?} for \"--mount\" flag: {why}");
     let mut mount = Mount {
         r#type: "volume".to_owned(),
         ..Mount::default()
     };
     let mut recursively_read_only = false;
+    let mut families: Vec<&str> = Vec::new();
     for field in fields(text).map_err(invalid)? {
         let (key, value) = match field.split_once('=') {
             Some((key, value)) => (key.to_ascii_lowercase(), Some(value.to_owned())),
             None => (field.to_ascii_lowercase(), None),
         };
+        // Words of Go's ParseBool.
         let flag = || match value.as_deref() {
-            None | Some("true" | "1") => Ok(true),
-            Some("false" | "0") => Ok(false),
+            None | Some("true" | "1" | "t" | "T" | "TRUE" | "True") => Ok(true),
+            Some("false" | "0" | "f" | "F" | "FALSE" | "False") => Ok(false),
             Some(other) => Err(invalid(format!("invalid value for {key}: {other}"))),
         };
         let need = || {
@@ -87,6 +107,11 @@ pub fn mount(text: &str, here: &Path) -> Result<Mount, String> {
             let (k, v) = value.split_once('=').unwrap_or((&value, ""));
             Ok::<_, String>((k.to_owned(), v.to_owned()))
         };
+        for family in ["bind", "volume", "image", "tmpfs"] {
+            if key.strip_prefix(family).is_some_and(|k| k.starts_with('-')) {
+                families.push(family);
+            }
+        }
         match key.as_str() {
             "type" => mount.r#type = need()?.to_ascii_lowercase(),
             "source" | "src" => mount.source = need()?,
@@ -111,7 +136,7 @@ pub fn mount(text: &str, here: &Path) -> Result<Mount, String> {
                 "writable" => mount.read_only_non_recursive = true,
                 other => {
                     return Err(invalid(format!(
-                        "invalid value for bind-recursive: {other}"
+                        "invalid value for bind-recursive: {other} (must be \"enabled\", \"disabled\", \"writable\", or \"readonly\")"
                     )));
                 }
             },
@@ -140,27 +165,48 @@ pub fn mount(text: &str, here: &Path) -> Result<Mount, String> {
         }
     }
     check_target(&mount.target).map_err(invalid)?;
+    if let Some(family) = families.iter().find(|family| **family != mount.r#type) {
+        let kind = &mount.r#type;
+        return Err(invalid(format!(
+            "cannot mix '{family}-*' options with mount type '{kind}'"
+        )));
+    }
+    let together = |option: &str, other: &str| {
+        Err(invalid(format!(
+            "option 'bind-recursive={option}' requires '{other}' to be specified in conjunction"
+        )))
+    };
+    if mount.read_only_non_recursive && !mount.read_only {
+        return together("writable", "readonly");
+    }
     // What is below a read-only bind is read-only anyway where the kernel can do it, and ours must.
-    if recursively_read_only && !(mount.r#type == "bind" && mount.read_only) {
-        return Err(invalid(
-            "option 'bind-recursive=readonly' requires a bind with 'readonly'".to_owned(),
-        ));
+    if recursively_read_only && !mount.read_only {
+        return together("readonly", "readonly");
+    }
+    if recursively_read_only && mount.propagation != "rprivate" {
+        return together("readonly", "bind-propagation=rprivate");
     }
     match mount.r#type.as_str() {
-        "bind" if mount.source.is_empty() => {
-            return Err(invalid("a bind needs a source".to_owned()));
+        "bind" | "image" if mount.source.is_empty() => {
+            return Err(invalid(format!(
+                "invalid mount config for type {:?}: field Source must not be empty",
+                mount.r#type
+            )));
         }
-        "bind" => mount.source = absolute(&mount.source, here),
-        "image" if mount.source.is_empty() => {
-            return Err(invalid("an image mount needs a source".to_owned()));
+        // docker's command line makes only these absolute.
+        "bind" if mount.source.starts_with('.') => {
+            mount.source = absolute(&mount.source, here);
         }
         "tmpfs" if !mount.source.is_empty() => {
-            return Err(invalid("a tmpfs has no source".to_owned()));
+            return Err(invalid(
+                "invalid mount config for type \"tmpfs\": field Source must not be specified"
+                    .to_owned(),
+            ));
         }
-        "volume" | "tmpfs" | "image" => {}
+        "volume" | "tmpfs" | "image" | "bind" => {}
         other => {
             return Err(invalid(format!(
-                "unknown mount type {other}: bind, volume, tmpfs or image"
+                "invalid mount config for type {other:?}: mount type unknown"
             )));
         }
     }
@@ -256,6 +302,9 @@ mod tests {
             "/a:/b:ro:x",
             "/a:/b:nocopy",
             "v:/b:rshared",
+            "/a:/b:ro,rw",
+            "/a:/b:z,Z",
+            "/a:/b:rshared,rslave",
         ] {
             assert!(volume(text, here).is_err(), "{text}");
         }
@@ -270,6 +319,11 @@ mod tests {
         )
         .unwrap();
         assert!(m.read_only && !m.create_source);
+        let recursive =
+            "type=bind,src=./a,dst=/b,ro=1,bind-recursive=readonly,bind-propagation=rprivate";
+        assert_eq!(mount(recursive, here).unwrap().source, "/here/a");
+        let m = mount("type=image,src=i,dst=/b,image-subpath=s", here).unwrap();
+        assert_eq!((m.source.as_str(), m.subpath.as_str()), ("i", "s"));
         let m = mount("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1777", here).unwrap();
         assert_eq!((m.tmpfs_size, m.tmpfs_mode), (1 << 20, 0o1777));
         let m = mount("src=v,dst=/t,\"volume-opt=o=a,b\",volume-label=x=y", here).unwrap();
@@ -282,6 +336,13 @@ mod tests {
             "target=/b,nope=1",
             "type=tmpfs,src=a,dst=/t",
             "target=/b,readonly=perhaps",
+            "type=bind,src=/a,dst=/b,volume-nocopy",
+            "type=tmpfs,dst=/b,bind-propagation=shared",
+            "src=v,dst=/b,tmpfs-size=1",
+            "type=bind,src=/a,dst=/b,bind-recursive=writable",
+            "type=bind,src=/a,dst=/b,bind-recursive=readonly",
+            "type=bind,src=/a,dst=/b,ro,bind-recursive=readonly",
+            "type=bind,src=/a,dst=/b,bind-recursive=what",
         ] {
             assert!(mount(text, here).is_err(), "{text}");
         }

@@ -1,6 +1,7 @@
 //! Making a container: image, name, volumes, folder; nothing runs yet.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,9 +18,9 @@ use tokio::sync::OwnedMutexGuard;
 use super::{
     confinement::{self, Modules},
     manager::{Manager, ReleaseName},
-    merge, plan,
+    merge, mounts, plan,
     record::{Life, Record},
-    resources,
+    resources, sources,
     state::{Container, Status},
     stop::parse_signal,
     unsupported,
@@ -54,6 +55,9 @@ impl Manager {
         unsupported::check(&spec)?;
         self.name_peers_by_id(&mut spec);
         let warnings = resources::settle(&mut spec, &self.0.host)?;
+        for mount in &mut spec.mounts {
+            mount.target = mounts::clean_target(&mount.target)?;
+        }
         let id = ids::new_id();
         let name = self.take_name(&spec.name, &id)?;
         let release = ReleaseName::unless_kept(self, &name);
@@ -68,16 +72,24 @@ impl Manager {
             parse_signal(&effective.stop_signal)?;
         }
         add_image_volumes(&mut spec, &effective.volumes);
+        check_mounts(&spec.mounts)?;
+        let granted = self.grant_ids(&spec)?;
+        // Other images that are mounted, held like its own.
+        let (image_mounts, _kept_images) =
+            self.prepare_images(&spec, &creation.pull, notices).await?;
         let (pins, own_volumes) = self.prepare_mounts(&mut spec)?;
         let container_mounts = spec.mounts.clone();
         let mut record = record(&id, &name, spec, effective, &image);
         record.own_volumes = own_volumes;
+        record.image_mounts = image_mounts;
+        record.user_map = granted.as_ref().map(|granted| granted.map.clone());
         // Checked now, so that a container that can never start is never made.
         let places = plan::Places {
             folder: Path::new("/"),
             run_folder: Path::new("/"),
             lower: Vec::new(),
             volume: &|_| PathBuf::new(),
+            layer: &|_| PathBuf::new(),
         };
         plan::plan(&record, &places, false)?;
         confinement::label(&record.spec, &Modules::now())?;
@@ -98,6 +110,8 @@ impl Manager {
         let run_folder = self.0.run.join("containers").join(&id);
         let container = Arc::new(Container::new(record, Status::Created, folder, run_folder));
         self.insert(container.clone());
+        // From now on its record has them.
+        drop(granted);
         // Its id is told at once; a moment later it survives power loss too.
         let folder = container.folder.clone();
         tokio::task::spawn_blocking(move || {
@@ -120,27 +134,49 @@ impl Manager {
             match mount.r#type.as_str() {
                 "volume" => {
                     let labels = mount.volume_labels.clone().into_iter().collect();
-                    let pin = self.0.volumes.create(&mount.source, labels)?;
+                    let options = mount.volume_options.clone().into_iter().collect();
+                    let pin = self.0.volumes.create(&mount.source, labels, options)?;
                     if mount.source.is_empty() {
                         own.push(pin.name().to_owned());
                     }
                     pin.name().clone_into(&mut mount.source);
                     pins.push(pin);
                 }
-                "bind" if mount.create_source => {
-                    fs::create_dir_all(&mount.source)
-                        .tried(|| format!("cannot make {}", mount.source))?;
-                }
-                "bind" if !Path::new(&mount.source).exists() => {
-                    return Err(Error::Invalid(format!(
-                        "bind source path does not exist: {}",
-                        mount.source
-                    )));
-                }
+                "bind" => sources::bind(mount)?,
                 _ => {}
             }
         }
         Ok((pins, own))
+    }
+
+    /// The layers of images that are mounted, top first, by target; they stay while the answer lives.
+    async fn prepare_images(
+        &self,
+        spec: &ContainerSpec,
+        pull: &Policy,
+        notices: Option<&Notices>,
+    ) -> Result<(BTreeMap<String, Vec<String>>, Vec<Kept>), Error> {
+        let (mut layers, mut kept) = (BTreeMap::new(), Vec::new());
+        for mount in spec.mounts.iter().filter(|m| m.r#type == "image") {
+            let image = self.0.registry.image(&mount.source, *pull, None, notices);
+            let image = image.await?;
+            kept.push(self.0.layers.ensure(&image.layers).await?);
+            let mut ids: Vec<String> = Vec::new();
+            for layer in image.layers.iter().rev() {
+                let id = layer.diff_id.to_string();
+                if !ids.contains(&id) {
+                    ids.push(id);
+                }
+            }
+            if ids.is_empty() {
+                return Err(Error::Invalid(format!(
+                    "image {} has no files to be mounted",
+                    mount.source
+                )));
+            }
+            layers.insert(mount.target.clone(), ids);
+        }
+        Ok((layers, kept))
     }
 
     /// Empty volumes get what the image has in their places. The caller may go in the middle: what the
@@ -151,22 +187,31 @@ impl Manager {
         kept: Arc<Kept>,
         turn: Option<Arc<OwnedMutexGuard<()>>>,
     ) -> Result<(), Error> {
-        let wanted: Vec<(String, PathBuf, bool)> = mounts
+        // A part of a volume is there already, or cannot be mounted.
+        let wanted: Vec<(String, String, bool)> = mounts
             .iter()
-            .filter(|m| m.r#type == "volume" && !m.no_copy)
+            .filter(|m| m.r#type == "volume" && !m.no_copy && m.subpath.is_empty())
             .map(|m| {
                 let in_place = !self.users_of_volume(&m.source).is_empty();
-                (m.target.clone(), self.0.volumes.data(&m.source), in_place)
+                (m.target.clone(), m.source.clone(), in_place)
             })
             .collect();
         if wanted.is_empty() {
             return Ok(());
         }
+        let volumes = self.0.volumes.clone();
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            wanted.iter().try_for_each(|(target, data, in_place)| {
-                copy_up(&kept.folders, target, data, *in_place)
-            })
+            let opener = format!("copy {}", ids::new_id());
+            let filled = wanted.iter().try_for_each(|(target, name, in_place)| {
+                let device = !volumes.find(name)?.options.is_empty();
+                volumes.open_device(name, &opener)?;
+                // What is mounted there cannot be exchanged.
+                let in_place = *in_place || device;
+                copy_up(&kept.folders, target, &volumes.data(name), in_place)
+            });
+            volumes.close_devices(&opener);
+            filled
         })
         .await
         .map_err(io::Error::other)
@@ -176,15 +221,20 @@ impl Manager {
     /// `--volumes-from`: the volumes and binds of other containers, unless something of its own is there.
     fn add_volumes_from(&self, spec: &mut ContainerSpec) -> Result<(), Error> {
         for text in &spec.volumes_from {
-            let (name, read_only) = match text.split_once(':') {
-                None | Some((_, "rw")) => (text.split(':').next().unwrap_or(text), false),
-                Some((name, "ro")) => (name, true),
-                Some((_, mode)) => {
-                    return Err(Error::Invalid(format!(
-                        "invalid mode for volumes-from: {mode}"
-                    )));
+            let (name, mode) = text.split_once(':').unwrap_or((text, ""));
+            let mut read_only = false;
+            for word in mode.split(',').filter(|w| !w.is_empty()) {
+                match word {
+                    "ro" => read_only = true,
+                    // Without SELinux docker relabels nothing either.
+                    "rw" | "z" | "Z" => {}
+                    _ => {
+                        return Err(Error::Invalid(format!(
+                            "invalid mode for volumes-from: {mode}"
+                        )));
+                    }
                 }
-            };
+            }
             for mount in self.find(name)?.record().spec.mounts {
                 let taken = spec.mounts.iter().any(|m| m.target == mount.target);
                 if mount.r#type != "tmpfs" && !taken {
@@ -214,22 +264,53 @@ fn record(
         image_digest: image.digest.clone(),
         layers: image.layers.iter().map(|l| l.diff_id.to_string()).collect(),
         own_volumes: Vec::new(),
+        user_map: None,
+        image_mounts: Default::default(),
         starting: false,
         life: Life::default(),
     }
 }
 
+/// Rules between and within mounts, in docker's words (moby, linux_parser.go).
+fn check_mounts(all: &[Mount]) -> Result<(), Error> {
+    for (number, mount) in all.iter().enumerate() {
+        let refuse = |why: &str| {
+            let kind = &mount.r#type;
+            Err(Error::Invalid(format!(
+                "invalid mount config for type \"{kind}\": {why}"
+            )))
+        };
+        if all[..number].iter().any(|m| m.target == mount.target) {
+            return Err(Error::Invalid(format!(
+                "Duplicate mount point: {}",
+                mount.target
+            )));
+        }
+        let leaves = mount.subpath.starts_with('/') || mount.subpath.split('/').any(|p| p == "..");
+        if leaves {
+            return refuse("subpath must be a relative path within the volume");
+        }
+        if mount.r#type == "volume" && mount.source.is_empty() {
+            if !mount.subpath.is_empty() {
+                return refuse("must not set Subpath when using anonymous volumes");
+            }
+            if mount.read_only {
+                return refuse("must not set ReadOnly mode when using anonymous volumes");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// VOLUME of the image: an anonymous volume where the caller mounts nothing.
 fn add_image_volumes(spec: &mut ContainerSpec, volumes: &[String]) {
-    for target in volumes {
-        if !spec
-            .mounts
-            .iter()
-            .any(|m| m.target.trim_end_matches('/') == target.trim_end_matches('/'))
-        {
+    // A VOLUME that names no place has none.
+    let targets = volumes.iter().filter_map(|v| mounts::clean_target(v).ok());
+    for target in targets {
+        if !spec.mounts.iter().any(|m| m.target == target) {
             spec.mounts.push(Mount {
                 r#type: "volume".into(),
-                target: target.clone(),
+                target,
                 ..Default::default()
             });
         }

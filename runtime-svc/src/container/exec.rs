@@ -77,6 +77,7 @@ impl Manager {
             run_folder: &container.run_folder,
             lower: Vec::new(),
             volume: &|_| PathBuf::new(),
+            layer: &|_| PathBuf::new(),
         };
         let mut process = plan::plan(&record, &places, false)?.process;
         process.args = exec.command;
@@ -103,6 +104,7 @@ impl Manager {
             process,
             terminal: exec.terminal,
             ends_with_client: exec.ends_with_client,
+            user: record.user_map.clone(),
         };
         connection
             .request(&Request::Exec(Box::new(plan)), fds)

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use super::{manager::Manager, record::Record, state::Container};
 use crate::{
     error::{Error, Tried as _},
-    executor::rootfs,
+    executor::{plan::UserMap, rootfs, userns::FilesOfRoot},
     worker,
 };
 
@@ -26,6 +26,8 @@ pub struct Place {
     pub root: OwnedFd,
     /// Below the root.
     pub path: String,
+    /// Owners of files there are these ids of the host: of a container that runs with ids of its own.
+    pub ids: Option<UserMap>,
 }
 
 /// What became of a path since the container was made.
@@ -56,8 +58,14 @@ impl Manager {
                 let place = Place {
                     root: root_of(running.pid, container)?,
                     path: path.to_owned(),
+                    ids: container.record().user_map,
                 };
-                return on_the_pool(place, work).await;
+                return on_the_pool(place, |place: &Place| {
+                    // What is made there is made by the container's root, who alone can own it.
+                    let _owner = place.ids.as_ref().map(FilesOfRoot::begin).transpose()?;
+                    work(place)
+                })
+                .await;
             }
             None => self.place_at_rest(container, path, write)?,
         };
@@ -79,20 +87,46 @@ impl Manager {
         let record = container.record();
         let what = || format!("cannot open the files of {}", record.name);
         if let Some((mount, rest)) = mount_of(&record, path) {
-            let source = match mount.r#type.as_str() {
-                "volume" => self.volumes().data(&mount.source),
-                _ => PathBuf::from(&mount.source),
-            };
-            if write && mount.read_only {
+            if write && (mount.read_only || mount.r#type == "image") {
                 let sentence = "mounted volume is marked read-only".to_owned();
                 return Err(Error::Conflict(sentence));
             }
+            let whole = match mount.r#type.as_str() {
+                "volume" => {
+                    // It stays mounted as long as its root is open.
+                    let opener = format!("cp {}", container.id);
+                    self.volumes().open_device(&mount.source, &opener)?;
+                    let root = rootfs::bind_tree(&self.volumes().data(&mount.source), false);
+                    self.volumes().close_devices(&opener);
+                    Some(root?)
+                }
+                "image" => {
+                    let layers = record.image_mounts.get(&mount.target);
+                    let layers = layers.into_iter().flatten();
+                    let layers: Vec<_> = layers.map(|id| self.layer_folder(id)).collect();
+                    view(&layers)?
+                }
+                _ => None,
+            };
+            if let Some(whole) = whole {
+                let root = match mount.subpath.as_str() {
+                    "" => whole,
+                    part => rootfs::bind_beneath(&whole, part)?,
+                };
+                return Ok(Place {
+                    root,
+                    path: rest,
+                    ids: None,
+                });
+            }
+            let source = PathBuf::from(&mount.source);
             // A bind of a single file has nothing below it.
             if source.is_dir() {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 return Ok(Place {
                     root: rustix::fs::open(&source, flags, Mode::empty()).tried(what)?,
                     path: rest,
+                    ids: None,
                 });
             }
         }
@@ -111,6 +145,7 @@ impl Manager {
         Ok(Place {
             root: rootfs::overlay_in_service(&lower, Some((&upper, &work)))?,
             path: path.to_owned(),
+            ids: None,
         })
     }
 
@@ -155,6 +190,15 @@ impl Manager {
             }
         }
         lower
+    }
+
+    /// Folder of an unpacked layer by its diff id.
+    pub(super) fn layer_folder(&self, diff_id: &str) -> PathBuf {
+        match diff_id.parse() {
+            Ok(id) => self.layers().path_of(&id),
+            // A record that names no digest: nothing is there under that name.
+            Err(_) => PathBuf::from("/nonexistent").join(diff_id),
+        }
     }
 
     /// overlayfs wants one layer at least: an image of no layers is an empty folder.

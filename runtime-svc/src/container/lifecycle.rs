@@ -168,12 +168,15 @@ impl Manager {
             )));
         }
         fs::create_dir_all(container.run_folder.join("rootfs")).tried(what)?;
+        self.open_sources(&record).await?;
         let volume = |name: &str| self.0.volumes.data(name);
+        let layer = |id: &str| self.layer_folder(id);
         let places = Places {
             folder: &container.folder,
             run_folder: &container.run_folder,
             lower,
             volume: &volume,
+            layer: &layer,
         };
         if let Some(peer) = self.network_peer(&record)? {
             record.effective.go_by(&peer.record().effective.hostname);
@@ -431,6 +434,7 @@ impl Manager {
         if let Err(error) = killed {
             tracing::warn!(container = container.id, %error, "its cgroups could not be removed");
         }
+        self.0.volumes.close_devices(&container.id);
         if let Err(error) = fs::remove_dir_all(&container.run_folder)
             && error.kind() != io::ErrorKind::NotFound
         {

@@ -9,7 +9,7 @@ use std::{
 
 use slipway_proto::runtime::v1::Mount;
 
-use super::{resources, state::Container};
+use super::{resources, state::Container, userns::UserNamespaces};
 use crate::{
     cgroup::{Hierarchies, Support},
     error::Error,
@@ -33,6 +33,7 @@ pub(super) struct Inner {
     pub netd: Netd,
     pub layers: Layers,
     pub volumes: Volumes,
+    pub user_namespaces: UserNamespaces,
     /// Held while volumes get their first content.
     pub filling: Arc<tokio::sync::Mutex<()>>,
     pub hierarchies: Hierarchies,
@@ -53,6 +54,7 @@ impl Manager {
         run: PathBuf,
         registry: Registry,
         netd: Netd,
+        user_namespaces: UserNamespaces,
     ) -> anyhow::Result<Self> {
         fs::create_dir_all(state.join("containers"))?;
         fs::create_dir_all(run.join("containers"))?;
@@ -78,6 +80,7 @@ impl Manager {
             netd,
             layers,
             volumes,
+            user_namespaces,
             filling: Arc::default(),
             unreadable: Mutex::default(),
             hierarchies,

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use slipway_proto::runtime::v1::Mount as SpecMount;
 
-use super::{plan::Places, record::Record};
+use super::{plan::Places, record::Record, tmpfs};
 use crate::{
     error::Error,
-    executor::plan::{Mount, MountSource},
+    executor::plan::{Mount, MountSource, Propagation},
 };
 
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -25,32 +25,53 @@ fn filesystem(target: &str, kind: &str, options: &[(&str, &str)], attributes: u6
             )
         })
         .collect();
+    let source = MountSource::Filesystem {
+        kind: kind.to_owned(),
+        options,
+    };
     Mount {
-        target: target.to_owned(),
-        source: MountSource::Filesystem {
-            kind: kind.to_owned(),
-            options,
-        },
         attributes,
-        recursive: false,
-        only_top: false,
-        propagation: 0,
+        ..Mount::new(target, source)
     }
 }
 
 fn bind(target: &str, source: PathBuf, attributes: u64, recursive: bool) -> Mount {
     Mount {
-        target: target.to_owned(),
-        source: MountSource::Bind(source),
         attributes,
         recursive,
-        only_top: false,
-        propagation: 0,
+        ..Mount::new(target, MountSource::Bind(source))
     }
 }
 
 /// All mounts of a container, in the order in which they are made.
 pub fn all(record: &Record, places: &Places<'_>) -> Result<Vec<Mount>, Error> {
+    let spec = &record.spec;
+    let asked = |target: &str| spec.mounts.iter().any(|m| m.target == target);
+    let mut mounts = defaults(record);
+    // What is asked for takes the place of docker's own; a /dev of all that is in it, too
+    // (moby, oci_linux.go, WithMounts).
+    mounts.retain(|m| !(asked(&m.target) || asked("/dev") && m.target.starts_with("/dev/")));
+    let read_only = if spec.read_only { RDONLY } else { 0 };
+    for name in ["resolv.conf", "hostname", "hosts"] {
+        let target = format!("/etc/{name}");
+        if !asked(&target) {
+            let mut mount = bind(&target, places.folder.join(name), read_only, false);
+            // Files of ours: the container's root owns them.
+            mount.idmapped = true;
+            mounts.push(mount);
+        }
+    }
+    // Shallow targets first, so that a deeper one is not hidden.
+    let mut own: Vec<&SpecMount> = spec.mounts.iter().collect();
+    own.sort_by_key(|m| m.target.matches('/').count());
+    for mount in own {
+        mounts.push(own_mount(mount, record, places)?);
+    }
+    Ok(mounts)
+}
+
+/// What every container has.
+fn defaults(record: &Record) -> Vec<Mount> {
     let spec = &record.spec;
     let shm = if spec.shm_size == 0 {
         64 << 20
@@ -58,6 +79,14 @@ pub fn all(record: &Record, places: &Places<'_>) -> Result<Vec<Mount>, Error> {
         spec.shm_size
     };
     let read_only = if spec.privileged { 0 } else { RDONLY };
+    // The group of terminals, where the container has it.
+    let tty = match &record.user_map {
+        Some(map) => map.gid(5),
+        None => Some(5),
+    };
+    let mut devpts = vec![("ptmxmode", "0666"), ("mode", "0620")];
+    let tty = tty.map(|gid| gid.to_string());
+    devpts.extend(tty.as_deref().map(|gid| ("gid", gid)));
     let mut mounts = vec![
         filesystem("/proc", "proc", &[], NOSUID | NODEV | NOEXEC),
         filesystem(
@@ -66,36 +95,22 @@ pub fn all(record: &Record, places: &Places<'_>) -> Result<Vec<Mount>, Error> {
             &[("mode", "755"), ("size", "65536k")],
             NOSUID,
         ),
-        filesystem(
-            "/dev/pts",
-            "devpts",
-            &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
-            NOSUID | NOEXEC,
-        ),
+        filesystem("/dev/pts", "devpts", &devpts, NOSUID | NOEXEC),
         filesystem("/sys", "sysfs", &[], read_only | NOSUID | NODEV | NOEXEC),
-        Mount {
-            target: "/sys/fs/cgroup".to_owned(),
-            source: MountSource::Cgroups {
+        Mount::new(
+            "/sys/fs/cgroup",
+            MountSource::Cgroups {
                 writable: spec.privileged,
             },
-            attributes: 0,
-            recursive: false,
-            only_top: false,
-            propagation: 0,
-        },
+        ),
         filesystem("/dev/mqueue", "mqueue", &[], NOSUID | NODEV | NOEXEC),
     ];
     mounts.extend(match spec.ipc_mode.as_str() {
         // docker: without shared memory between processes there is no place for it.
         "none" => None,
-        mode if super::peers::of(mode).is_some() => Some(Mount {
-            target: "/dev/shm".to_owned(),
-            source: MountSource::SharedMemory,
-            attributes: 0,
-            recursive: false,
-            only_top: false,
-            propagation: 0,
-        }),
+        mode if super::peers::of(mode).is_some() => {
+            Some(Mount::new("/dev/shm", MountSource::SharedMemory))
+        }
         "host" => Some(bind(
             "/dev/shm",
             PathBuf::from("/dev/shm"),
@@ -109,37 +124,40 @@ pub fn all(record: &Record, places: &Places<'_>) -> Result<Vec<Mount>, Error> {
             NOSUID | NODEV | NOEXEC,
         )),
     });
-    for name in ["resolv.conf", "hostname", "hosts"] {
-        let target = format!("/etc/{name}");
-        if !spec.mounts.iter().any(|m| m.target == target) {
-            mounts.push(bind(&target, places.folder.join(name), 0, false));
-        }
-    }
-    // Shallow targets first, so that a deeper one is not hidden.
-    let mut own: Vec<&SpecMount> = spec.mounts.iter().collect();
-    own.sort_by_key(|m| m.target.matches('/').count());
-    for mount in own {
-        mounts.push(own_mount(mount, places)?);
-    }
-    Ok(mounts)
+    mounts
 }
 
-fn own_mount(mount: &SpecMount, places: &Places<'_>) -> Result<Mount, Error> {
-    if !mount.target.starts_with('/') || mount.target.split('/').any(|p| p == "..") {
-        return Err(Error::Invalid(format!(
-            "invalid mount path: '{}' mount path must be absolute",
-            mount.target
-        )));
-    }
+fn own_mount(mount: &SpecMount, record: &Record, places: &Places<'_>) -> Result<Mount, Error> {
     let read_only = if mount.read_only { RDONLY } else { 0 };
     let mut made = match mount.r#type.as_str() {
-        "tmpfs" => tmpfs(mount)?,
-        "volume" => bind(
-            &mount.target,
-            (places.volume)(&mount.source),
-            read_only,
-            false,
-        ),
+        "tmpfs" => tmpfs::mount(mount, record.user_map.as_ref())?,
+        "volume" => {
+            let base = (places.volume)(&mount.source);
+            let source = match mount.subpath.as_str() {
+                "" => MountSource::Bind(base),
+                path => MountSource::Beneath {
+                    base,
+                    path: path.to_owned(),
+                },
+            };
+            Mount {
+                attributes: read_only,
+                idmapped: true,
+                ..Mount::new(mount.target.clone(), source)
+            }
+        }
+        "image" => {
+            let layers = record.image_mounts.get(&mount.target);
+            let layers = layers.into_iter().flatten();
+            let source = MountSource::Layers {
+                lower: layers.map(|layer| (places.layer)(layer)).collect(),
+                path: mount.subpath.clone(),
+            };
+            Mount {
+                attributes: RDONLY,
+                ..Mount::new(mount.target.clone(), source)
+            }
+        }
         _ => bind(
             &mount.target,
             PathBuf::from(&mount.source),
@@ -148,62 +166,43 @@ fn own_mount(mount: &SpecMount, places: &Places<'_>) -> Result<Mount, Error> {
         ),
     };
     made.only_top = mount.read_only_non_recursive;
-    made.propagation = match mount.propagation.as_str() {
-        "" | "rprivate" | "private" => libc::MS_PRIVATE,
-        "rslave" | "slave" => libc::MS_SLAVE,
-        "rshared" | "shared" => libc::MS_SHARED,
-        other => return Err(Error::Invalid(format!("invalid propagation mode: {other}"))),
-    };
+    made.propagation = propagation(&mount.propagation)?;
     Ok(made)
 }
 
-/// A tmpfs: by `--tmpfs` with options as mount(8) has them, or by `--mount` with fields.
-fn tmpfs(mount: &SpecMount) -> Result<Mount, Error> {
-    let mut options = vec![("mode".to_owned(), Some("1777".to_owned()))];
-    let mut set = |key: &str, value: String| {
-        options.retain(|(k, _)| k != key);
-        options.push((key.to_owned(), Some(value)));
-    };
-    // What docker gives a tmpfs of which nothing is said.
-    let mut attributes = NOSUID | NODEV | NOEXEC;
-    if mount.tmpfs_mode != 0 {
-        set("mode", format!("{:o}", mount.tmpfs_mode));
+/// By its word.
+pub fn propagation(word: &str) -> Result<Propagation, Error> {
+    Ok(match word {
+        "" | "rprivate" | "private" => Propagation::Private,
+        "slave" => Propagation::Slave { recursive: false },
+        "rslave" => Propagation::Slave { recursive: true },
+        "shared" => Propagation::Shared { recursive: false },
+        "rshared" => Propagation::Shared { recursive: true },
+        other => return Err(Error::Invalid(format!("invalid propagation mode: {other}"))),
+    })
+}
+
+/// A target as it is compared and sorted: absolute, without dots and doubled slashes, as docker cleans it.
+pub fn clean_target(target: &str) -> Result<String, Error> {
+    if !target.starts_with('/') {
+        return Err(Error::Invalid(format!(
+            "invalid mount path: '{target}' mount path must be absolute"
+        )));
     }
-    if mount.tmpfs_size != 0 {
-        set("size", mount.tmpfs_size.to_string());
-    }
-    for option in mount.tmpfs_options.split(',').filter(|o| !o.is_empty()) {
-        match option.split_once('=') {
-            Some((key @ ("size" | "mode" | "uid" | "gid" | "nr_inodes" | "nr_blocks"), value)) => {
-                set(key, value.to_owned());
-            }
-            _ => match option {
-                "ro" => attributes |= RDONLY,
-                "rw" => attributes &= !RDONLY,
-                "nosuid" => attributes |= NOSUID,
-                "suid" => attributes &= !NOSUID,
-                "nodev" => attributes |= NODEV,
-                "dev" => attributes &= !NODEV,
-                "noexec" => attributes |= NOEXEC,
-                "exec" => attributes &= !NOEXEC,
-                "noatime" => attributes |= libc::MOUNT_ATTR_NOATIME,
-                other => {
-                    return Err(Error::Invalid(format!(
-                        "invalid tmpfs option [\"{other}\"]"
-                    )));
-                }
-            },
+    let mut parts: Vec<&str> = Vec::new();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
         }
     }
-    if mount.read_only {
-        attributes |= RDONLY;
+    if parts.is_empty() {
+        return Err(Error::Invalid(
+            "invalid mount target: destination can't be '/'".to_owned(),
+        ));
     }
-    let mut made = filesystem(&mount.target, "tmpfs", &[], attributes);
-    made.source = MountSource::Filesystem {
-        kind: "tmpfs".to_owned(),
-        options,
-    };
-    Ok(made)
+    Ok(format!("/{}", parts.join("/")))
 }
 
 #[cfg(test)]
@@ -211,27 +210,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tmpfs_is_as_its_options_say() {
-        let made = |options: &str| {
-            tmpfs(&SpecMount {
-                target: "/t".into(),
-                tmpfs_options: options.into(),
-                ..SpecMount::default()
-            })
-        };
-        let options = |mount: Mount| match mount.source {
-            MountSource::Filesystem { options, .. } => options
-                .into_iter()
-                .map(|(k, v)| format!("{k}={}", v.unwrap_or_default()))
-                .collect::<Vec<_>>()
-                .join(","),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(options(made("").unwrap()), "mode=1777");
-        assert_eq!(made("").unwrap().attributes, NOSUID | NODEV | NOEXEC);
-        let full = made("ro,exec,size=1m,uid=5,mode=700").unwrap();
-        assert_eq!(full.attributes, NOSUID | NODEV | RDONLY);
-        assert_eq!(options(full), "size=1m,uid=5,mode=700");
-        assert!(made("nonsense").is_err() && made("source=/etc").is_err());
+    fn targets_are_cleaned_as_docker_cleans_them() {
+        let clean = |target: &str| clean_target(target).map_err(|e| e.to_string());
+        assert_eq!(clean("//a/./b/../c/"), Ok("/a/c".to_owned()));
+        assert_eq!(clean("/../etc"), Ok("/etc".to_owned()));
+        assert!(clean("/a/..").unwrap_err().contains("can't be '/'"));
+        assert!(clean("a").unwrap_err().contains("must be absolute"));
     }
 }

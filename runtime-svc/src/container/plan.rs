@@ -64,6 +64,8 @@ pub struct Places<'a> {
     pub lower: Vec<PathBuf>,
     /// Folder of a named or anonymous volume.
     pub volume: &'a (dyn Fn(&str) -> PathBuf + Sync),
+    /// Folder of an unpacked layer by its diff id.
+    pub layer: &'a (dyn Fn(&str) -> PathBuf + Sync),
 }
 
 /// The plan. `network` says whether a network namespace comes with the request. Devices of the host are
@@ -103,6 +105,16 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
         },
         hostname: effective.hostname.clone(),
         domainname: spec.domainname.clone(),
+        user: record.user_map.clone(),
+        root_propagation: match spec
+            .mounts
+            .iter()
+            .any(|m| m.propagation.ends_with("shared"))
+        {
+            true => libc::MS_SHARED,
+            false => 0,
+        },
+        own_dev: !spec.mounts.iter().any(|m| m.target == "/dev"),
         root: Root::Overlay {
             lower: places.lower.clone(),
             upper: places.folder.join("upper"),
@@ -261,6 +273,8 @@ mod tests {
             image_digest: String::new(),
             layers: vec![],
             own_volumes: Vec::new(),
+            user_map: None,
+            image_mounts: Default::default(),
             starting: false,
             life: Default::default(),
         };
@@ -269,6 +283,7 @@ mod tests {
             run_folder: Path::new("/r"),
             lower: vec!["/l".into()],
             volume: &|name| PathBuf::from("/v").join(name),
+            layer: &|id| PathBuf::from("/l").join(id),
         };
         plan(&record, &places, true)
     }

@@ -1,11 +1,12 @@
 //! What is kept of a container on disk: `config.json` in its folder, the truth about it.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 use slipway_proto::runtime::v1::ContainerSpec;
 
 use super::merge::Effective;
+use crate::executor::plan::UserMap;
 
 /// Everything that does not change while it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,12 @@ pub struct Record {
     /// Volumes that were made for this container alone, and go with it when that is asked for.
     #[serde(default)]
     pub own_volumes: Vec<String>,
+    /// Its ids on the host, when they are other ones.
+    #[serde(default)]
+    pub user_map: Option<UserMap>,
+    /// Diff ids of the layers of images that are mounted, top first, by target.
+    #[serde(default)]
+    pub image_mounts: BTreeMap<String, Vec<String>>,
     /// A start was asked for and its outcome is not known yet.
     #[serde(default)]
     pub starting: bool,

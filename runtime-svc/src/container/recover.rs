@@ -111,6 +111,13 @@ impl Manager {
                 container.set_endpoint(Some(endpoint));
             }
         }
+        for container in self.all().iter().filter(|c| c.running().is_some()) {
+            let record = container.record();
+            let volumes = record.spec.mounts.iter().filter(|m| m.r#type == "volume");
+            let names = volumes.map(|m| m.source.as_str());
+            self.0.volumes.keep_devices(names, &container.id);
+        }
+        self.0.volumes.close_forgotten();
         for container in ended {
             self.settle_ended(&container).await;
         }

@@ -8,10 +8,7 @@ use crate::error::Error;
 /// Checks that nothing is asked for that would be ignored.
 pub fn check(spec: &ContainerSpec) -> Result<(), Error> {
     let refuse = |option: &str| Err(Error::Unsupported(option.to_owned()));
-    let asked = [
-        (!matches!(&*spec.userns_mode, "" | "host"), "--userns"),
-        (!spec.runtime.is_empty(), "--runtime"),
-    ];
+    let asked = [(!spec.runtime.is_empty(), "--runtime")];
     if let Some((_, option)) = asked.iter().find(|(asked, _)| *asked) {
         return refuse(option);
     }
@@ -88,14 +85,10 @@ pub fn check(spec: &ContainerSpec) -> Result<(), Error> {
         }
     }
     for mount in &spec.mounts {
-        if !matches!(&*mount.r#type, "bind" | "tmpfs" | "volume") {
+        if !matches!(&*mount.r#type, "bind" | "tmpfs" | "volume" | "image") {
             return refuse(&format!("--mount type={}", mount.r#type));
         }
-        let field = if !mount.subpath.is_empty() {
-            "volume-subpath"
-        } else if !mount.volume_options.is_empty() {
-            "volume-opt"
-        } else if !matches!(&*mount.volume_driver, "" | "local") {
+        let field = if !matches!(&*mount.volume_driver, "" | "local") {
             "volume-driver"
         } else if !mount.relabel.is_empty() && std::path::Path::new("/sys/fs/selinux").exists() {
             // Without SELinux docker relabels nothing either.

@@ -12,6 +12,7 @@ use super::{
     StartError, Step as _, dev, launch, mounts,
     plan::{ContainerPlan, Namespace, Namespaces, Stdio},
     protect, reaper, rootfs,
+    userns::UserNamespace,
 };
 use crate::{
     cgroup::Group,
@@ -123,6 +124,8 @@ pub struct Inherited<'a> {
     pub report: OwnedFd,
     /// Its cgroups: the v1 ones are for itself to join.
     pub group: &'a Group,
+    /// The namespace that it enters last.
+    pub user: Option<&'a UserNamespace>,
 }
 
 /// Runs the whole life. Never returns.
@@ -131,8 +134,11 @@ pub fn run(plan: &ContainerPlan, inherited: Inherited<'_>) -> ! {
         Ok(report) => report,
         Err(_) => fork::exit_now(125),
     };
+    let entry = inherited
+        .user
+        .map(|user| launch::Entry::First(user, &plan.namespaces));
     let error = match become_container(plan, inherited) {
-        Ok(()) => launch::become_program(&plan.process),
+        Ok(()) => launch::become_program(&plan.process, entry),
         Err(error) => error,
     };
     send_error(&report, &error);
@@ -172,11 +178,23 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
         crate::sys::loopback::up().step(|| "cannot switch the loopback device on".to_owned())?;
     }
 
+    if let Some(user) = inherited.user {
+        user.own_files()?;
+    }
+    let connected = mounts::open_connected(&plan.mounts)?;
     rootfs::make_private()?;
     rustix::process::umask(rustix::fs::Mode::empty());
-    let root = rootfs::mount_root(&plan.root, &plan.files.mount_point)?;
-    mounts::make(&root, &plan.mounts, shm.as_ref())?;
-    dev::populate(&root, &plan.devices, plan.host_devices)?;
+    let stage = &plan.files.mount_point;
+    let root = rootfs::mount_root(&plan.root, stage, inherited.user)?;
+    let context = mounts::Context {
+        stage,
+        shm: shm.as_ref(),
+        user: inherited.user,
+    };
+    mounts::make(&root, &plan.mounts, connected, &context)?;
+    if plan.own_dev {
+        dev::populate(&root, &plan.devices, plan.host_devices)?;
+    }
     let stdio = match plan.stdio {
         Stdio::Terminal { rows, columns, .. } => {
             let opened = dev::open_terminal(&root)?;
@@ -213,6 +231,9 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
     }
     rootfs::pivot(&root)?;
     drop(root);
+    if plan.root_propagation == libc::MS_SHARED {
+        mounts::share_root()?;
+    }
     install_stdio(stdio)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     fork::cloexec_from(3).step(|| "cannot close what is not the container's".to_owned())

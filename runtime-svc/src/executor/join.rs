@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::{fs::OFlags, thread::ThreadNameSpaceType as Kind};
 
-use super::{StartError, Step as _, dev, init, launch, plan::ExecPlan};
+use super::{StartError, Step as _, dev, init, launch, plan::ExecPlan, userns::UserNamespace};
 use crate::sys::{
     fdpass,
     fork::{self, Clone},
@@ -52,7 +52,9 @@ fn enter(plan: &ExecPlan, inherited: Inherited) -> Result<(), StartError> {
         | Kind::CONTROL_GROUP;
     rustix::thread::move_into_thread_name_spaces(inherited.target.as_fd(), all)
         .step(|| "cannot join the container's namespaces".to_owned())?;
-    drop(inherited.target);
+    // Last of all comes the user namespace: its root may do nothing of what is still to be done.
+    let user = plan.user.clone();
+    let user = user.map(|map| UserNamespace::of(inherited.target, map));
 
     let stdio = match plan.terminal {
         Some((rows, columns)) => {
@@ -94,13 +96,18 @@ fn enter(plan: &ExecPlan, inherited: Inherited) -> Result<(), StartError> {
             )
             .step(|| "cannot report the process".to_owned())
         }
-        Clone::Child => become_program(plan, stdio, &inherited.report),
+        Clone::Child => become_program(plan, stdio, user.as_ref(), &inherited.report),
     }
 }
 
-fn become_program(plan: &ExecPlan, stdio: (OwnedFd, OwnedFd, OwnedFd), report: &OwnedFd) -> ! {
+fn become_program(
+    plan: &ExecPlan,
+    stdio: (OwnedFd, OwnedFd, OwnedFd),
+    user: Option<&UserNamespace>,
+    report: &OwnedFd,
+) -> ! {
     let error = match settle(plan, stdio) {
-        Ok(()) => launch::become_program(&plan.process),
+        Ok(()) => launch::become_program(&plan.process, user.map(launch::Entry::Join)),
         Err(error) => error,
     };
     init::send_error(report, &error);

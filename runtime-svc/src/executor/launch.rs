@@ -7,15 +7,25 @@ use rustix::{io::Errno, process::RawGid};
 
 use super::{
     StartError, Step as _,
-    plan::{Label, Process, Seccomp},
+    plan::{Label, Namespaces, Process, Seccomp},
     procfs, reaper, seccomp,
     user::{self, User},
+    userns::UserNamespace,
 };
 use crate::sys::{bpf, capability, fork, prctl};
 
+/// How a process comes into its container's user namespace.
+#[derive(Debug, Clone, Copy)]
+pub enum Entry<'a> {
+    /// As the first one, which also makes these namespaces the user namespace's own.
+    First(&'a UserNamespace, &'a Namespaces),
+    /// As a further one.
+    Join(&'a UserNamespace),
+}
+
 /// Becomes the program. Returns only when that failed. Runs inside the container's root.
-pub fn become_program(process: &Process) -> StartError {
-    match prepare(process) {
+pub fn become_program(process: &Process, entry: Option<Entry<'_>>) -> StartError {
+    match prepare(process, entry) {
         Ok(ready) => ready.exec(),
         Err(error) => error,
     }
@@ -29,10 +39,17 @@ struct Ready {
     init: bool,
 }
 
-fn prepare(process: &Process) -> Result<Ready, StartError> {
+fn prepare(process: &Process, entry: Option<Entry<'_>>) -> Result<Ready, StartError> {
     let who = user::resolve(&process.user, &process.groups)?;
     let env = environment(&process.env, &who);
     set_limits(process)?;
+    give_streams(&who, entry)?;
+    // From here on there is only what the container's root may do: limits and streams came before.
+    match entry {
+        Some(Entry::First(user, namespaces)) => user.begin(namespaces)?,
+        Some(Entry::Join(user)) => user.join()?,
+        None => {}
+    }
     enter_working_dir(&process.working_dir)?;
     set_label(&process.label)?;
     // Without no_new_privs the filter needs CAP_SYS_ADMIN, so it comes first then; otherwise last, so
@@ -215,6 +232,38 @@ fn set_limits(process: &Process) -> Result<(), StartError> {
             why: "unknown limit".to_owned(),
         })?;
         nix::sys::resource::setrlimit(resource, limit.soft, limit.hard).step(what)?;
+    }
+    Ok(())
+}
+
+/// Lets the user open its streams again by name, as /dev/stdout: they become its own, the group stays
+/// (runc, fixStdioPermissions).
+fn give_streams(who: &User, entry: Option<Entry<'_>>) -> Result<(), StartError> {
+    let uid = match entry {
+        Some(Entry::First(user, _) | Entry::Join(user)) => user.uid(who.uid),
+        None => Some(who.uid),
+    };
+    let uid = uid.ok_or_else(|| StartError::Failed {
+        step: format!("cannot become user {}", who.uid),
+        why: "the container's user namespace has no such user".to_owned(),
+    })?;
+    let null = rustix::fs::makedev(1, 3);
+    let (stdin, stdout, stderr) = (
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    );
+    for stream in [stdin, stdout, stderr] {
+        let what = || "cannot hand the streams over".to_owned();
+        let stat = rustix::fs::fstat(stream).step(what)?;
+        if stat.st_uid == uid || stat.st_rdev == null {
+            continue;
+        }
+        match rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(uid)), None) {
+            // A file of a file system that knows no owners, or not this one.
+            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
+            Err(e) => return Err(e).step(what),
+        }
     }
     Ok(())
 }

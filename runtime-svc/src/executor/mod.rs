@@ -23,6 +23,7 @@ pub mod reaper;
 pub mod rootfs;
 pub mod seccomp;
 pub mod user;
+pub mod userns;
 
 use std::io;
 

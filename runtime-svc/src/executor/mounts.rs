@@ -1,40 +1,84 @@
 //! Mounts into the root file system, one after the other, by descriptors only.
 
 use std::{
+    io,
     os::fd::{AsFd as _, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
     fs::{Mode, OFlags},
+    io::Errno,
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags},
 };
 
 use super::{
     StartError, Step as _,
-    plan::{Mount, MountSource},
+    plan::{Mount, MountSource, Propagation},
     rootfs,
+    userns::UserNamespace,
 };
 use crate::sys::mount_attr;
 
+/// Sources of mounts that stay connected with the host's mounts: taken while this mount namespace still is.
+pub fn open_connected(mounts: &[Mount]) -> Result<Vec<Option<OwnedFd>>, StartError> {
+    mounts
+        .iter()
+        .map(|mount| match (&mount.source, mount.propagation) {
+            (_, Propagation::Private) => Ok(None),
+            (MountSource::Bind(path), _) => rootfs::bind_tree(path, mount.recursive).map(Some),
+            _ => Ok(None),
+        })
+        .collect()
+}
+
+/// What mounts are made with.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// A folder that something may be mounted on for a moment.
+    pub stage: &'a Path,
+    /// What [`MountSource::SharedMemory`] means.
+    pub shm: Option<&'a OwnedFd>,
+    /// Whose ids owners are shown as.
+    pub user: Option<&'a UserNamespace>,
+}
+
 /// Makes all mounts. Sources are looked up on the host, so this happens before the pivot; targets are
-/// looked up inside `root`, each after the mounts before it.
-///
-/// `shm` is what [`MountSource::SharedMemory`] means.
-pub fn make(root: &OwnedFd, mounts: &[Mount], shm: Option<&OwnedFd>) -> Result<(), StartError> {
-    for mount in mounts {
-        make_one(root, mount, shm)?;
+/// looked up inside `root`, each after the mounts before it. `connected` is of [`open_connected`].
+pub fn make(
+    root: &OwnedFd,
+    mounts: &[Mount],
+    connected: Vec<Option<OwnedFd>>,
+    context: &Context<'_>,
+) -> Result<(), StartError> {
+    for (mount, connected) in mounts.iter().zip(connected) {
+        make_one(root, mount, connected, context)?;
     }
     Ok(())
 }
 
-fn make_one(root: &OwnedFd, mount: &Mount, shm: Option<&OwnedFd>) -> Result<(), StartError> {
+fn make_one(
+    root: &OwnedFd,
+    mount: &Mount,
+    connected: Option<OwnedFd>,
+    context: &Context<'_>,
+) -> Result<(), StartError> {
     let what = || format!("cannot mount on {}", mount.target);
-    let source = match &mount.source {
-        MountSource::Filesystem { kind, options } => filesystem(kind, options)?,
-        MountSource::Bind(path) => rootfs::bind_tree(path, mount.recursive)?,
-        MountSource::Cgroups { writable } => return cgroups(root, &mount.target, *writable),
-        MountSource::SharedMemory => {
+    let Context { stage, shm, user } = *context;
+    let source = match (&mount.source, connected) {
+        (_, Some(source)) => source,
+        (MountSource::Filesystem { kind, options }, _) => {
+            filesystem(kind, &with_mode(root, mount, options)?)?
+        }
+        (MountSource::Bind(path), _) => rootfs::bind_tree(path, mount.recursive)?,
+        (MountSource::Beneath { base, path }, _) => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let base = rustix::fs::open(base, flags, Mode::empty()).step(what)?;
+            rootfs::bind_beneath(&base, path)?
+        }
+        (MountSource::Layers { lower, path }, _) => layers(lower, path, stage, user)?,
+        (MountSource::Cgroups { writable }, _) => return cgroups(root, &mount.target, *writable),
+        (MountSource::SharedMemory, _) => {
             let shm = shm.ok_or_else(|| StartError::Failed {
                 step: what(),
                 why: "there is no shared memory to mount".to_owned(),
@@ -44,17 +88,12 @@ fn make_one(root: &OwnedFd, mount: &Mount, shm: Option<&OwnedFd>) -> Result<(), 
         }
     };
     ordinary_folder(root, mount)?;
-    let propagation = if mount.propagation == 0 {
-        libc::MS_PRIVATE
-    } else {
-        mount.propagation
-    };
-    if mount.only_top {
-        mount_attr::set(&source, mount.attributes, 0, 0, false).step(what)?;
-        mount_attr::set(&source, 0, 0, propagation, mount.recursive).step(what)?;
-    } else {
-        mount_attr::set(&source, mount.attributes, 0, propagation, mount.recursive).step(what)?;
+    if let (true, Some(user)) = (mount.idmapped, user) {
+        rootfs::idmap(&source, user)?;
     }
+    let deep = mount.recursive && !mount.only_top;
+    mount_attr::set(&source, mount.attributes, 0, 0, deep).step(what)?;
+    propagate(&source, mount).step(what)?;
     let target = if rootfs::is_folder(&source).step(what)? {
         rootfs::make_folder_inside(root, &mount.target, 0o755).step(what)?
     } else {
@@ -63,7 +102,7 @@ fn make_one(root: &OwnedFd, mount: &Mount, shm: Option<&OwnedFd>) -> Result<(), 
     // A target such as /proc/self/... or a link that leads into another mount of ours would let a
     // volume replace what protects the container (CVE-2019-16884): only the root file system, tmpfs
     // and volumes may be mounted upon.
-    if is_procfs(&target).step(what)? && mount.target != "/proc" {
+    if is_procfs(&target).step(what)? && !IN_PROC.contains(&&*mount.target) {
         return Err(StartError::Failed {
             step: what(),
             why: "the target is inside /proc, where nothing may be mounted".to_owned(),
@@ -92,6 +131,75 @@ fn ordinary_folder(root: &OwnedFd, mount: &Mount) -> Result<(), StartError> {
         Ok(_) | Err(rustix::io::Errno::NOENT) => Ok(()),
         Err(e) => Err(e).step(|| format!("cannot look at {}", mount.target)),
     }
+}
+
+/// What may be mounted upon in /proc: itself, and what lxcfs has (runc, checkProcMount).
+const IN_PROC: [&str; 9] = [
+    "/proc",
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+];
+
+/// Says who hears of mounts below a detached mount.
+fn propagate(source: &OwnedFd, mount: &Mount) -> io::Result<()> {
+    let set = |kind, recursive| mount_attr::set(source, 0, 0, kind, recursive);
+    match mount.propagation {
+        Propagation::Private => set(libc::MS_PRIVATE, mount.recursive),
+        Propagation::Slave { recursive } => set(libc::MS_SLAVE, recursive && mount.recursive),
+        Propagation::Shared { recursive } => set(libc::MS_SHARED, recursive && mount.recursive),
+    }
+}
+
+/// A new file system's options, with the permissions of what it covers where none are asked for.
+fn with_mode(
+    root: &OwnedFd,
+    mount: &Mount,
+    options: &[(String, Option<String>)],
+) -> Result<Vec<(String, Option<String>)>, StartError> {
+    let mut options = options.to_vec();
+    if mount.keep_mode && !options.iter().any(|(key, _)| key == "mode") {
+        let what = || format!("cannot look at {}", mount.target);
+        let mode = match rootfs::open_inside(root, &mount.target, OFlags::DIRECTORY) {
+            Ok(covered) => rustix::fs::fstat(covered).step(what)?.st_mode & 0o7777,
+            Err(Errno::NOENT | Errno::NOTDIR) => 0o1777,
+            Err(e) => return Err(e).step(what),
+        };
+        options.push(("mode".to_owned(), Some(format!("{mode:o}"))));
+    }
+    Ok(options)
+}
+
+/// Layers as one tree, or a part of that.
+fn layers(
+    lower: &[PathBuf],
+    path: &str,
+    stage: &Path,
+    user: Option<&UserNamespace>,
+) -> Result<OwnedFd, StartError> {
+    let tree = match (lower, user) {
+        ([only], user) => {
+            // overlayfs wants two layers at least when nothing is to be written.
+            let tree = rootfs::bind_tree(only, false)?;
+            if let Some(user) = user {
+                rootfs::idmap(&tree, user)?;
+            }
+            tree
+        }
+        (many, None) => rootfs::overlay(many, None)?,
+        (many, Some(user)) => rootfs::idmapped_overlay(many, None, stage, user)?,
+    };
+    if path.is_empty() {
+        return Ok(tree);
+    }
+    let part = rootfs::bind_beneath(&tree, path);
+    drop(tree);
+    part
 }
 
 /// Whether this is on a proc file system.
@@ -173,13 +281,17 @@ fn cgroups(root: &OwnedFd, target: &str, writable: bool) -> Result<(), StartErro
     mount_attr::set(&base, attributes, 0, 0, false).step(what)
 }
 
+/// Lets mounts of the container's root reach the mounts that share with it, as runc's
+/// `rootfsPropagation` does. Inside the container's root.
+pub fn share_root() -> Result<(), StartError> {
+    let what = || "cannot share the container's root".to_owned();
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", flags, Mode::empty()).step(what)?;
+    mount_attr::set(&root, 0, 0, libc::MS_SHARED, false).step(what)
+}
+
 /// Makes the root file system read-only; what is mounted upon it stays as it is.
 pub fn make_read_only(mount: &OwnedFd) -> Result<(), StartError> {
     mount_attr::set(mount, libc::MOUNT_ATTR_RDONLY, 0, 0, false)
         .step(|| "cannot make the root file system read-only".to_owned())
-}
-
-/// Whether a bind source is there.
-pub fn exists(path: &Path) -> bool {
-    rustix::fs::stat(path).is_ok()
 }

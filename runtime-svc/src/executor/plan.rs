@@ -15,12 +15,18 @@ pub struct ContainerPlan {
     pub hostname: String,
     /// NIS domain name inside; "" = leave it.
     pub domainname: String,
+    /// Its ids are other ones on the host.
+    pub user: Option<UserMap>,
     /// The root file system.
     pub root: Root,
+    /// `MS_SHARED` when mounts below the container's root reach the host; 0 = private.
+    pub root_propagation: u64,
     /// The root file system is read-only.
     pub readonly_root: bool,
     /// In the order in which they are made.
     pub mounts: Vec<Mount>,
+    /// /dev is the container's own: nodes and links are made in it.
+    pub own_dev: bool,
     /// Device nodes.
     pub devices: Vec<Device>,
     /// Nodes for all devices of the host as well (`--privileged`).
@@ -114,8 +120,47 @@ pub struct Mount {
     pub recursive: bool,
     /// Attributes for the topmost mount only, also when what is below comes along.
     pub only_top: bool,
-    /// `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`; 0 = private.
-    pub propagation: u64,
+    /// Whose mounts and unmounts it shows.
+    pub propagation: Propagation,
+    /// Owners on disk are ids of the container, whatever they are on the host. Only with a
+    /// [`ContainerPlan::user`].
+    pub idmapped: bool,
+    /// A new file system gets the permissions of the folder that it covers, as runc gives a tmpfs.
+    pub keep_mode: bool,
+}
+
+impl Mount {
+    /// A private mount of just the source.
+    pub fn new(target: impl Into<String>, source: MountSource) -> Self {
+        Self {
+            target: target.into(),
+            source,
+            attributes: 0,
+            recursive: false,
+            only_top: false,
+            propagation: Propagation::default(),
+            idmapped: false,
+            keep_mode: false,
+        }
+    }
+}
+
+/// How mounts and unmounts cross between a bind mount and its source (mount_namespaces(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// Not at all.
+    #[default]
+    Private,
+    /// From the source into the container.
+    Slave {
+        /// Also for what is mounted below.
+        recursive: bool,
+    },
+    /// Both ways.
+    Shared {
+        /// Also for what is mounted below.
+        recursive: bool,
+    },
 }
 
 /// What a [`Mount`] shows.
@@ -137,6 +182,79 @@ pub enum MountSource {
     },
     /// /dev/shm of the container whose ipc namespace is joined.
     SharedMemory,
+    /// A folder or file below a folder of the host; no link leads out of that.
+    Beneath {
+        /// The folder.
+        base: PathBuf,
+        /// Relative to it.
+        path: String,
+    },
+    /// Layers of another image as one tree, read-only.
+    Layers {
+        /// Top first.
+        lower: Vec<PathBuf>,
+        /// Relative path in the tree; "" = all of it.
+        path: String,
+    },
+}
+
+/// Which ids of the host stand for the ids of a container (user_namespaces(7)).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserMap {
+    /// Users.
+    pub uids: Vec<IdRange>,
+    /// Groups.
+    pub gids: Vec<IdRange>,
+}
+
+/// A run of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The first one in the container.
+    pub inside: u32,
+    /// The first one on the host.
+    pub host: u32,
+    /// How many.
+    pub size: u32,
+}
+
+impl UserMap {
+    /// The host's number of a user of the container; `None` when it has none.
+    pub fn uid(&self, inside: u32) -> Option<u32> {
+        on_host(&self.uids, inside)
+    }
+
+    /// The host's number of a group of the container.
+    pub fn gid(&self, inside: u32) -> Option<u32> {
+        on_host(&self.gids, inside)
+    }
+}
+
+impl UserMap {
+    /// The container's number of a user of the host; nobody's when it has none (user_namespaces(7)).
+    pub fn uid_inside(&self, host: u32) -> u32 {
+        inside(&self.uids, host)
+    }
+
+    /// The container's number of a group of the host.
+    pub fn gid_inside(&self, host: u32) -> u32 {
+        inside(&self.gids, host)
+    }
+}
+
+fn inside(ranges: &[IdRange], host: u32) -> u32 {
+    let found = ranges.iter().find_map(|range| {
+        let offset = host.checked_sub(range.host)?;
+        (offset < range.size).then(|| range.inside.checked_add(offset))?
+    });
+    found.unwrap_or(65_534)
+}
+
+fn on_host(ranges: &[IdRange], inside: u32) -> Option<u32> {
+    ranges.iter().find_map(|range| {
+        let offset = inside.checked_sub(range.inside)?;
+        (offset < range.size).then(|| range.host.checked_add(offset))?
+    })
 }
 
 /// A device node.
@@ -387,4 +505,7 @@ pub struct ExecPlan {
     /// It and its process group are killed when the client that asked for it goes.
     #[serde(default)]
     pub ends_with_client: bool,
+    /// The container's ids on the host, when they are other ones.
+    #[serde(default)]
+    pub user: Option<UserMap>,
 }

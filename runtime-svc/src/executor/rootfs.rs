@@ -13,7 +13,7 @@ use rustix::{
     },
 };
 
-use super::{StartError, Step as _, plan::Root};
+use super::{StartError, Step as _, plan::Root, userns::UserNamespace};
 use crate::sys::mount_attr;
 
 /// How paths inside a root file system are resolved: nothing leads out, no /proc link is followed.
@@ -28,10 +28,80 @@ pub fn make_private() -> Result<(), StartError> {
 }
 
 /// A detached mount of the root file system: visible nowhere until it is moved.
-pub fn open(root: &Root) -> Result<OwnedFd, StartError> {
-    match root {
-        Root::Overlay { lower, upper, work } => overlay(lower, Some((upper, work))),
-        Root::Folder(folder) => bind_tree(folder, true),
+fn open(
+    root: &Root,
+    mount_point: &Path,
+    user: Option<&UserNamespace>,
+) -> Result<OwnedFd, StartError> {
+    match (root, user) {
+        (Root::Overlay { lower, upper, work }, None) => overlay(lower, Some((upper, work))),
+        (Root::Overlay { lower, upper, work }, Some(user)) => {
+            idmapped_overlay(lower, Some((upper, work)), mount_point, user)
+        }
+        (Root::Folder(folder), None) => bind_tree(folder, true),
+        (Root::Folder(folder), Some(user)) => {
+            let mount = bind_tree(folder, false)?;
+            idmap(&mount, user)?;
+            Ok(mount)
+        }
+    }
+}
+
+/// An overlay of layers whose owners are shown as the container's. Its layers have to be mounted
+/// somewhere for that: on a tmpfs upon `mount_point`, which goes out of sight with the host's root.
+/// overlayfs makes its own files as who mounts it: as the container's root ([`UserNamespace::own_files`]).
+pub fn idmapped_overlay(
+    lower: &[PathBuf],
+    upper: Upper<'_>,
+    mount_point: &Path,
+    user: &UserNamespace,
+) -> Result<OwnedFd, StartError> {
+    let what = || "cannot show the layers with the container's ids".to_owned();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target = rustix::fs::open(mount_point, flags, Mode::empty()).step(what)?;
+    let stage = super::mounts::filesystem("tmpfs", &[("mode".to_owned(), Some("700".to_owned()))])?;
+    attach(&stage, target.as_fd()).step(what)?;
+    let put = |folder: &Path, name: &str| -> Result<PathBuf, StartError> {
+        let mount = bind_tree(folder, false)?;
+        idmap(&mount, user)?;
+        rustix::fs::mkdirat(&stage, name, Mode::from_raw_mode(0o700)).step(what)?;
+        let place = rustix::fs::openat(&stage, name, flags, Mode::empty()).step(what)?;
+        attach(&mount, place.as_fd()).step(what)?;
+        Ok(mount_point.join(name))
+    };
+    let mut layers = Vec::with_capacity(lower.len());
+    for (number, layer) in lower.iter().enumerate() {
+        layers.push(put(layer, &format!("l{number}"))?);
+    }
+    let Some((upper, work)) = upper else {
+        return overlay(&layers, None).map_err(explain);
+    };
+    let name = |path: &Path| {
+        let name = path.file_name().map(PathBuf::from);
+        name.ok_or(Errno::INVAL).step(what)
+    };
+    // One mount for both: overlayfs insists on that.
+    let own = upper.parent().ok_or(Errno::INVAL).step(what)?;
+    let own = put(own, "own")?;
+    let (upper, work) = (own.join(name(upper)?), own.join(name(work)?));
+    overlay(&layers, Some((&upper, &work))).map_err(explain)
+}
+
+/// Shows the owners in a detached mount as the container's.
+pub fn idmap(mount: &OwnedFd, user: &UserNamespace) -> Result<(), StartError> {
+    mount_attr::idmap(mount, user.namespace())
+        .step(|| "cannot map the owners of files".to_owned())
+        .map_err(explain)
+}
+
+/// What EINVAL means there.
+fn explain(error: StartError) -> StartError {
+    match error {
+        StartError::Failed { step, why } if why.contains("os error 22") => StartError::Failed {
+            step,
+            why: "user namespaces need Linux 5.19 and a state folder on a file system with idmapped mounts (ext4, xfs, btrfs): run the container with --userns=host".to_owned(),
+        },
+        other => other,
     }
 }
 
@@ -53,7 +123,7 @@ pub fn overlay_in_service(lower: &[PathBuf], upper: Upper<'_>) -> Result<OwnedFd
 }
 
 /// Upper and work folder.
-type Upper<'a> = Option<(&'a PathBuf, &'a PathBuf)>;
+pub type Upper<'a> = Option<(&'a PathBuf, &'a PathBuf)>;
 
 /// By a thread with a working directory and a mount namespace of its own: unshare(2) works on threads.
 fn overlay_apart(lower: &[PathBuf], upper: Upper<'_>) -> Result<OwnedFd, StartError> {
@@ -173,6 +243,39 @@ pub fn bind_tree(path: &Path, recursive: bool) -> Result<OwnedFd, StartError> {
         .step(|| format!("cannot use {} as a mount source", path.display()))
 }
 
+/// A detached bind mount of what is below a folder; nothing leads out of that.
+pub fn bind_beneath(base: impl AsFd, path: &str) -> Result<OwnedFd, StartError> {
+    let what = || format!("cannot access path {path}");
+    let found = loop {
+        let opened = rustix::fs::openat2(
+            &base,
+            if path.is_empty() { "." } else { path },
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+        );
+        match opened {
+            // A rename raced with the lookup: it may have led out, or not.
+            Err(Errno::AGAIN) => {}
+            Err(Errno::XDEV | Errno::LOOP) => {
+                return Err(StartError::Failed {
+                    step: what(),
+                    why: "it leads out of what it is a part of".to_owned(),
+                });
+            }
+            opened => break opened.step(what)?,
+        }
+    };
+    rustix::mount::open_tree(
+        &found,
+        "",
+        OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH,
+    )
+    .step(what)
+}
+
 /// Puts a detached mount onto what `target` is.
 pub fn attach(mount: &OwnedFd, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::mount::move_mount(
@@ -185,14 +288,18 @@ pub fn attach(mount: &OwnedFd, target: BorrowedFd<'_>) -> rustix::io::Result<()>
 }
 
 /// Mounts the root file system on `mount_point` and returns it.
-pub fn mount_root(root: &Root, mount_point: &Path) -> Result<OwnedFd, StartError> {
+pub fn mount_root(
+    root: &Root,
+    mount_point: &Path,
+    user: Option<&UserNamespace>,
+) -> Result<OwnedFd, StartError> {
     let what = || {
         format!(
             "cannot mount the root file system on {}",
             mount_point.display()
         )
     };
-    let mount = open(root)?;
+    let mount = open(root, mount_point, user)?;
     let target = rustix::fs::open(
         mount_point,
         OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
@@ -235,45 +342,93 @@ pub fn open_inside(root: impl AsFd, path: &str, extra: OFlags) -> rustix::io::Re
     }
 }
 
-/// Opens a folder inside a root file system; what is missing of it is made with `mode`.
+/// How many links a path may lead through, as the kernel has it.
+const MAX_LINKS: usize = 40;
+
+/// Opens a folder inside a root file system; what is missing of it is made with `mode`, also where a
+/// link leads to nothing yet.
 pub fn make_folder_inside(root: impl AsFd, path: &str, mode: u32) -> rustix::io::Result<OwnedFd> {
     match open_inside(&root, path, OFlags::DIRECTORY) {
         Err(Errno::NOENT) => {}
         other => return other,
     }
+    let parts = |path: &str| -> Vec<String> {
+        let parts = path.split('/').filter(|p| !p.is_empty() && *p != ".");
+        parts.rev().map(str::to_owned).collect()
+    };
+    // The next part is the last one.
+    let mut left = parts(path);
+    let mut links = 0;
     let mut so_far = String::new();
     let mut folder = open_inside(&root, "/", OFlags::DIRECTORY)?;
-    for part in path.split('/').filter(|p| !p.is_empty() && *p != ".") {
-        so_far.push('/');
-        so_far.push_str(part);
-        folder = match open_inside(&root, &so_far, OFlags::DIRECTORY) {
-            Err(Errno::NOENT) => {
-                match rustix::fs::mkdirat(&folder, part, Mode::from_raw_mode(mode)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(e) => return Err(e),
-                }
-                open_inside(&root, &so_far, OFlags::DIRECTORY)?
+    while let Some(part) = left.pop() {
+        let next = format!("{so_far}/{part}");
+        match open_inside(&root, &next, OFlags::DIRECTORY) {
+            Ok(found) => {
+                folder = found;
+                so_far = next;
+                continue;
             }
-            other => other?,
-        };
+            Err(Errno::NOENT) => {}
+            Err(e) => return Err(e),
+        }
+        match rustix::fs::mkdirat(&folder, &*part, Mode::from_raw_mode(mode)) {
+            Ok(()) => left.push(part),
+            // A link to nothing, or somebody was quicker.
+            Err(Errno::EXIST) => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(Errno::LOOP);
+                }
+                match read_link(&folder, &part)? {
+                    Some(target) => {
+                        if target.starts_with('/') {
+                            so_far.clear();
+                            folder = open_inside(&root, "/", OFlags::DIRECTORY)?;
+                        }
+                        left.extend(parts(&target));
+                    }
+                    None => left.push(part),
+                }
+            }
+            Err(e) => return Err(e),
+        }
     }
     Ok(folder)
 }
 
+/// Where a link leads; `None` when it is none (any more).
+fn read_link(folder: &OwnedFd, name: &str) -> rustix::io::Result<Option<String>> {
+    match rustix::fs::readlinkat(folder, name, Vec::new()) {
+        Ok(target) => Ok(Some(target.to_string_lossy().into_owned())),
+        Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// Opens something inside a root file system to mount a file on; made empty when missing.
 pub fn make_file_inside(root: impl AsFd, path: &str) -> rustix::io::Result<OwnedFd> {
-    match open_inside(&root, path, OFlags::empty()) {
-        Err(Errno::NOENT) => {}
-        other => return other,
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match open_inside(&root, &path, OFlags::empty()) {
+            Err(Errno::NOENT) => {}
+            other => return other,
+        }
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        let folder = make_folder_inside(&root, parent, 0o755)?;
+        let flags =
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(0o644)) {
+            Ok(_) => {}
+            Err(Errno::EXIST) => match read_link(&folder, name)? {
+                Some(target) if target.starts_with('/') => path = target,
+                Some(target) => path = format!("{parent}/{target}"),
+                None => {}
+            },
+            Err(e) => return Err(e),
+        }
     }
-    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let parent = make_folder_inside(&root, parent, 0o755)?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
-        Ok(_) | Err(Errno::EXIST) => {}
-        Err(e) => return Err(e),
-    }
-    open_inside(&root, path, OFlags::empty())
+    Err(Errno::LOOP)
 }
 
 /// Whether a descriptor is a folder.
@@ -285,6 +440,28 @@ pub fn is_folder(fd: impl AsFd) -> rustix::io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn missing_places_are_made_where_links_lead() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("root")).unwrap();
+        let root = std::fs::File::open(path("root")).unwrap();
+        let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, path(name)).unwrap();
+        link("/run/deep", "root/absolute");
+        link("../../../up", "root/relative");
+        link("loop", "root/loop");
+        make_folder_inside(&root, "/absolute/a/b", 0o755).unwrap();
+        make_folder_inside(&root, "relative/c", 0o755).unwrap();
+        assert!(path("root/run/deep/a/b").is_dir() && path("root/up/c").is_dir());
+        assert!(make_folder_inside(&root, "/loop/x", 0o755).is_err());
+        link("/files/new", "root/file");
+        make_file_inside(&root, "/file").unwrap();
+        make_file_inside(&root, "/relative/d/e").unwrap();
+        assert!(path("root/files/new").is_file() && path("root/up/d/e").is_file());
+        assert!(make_file_inside(&root, "/loop").is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn an_overlay_is_the_same_on_older_kernels() {

@@ -16,7 +16,7 @@ use crate::{
         state::Container,
     },
     error::{Error, Tried as _},
-    executor::rootfs,
+    executor::{plan::UserMap, rootfs},
     worker::{self, Found, Target},
 };
 
@@ -81,14 +81,15 @@ pub async fn copy_from(
         let what = || format!("cannot read {path}");
         let writer = io::BufWriter::with_capacity(slipway_service::CHUNK_SIZE, CopyWriter(client));
         let mut tar = pack::Plain::new(writer);
+        let mut owned = Owned(&mut tar, place.ids.as_ref());
         let (parent, name) = files::split(&found.path);
         let parent = rootfs::open_inside(&place.root, &parent, OFlags::DIRECTORY).tried(what)?;
         if name.is_empty() {
             // The root has no name: everything in it goes below the one that is asked for.
-            let mut below = Below(&mut tar);
+            let mut below = Below(&mut owned);
             pack::pack_tree(&mut below, &parent).tried(what)?;
         } else {
-            pack::pack_one(&mut tar, &parent, name.as_bytes()).tried(what)?;
+            pack::pack_one(&mut owned, &parent, name.as_bytes()).tried(what)?;
         }
         io::Write::flush(&mut tar.finish().tried(what)?).tried(what)
     };
@@ -96,6 +97,24 @@ pub async fn copy_from(
         .with_files(&container, &request.path.clone(), false, send)
         .await;
     Ok(sent?)
+}
+
+/// Turns owners on the host into the container's.
+struct Owned<'a, S>(&'a mut S, Option<&'a UserMap>);
+
+impl<S: pack::Sink> pack::Sink for Owned<'_, S> {
+    fn append(
+        &mut self,
+        entry: &slipway_image::layer::Entry,
+        content: &mut dyn io::Read,
+    ) -> io::Result<()> {
+        let Some(map) = self.1 else {
+            return self.0.append(entry, content);
+        };
+        let mut entry = entry.clone();
+        (entry.uid, entry.gid) = (map.uid_inside(entry.uid), map.gid_inside(entry.gid));
+        self.0.append(&entry, content)
+    }
 }
 
 /// Puts a name before every path, so that each has a first part to be renamed.
@@ -148,6 +167,7 @@ pub async fn copy_to(
             mode: 0,
             archive: true,
             keep_kinds: start.no_overwrite_dir_non_dir,
+            ids: place.ids.clone(),
         };
         worker::apply(
             &place.root,

@@ -153,7 +153,11 @@ fn measure(manager: &Manager) -> std::io::Result<DiskUsageResponse> {
     }
     let mut volumes = Usage::default();
     for volume in manager.volumes().list().map_err(std::io::Error::other)? {
-        let bytes = disk::usage(&manager.volumes().data(&volume.name))?;
+        // What a volume of a device holds is not the volume's.
+        let bytes = match volume.options.is_empty() {
+            true => disk::usage(&manager.volumes().data(&volume.name))?,
+            false => 0,
+        };
         volumes.total += 1;
         volumes.size += bytes;
         if manager.users_of_volume(&volume.name).is_empty() {

@@ -25,7 +25,12 @@ impl VolumesService {
         Self { manager }
     }
 
-    async fn size(&self, name: &str) -> Result<u64, Error> {
+    /// What a volume of a device holds is not the volume's.
+    async fn size(&self, volume: &Volume) -> Result<u64, Error> {
+        if !volume.options.is_empty() {
+            return Ok(0);
+        }
+        let name = &volume.name;
         let data = self.manager.volumes().data(name);
         tokio::task::spawn_blocking(move || disk::usage(&data))
             .await
@@ -45,12 +50,12 @@ impl VolumesService {
             driver: "local".to_owned(),
             created: view::time(volume.created),
             labels: volume.labels.into_iter().collect(),
+            options: volume.options.into_iter().collect(),
             scope: "local".to_owned(),
             size,
             used_by: self.manager.users_of_volume(&volume.name).len() as u32,
             anonymous: volume.anonymous,
             name: volume.name,
-            ..pb::Volume::default()
         }
     }
 
@@ -76,10 +81,9 @@ fn passes(volume: &Volume, used: bool, filters: &[Filter]) -> Result<bool, Error
             "name" => any(&|v| volume.name.contains(v)),
             "driver" => any(&|v| v == "local"),
             "dangling" => any(&|v| matches!(v, "true" | "1") != used),
-            "label" => any(&|v| match v.split_once('=') {
-                Some((key, value)) => volume.labels.get(key).is_some_and(|l| l == value),
-                None => volume.labels.contains_key(v),
-            }),
+            // docker: all labels that are named, but none of those behind "label!".
+            "label" => filter.values.iter().all(|v| has_label(volume, v)),
+            "label!" => !any(&|v| has_label(volume, v)),
             other => return Err(Error::Invalid(format!("invalid filter '{other}'"))),
         };
         if !holds {
@@ -87,6 +91,13 @@ fn passes(volume: &Volume, used: bool, filters: &[Filter]) -> Result<bool, Error
         }
     }
     Ok(true)
+}
+
+fn has_label(volume: &Volume, wanted: &str) -> bool {
+    match wanted.split_once('=') {
+        Some((key, value)) => volume.labels.get(key).is_some_and(|l| l == value),
+        None => volume.labels.contains_key(wanted),
+    }
 }
 
 #[tonic::async_trait]
@@ -99,11 +110,12 @@ impl Volumes for VolumesService {
         if !matches!(&*request.driver, "" | "local") {
             return Err(Error::Unsupported(format!("the volume driver {}", request.driver)).into());
         }
-        if !request.options.is_empty() {
-            return Err(Error::Unsupported("--opt of a volume".to_owned()).into());
-        }
         let labels = request.labels.into_iter().collect();
-        let pin = self.manager.volumes().create(&request.name, labels)?;
+        let options = request.options.into_iter().collect();
+        let pin = self
+            .manager
+            .volumes()
+            .create(&request.name, labels, options)?;
         let name = pin.name().to_owned();
         pin.keep();
         self.manager.tell_volume(&name, "create");
@@ -129,7 +141,7 @@ impl Volumes for VolumesService {
             let used = !self.manager.users_of_volume(&volume.name).is_empty();
             if passes(&volume, used, &request.filters)? {
                 let size = match request.size {
-                    true => self.size(&volume.name).await?,
+                    true => self.size(&volume).await?,
                     false => 0,
                 };
                 volumes.push(self.view(volume, size));
@@ -158,7 +170,13 @@ impl Volumes for VolumesService {
         &self,
         request: Request<pb::PruneVolumesRequest>,
     ) -> Result<Response<pb::PruneVolumesResponse>, Status> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        // docker's older way to say it.
+        request.filters.retain(|filter| {
+            let all = filter.key == "all";
+            request.all |= all && filter.values.iter().any(|v| matches!(&**v, "1" | "true"));
+            !all
+        });
         let mut pruned = pb::PruneVolumesResponse::default();
         for volume in self.manager.volumes().list()? {
             let used = !self.manager.users_of_volume(&volume.name).is_empty();
@@ -168,7 +186,7 @@ impl Volumes for VolumesService {
             {
                 continue;
             }
-            let size = self.size(&volume.name).await?;
+            let size = self.size(&volume).await?;
             match self.remove(&volume.name).await {
                 Ok(()) => {
                     pruned.removed.push(volume.name);

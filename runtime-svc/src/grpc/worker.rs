@@ -175,6 +175,7 @@ impl Service for WorkerService {
             mode: start.mode,
             archive: start.archive,
             keep_kinds: false,
+            ids: None,
         };
         let (send, receive) = mpsc::channel(QUEUE);
         let work = {

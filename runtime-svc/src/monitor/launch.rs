@@ -14,6 +14,7 @@ use crate::{
     executor::{
         StartError, Step as _, init,
         plan::{ContainerPlan, Stdio},
+        userns::UserNamespace,
     },
     sys::{
         fdpass,
@@ -86,6 +87,7 @@ pub fn launch(plan: &ContainerPlan, joined: Joined, group: &Group) -> Result<Lau
         ),
         None => None,
     };
+    let user = plan.user.as_ref().map(UserNamespace::create).transpose()?;
     use std::os::fd::AsRawFd as _;
     let flags = init::clone_flags(&plan.namespaces);
     let home = init::enter_pid_namespace(&plan.namespaces, &joined.peers)?;
@@ -108,12 +110,13 @@ pub fn launch(plan: &ContainerPlan, joined: Joined, group: &Group) -> Result<Lau
                         pipes: child_pipes,
                         report: report_child,
                         group,
+                        user: user.as_ref(),
                     },
                 )
             }
             Clone::Parent(pid, fd) => (pid, fd),
         };
-    drop((child_pipes, report_child, joined));
+    drop((child_pipes, report_child, joined, user));
     if let Some(home) = home {
         init::leave_pid_namespace(&home)?;
     }

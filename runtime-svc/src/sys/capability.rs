@@ -60,6 +60,34 @@ pub fn set(set: u64) -> io::Result<()> {
     }
 }
 
+/// Makes everything effective that is permitted.
+pub fn raise() -> io::Result<()> {
+    let header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
+    let mut data = [Data {
+        effective: 0,
+        permitted: 0,
+        inheritable: 0,
+    }; 2];
+    // SAFETY: version 3 fills two data elements; both structures live through the call.
+    let read = unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) };
+    if read < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for half in &mut data {
+        half.effective = half.permitted;
+    }
+    // SAFETY: as above; capset only reads.
+    let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// The bounding set of this thread: what could be given at all.
 pub fn bounding() -> u64 {
     let mut set = 0;

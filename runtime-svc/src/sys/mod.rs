@@ -9,6 +9,7 @@ pub mod fdpass;
 pub mod fork;
 pub mod loopback;
 pub mod mount_attr;
+pub mod mountinfo;
 pub mod namespaces;
 pub mod prctl;
 pub mod signals;

@@ -14,11 +14,28 @@ pub fn set(
     propagation: u64,
     recursive: bool,
 ) -> io::Result<()> {
+    change(mount, attr_set, attr_clear, propagation, 0, recursive)
+}
+
+/// Shows owners of a detached mount as ids of a user namespace.
+pub fn idmap(mount: impl AsFd, user_namespace: impl AsFd) -> io::Result<()> {
+    let namespace = user_namespace.as_fd().as_raw_fd() as u64;
+    change(mount, libc::MOUNT_ATTR_IDMAP, 0, 0, namespace, false)
+}
+
+fn change(
+    mount: impl AsFd,
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+    recursive: bool,
+) -> io::Result<()> {
     let attr = libc::mount_attr {
         attr_set,
-        attr_clr: attr_clear,
+        attr_clr,
         propagation,
-        userns_fd: 0,
+        userns_fd,
     };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty string and `attr` lives through the call.

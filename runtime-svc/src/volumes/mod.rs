@@ -5,6 +5,7 @@
 //! before the container's record says that they are in use.
 
 mod copy_up;
+mod device;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,6 +15,7 @@ use std::{
 };
 
 pub use copy_up::copy_up;
+pub use device::check as check_options;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -33,6 +35,9 @@ pub struct Volume {
     pub labels: BTreeMap<String, String>,
     /// Made for one container, with an id for a name.
     pub anonymous: bool,
+    /// Options of the local driver: what is mounted on its folder.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
 }
 
 /// The volumes of this host. Cheap to clone.
@@ -40,6 +45,7 @@ pub struct Volume {
 pub struct Volumes {
     folder: PathBuf,
     pins: Arc<Mutex<HashMap<String, Pins>>>,
+    opened: device::Opened,
 }
 
 /// Who has a volume pinned.
@@ -123,6 +129,7 @@ impl Volumes {
         Ok(Self {
             folder,
             pins: Arc::default(),
+            opened: device::Opened::default(),
         })
     }
 
@@ -132,7 +139,13 @@ impl Volumes {
     }
 
     /// Makes a volume unless it is there, as docker does; "" = an anonymous one.
-    pub fn create(&self, name: &str, labels: BTreeMap<String, String>) -> Result<Pin, Error> {
+    pub fn create(
+        &self,
+        name: &str,
+        labels: BTreeMap<String, String>,
+        options: BTreeMap<String, String>,
+    ) -> Result<Pin, Error> {
+        check_options(&options)?;
         let anonymous = name.is_empty();
         let name = if anonymous {
             ids::new_id()
@@ -148,6 +161,7 @@ impl Volumes {
                 created: crate::monitor::now(),
                 labels,
                 anonymous,
+                options,
             };
             self.make(&volume)
                 .tried(|| format!("cannot make volume {name}"))?;
@@ -221,7 +235,8 @@ impl Volumes {
                 users: users.join(", "),
             });
         }
-        let gone = self.set_aside(name);
+        // What is mounted there is somebody else's.
+        let gone = self.is_plain(name).and_then(|()| self.set_aside(name));
         drop(pins);
         gone.and_then(fs::remove_dir_all)
             .tried(|| format!("cannot remove volume {name}"))
@@ -272,19 +287,29 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let volumes = Volumes::open(folder.path().to_owned()).unwrap();
         let labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
-        let pin = volumes.create("data", labels.clone()).unwrap();
+        let pin = volumes
+            .create("data", labels.clone(), BTreeMap::new())
+            .unwrap();
         let busy = volumes.remove("data", Vec::new).unwrap_err();
         assert!(busy.to_string().contains("is in use"), "{busy}");
         pin.keep();
         assert_eq!(volumes.find("data").unwrap().labels, labels);
         // There already: it stays as it is, and stays when what wanted it fails.
-        drop(volumes.create("data", BTreeMap::new()).unwrap());
+        drop(
+            volumes
+                .create("data", BTreeMap::new(), BTreeMap::new())
+                .unwrap(),
+        );
         assert_eq!(volumes.list().unwrap().len(), 1);
         let used = volumes.remove("data", || vec!["c".into()]).unwrap_err();
         assert_eq!(used.to_string(), "remove data: volume is in use - [c]");
         volumes.remove("data", Vec::new).unwrap();
         assert!(matches!(volumes.find("data"), Err(Error::NoSuchVolume(_))));
-        assert!(volumes.create("../x", BTreeMap::new()).is_err());
+        assert!(
+            volumes
+                .create("../x", BTreeMap::new(), BTreeMap::new())
+                .is_err()
+        );
         assert!(volumes.find("..").is_err());
     }
 
@@ -292,11 +317,19 @@ mod tests {
     fn what_fails_leaves_no_volume() {
         let folder = tempfile::tempdir().unwrap();
         let volumes = Volumes::open(folder.path().to_owned()).unwrap();
-        drop(volumes.create("", BTreeMap::new()).unwrap());
+        drop(
+            volumes
+                .create("", BTreeMap::new(), BTreeMap::new())
+                .unwrap(),
+        );
         assert!(volumes.list().unwrap().is_empty());
         // Somebody else counts on it meanwhile.
-        let first = volumes.create("shared", BTreeMap::new()).unwrap();
-        let second = volumes.create("shared", BTreeMap::new()).unwrap();
+        let first = volumes
+            .create("shared", BTreeMap::new(), BTreeMap::new())
+            .unwrap();
+        let second = volumes
+            .create("shared", BTreeMap::new(), BTreeMap::new())
+            .unwrap();
         drop(second);
         drop(first);
         assert_eq!(volumes.list().unwrap().len(), 1);

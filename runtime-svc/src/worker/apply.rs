@@ -14,7 +14,7 @@ use slipway_image::layer::{Entry, Kind, compression::decompress, tar_read::TarRe
 use super::paths;
 use crate::{
     error::{Error, Tried as _},
-    executor::{rootfs, user},
+    executor::{plan::UserMap, rootfs, user},
 };
 
 /// Where and as whose files are applied.
@@ -30,6 +30,22 @@ pub struct Target {
     pub archive: bool,
     /// A folder never takes the place of something else.
     pub keep_kinds: bool,
+    /// Owners are ids of a container, which are these on the host.
+    pub ids: Option<UserMap>,
+}
+
+impl Target {
+    /// An owner as the file system is to have it.
+    fn on_host(&self, (uid, gid): (u32, u32)) -> Result<(u32, u32), Error> {
+        match &self.ids {
+            None => Ok((uid, gid)),
+            Some(map) => map.uid(uid).zip(map.gid(gid)).ok_or_else(|| {
+                Error::Invalid(format!(
+                    "{uid}:{gid} cannot own a file there: the container's user namespace has no such ids"
+                ))
+            }),
+        }
+    }
 }
 
 /// What was applied.
@@ -45,7 +61,7 @@ pub struct Applied {
 pub fn apply(root: &OwnedFd, target: &Target, stream: impl Read) -> Result<Applied, Error> {
     let owner = match target.owner.as_str() {
         "" => None,
-        spec => Some(owner(root, spec)?),
+        spec => Some(target.on_host(owner(root, spec)?)?),
     };
     let what = || format!("cannot make {}", target.path);
     let made = make_target(root, &target.path, owner).tried(what)?;
@@ -153,6 +169,13 @@ struct Applier<'a> {
 }
 
 impl Applier<'_> {
+    fn owner_of(&self, entry: &Entry) -> Result<(u32, u32), Error> {
+        match self.owner {
+            Some(owner) => Ok(owner),
+            None => self.target.on_host((entry.uid, entry.gid)),
+        }
+    }
+
     fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut TarReader<R>) -> Result<(), Error> {
         self.done.entries += 1;
         let name = String::from_utf8_lossy(&entry.path).into_owned();
@@ -228,7 +251,7 @@ impl Applier<'_> {
                 rustix::fs::mknodat(&parent, *leaf, kind, Mode::empty(), device).tried(what)?;
             }
         }
-        let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
+        let (uid, gid) = self.owner_of(entry)?;
         rustix::fs::chownat(
             &parent,
             *leaf,
@@ -266,7 +289,7 @@ impl Applier<'_> {
         let folder = rootfs::open_inside(self.root, path, OFlags::DIRECTORY).tried(what)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(&folder, ".", flags, Mode::empty()).tried(what)?;
-        let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
+        let (uid, gid) = self.owner_of(entry)?;
         rustix::fs::fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             .tried(what)?;
         rustix::fs::fchmod(&folder, self.mode(entry)).tried(what)?;
@@ -344,7 +367,7 @@ impl Applier<'_> {
             }
             self.done.bytes += n as u64;
         }
-        let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
+        let (uid, gid) = self.owner_of(entry)?;
         rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             .tried(what)?;
         rustix::fs::fchmod(&file, self.mode(entry)).tried(what)?;

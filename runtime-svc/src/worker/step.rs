@@ -107,6 +107,7 @@ impl Worker {
             run_folder: &clean.run_folder,
             lower: snapshot.lower.clone(),
             volume: &|_| PathBuf::new(),
+            layer: &|_| PathBuf::new(),
         };
         let mut plan = plan::plan(&record, &places, attached.is_some())?;
         plan.process.label = confinement::label(&record.spec, &confinement::Modules::now())?;
@@ -221,6 +222,8 @@ fn record(id: &str, step: Step) -> Record {
         image_digest: String::new(),
         layers: Vec::new(),
         own_volumes: Vec::new(),
+        user_map: None,
+        image_mounts: Default::default(),
         starting: false,
         life: Default::default(),
     }
