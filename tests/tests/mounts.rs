@@ -343,7 +343,19 @@ async fn memory_file_systems_and_read_only_roots() {
         "/vol/x\n/mem/x\n/dev/shm/x\n/bound/x\n/dev/x\n/run/x\n3072\n"
     );
     // What is asked for takes the place of docker's own.
-    let shm = run(&site, &["--tmpfs", "/dev/shm:size=5m", "-v", &format!("{source}:/sys"), "-v", "/dev:/dev"], "df -k /dev/shm | awk 'NR==2 {print $2}'; test -c /dev/null && echo null; ls /sys").ok();
+    let shm = run(
+        &site,
+        &[
+            "--tmpfs",
+            "/dev/shm:size=5m",
+            "-v",
+            &format!("{source}:/sys"),
+            "-v",
+            "/dev:/dev",
+        ],
+        "df -k /dev/shm | awk 'NR==2 {print $2}'; test -c /dev/null && echo null; ls /sys",
+    )
+    .ok();
     assert_eq!(shm, "5120\nnull\nx\n", "the host's /dev is left alone");
     let null = fs::metadata("/dev/null").unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::mode(&null) & 0o777, 0o666);

@@ -14,7 +14,11 @@ use rustix::{
     mount::OpenTreeFlags,
 };
 
-use super::{StartError, Step as _, plan::Device, rootfs};
+use super::{
+    StartError, Step as _,
+    plan::{Device, UserMap},
+    rootfs,
+};
 use crate::sys::terminal;
 
 /// Links that every container has.
@@ -27,8 +31,13 @@ const LINKS: [(&str, &str); 5] = [
 ];
 
 /// Makes nodes and links in the /dev that was mounted; with `host_devices` nodes for all devices of the
-/// host, too.
-pub fn populate(root: &OwnedFd, devices: &[Device], host_devices: bool) -> Result<(), StartError> {
+/// host, too. Their owners are ids of the container, which are those of `user` on the host.
+pub fn populate(
+    root: &OwnedFd,
+    devices: &[Device],
+    host_devices: bool,
+    user: Option<&UserMap>,
+) -> Result<(), StartError> {
     let folder = rootfs::open_inside(root, "/dev", OFlags::DIRECTORY)
         .step(|| "cannot open the container's /dev".to_owned())?;
     for (name, target) in LINKS {
@@ -42,12 +51,12 @@ pub fn populate(root: &OwnedFd, devices: &[Device], host_devices: bool) -> Resul
         false => Vec::new(),
     };
     for device in host.iter().chain(devices) {
-        node(root, device).step(|| format!("cannot make {}", device.path))?;
+        node(root, device, user).step(|| format!("cannot make {}", device.path))?;
     }
     Ok(())
 }
 
-fn node(root: &OwnedFd, device: &Device) -> rustix::io::Result<()> {
+fn node(root: &OwnedFd, device: &Device, user: Option<&UserMap>) -> rustix::io::Result<()> {
     let (parent, name) = device.path.rsplit_once('/').unwrap_or(("", &device.path));
     let parent = rootfs::make_folder_inside(root, parent, 0o755)?;
     let kind = if device.block {
@@ -77,9 +86,14 @@ fn node(root: &OwnedFd, device: &Device) -> rustix::io::Result<()> {
     if FileType::from_raw_mode(stat.st_mode) != kind || stat.st_rdev != number {
         return Err(Errno::STALE);
     }
-    let owner = rustix::fs::Uid::from_raw(device.uid);
-    let group = rustix::fs::Gid::from_raw(device.gid);
-    rustix::fs::chownat(&made, "", Some(owner), Some(group), AtFlags::EMPTY_PATH)?;
+    // Whom the container does not know it belongs to who makes it: the container's root.
+    let (owner, group) = match user {
+        Some(map) => (map.uid(device.uid), map.gid(device.gid)),
+        None => (Some(device.uid), Some(device.gid)),
+    };
+    let owner = owner.map(rustix::fs::Uid::from_raw);
+    let group = group.map(rustix::fs::Gid::from_raw);
+    rustix::fs::chownat(&made, "", owner, group, AtFlags::EMPTY_PATH)?;
     // There is no chmod of an O_PATH descriptor before Linux 6.6 but by this path.
     let path = format!("/proc/self/fd/{}", made.as_raw_fd());
     rustix::fs::chmod(path, Mode::from_raw_mode(device.mode))

@@ -193,7 +193,8 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
     };
     mounts::make(&root, &plan.mounts, connected, &context)?;
     if plan.own_dev {
-        dev::populate(&root, &plan.devices, plan.host_devices)?;
+        let user = plan.user.as_ref();
+        dev::populate(&root, &plan.devices, plan.host_devices, user)?;
     }
     let stdio = match plan.stdio {
         Stdio::Terminal { rows, columns, .. } => {
