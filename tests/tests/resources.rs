@@ -267,6 +267,42 @@ async fn rates_of_block_devices_and_parents() {
 }
 
 #[tokio::test]
+async fn what_only_v1_has() {
+    let Some(site) = site().await else { return };
+    let line = "run -d --name box -m 64m --memory-swappiness 50 --oom-kill-disable --cpu-rt-period 1000000 \
+        --cpu-rt-runtime 1000 busybox sleep 1000";
+    let arguments: Vec<&str> = line.split_whitespace().collect();
+    let v1 = |file: &str| std::path::Path::new("/sys/fs/cgroup").join(file).exists();
+    let said = site.ctl(&arguments);
+    if !v1("cpu/cpu.rt_runtime_us") {
+        let error = said.error(125);
+        assert!(
+            error.contains("does not support CPU real-time scheduler"),
+            "{error}"
+        );
+        let line = line.replace("--cpu-rt-period 1000000 --cpu-rt-runtime 1000", "");
+        let arguments: Vec<&str> = line.split_whitespace().collect();
+        let said = site.ctl(&arguments);
+        if !v1("memory/memory.swappiness") {
+            assert!(said.err.contains("swappiness discarded"), "{said:?}");
+            assert!(said.err.contains("OomKillDisable discarded"), "{said:?}");
+        }
+        said.ok();
+        return;
+    }
+    said.ok();
+    let read = |controller: &str, file: &str| {
+        let group = group(&site, "box", controller).unwrap();
+        std::fs::read_to_string(group.join(file)).unwrap()
+    };
+    assert_eq!(read("memory", "memory.swappiness"), "50\n");
+    let control = read("memory", "memory.oom_control");
+    assert!(control.contains("oom_kill_disable 1\n"), "{control}");
+    assert_eq!(read("cpu", "cpu.rt_runtime_us"), "1000\n");
+    site.ctl(&["rm", "-f", "box"]).ok();
+}
+
+#[tokio::test]
 async fn what_contradicts_itself_is_refused_in_dockers_words() {
     let Some(site) = site().await else { return };
     for (options, part) in [
