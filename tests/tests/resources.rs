@@ -327,6 +327,14 @@ async fn what_contradicts_itself_is_refused_in_dockers_words() {
         ("--cpu-period 10", "CPU cfs period can not be less than 1ms"),
         ("--cpu-quota 10", "CPU cfs quota can not be less than 1ms"),
         ("--cpu-rt-period 10 --cpu-rt-runtime 20", "real-time"),
+        (
+            "--cpuset-cpus 8000",
+            "Requested CPUs are not available - requested 8000, available: ",
+        ),
+        (
+            "--cpuset-mems 8000",
+            "Requested memory nodes are not available",
+        ),
         ("--cpuset-cpus x", "Invalid value x for cpuset cpus"),
         (
             "--oom-score-adj 1001",

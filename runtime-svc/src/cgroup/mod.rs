@@ -103,6 +103,24 @@ impl Hierarchies {
         }
     }
 
+    /// Processors and memory nodes that groups may be given, as lists; "" = not known.
+    pub fn cpuset(&self) -> (String, String) {
+        let v2 = self.v2_controllers.iter().any(|c| c == "cpuset");
+        let root = match &self.v2 {
+            Some(root) if v2 => Some(root.as_path()),
+            _ => self.v1_of("cpuset"),
+        };
+        let read = |name: &str| {
+            let file = root.map(|root| match v2 {
+                true => root.join(format!("{name}.effective")),
+                false => root.join(name),
+            });
+            let text = file.and_then(|file| fs::read_to_string(file).ok());
+            text.unwrap_or_default().trim().to_owned()
+        };
+        (read("cpuset.cpus"), read("cpuset.mems"))
+    }
+
     /// The v1 tree of a controller.
     pub fn v1_of(&self, controller: &str) -> Option<&Path> {
         self.v1

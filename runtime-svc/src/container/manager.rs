@@ -11,7 +11,7 @@ use slipway_proto::runtime::v1::Mount;
 
 use super::{resources, state::Container, userns::UserNamespaces};
 use crate::{
-    cgroup::{Hierarchies, Support},
+    cgroup::Hierarchies,
     error::Error,
     events::Events,
     ids,
@@ -69,10 +69,7 @@ impl Manager {
         let volumes = Volumes::open(state.join("volumes"))?;
         let hierarchies = Hierarchies::detect()?;
         tracing::info!(cgroup = hierarchies.version(), controllers = ?hierarchies.v2_controllers, "host");
-        let host = resources::Host {
-            support: Support::of(&hierarchies),
-            cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
-        };
+        let host = resources::Host::of(&hierarchies);
         let manager = Self(Arc::new(Inner {
             state,
             run,

@@ -3,10 +3,12 @@
 //! The rules and sentences are those of moby's daemon/daemon_unix.go (verifyPlatformContainerResources)
 //! and runconfig/hostconfig_unix.go (validateResources).
 
+use std::collections::BTreeSet;
+
 use slipway_proto::runtime::v1::{ContainerSpec, DeviceNumber, Resources};
 
 use crate::{
-    cgroup::Support,
+    cgroup::{Hierarchies, Support},
     error::Error,
     executor::plan::{DeviceLimit, Limits, Throttle},
 };
@@ -15,12 +17,26 @@ use crate::{
 const LEAST_MEMORY: i64 = 6 << 20;
 
 /// What a host has, for the checks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Host {
     /// Of the cgroup trees.
     pub support: Support,
     /// Processors.
     pub cpus: u32,
+    /// Processors and memory nodes that groups may be given, as lists; "" = not known.
+    pub available: (String, String),
+}
+
+impl Host {
+    /// This one.
+    pub fn of(hierarchies: &Hierarchies) -> Self {
+        Self {
+            support: Support::of(hierarchies),
+            // As docker: those that this process may run on, whatever its share of them is.
+            cpus: rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count()),
+            available: hierarchies.cpuset(),
+        }
+    }
 }
 
 /// Checks the limits of a new container; takes out what this host cannot keep and fills in what docker
@@ -166,9 +182,19 @@ fn processors(r: &mut Resources, host: &Host, warnings: &mut Vec<String>) -> Res
     if r.cpu_rt_period != 0 && r.cpu_rt_runtime > r.cpu_rt_period {
         return refuse("cpu real-time runtime cannot be higher than cpu real-time period".into());
     }
-    for (what, text) in [("cpus", &r.cpuset_cpus), ("mems", &r.cpuset_mems)] {
-        if !is_list(text) {
+    let (cpus, mems) = &host.available;
+    for (what, noun, text, available) in [
+        ("cpus", "CPUs", &r.cpuset_cpus, cpus),
+        ("mems", "memory nodes", &r.cpuset_mems, mems),
+    ] {
+        let Some(asked) = list(text) else {
             return refuse(format!("Invalid value {text} for cpuset {what}"));
+        };
+        let there = list(available).unwrap_or_default();
+        if has.cpuset && !there.is_empty() && !asked.is_subset(&there) {
+            return refuse(format!(
+                "Requested {noun} are not available - requested {text}, available: {available}"
+            ));
         }
     }
     let asked = !r.cpuset_cpus.is_empty() || !r.cpuset_mems.is_empty();
@@ -184,13 +210,18 @@ fn processors(r: &mut Resources, host: &Host, warnings: &mut Vec<String>) -> Res
 }
 
 /// "0-2,7", or nothing (cpuset(7), list format).
-fn is_list(text: &str) -> bool {
+fn list(text: &str) -> Option<BTreeSet<u32>> {
+    let mut numbers = BTreeSet::new();
     let number = |t: &str| t.parse::<u32>().ok().filter(|n| *n < 8192);
-    let part = |part: &str| match part.split_once('-') {
-        Some((from, to)) => matches!((number(from), number(to)), (Some(a), Some(b)) if a <= b),
-        None => number(part).is_some(),
-    };
-    text.is_empty() || text.split(',').all(part)
+    for part in text.split(',').filter(|_| !text.is_empty()) {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to) = (number(from)?, number(to)?);
+        if from > to {
+            return None;
+        }
+        numbers.extend(from..=to);
+    }
+    Some(numbers)
 }
 
 fn block_devices(
@@ -322,13 +353,13 @@ fn numbered(device: &DeviceNumber) -> Result<DeviceLimit, Error> {
 mod tests {
     use super::*;
 
-    const HOST: Host = Host {
-        support: Support::ALL,
-        cpus: 4,
-    };
-
     fn checked(mut resources: Resources) -> Result<Resources, String> {
-        check(&mut resources, &HOST, false)
+        let host = Host {
+            support: Support::ALL,
+            cpus: 4,
+            available: ("0-3,7".to_owned(), "0".to_owned()),
+        };
+        check(&mut resources, &host, false)
             .map(|_| resources)
             .map_err(|e| e.to_string())
     }
@@ -491,8 +522,9 @@ mod tests {
     #[test]
     fn what_the_host_lacks_is_left_out_with_a_warning() {
         let nothing = Host {
-            support: Support::of(&crate::cgroup::Hierarchies::default()),
+            support: Support::of(&Hierarchies::default()),
             cpus: 4,
+            available: Default::default(),
         };
         let disk = || {
             vec![DeviceNumber {
