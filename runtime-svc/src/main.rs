@@ -58,8 +58,8 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
         None,
     )?);
     let netd = Netd::new(client::connect(&file.netd_address(&context.paths), None)?);
-    let manager =
-        Manager::open(state, run, registry.clone(), netd, file.user_namespaces()?).await?;
+    let (ids, logs) = (file.user_namespaces()?, file.log_defaults()?);
+    let manager = Manager::open(state, run, registry.clone(), netd, ids, logs).await?;
     let worker = Worker::open(manager.clone(), registry)?;
     let stop = context.shutdown.clone();
     tokio::spawn(stop.run_until_cancelled_owned(worker.clone().expire()));

@@ -137,7 +137,8 @@ impl Bench {
             stdio: Stdio::Pipes { stdin: false },
             files: Files {
                 mount_point: home.join("rootfs"),
-                log: Some(home.join("log")),
+                log: Some(home.to_owned()),
+                log_limits: LogLimits::default(),
                 exit: home.join("exit.json"),
                 socket: home.join("monitor.sock"),
             },
@@ -188,7 +189,8 @@ async fn wait(connection: &Connection) -> ExitRecord {
 }
 
 fn read_log(plan: &ContainerPlan) -> (String, String) {
-    let mut file = fs::File::open(plan.files.log.as_ref().unwrap()).unwrap();
+    let log = plan.files.log.as_ref().unwrap().join("log");
+    let mut file = fs::File::open(log).unwrap();
     let (mut out, mut err, mut payload) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(header) = log_format::read_record(&mut file, &mut payload).unwrap() {
         match header.stream {

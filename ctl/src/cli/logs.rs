@@ -38,11 +38,6 @@ pub struct Logs {
 
 impl Logs {
     pub async fn run(self, site: &Site) -> Outcome {
-        if self.details {
-            return Err(Failure::new(
-                "--details is not supported: no log driver here adds attributes",
-            ));
-        }
         let moment = |text: &Option<String>| text.as_deref().map(units::moment).transpose();
         let request = LogsRequest {
             container: self.container.clone(),
@@ -62,14 +57,31 @@ impl Logs {
         };
         let mut entries = site.containers().logs(request).await?.into_inner();
         let mut lines = [Stamper::default(), Stamper::default()];
+        let mut details = String::new();
         while let Some(batch) = entries.message().await? {
+            if !batch.attributes.is_empty() {
+                details = attributes(batch.attributes);
+            }
+            if batch.lost > 0 {
+                eprintln!(
+                    "WARNING: {} bytes of the log were rotated away before they were read",
+                    batch.lost
+                );
+            }
             for entry in batch.entries {
                 let is_err = entry.stream() == Stream::Stderr;
-                let data = if self.timestamps {
-                    lines[usize::from(is_err)]
-                        .stamp(&human::rfc3339_fixed(entry.time.as_ref()), &entry.data)
-                } else {
-                    entry.data.to_vec()
+                // As docker: the time, the details, the line.
+                let mut front = String::new();
+                if self.timestamps {
+                    front = human::rfc3339_fixed(entry.time.as_ref()) + " ";
+                }
+                if self.details {
+                    front.push_str(&details);
+                    front.push(' ');
+                }
+                let data = match front.is_empty() {
+                    false => lines[usize::from(is_err)].stamp(&front, &entry.data),
+                    true => entry.data.to_vec(),
                 };
                 let written = if is_err {
                     std::io::stderr().lock().write_all(&data)
@@ -87,19 +99,38 @@ impl Logs {
     }
 }
 
-/// Puts the time before each line; an entry may hold part of a line or several.
+/// What the log driver adds, as docker shows it: sorted, and escaped as in a URL.
+fn attributes(pairs: std::collections::HashMap<String, String>) -> String {
+    let escape = |text: &str| -> String {
+        let keep = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
+        text.bytes()
+            .map(|b| match b {
+                b if keep(b) => char::from(b).to_string(),
+                b' ' => "+".to_owned(),
+                b => format!("%{b:02X}"),
+            })
+            .collect()
+    };
+    let mut all: Vec<String> = pairs
+        .iter()
+        .map(|(k, v)| format!("{}={}", escape(k), escape(v)))
+        .collect();
+    all.sort();
+    all.join(",")
+}
+
+/// Puts something before each line; an entry may hold part of a line or several.
 #[derive(Debug, Default)]
 struct Stamper {
     within: bool,
 }
 
 impl Stamper {
-    fn stamp(&mut self, time: &str, data: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(data.len() + time.len() + 1);
+    fn stamp(&mut self, front: &str, data: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(data.len() + front.len());
         for line in data.split_inclusive(|b| *b == b'\n') {
             if !self.within {
-                out.extend_from_slice(time.as_bytes());
-                out.push(b' ');
+                out.extend_from_slice(front.as_bytes());
             }
             out.extend_from_slice(line);
             self.within = !line.ends_with(b"\n");
@@ -115,7 +146,7 @@ mod tests {
     #[test]
     fn each_line_is_stamped_once_whatever_its_pieces() {
         let mut s = Stamper::default();
-        assert_eq!(s.stamp("T", b"a\nb"), b"T a\nT b");
-        assert_eq!(s.stamp("U", b"c\nd\n"), b"c\nU d\n");
+        assert_eq!(s.stamp("T ", b"a\nb"), b"T a\nT b");
+        assert_eq!(s.stamp("U ", b"c\nd\n"), b"c\nU d\n");
     }
 }

@@ -16,12 +16,16 @@ pub use usage::Usage;
 
 use std::{
     fs, io,
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
 
 use rustix::process::Pid;
 
-use crate::executor::plan::{Cgroup as Plan, Limits};
+use crate::{
+    executor::plan::{Cgroup as Plan, Limits},
+    sys::fork::{self, Clone},
+};
 
 /// The group that containers' groups are in, unless `--cgroup-parent` says another.
 pub const PARENT: &str = "slipway";
@@ -223,13 +227,20 @@ impl Group {
         }
     }
 
-    /// Puts a process into all groups.
-    pub fn add(&self, pid: Pid) -> io::Result<()> {
-        let pid = pid.as_raw_nonzero().to_string();
-        for path in self.folders() {
-            write(&path.join("cgroup.procs"), &pid)?;
+    /// Makes a process that begins in the v2 group where that can be, and says whether it did; else it
+    /// is to be [added](Self::add_unified).
+    pub fn begin_inside(&self, flags: i32) -> io::Result<(Clone, bool)> {
+        let Some(path) = self.unified_folder() else {
+            return Ok((fork::clone3(flags, None)?, false));
+        };
+        use rustix::fs::{Mode, OFlags};
+        let flags_of_folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(path, flags_of_folder, Mode::empty())?;
+        match fork::clone3(flags, Some(folder.as_raw_fd())) {
+            // A v2 tree beside v1 ones may be set up so that nobody can begin there (threaded groups).
+            Err(_) if self.has_others() => Ok((fork::clone3(flags, None)?, false)),
+            cloned => Ok((cloned?, true)),
         }
-        Ok(())
     }
 
     /// Stops or continues all processes; returns when the kernel has done it.

@@ -29,6 +29,7 @@ use crate::{
     error::{Error, Tried as _},
     ids,
     layers::Kept,
+    logs,
     registry::{Image, Notices},
     volumes::{Pin, copy_up},
 };
@@ -58,6 +59,8 @@ impl Manager {
         for mount in &mut spec.mounts {
             mount.target = mounts::clean_target(&mount.target)?;
         }
+        spec.log = Some(self.0.log_defaults.complete(spec.log.take()));
+        logs::config::check(&spec)?;
         let id = ids::new_id();
         let name = self.take_name(&spec.name, &id)?;
         let release = ReleaseName::unless_kept(self, &name);

@@ -17,7 +17,10 @@ use crate::{
         capabilities,
         plan::{ExecPlan, Label, Seccomp},
     },
-    monitor::{client::Connection, protocol::Request},
+    monitor::{
+        client::{self, Connection},
+        protocol::Request,
+    },
 };
 
 /// A process to run in a container.
@@ -99,7 +102,16 @@ impl Manager {
             process.label = Label::None;
         }
         let what = || format!("cannot reach the monitor of container {name}");
-        let connection = Connection::open(&container.socket()).tried(what)?;
+        let connection = match Connection::open(&container.socket()) {
+            // It has just ended, and that is about to be noticed.
+            Err(e) if client::is_none(&e) => {
+                return Err(Error::Conflict(format!(
+                    "container {} is not running",
+                    container.id
+                )));
+            }
+            opened => opened.tried(what)?,
+        };
         let plan = ExecPlan {
             process,
             terminal: exec.terminal,

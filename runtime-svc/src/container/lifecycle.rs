@@ -11,7 +11,7 @@ use slipway_proto::runtime::v1::TerminalSize;
 
 use super::{
     confinement::{self, Modules},
-    devices, etc,
+    devices, etc, logging,
     manager::Manager,
     peers,
     plan::{self, Places},
@@ -27,7 +27,7 @@ use crate::{
     executor::StartError,
     monitor::{
         client::Connection,
-        protocol::{Event, ExitRecord, Running},
+        protocol::{Event, ExitRecord, Request, Running},
         spawner::Spawner,
     },
     network::Attached,
@@ -182,6 +182,9 @@ impl Manager {
             record.effective.go_by(&peer.record().effective.hostname);
         }
         let mut plan = plan::plan(&record, &places, attached.is_some())?;
+        if let Some(hold) = self.0.log_defaults.hold {
+            plan.files.log_limits.hold = hold;
+        }
         devices::grant(&mut plan, &record.spec)?;
         plan.process.label = confinement::label(&record.spec, &Modules::now())?;
         if let Some(resources) = &record.spec.resources {
@@ -260,12 +263,24 @@ impl Manager {
             tokio::spawn(looking.look_after(container.clone(), check, running.started));
         }
         let manager = self.clone();
+        let keeping = logging::begin(&container);
         tokio::spawn(async move {
+            let mut needed = container.holds.watch();
+            needed.mark_changed();
             // Trouble here shows again when its events are read.
             let _ = connection.follow().await;
             let mut told_of_memory = false;
             let record = loop {
-                match connection.next().await {
+                let heard = tokio::select! {
+                    heard = connection.next() => heard,
+                    _ = needed.changed() => {
+                        let position = *needed.borrow_and_update();
+                        // One that ends needs to keep nothing.
+                        let _ = connection.request(&Request::Hold(position), &[]).await;
+                        continue;
+                    }
+                };
+                match heard {
                     Ok(Some((Event::Grew(length), _))) => {
                         container.log_length.send_replace(length);
                     }
@@ -273,11 +288,13 @@ impl Manager {
                         told_of_memory = true;
                         manager.tell(&container, "oom", &[]);
                     }
+                    Ok(Some((Event::Rotated(_), _))) => logging::pack(&container),
                     Ok(Some((Event::Exited(record), _))) => break Some(record),
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => break None,
                 }
             };
+            drop(keeping);
             let end = manager.ended(&container, &running, record, told_of_memory);
             end.await;
         });
@@ -321,8 +338,7 @@ impl Manager {
         }
         self.tell_network(container, "disconnect", container.endpoint().as_ref());
         container.set_endpoint(None);
-        let length = fs::metadata(container.log()).map_or(0, |m| m.len());
-        container.log_length.send_replace(length);
+        logging::finish(container).await;
         if let Err(e) = container.update(|r| r.starting = false) {
             tracing::warn!(container = container.id, error = %e, "its record was not updated");
         }

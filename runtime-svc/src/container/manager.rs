@@ -16,6 +16,7 @@ use crate::{
     events::Events,
     ids,
     layers::Layers,
+    logs::config::Defaults,
     monitor::spawner::{self, Spawner},
     network::Netd,
     registry::Registry,
@@ -40,6 +41,7 @@ pub(super) struct Inner {
     pub host: resources::Host,
     pub spawner: Mutex<Spawner>,
     pub events: Events,
+    pub log_defaults: Defaults,
     containers: RwLock<HashMap<String, Arc<Container>>>,
     /// Ids of containers whose records cannot be read. Nobody knows what they use: it all stays.
     pub(super) unreadable: Mutex<HashSet<String>>,
@@ -55,7 +57,9 @@ impl Manager {
         registry: Registry,
         netd: Netd,
         user_namespaces: UserNamespaces,
+        log_defaults: Defaults,
     ) -> anyhow::Result<Self> {
+        log_defaults.check()?;
         fs::create_dir_all(state.join("containers"))?;
         fs::create_dir_all(run.join("containers"))?;
         fs::set_permissions(&run, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
@@ -84,6 +88,7 @@ impl Manager {
             host,
             spawner: Mutex::new(spawner),
             events: Events::default(),
+            log_defaults,
             containers: RwLock::default(),
             names: Mutex::default(),
         }));

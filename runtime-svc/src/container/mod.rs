@@ -10,6 +10,7 @@ pub mod files;
 pub mod filter;
 pub mod health;
 pub mod lifecycle;
+mod logging;
 pub mod manager;
 pub mod merge;
 pub mod mounts;

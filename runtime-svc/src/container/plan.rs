@@ -14,6 +14,7 @@ use crate::{
             Rlimit, Root, Seccomp, Stdio,
         },
     },
+    logs,
 };
 
 /// What docker hides and makes read-only (moby, oci/defaults.go).
@@ -173,11 +174,8 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
         },
         files: Files {
             mount_point: places.run_folder.join("rootfs"),
-            log: spec
-                .log
-                .as_ref()
-                .is_none_or(|l| l.driver != "none")
-                .then(|| places.folder.join("log")),
+            log: Some(places.folder.to_owned()),
+            log_limits: logs::config::logging(spec)?.limits,
             exit: places.folder.join("exit.json"),
             socket: places.run_folder.join("monitor.sock"),
         },

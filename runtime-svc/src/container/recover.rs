@@ -1,9 +1,9 @@
 //! Finding every container again, whatever the last instance was doing when it ended.
 
-use std::{fs, io, sync::Arc, sync::PoisonError, time::Duration};
+use std::{fs, sync::Arc, sync::PoisonError, time::Duration};
 
 use super::{
-    lifecycle,
+    lifecycle, logging,
     manager::Manager,
     record::Record,
     restart,
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     cgroup::Group,
     monitor::{
-        client::Connection,
+        client::{self, Connection},
         protocol::{Event, ExitRecord, Running},
     },
 };
@@ -170,6 +170,7 @@ impl Manager {
             None => return,
         };
         self.clean_up(container);
+        logging::finish(container).await;
         self.resume_health(container);
         self.end_health(container);
         if let Status::Exited { record, error } = &status {
@@ -197,7 +198,7 @@ fn entry_id(folder: &std::path::Path) -> String {
 async fn hear(container: &Container) -> Heard {
     let connection = match Connection::open(&container.socket()) {
         Ok(connection) => connection,
-        Err(e) if is_gone(&e) => return Heard::Gone,
+        Err(e) if client::is_none(&e) => return Heard::Gone,
         Err(_) => return Heard::Silence,
     };
     match tokio::time::timeout(GREETING, connection.next()).await {
@@ -206,12 +207,4 @@ async fn hear(container: &Container) -> Heard {
         Ok(Ok(None)) => Heard::Gone,
         Ok(Ok(Some(_)) | Err(_)) | Err(_) => Heard::Silence,
     }
-}
-
-/// Nobody listens: only these two say so. Anything else (no descriptor left, say) is trouble of ours.
-fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-    )
 }

@@ -13,7 +13,15 @@ use slipway_proto::netd::v1::Endpoint;
 use tokio::sync::watch;
 
 use super::{health::Health, record::Record};
-use crate::monitor::protocol::{ExitRecord, Running};
+use crate::{
+    error::Error,
+    logs::{
+        config::{self, Logging},
+        hold::Holds,
+        sink::{self, Sink},
+    },
+    monitor::protocol::{ExitRecord, Running},
+};
 
 /// Its state, with what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +84,13 @@ pub struct Container {
     restarted_by_hand: AtomicBool,
     health: Mutex<Option<Health>>,
     /// Length of the log, bytes.
+    /// What attached clients have still to read of the log.
+    pub holds: Holds,
+    /// Where its lines go besides, by its log driver.
+    pub sink: Sink,
+    /// Ids of further processes that run in it.
+    execs: Mutex<Vec<String>>,
+    /// Where the log ends.
     pub log_length: watch::Sender<u64>,
     /// Shared by those who are about to open the log of what they start; taken alone to remove it, so
     /// that a container of `--rm` that ends at once does not take its output along. Before `operation`.
@@ -99,6 +114,9 @@ impl Container {
             delay: Mutex::new(None),
             restarted_by_hand: AtomicBool::new(false),
             health: Mutex::new(None),
+            holds: Holds::default(),
+            sink: Sink::default(),
+            execs: Mutex::default(),
             log_length: watch::Sender::new(0),
             opening: Arc::default(),
             operation: Arc::default(),
@@ -219,9 +237,37 @@ impl Container {
         *lock(&self.endpoint) = endpoint;
     }
 
-    /// Its log.
-    pub fn log(&self) -> PathBuf {
-        self.folder.join("log")
+    /// How its output is kept.
+    pub fn logging(&self) -> Result<Logging, Error> {
+        config::logging(&lock(&self.record).spec)
+    }
+
+    /// Hands what it has written on to its log driver, where that is not the log itself; with `last`
+    /// also a line that has no end. Blocks.
+    pub fn drain_log(&self, last: bool) -> std::io::Result<()> {
+        let Ok(logging) = self.logging() else {
+            return Ok(());
+        };
+        if sink::has(logging.driver) {
+            let record = self.record();
+            self.sink.drain(&record, &self.folder, &logging, last)?;
+        }
+        Ok(())
+    }
+
+    /// Ids of further processes that run in it.
+    pub fn execs(&self) -> Vec<String> {
+        lock(&self.execs).clone()
+    }
+
+    /// Another one runs, until what is returned is dropped.
+    pub fn add_exec(self: &Arc<Self>) -> RunningExec {
+        let id = crate::ids::new_id();
+        lock(&self.execs).push(id.clone());
+        RunningExec {
+            container: self.clone(),
+            id,
+        }
     }
 
     /// Its monitor's socket.
@@ -247,6 +293,20 @@ pub struct KeptOverRestart<'a>(&'a Container);
 impl Drop for KeptOverRestart<'_> {
     fn drop(&mut self) {
         self.0.restarted_by_hand.store(false, Ordering::SeqCst);
+    }
+}
+
+/// A further process in a container, as long as it runs.
+#[derive(Debug)]
+pub struct RunningExec {
+    container: Arc<Container>,
+    /// 64 hex digits.
+    pub id: String,
+}
+
+impl Drop for RunningExec {
+    fn drop(&mut self) {
+        lock(&self.container.execs).retain(|id| *id != self.id);
     }
 }
 

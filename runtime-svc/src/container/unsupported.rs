@@ -49,14 +49,6 @@ pub fn check(spec: &ContainerSpec) -> Result<(), Error> {
             "can't create 'AutoRemove' container with restart policy".to_owned(),
         ));
     }
-    if let Some(log) = &spec.log {
-        if !matches!(&*log.driver, "" | "local" | "none") {
-            return refuse(&format!("--log-driver {}", log.driver));
-        }
-        if !log.options.is_empty() {
-            return refuse("--log-opt");
-        }
-    }
     if let Some(network) = &spec.network
         && !network.additional.is_empty()
     {

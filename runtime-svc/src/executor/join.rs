@@ -9,24 +9,29 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use rustix::{fs::OFlags, thread::ThreadNameSpaceType as Kind};
 
 use super::{StartError, Step as _, dev, init, launch, plan::ExecPlan, userns::UserNamespace};
-use crate::sys::{
-    fdpass,
-    fork::{self, Clone},
-    prctl, terminal,
+use crate::{
+    cgroup::Group,
+    sys::{
+        fdpass,
+        fork::{self, Clone},
+        prctl, terminal,
+    },
 };
 
 /// What the new process gets from the monitor.
-pub struct Inherited {
+pub struct Inherited<'a> {
     /// The container's first process.
     pub target: OwnedFd,
     /// Its pipes or files; none with a terminal.
     pub stdio: Option<(OwnedFd, OwnedFd, OwnedFd)>,
     /// To the monitor: first `terminal` with a descriptor, then the pid, then an error or nothing.
     pub report: OwnedFd,
+    /// Its cgroups: those of v1 are for itself to join.
+    pub group: &'a Group,
 }
 
 /// Runs the first process. Never returns.
-pub fn run(plan: &ExecPlan, inherited: Inherited) -> ! {
+pub fn run(plan: &ExecPlan, inherited: Inherited<'_>) -> ! {
     let report = match rustix::io::fcntl_dupfd_cloexec(&inherited.report, 3) {
         Ok(report) => report,
         Err(_) => fork::exit_now(125),
@@ -40,10 +45,14 @@ pub fn run(plan: &ExecPlan, inherited: Inherited) -> ! {
     }
 }
 
-fn enter(plan: &ExecPlan, inherited: Inherited) -> Result<(), StartError> {
+fn enter(plan: &ExecPlan, inherited: Inherited<'_>) -> Result<(), StartError> {
     prctl::set_dumpable(false).step(|| "cannot become undumpable".to_owned())?;
     init::reset_signals()?;
     init::wait_until_placed(&inherited.report)?;
+    inherited
+        .group
+        .join()
+        .step(|| "cannot join the container's cgroups".to_owned())?;
     let all = Kind::MOUNT
         | Kind::HOST_NAME_AND_NIS_DOMAIN_NAME
         | Kind::INTER_PROCESS_COMMUNICATION

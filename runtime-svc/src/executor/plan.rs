@@ -487,12 +487,35 @@ pub struct Files {
     /// An empty folder, for the root file system to be mounted on, inside the container's own mount
     /// namespace.
     pub mount_point: PathBuf,
-    /// The log, appended to; absent = output is thrown away.
+    /// The folder of the log; absent = output is thrown away.
     pub log: Option<PathBuf>,
+    /// How much of the log is kept.
+    pub log_limits: LogLimits,
     /// Where the exit record goes.
     pub exit: PathBuf,
     /// The monitor's socket.
     pub socket: PathBuf,
+}
+
+/// How much of a log is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimits {
+    /// Bytes a file.
+    pub max_size: u64,
+    /// Files, the one that is written to included.
+    pub max_files: u32,
+    /// Bytes beyond that, for attached clients that are behind.
+    pub hold: u64,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self {
+            max_size: 10 << 20,
+            max_files: 3,
+            hold: 256 << 20,
+        }
+    }
 }
 
 /// Another process in a running container.

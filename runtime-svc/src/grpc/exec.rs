@@ -33,6 +33,7 @@ pub async fn exec(
         );
     };
     let container = manager.find(&start.container)?;
+    let (ours, theirs) = pipes(&start)?;
     let size = start.terminal_size.unwrap_or_default();
     let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
     let spec = ExecSpec {
@@ -44,9 +45,9 @@ pub async fn exec(
         terminal: start.tty.then(|| (clamp(size.rows), clamp(size.columns))),
         ..ExecSpec::default()
     };
-    let id = crate::ids::new_id();
     let command = spec.command.join(" ");
-    let (ours, theirs) = pipes(start.tty, start.stdin)?;
+    let running = container.add_exec();
+    let id = running.id.clone();
     let fds: Vec<_> = theirs.iter().map(|fd| fd.as_fd()).collect();
     let connection = manager.exec(&container, spec, &fds).await?;
     manager.tell_exec(&container, &format!("exec_create: {command}"), &id, None);
@@ -87,18 +88,25 @@ pub async fn exec(
     let ended = {
         let (manager, container) = (manager.clone(), container.clone());
         tokio::spawn(async move {
+            // Until it ends it is listed.
+            let _running = running;
             let code = ended(&connection).await;
             manager.tell_exec(&container, "exec_die", &id, Some(code));
             code
         })
     };
-    if start.detach {
-        return Ok(());
-    }
     let ours = match terminal {
         Some(terminal) => Ours::terminal(terminal)?,
         None => ours,
     };
+    if start.detach {
+        // Its terminal stays, and what it says there is thrown away.
+        tokio::spawn(async move {
+            let nobody = mpsc::channel(1).0;
+            copy_out(ours.stdout.as_ref(), Stream::Stdout, &nobody).await;
+        });
+        return Ok(());
+    }
     let output = async {
         tokio::join!(
             copy_out(ours.stdout.as_ref(), Stream::Stdout, &client),
@@ -151,29 +159,33 @@ fn nonblocking(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
     asyncfd::register(fd).tried(what)
 }
 
-/// Pipes, unless there is a terminal: our ends, and the process's three.
-fn pipes(tty: bool, stdin: bool) -> Result<(Ours, Vec<OwnedFd>), Error> {
+/// Pipes, unless there is a terminal: our ends, and the process's three. What nobody reads or writes is
+/// /dev/null.
+fn pipes(start: &exec_request::Start) -> Result<(Ours, Vec<OwnedFd>), Error> {
     let none = Ours {
         stdin: None,
         stdout: None,
         stderr: None,
     };
-    if tty {
+    if start.tty {
         return Ok((none, Vec::new()));
     }
     let what = || "cannot make a pipe".to_owned();
+    let null = || {
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()).tried(what)
+    };
+    if start.detach {
+        return Ok((none, vec![null()?, null()?, null()?]));
+    }
     let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).tried(what);
     let (out_read, out_write) = pipe()?;
     let (err_read, err_write) = pipe()?;
-    let (in_read, in_write) = if stdin {
+    let (in_read, in_write) = if start.stdin {
         let (read, write) = pipe()?;
         (read, Some(write))
     } else {
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-        (
-            rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()).tried(what)?,
-            None,
-        )
+        (null()?, None)
     };
     let ours = Ours {
         stdin: in_write.map(nonblocking).transpose()?,
@@ -195,9 +207,12 @@ async fn ended(connection: &Connection) -> i32 {
     }
 }
 
+/// Copies to the end. A client that goes away does not take the process along, as with docker: what it
+/// would have got is thrown away.
 async fn copy_out(from: Option<&AsyncFd<OwnedFd>>, stream: Stream, client: &Client) {
     let Some(from) = from else { return };
     let mut buffer = vec![0; 32 * 1024];
+    let mut heard = true;
     loop {
         let read = from
             .async_io(tokio::io::Interest::READABLE, |fd| {
@@ -206,21 +221,19 @@ async fn copy_out(from: Option<&AsyncFd<OwnedFd>>, stream: Stream, client: &Clie
             .await;
         match read {
             Ok(0) => return,
+            Ok(_) if !heard => {}
             Ok(n) => {
                 let output = StreamOutput {
                     stream: stream.into(),
                     data: bytes::Bytes::copy_from_slice(&buffer[..n]),
                 };
-                if !streams::send(
+                heard = streams::send(
                     client,
                     ExecEvent {
                         event: Some(exec_event::Event::Output(output)),
                     },
                 )
-                .await
-                {
-                    return;
-                }
+                .await;
             }
             Err(e) if Errno::from_io_error(&e) == Some(Errno::INTR) => {}
             // EIO: the terminal was closed by its last user.

@@ -6,10 +6,20 @@ use slipway_proto::runtime::v1 as pb;
 use tonic::Status;
 
 use super::{
+    follow::{self, Form, Reading},
     streams::{self, Client},
     view,
 };
-use crate::{container::state::Container, error::Tried as _, logs};
+use crate::{
+    container::state::Container,
+    error::{Error, Tried as _},
+    logs::{
+        Piece, Selection, attributes,
+        config::Driver,
+        find::{self, Start},
+        sink::json_read::History,
+    },
+};
 
 /// Serves one `Logs` call.
 pub async fn serve(
@@ -18,33 +28,90 @@ pub async fn serve(
     client: Client<pb::LogEntries>,
 ) -> Result<(), Status> {
     let both = !request.stdout && !request.stderr;
-    let selection = logs::Selection {
+    let selection = Selection {
         stdout: request.stdout || both,
         stderr: request.stderr || both,
         since: request.since.as_ref().map(view::nanoseconds),
         until: request.until.as_ref().map(view::nanoseconds),
     };
-    let (offset, skip) = match u64::try_from(request.tail) {
-        Ok(lines) if container.log().exists() => {
-            let path = container.log();
-            tokio::task::spawn_blocking(move || logs::tail(&path, lines, &selection))
-                .await
-                .map_err(std::io::Error::other)
-                .and_then(|r| r)
-                .tried(|| format!("cannot read the log of container {}", container.name()))?
-        }
-        _ => (0, 0),
-    };
-    if request.follow {
-        streams::follow(&container, None, offset, selection, skip, &client, entries).await?;
-    } else {
-        streams::read_all(&container, offset, selection, skip, &client, entries).await?;
+    let opening = Arc::clone(&container.opening).read_owned().await;
+    let attributes = attributes::of(&container.record());
+    if !attributes.is_empty() {
+        let first = pb::LogEntries {
+            attributes: attributes.into_iter().collect(),
+            ..pb::LogEntries::default()
+        };
+        streams::send(&client, first).await;
     }
+    let at = container.clone();
+    let lines = u64::try_from(request.tail).ok();
+    let begun = streams::blocking(move || begin(&at, lines, &selection)).await?;
+    let reading = Reading {
+        selection,
+        opening: Some(opening),
+        follow: request.follow,
+        ..begun
+    };
+    let form = Form {
+        pieces: entries,
+        lost: |lost| {
+            Ok(pb::LogEntries {
+                lost,
+                ..pb::LogEntries::default()
+            })
+        },
+    };
+    follow::follow(&container, reading, &client, form).await?;
     Ok(())
 }
 
-fn entries(pieces: Vec<logs::Piece>) -> Vec<pb::LogEntries> {
-    let entries = pieces
+/// Where to begin. As docker: the last lines of all, and of those what is of the time.
+fn begin(
+    container: &Container,
+    lines: Option<u64>,
+    selection: &Selection,
+) -> Result<Reading, Error> {
+    let what = || format!("cannot read the log of container {}", container.name());
+    let folder = &container.folder;
+    let logging = container.logging()?;
+    if logging.driver == Driver::JsonFile {
+        let record = container.record();
+        let begin = |drained: crate::logs::sink::Drained| {
+            Ok(Reading {
+                history: Some(History::open(folder, &record.id, lines)?),
+                begun: drained.begun,
+                from: Start {
+                    position: drained.position,
+                    ..Start::default()
+                },
+                ..Reading::default()
+            })
+        };
+        return container
+            .sink
+            .drain_and(&record, folder, &logging, false, begin)
+            .tried(what);
+    }
+    let from = match (lines, selection.since) {
+        (Some(lines), _) => find::tail(folder, lines).tried(what)?,
+        (None, Some(since)) => Start {
+            position: find::since(folder, since).tried(what)?,
+            ..Start::default()
+        },
+        // The oldest there is, which is no loss.
+        (None, None) => Start {
+            position: find::since(folder, 0).tried(what)?,
+            ..Start::default()
+        },
+    };
+    Ok(Reading {
+        from,
+        ..Reading::default()
+    })
+}
+
+fn entries(pieces: Vec<Piece>) -> Vec<pb::LogEntries> {
+    let entries: Vec<_> = pieces
         .into_iter()
         .map(|piece| pb::log_entries::Entry {
             time: view::time(piece.time),
@@ -52,5 +119,11 @@ fn entries(pieces: Vec<logs::Piece>) -> Vec<pb::LogEntries> {
             data: piece.data.into(),
         })
         .collect();
-    vec![pb::LogEntries { entries }]
+    if entries.is_empty() {
+        return Vec::new();
+    }
+    vec![pb::LogEntries {
+        entries,
+        ..pb::LogEntries::default()
+    }]
 }

@@ -3,6 +3,7 @@
 mod containers;
 mod copy;
 mod exec;
+mod follow;
 mod host;
 mod logs;
 mod run;

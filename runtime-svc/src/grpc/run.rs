@@ -5,22 +5,25 @@ use std::{sync::Arc, time::Duration};
 use slipway_proto::{
     registry::v1::{pull_event::Event as PullStep, pull_request::Policy},
     runtime::v1::{
-        AttachEvent, AttachRequest, ContainerSpec, CreateRequest, Exited, RunEvent, RunRequest,
-        Stream, StreamInput, attach_event, attach_request, run_event, run_request,
+        AttachEvent, AttachRequest, CreateRequest, Exited, RunEvent, RunRequest, Stream,
+        StreamInput, attach_event, attach_request, run_event, run_request,
     },
 };
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use super::streams::{self, Client};
+use super::{
+    follow::{self, Form, Reading},
+    streams::{self, Client},
+};
 use crate::{
     container::{
         create::Creation,
         manager::Manager,
         state::{Container, Status as State},
     },
-    error::Error,
-    logs::Piece,
+    error::{Error, Tried as _},
+    logs::{Piece, find::Start},
 };
 
 /// Messages that wait for a client.
@@ -41,9 +44,6 @@ pub async fn run(
         );
     };
     let spec = start.spec.unwrap_or_default();
-    if !start.detach {
-        check_followable(&spec)?;
-    }
     let (once, wants_stdin) = (spec.stdin_once, spec.open_stdin && !start.detach);
     let creation = Creation {
         spec,
@@ -55,6 +55,8 @@ pub async fn run(
         manager.tell(&container, "attach", &[]);
     }
     let opening = Arc::clone(&container.opening).read_owned().await;
+    // All of its output, until it is known where that begins.
+    let hold = (!start.detach).then(|| container.holds.take(0));
     // From here on losing the client does not end the container.
     if let Err(error) = manager.start(&container, None).await {
         drop(opening);
@@ -78,16 +80,22 @@ pub async fn run(
         return Ok(());
     }
     let selection = streams::selection(&start.attach);
-    let opening = Some(opening);
-    let output = streams::follow(
-        &container,
-        opening,
-        offset,
+    let reading = Reading {
+        from: Start {
+            position: offset,
+            ..Start::default()
+        },
         selection,
-        0,
-        &client,
-        |pieces| pieces.into_iter().map(run_output).collect(),
-    );
+        hold,
+        opening: Some(opening),
+        follow: true,
+        ..Reading::default()
+    };
+    let form = Form {
+        pieces: |pieces| pieces.into_iter().map(run_output).collect(),
+        lost: |bytes| Err(overtaken(bytes)),
+    };
+    let output = follow::follow(&container, reading, &client, form);
     let inputs = run_inputs(requests);
     let exited = with_input(&manager, &container, inputs, wants_stdin, once, output).await?;
     until_removed(&container).await;
@@ -112,14 +120,12 @@ async fn until_removed(container: &Container) {
     let _ = tokio::time::timeout(REMOVAL, removed).await;
 }
 
-/// Attached clients read the log: without one there is nothing to show them.
-fn check_followable(spec: &ContainerSpec) -> Result<(), Error> {
-    if spec.log.as_ref().is_some_and(|log| log.driver == "none") {
-        return Err(Error::Unsupported(
-            "attaching to a container with --log-driver none".to_owned(),
-        ));
-    }
-    Ok(())
+/// An attached client that reads so slowly that its output was given up: never silently.
+fn overtaken(bytes: u64) -> Error {
+    Error::Conflict(format!(
+        "{bytes} bytes of output were lost: they were read too slowly, and more than log-hold allows \
+         was waiting. The container goes on running"
+    ))
 }
 
 /// Output until the end, input meanwhile.
@@ -231,10 +237,14 @@ pub async fn attach(
         );
     };
     let container = manager.find(&start.container)?;
-    check_followable(&container.record().spec)?;
     manager.tell(&container, "attach", &[]);
     let opening = Arc::clone(&container.opening).read_owned().await;
-    let mut log_start = std::fs::metadata(container.log()).map_or(0, |m| m.len());
+    let folder = container.folder.clone();
+    let mut log_start = streams::blocking(move || {
+        crate::logs::find::end(&folder).tried(|| "cannot read the log".to_owned())
+    })
+    .await?;
+    let hold = container.holds.take(0);
     if start.start {
         manager.start(&container, start.terminal_size).await?;
     }
@@ -269,16 +279,23 @@ pub async fn attach(
     };
     let selection = streams::selection(&start.streams);
     let wants_stdin = record.spec.open_stdin && start.streams.contains(&Stream::Stdin.into());
-    let opening = Some(opening);
-    let output = streams::follow(
-        &container,
-        opening,
-        offset,
+    hold.advance(offset);
+    let reading = Reading {
+        from: Start {
+            position: offset,
+            ..Start::default()
+        },
         selection,
-        0,
-        &client,
-        |pieces| pieces.into_iter().map(attach_output).collect(),
-    );
+        hold: Some(hold),
+        opening: Some(opening),
+        follow: true,
+        ..Reading::default()
+    };
+    let form = Form {
+        pieces: |pieces| pieces.into_iter().map(attach_output).collect(),
+        lost: |bytes| Err(overtaken(bytes)),
+    };
+    let output = follow::follow(&container, reading, &client, form);
     let inputs = attach_inputs(requests);
     let exited = with_input(
         &manager,

@@ -1,21 +1,16 @@
 //! Output to clients and input from them, for run and attach alike.
 
-use std::sync::Arc;
-
 use slipway_proto::runtime::v1::{
-    CopyChunk, Exited, Stream, StreamInput, StreamOutput, stream_input::Input,
+    CopyChunk, Stream, StreamInput, StreamOutput, stream_input::Input,
 };
-use tokio::sync::{OwnedRwLockReadGuard, mpsc};
+use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::view;
 use crate::{
-    container::{
-        manager::Manager,
-        state::{Container, Status as State},
-    },
+    container::{manager::Manager, state::Container},
     error::{Error, Tried as _},
-    logs::{LogReader, Piece, Selection},
+    logs::{Piece, Selection},
     monitor::{
         client::{self, Connection},
         protocol::Request,
@@ -24,133 +19,6 @@ use crate::{
 
 /// Where events for a client go.
 pub type Client<T> = mpsc::Sender<Result<T, Status>>;
-
-/// Follows a container's log from `offset` and hands pieces on until the container has ended and all
-/// was read; returns how it ended. Reads happen on the blocking pool, a batch at a time. `opening` keeps
-/// the log where it is until it is open: from then on removal does it no harm.
-pub async fn follow<T: Send>(
-    container: &Arc<Container>,
-    mut opening: Option<OwnedRwLockReadGuard<()>>,
-    offset: u64,
-    selection: Selection,
-    mut skip: usize,
-    client: &Client<T>,
-    events: fn(Vec<Piece>) -> Vec<T>,
-) -> Result<Exited, Error> {
-    let mut status = container.watch();
-    let mut length = container.log_length.subscribe();
-    let mut reader = None;
-    loop {
-        // Read before looking at the log: what ended before has written everything.
-        let ended = !matches!(*status.borrow_and_update(), State::Running { .. });
-        length.mark_unchanged();
-        loop {
-            let path = container.log();
-            let (back, pieces) =
-                tokio::task::spawn_blocking(move || read_batch(reader, &path, offset))
-                    .await
-                    .map_err(std::io::Error::other)
-                    .and_then(|r| r)
-                    .tried(|| format!("cannot read the log of container {}", container.name()))?;
-            reader = back;
-            if reader.is_some() {
-                drop(opening.take());
-            }
-            if pieces.is_empty() {
-                break;
-            }
-            let mut wanted: Vec<Piece> =
-                pieces.into_iter().filter(|p| selection.takes(p)).collect();
-            if let Some(first) = wanted.first_mut() {
-                first.data.drain(..skip.min(first.data.len()));
-                skip = 0;
-                if !hand_on(client, events(wanted)).await {
-                    return Ok(Exited::default());
-                }
-            }
-        }
-        if ended {
-            return Ok(match container.status() {
-                State::Exited { record, error } | State::Restarting { record, error, .. } => {
-                    view::exited(&record, &error)
-                }
-                _ => removed(container),
-            });
-        }
-        tokio::select! {
-            changed = length.changed() => drop(changed),
-            changed = status.changed() => drop(changed),
-            // Nobody reads: what is silent must not be followed for ever.
-            () = client.closed() => return Ok(Exited::default()),
-        }
-    }
-}
-
-/// Hands on what a log holds now.
-pub async fn read_all<T: Send>(
-    container: &Arc<Container>,
-    offset: u64,
-    selection: Selection,
-    mut skip: usize,
-    client: &Client<T>,
-    events: fn(Vec<Piece>) -> Vec<T>,
-) -> Result<(), Error> {
-    let mut reader = None;
-    loop {
-        let path = container.log();
-        let (back, pieces) = tokio::task::spawn_blocking(move || read_batch(reader, &path, offset))
-            .await
-            .map_err(std::io::Error::other)
-            .and_then(|r| r)
-            .tried(|| format!("cannot read the log of container {}", container.name()))?;
-        reader = back;
-        if pieces.is_empty() {
-            return Ok(());
-        }
-        let mut wanted: Vec<Piece> = pieces.into_iter().filter(|p| selection.takes(p)).collect();
-        if let Some(first) = wanted.first_mut() {
-            first.data.drain(..skip.min(first.data.len()));
-            skip = 0;
-            if !hand_on(client, events(wanted)).await {
-                return Ok(());
-            }
-        }
-    }
-}
-
-fn removed(container: &Container) -> Exited {
-    Exited {
-        exit_code: container.last_exit_code(),
-        ..Exited::default()
-    }
-}
-
-/// Bytes that are handed on at once.
-const BATCH: usize = 256 * 1024;
-
-fn read_batch(
-    reader: Option<LogReader>,
-    path: &std::path::Path,
-    offset: u64,
-) -> std::io::Result<(Option<LogReader>, Vec<Piece>)> {
-    let mut reader = match reader {
-        Some(reader) => reader,
-        None => match LogReader::open(path, offset) {
-            Ok(reader) => reader,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((None, Vec::new())),
-            Err(e) => return Err(e),
-        },
-    };
-    let (mut pieces, mut bytes) = (Vec::new(), 0);
-    while bytes < BATCH {
-        let Some(piece) = reader.next_piece()? else {
-            break;
-        };
-        bytes += piece.data.len();
-        pieces.push(piece);
-    }
-    Ok((Some(reader), pieces))
-}
 
 /// A piece as a message.
 pub fn output(piece: Piece) -> StreamOutput {
@@ -225,15 +93,6 @@ pub async fn feed(
         Err(e) if client::is_gone(&e) => Ok(()),
         done => done.tried(what),
     }
-}
-
-async fn hand_on<T>(client: &Client<T>, events: Vec<T>) -> bool {
-    for event in events {
-        if !send(client, event).await {
-            return false;
-        }
-    }
-    true
 }
 
 /// Sends to a client; false when it is gone.

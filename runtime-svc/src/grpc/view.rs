@@ -16,6 +16,7 @@ use crate::{
         health::{Check, Health, Outcome},
         state::{Container, Status as State},
     },
+    logs::{config::Driver, sink::json},
     monitor::{log_format, protocol::ExitRecord},
 };
 
@@ -226,7 +227,13 @@ pub fn details(container: &Container, volume: impl Fn(&str) -> String) -> Contai
         hostname: record.effective.hostname.clone(),
         endpoints: container.endpoint().into_iter().collect(),
         mounts: mounts.collect(),
-        log_path: file("log"),
+        log_path: match container.logging().map(|l| l.driver) {
+            Ok(Driver::JsonFile) => json::path(&container.folder, &record.id)
+                .display()
+                .to_string(),
+            _ => String::new(),
+        },
+        exec_ids: container.execs(),
         resolv_conf_path: file("resolv.conf"),
         hostname_path: file("hostname"),
         hosts_path: file("hosts"),
@@ -244,6 +251,5 @@ pub fn details(container: &Container, volume: impl Fn(&str) -> String) -> Contai
             + u32::from(matches!(container.status(), State::Restarting { .. })),
         health: record.effective.health.clone().map(check),
         spec: Some(record.spec),
-        ..Default::default()
     }
 }

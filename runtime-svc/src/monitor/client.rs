@@ -159,6 +159,15 @@ impl Connection {
     }
 }
 
+/// Whether an error of [`Connection::open`] says that there is no monitor: only these two do, anything
+/// else (no descriptor left, say) is trouble of ours.
+pub fn is_none(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
 /// Whether an error says that the monitor has closed its end: the container has ended.
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(

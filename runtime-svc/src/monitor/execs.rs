@@ -8,11 +8,9 @@ use rustix::{
 };
 
 use crate::{
+    cgroup::Group,
     executor::{StartError, join, plan::ExecPlan},
-    sys::{
-        fdpass,
-        fork::{self, Fork},
-    },
+    sys::{fdpass, fork::Clone},
 };
 
 /// A process on its way in, or inside.
@@ -44,13 +42,14 @@ pub enum Progress {
 }
 
 impl Exec {
-    /// Forks the process that joins `target`, which `place` puts into the container's cgroups.
+    /// Makes the process that joins `target`. It begins in the container's v2 cgroup and joins those of
+    /// other trees by itself: moving it there would wait for all processors (see [`Group::join`]).
     pub fn begin(
         client: u64,
         plan: &ExecPlan,
         target: OwnedFd,
         fds: Vec<OwnedFd>,
-        place: impl FnOnce(Pid) -> std::io::Result<()>,
+        group: &Group,
     ) -> Result<Self, StartError> {
         let fail = |step: &str, why: std::io::Error| StartError::Failed {
             step: step.to_owned(),
@@ -68,8 +67,11 @@ impl Exec {
                 ));
             }
         };
-        match fork::fork().map_err(|e| fail("cannot fork", e))? {
-            Fork::Child => {
+        let (cloned, began_inside) = group
+            .begin_inside(0)
+            .map_err(|e| fail("cannot make a process in the container's cgroups", e))?;
+        match cloned {
+            Clone::Child => {
                 drop(ours);
                 join::run(
                     plan,
@@ -77,12 +79,17 @@ impl Exec {
                         target,
                         stdio,
                         report: theirs,
+                        group,
                     },
                 )
             }
-            Fork::Parent(helper) => {
+            Clone::Parent(helper, _pidfd) => {
                 drop(theirs);
-                place(helper).map_err(|e| fail("cannot join the container's cgroups", e))?;
+                if !began_inside {
+                    group
+                        .add_unified(helper)
+                        .map_err(|e| fail("cannot join the container's cgroups", e))?;
+                }
                 fdpass::send(&ours, b"g", &[], SendFlags::empty())
                     .map_err(|e| fail("cannot begin", e))?;
                 Ok(Self {

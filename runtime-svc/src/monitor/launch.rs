@@ -16,10 +16,7 @@ use crate::{
         plan::{ContainerPlan, Stdio},
         userns::UserNamespace,
     },
-    sys::{
-        fdpass,
-        fork::{self, Clone},
-    },
+    sys::{fdpass, fork::Clone},
 };
 
 /// What came of it.
@@ -74,48 +71,28 @@ pub fn launch(plan: &ContainerPlan, joined: Joined, group: &Group) -> Result<Lau
         });
         child_pipes = Some((stdin_read, out_write, err_write));
     }
-    let folder = match group.unified_folder() {
-        Some(path) => Some(
-            rustix::fs::open(
-                path,
-                rustix::fs::OFlags::PATH
-                    | rustix::fs::OFlags::DIRECTORY
-                    | rustix::fs::OFlags::CLOEXEC,
-                rustix::fs::Mode::empty(),
-            )
-            .step(|| "cannot open the cgroup".to_owned())?,
-        ),
-        None => None,
-    };
     let user = plan.user.as_ref().map(UserNamespace::create).transpose()?;
-    use std::os::fd::AsRawFd as _;
-    let flags = init::clone_flags(&plan.namespaces);
     let home = init::enter_pid_namespace(&plan.namespaces, &joined.peers)?;
-    let mut began_inside = folder.is_some();
-    let mut cloned = fork::clone3(flags, folder.as_ref().map(|f| f.as_raw_fd()));
-    if cloned.is_err() && began_inside && group.has_others() {
-        // A v2 tree beside v1 ones may be set up so that nobody can begin there (threaded groups).
-        began_inside = false;
-        cloned = fork::clone3(flags, None);
-    }
-    let (init, init_fd) =
-        match cloned.step(|| "cannot make the container's first process".to_owned())? {
-            Clone::Child => {
-                drop(report);
-                init::run(
-                    plan,
-                    init::Inherited {
-                        net: joined.net.as_ref(),
-                        peers: &joined.peers,
-                        pipes: child_pipes,
-                        report: report_child,
-                        group,
-                        user: user.as_ref(),
-                    },
-                )
-            }
-            Clone::Parent(pid, fd) => (pid, fd),
-        };
+    let (cloned, began_inside) = group
+        .begin_inside(init::clone_flags(&plan.namespaces))
+        .step(|| "cannot make the container's first process".to_owned())?;
+    let (init, init_fd) = match cloned {
+        Clone::Child => {
+            drop(report);
+            init::run(
+                plan,
+                init::Inherited {
+                    net: joined.net.as_ref(),
+                    peers: &joined.peers,
+                    pipes: child_pipes,
+                    report: report_child,
+                    group,
+                    user: user.as_ref(),
+                },
+            )
+        }
+        Clone::Parent(pid, fd) => (pid, fd),
+    };
     drop((child_pipes, report_child, joined, user));
     if let Some(home) = home {
         init::leave_pid_namespace(&home)?;

@@ -62,6 +62,8 @@ pub struct Client {
     pub stdin: bool,
     /// Standard input ends when it goes.
     pub stdin_once: bool,
+    /// The first position of the log that it needs.
+    pub hold: Option<u64>,
     /// Marked to be dropped.
     pub gone: bool,
 }
@@ -74,17 +76,20 @@ impl Client {
             follows: false,
             stdin: false,
             stdin_once: false,
+            hold: None,
             gone: false,
         }
     }
 
-    /// Tells something, without waiting. A client whose queue is full loses `Grew` only, of which it
-    /// has one to read already; anything else that does not fit ends it.
+    /// Tells something, without waiting. A client whose queue is full loses news of the log only, of
+    /// which it has some to read already; anything else that does not fit ends it.
     pub fn tell(&mut self, event: &Event, fds: &[BorrowedFd<'_>]) {
         let message = protocol::encode(event);
         match fdpass::send(self.socket.as_fd(), &message, fds, SendFlags::DONTWAIT) {
             Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock && matches!(event, Event::Grew(_)) => {}
+            Err(e)
+                if e.kind() == io::ErrorKind::WouldBlock
+                    && matches!(event, Event::Grew(_) | Event::Rotated(_)) => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.gone = true,
             // It has gone, but what it said before that is still to be heard; its end is noticed there.
             Err(_) => {}

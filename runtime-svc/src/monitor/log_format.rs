@@ -1,10 +1,10 @@
-//! The log file of a container: a sequence of records, each a header and what one read gave.
+//! What a log consists of: a sequence of records, each a header and what one read gave.
 //!
 //! Header, 16 bytes, little-endian: nanoseconds since the epoch (8), length of the payload (4), stream
 //! (1), reserved (1), check (2: the low half of the CRC-32 of the 14 bytes before). A record that was
 //! cut off by a power loss ends the file for readers and is cut away by the next writer.
 
-use std::io::{self, Read, Seek as _, SeekFrom};
+use std::io::{self, Read};
 
 /// Length of a header, bytes.
 pub const HEADER: usize = 16;
@@ -86,31 +86,9 @@ fn read_whole(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     }
 }
 
-/// Length of the whole records at the beginning of a file: where the next one belongs.
-pub fn valid_length(file: &mut std::fs::File) -> io::Result<u64> {
-    let end = file.metadata()?.len();
-    let mut offset = 0;
-    let mut header = [0; HEADER];
-    loop {
-        file.seek(SeekFrom::Start(offset))?;
-        if !read_whole(file, &mut header)? {
-            return Ok(offset);
-        }
-        let Some(header) = Header::decode(&header) else {
-            return Ok(offset);
-        };
-        let next = offset + HEADER as u64 + u64::from(header.length);
-        if next > end {
-            return Ok(offset);
-        }
-        offset = next;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
 
     fn record(time: u64, stream: Stream, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Header {
@@ -125,9 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_tail_is_not_read_and_cut_away() {
+    fn a_torn_tail_is_not_read() {
         let mut bytes = record(1, Stream::Stdout, b"whole");
-        let whole = bytes.len() as u64;
         bytes.extend(&record(2, Stream::Stderr, b"torn")[..18]);
         let mut payload = Vec::new();
         let mut reader = &bytes[..];
@@ -137,9 +114,6 @@ mod tests {
             (1, Stream::Stdout, &b"whole"[..])
         );
         assert_eq!(read_record(&mut reader, &mut payload).unwrap(), None);
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&bytes).unwrap();
-        assert_eq!(valid_length(&mut file).unwrap(), whole);
     }
 
     proptest::proptest! {

@@ -1,15 +1,15 @@
 //! From the container's streams to its log.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::{self, Write as _},
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
-    path::Path,
-};
+use std::{io, os::fd::OwnedFd, path::Path};
 
 use rustix::io::Errno;
 
-use super::log_format::{self, HEADER, Header, Stream};
+use super::{
+    log_files,
+    log_format::{HEADER, Header, Stream},
+    log_writer::LogWriter,
+};
+use crate::executor::plan::LogLimits;
 
 /// How much is read at once, bytes. Small, since every monitor has one such buffer.
 const BUFFER: usize = 32 * 1024;
@@ -26,41 +26,62 @@ pub struct Source {
 pub struct Output {
     /// Streams that have not ended.
     pub sources: Vec<Source>,
-    log: Option<File>,
-    /// Length of the log, bytes.
-    pub length: u64,
+    /// The first position that an attached client has not read.
+    pub needed: Option<u64>,
+    log: Option<LogWriter>,
     buffer: Vec<u8>,
-    /// A record that could not be written yet (the disk is full): header and payload, and how much of
-    /// it is written. Until it is, nothing more is read: the container waits, no byte is lost.
-    pending: Option<(Vec<u8>, usize)>,
+    /// A record that could not be written yet (the disk is full). Until it is, nothing more is read: the
+    /// container waits, no byte is lost.
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    record: Vec<u8>,
+    /// How much of it is written.
+    done: usize,
+    lines: u64,
+    time: u64,
 }
 
 impl Output {
     /// Opens the log at its end.
-    pub fn open(log: Option<&Path>) -> io::Result<Self> {
-        let (log, length) = match log {
-            Some(path) => {
-                let mut file = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .create(true)
-                    .truncate(false)
-                    .mode(0o600)
-                    .open(path)?;
-                let length = log_format::valid_length(&mut file)?;
-                file.set_len(length)?;
-                drop(file);
-                (Some(OpenOptions::new().append(true).open(path)?), length)
-            }
-            None => (None, 0),
-        };
+    pub fn open(log: Option<&Path>, limits: LogLimits) -> io::Result<Self> {
         Ok(Self {
             sources: Vec::new(),
-            log,
-            length,
-            buffer: vec![0; BUFFER + HEADER],
+            needed: None,
+            log: log
+                .map(|folder| LogWriter::open(folder, limits))
+                .transpose()?,
+            // A record is not to be longer than a segment.
+            buffer: vec![
+                0;
+                BUFFER
+                    .min(usize::try_from(limits.max_size).unwrap_or(BUFFER))
+                    .max(512)
+                    + HEADER
+            ],
             pending: None,
         })
+    }
+
+    /// Where the next record will begin.
+    pub fn position(&self) -> u64 {
+        self.log.as_ref().map_or(0, LogWriter::position)
+    }
+
+    /// Where the segment that is written to begins.
+    pub fn segment(&self) -> u64 {
+        self.log.as_ref().map_or(0, LogWriter::segment)
+    }
+
+    /// Somebody has read on, or gone: what nobody needs any more goes.
+    pub fn set_needed(&mut self, needed: Option<u64>) {
+        if self.needed != needed {
+            self.needed = needed;
+            if let Some(log) = &mut self.log {
+                log.prune(needed);
+            }
+        }
     }
 
     /// Whether something waits for room on the disk.
@@ -70,8 +91,8 @@ impl Output {
 
     /// Tries again to write what waits.
     pub fn retry(&mut self) {
-        if let Some((record, done)) = self.pending.take() {
-            self.write(record, done);
+        if let Some(pending) = self.pending.take() {
+            self.write(pending);
         }
     }
 
@@ -88,29 +109,34 @@ impl Output {
                 false
             }
             Ok(n) => {
+                let time = now();
                 let header = Header {
-                    time: now(),
+                    time,
                     length: n as u32,
                     stream,
                 };
                 self.buffer[..HEADER].copy_from_slice(&header.encode());
                 let record = &self.buffer[..HEADER + n];
-                match self.log.as_mut().map(|log| log.write(record)) {
-                    None => false,
-                    Some(Ok(written)) if written == record.len() => {
-                        self.length += written as u64;
-                        true
-                    }
-                    Some(Ok(written)) => {
-                        let rest = record.to_vec();
-                        self.write(rest, written);
-                        true
-                    }
-                    Some(Err(_)) => {
-                        self.pending = Some((record.to_vec(), 0));
-                        false
+                let Some(log) = &mut self.log else {
+                    return false;
+                };
+                let lines = log_files::newlines(&record[HEADER..]);
+                let written = log
+                    .make_room(record.len(), self.needed)
+                    .and_then(|()| log.write(record));
+                match written {
+                    Ok(written) if written == record.len() => log.wrote(written, lines, time),
+                    other => {
+                        let pending = Pending {
+                            record: record.to_vec(),
+                            done: other.unwrap_or(0),
+                            lines,
+                            time,
+                        };
+                        self.write(pending);
                     }
                 }
+                true
             }
             Err(Errno::INTR | Errno::AGAIN) => false,
             // EIO: the last process with the terminal has closed it.
@@ -121,19 +147,24 @@ impl Output {
         }
     }
 
-    fn write(&mut self, record: Vec<u8>, mut done: usize) {
+    fn write(&mut self, mut pending: Pending) {
         let Some(log) = &mut self.log else { return };
-        while done < record.len() {
-            match log.write(&record[done..]) {
-                Ok(n) => done += n,
+        let length = pending.record.len();
+        if pending.done == 0 && log.make_room(length, self.needed).is_err() {
+            self.pending = Some(pending);
+            return;
+        }
+        while pending.done < length {
+            match log.write(&pending.record[pending.done..]) {
+                Ok(n) => pending.done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
-                    self.pending = Some((record, done));
+                    self.pending = Some(pending);
                     return;
                 }
             }
         }
-        self.length += record.len() as u64;
+        log.wrote(length, pending.lines, pending.time);
     }
 }
 

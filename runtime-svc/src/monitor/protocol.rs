@@ -29,6 +29,9 @@ pub enum Request {
         /// When I go, standard input ends.
         stdin_once: bool,
     },
+    /// Keep the log from this position on, within bounds: an attached client has not read further. The
+    /// monitor's first client holds all output until it says otherwise.
+    Hold(Option<u64>),
     /// The terminal has this size now.
     Resize {
         /// Lines.
@@ -53,10 +56,12 @@ pub enum Event {
     Running(Running),
     /// It could not be started; the monitor is gone.
     Failed(StartError),
-    /// The log is this long now, bytes.
+    /// The log ends at this position now.
     Grew(u64),
     /// The kernel killed something in it for want of memory.
     OutOfMemory,
+    /// A segment of the log was begun at this position: those before it are complete.
+    Rotated(u64),
     /// The first process ended; the log is complete.
     Exited(ExitRecord),
     /// The process of [`Request::Exec`] runs. With a terminal its descriptor comes along.

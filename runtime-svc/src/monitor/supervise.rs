@@ -40,6 +40,8 @@ pub fn run(plan: &ContainerPlan, requester: OwnedFd, joined: Joined, held: Owned
     let error = match start(plan, joined, held) {
         Ok(mut monitor) => {
             first.tell(&Event::Running(monitor.running.clone()), &[]);
+            // Who is attached from the beginning loses nothing, however late it is heard of.
+            first.hold = Some(monitor.running.log_start);
             monitor.clients.push((0, first));
             monitor.serve();
             fork::exit_now(0)
@@ -95,9 +97,9 @@ fn start<'a>(
     let listener = listener::bind(&plan.files.socket)
         .step(|| "cannot make the monitor's socket".to_owned())?;
     drop(held);
-    let output =
-        Output::open(plan.files.log.as_deref()).step(|| "cannot open the log".to_owned())?;
-    let log_start = output.length;
+    let output = Output::open(plan.files.log.as_deref(), plan.files.log_limits)
+        .step(|| "cannot open the log".to_owned())?;
+    let log_start = output.position();
     let signals = child_signals().step(|| "cannot watch for ended processes".to_owned())?;
     let hierarchies = Hierarchies::detect().step(|| "cannot look at the cgroups".to_owned())?;
     let group =
@@ -188,6 +190,8 @@ enum Ready {
 impl Monitor<'_> {
     fn serve(&mut self) {
         let mut deadline = None;
+        let mut segment = self.output.segment();
+        self.output.set_needed(self.needed());
         loop {
             if self.exit_code.is_some() {
                 let deadline = *deadline.get_or_insert_with(|| std::time::Instant::now() + DRAIN);
@@ -214,15 +218,26 @@ impl Monitor<'_> {
                 }
             }
             if grew {
-                let event = Event::Grew(self.output.length);
+                let event = Event::Grew(self.output.position());
+                let begun = self.output.segment();
+                let rotated = (begun != std::mem::replace(&mut segment, begun))
+                    .then_some(Event::Rotated(begun));
                 for (_, client) in self.clients.iter_mut().filter(|(_, c)| c.follows) {
                     client.tell(&event, &[]);
+                    if let Some(rotated) = &rotated {
+                        client.tell(rotated, &[]);
+                    }
                 }
             }
             self.drop_clients();
             self.execs.retain(|e| e.report.is_some() || e.pid.is_some());
         }
         self.finish();
+    }
+
+    /// The first position of the log that an attached client needs.
+    fn needed(&self) -> Option<u64> {
+        self.clients.iter().filter_map(|(_, c)| c.hold).min()
     }
 
     /// Waits for something to happen: what is ready, in the order of the lists.
@@ -325,9 +340,15 @@ impl Monitor<'_> {
                 client.follows = true;
                 client.stdin = stdin;
                 client.stdin_once = stdin_once;
-                let length = self.output.length;
+                let length = self.output.position();
                 client.tell(&Event::Grew(length), &[]);
                 Ok(())
+            }
+            Request::Hold(position) => {
+                client.hold = position;
+                let needed = self.needed();
+                self.output.set_needed(needed);
+                return;
             }
             Request::Resize { rows, columns } => match &self.terminal {
                 Some(terminal) => init::set_size(terminal, rows, columns).map_err(io::Error::other),
@@ -358,9 +379,7 @@ impl Monitor<'_> {
                         step: "cannot join".to_owned(),
                         why: e.to_string(),
                     })
-                    .and_then(|target| {
-                        Exec::begin(number, &plan, target, fds, |pid| self.group.add(pid))
-                    });
+                    .and_then(|target| Exec::begin(number, &plan, target, fds, &self.group));
                 match begun {
                     Ok(exec) => self.execs.push(exec),
                     Err(error) => self.clients[index].1.tell(&Event::ExecFailed(error), &[]),
@@ -464,7 +483,12 @@ impl Monitor<'_> {
                 }
             }
         }
+        let before = self.clients.len();
         self.clients.retain(|(_, c)| !c.gone);
+        if self.clients.len() != before {
+            let needed = self.needed();
+            self.output.set_needed(needed);
+        }
         if ends_stdin {
             self.stdin.end();
         }

@@ -26,10 +26,11 @@ use crate::{
     error::{Error, Tried as _},
     executor::rootfs,
     ids,
-    logs::{LogReader, Piece},
+    logs::{Piece, reader::LogReader},
     monitor::{
         client::Connection,
-        protocol::{Event, ExitRecord},
+        log_files,
+        protocol::{Event, ExitRecord, Request},
     },
 };
 
@@ -117,9 +118,12 @@ impl Worker {
             .spawn(&plan, attached.as_ref(), &[])
             .tried(what)?;
         let connection = Connection::new(socket).tried(what)?;
-        let ended = follow(&connection, &snapshot.folder.join("log"), &output).await;
+        let ended = follow(&connection, &snapshot.folder, &output).await;
         drop(clean);
-        for name in ["log", "exit.json", "resolv.conf", "hostname", "hosts"] {
+        for base in log_files::list(&snapshot.folder).unwrap_or_default() {
+            log_files::remove(&snapshot.folder, base);
+        }
+        for name in ["exit.json", "resolv.conf", "hostname", "hosts"] {
             // Not there when the step did not come so far.
             let _ = fs::remove_file(snapshot.folder.join(name));
         }
@@ -130,7 +134,7 @@ impl Worker {
 
 async fn follow(
     connection: &Connection,
-    log: &std::path::Path,
+    folder: &std::path::Path,
     output: &mpsc::Sender<Piece>,
 ) -> Result<ExitRecord, Error> {
     let what = || "cannot hear from the step's monitor".to_owned();
@@ -139,14 +143,18 @@ async fn follow(
         let event = connection.next().await.tried(what)?;
         let ended = match event {
             Some((Event::Running(_), _)) => {
-                reader = Some(
-                    LogReader::open(log, 0).tried(|| "cannot read the step's output".to_owned())?,
-                );
+                reader = Some(LogReader::open(folder.to_owned(), 0));
                 connection.follow().await.tried(what)?;
                 None
             }
             Some((Event::Failed(error), _)) => return Err(error.into()),
             Some((Event::Exited(record), _)) => Some(record),
+            Some((Event::Rotated(_), _)) => {
+                // What was read need not be kept. A monitor that has just ended keeps everything.
+                let read = reader.as_ref().map(LogReader::position);
+                let _ = connection.request(&Request::Hold(read), &[]).await;
+                None
+            }
             Some(_) => None,
             None => return Err(Error::Conflict("the step's monitor was killed".to_owned())),
         };
@@ -155,6 +163,12 @@ async fn follow(
             .map_or(Ok(None), LogReader::next_piece)
             .tried(what)?
         {
+            if reader.as_mut().is_some_and(|r| r.take_lost() > 0) {
+                return Err(Error::Conflict(
+                    "the step wrote faster than its output was read, and part of that is lost"
+                        .to_owned(),
+                ));
+            }
             if output.send(piece).await.is_err() {
                 return Err(Error::Conflict("the caller is gone".to_owned()));
             }
