@@ -99,6 +99,10 @@ impl Run {
         session::check_terminal(o.tty, stdin)?;
         // docker: an attached container's stdin ends with the client that started it.
         spec.stdin_once = stdin;
+        let attached = |stream| !self.detach && streams.contains(&stream);
+        spec.attach_stdin = stdin;
+        spec.attach_stdout = attached(Stream::Stdout);
+        spec.attach_stderr = attached(Stream::Stderr);
         spec.terminal_size = terminal::size().filter(|_| o.tty);
         reserve_cidfile(o.cidfile.as_deref())?;
         let image = spec.image.clone();
@@ -163,9 +167,13 @@ impl Create {
         let pull = o.policy()?;
         reserve_cidfile(o.cidfile.as_deref())?;
         let mut watch = Watch::new(spec.image.clone(), o.quiet, o.cidfile.clone());
+        let streams = streams(&o.attach, o.interactive);
         let request = CreateRequest {
             spec: Some(ContainerSpec {
                 stdin_once: o.interactive,
+                attach_stdin: streams.contains(&Stream::Stdin),
+                attach_stdout: streams.contains(&Stream::Stdout),
+                attach_stderr: streams.contains(&Stream::Stderr),
                 ..spec
             }),
             pull: pull.into(),

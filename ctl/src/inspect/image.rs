@@ -12,7 +12,7 @@ pub fn json(answer: &InspectImageResponse) -> Value {
     let config: Value = serde_json::from_slice(&resolved.config_json).unwrap_or(Value::Null);
     let text = |key: &str| config.get(key).cloned().unwrap_or_else(|| "".into());
     let names = |list: &[String]| list.iter().map(|n| familiar_kept(n)).collect::<Vec<_>>();
-    json!({
+    let mut value = json!({
         "Id": resolved.image_id,
         "RepoTags": names(&summary.repo_tags),
         "RepoDigests": names(&summary.repo_digests),
@@ -23,11 +23,14 @@ pub fn json(answer: &InspectImageResponse) -> Value {
         "Author": text("author"),
         "Config": config.get("config").cloned().unwrap_or(Value::Null),
         "Architecture": text("architecture"),
-        "Variant": text("variant"),
         "Os": text("os"),
         "Size": if summary.unpacked_size > 0 { summary.unpacked_size } else { summary.size },
-        "GraphDriver": {"Data": null, "Name": "overlay2"},
+        "GraphDriver": {"Data": {}, "Name": "overlay2"},
         "RootFS": {"Type": "layers", "Layers": resolved.diff_ids},
         "Metadata": {"LastTagTime": human::rfc3339(answer.last_tagged.as_ref())},
-    })
+    });
+    if let Some(variant) = config.get("variant") {
+        value["Variant"] = variant.clone();
+    }
+    value
 }

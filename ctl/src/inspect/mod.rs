@@ -1,7 +1,9 @@
 //! `inspect`: docker's JSON, or a template on it.
 
 mod container;
+mod host_config;
 mod image;
+mod network_settings;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -47,7 +49,7 @@ impl Inspect {
         }
         let template = match self.format.as_deref() {
             None | Some("json" | "") => None,
-            Some(text) => Some(Template::parse(text)?),
+            Some(text) => Some(Template::parse(text).map_err(|f| bad_template(f).exits(64))?),
         };
         let mut found = Vec::new();
         let mut failures = Vec::new();
@@ -60,7 +62,8 @@ impl Inspect {
         match template {
             Some(template) => {
                 for value in &found {
-                    output::print(&format!("{}\n", template.render(value, &Map::new())?))?;
+                    let text = template.render(value, &Map::new()).map_err(bad_template)?;
+                    output::print(&format!("{text}\n"))?;
                 }
             }
             None if self.format.as_deref() == Some("json") => {
@@ -83,6 +86,12 @@ impl Inspect {
         }
         Err(Failure::silent(1))
     }
+}
+
+/// `inspect` says it in other words than the lists do.
+fn bad_template(failure: Failure) -> Failure {
+    let why = failure.text.split_once(": ").map_or("", |(_, why)| why);
+    Failure::new(format!("template parsing error: {why}"))
 }
 
 async fn find(site: &Site, name: &str, kind: Option<&str>, size: bool) -> Outcome<Value> {
@@ -157,7 +166,13 @@ fn network(n: &NetworkDetails) -> Value {
     let pools: Vec<Value> = n
         .pools
         .iter()
-        .map(|p| json!({"Subnet": p.subnet, "IPRange": p.ip_range, "Gateway": p.gateway}))
+        .map(|p| {
+            let mut pool = json!({"Subnet": p.subnet, "Gateway": p.gateway});
+            if !p.ip_range.is_empty() {
+                pool["IPRange"] = p.ip_range.clone().into();
+            }
+            pool
+        })
         .collect();
     let containers: Map<String, Value> = n
         .endpoints
@@ -172,7 +187,7 @@ fn network(n: &NetworkDetails) -> Value {
         .collect();
     json!({
         "Name": n.name, "Id": n.id, "Created": human::rfc3339(n.created.as_ref()), "Scope": n.scope, "Driver": n.driver,
-        "EnableIPv4": true, "EnableIPv6": n.ipv6, "IPAM": {"Driver": "default", "Options": null, "Config": pools},
+        "EnableIPv4": true, "EnableIPv6": n.ipv6, "IPAM": {"Driver": "default", "Options": if n.name == "bridge" { Value::Null } else { json!({}) }, "Config": pools},
         "Internal": n.internal, "Attachable": n.attachable, "Ingress": false, "ConfigFrom": {"Network": ""}, "ConfigOnly": false,
         "Containers": containers, "Options": n.options, "Labels": n.labels,
     })
@@ -187,8 +202,12 @@ fn with_prefix(address: &str, length: u32) -> String {
 }
 
 fn volume(v: &Volume) -> Value {
+    let map = |map: &std::collections::HashMap<String, String>| match map.is_empty() {
+        true => Value::Null,
+        false => json!(map),
+    };
     json!({
-        "CreatedAt": human::rfc3339(v.created.as_ref()), "Driver": v.driver, "Labels": v.labels, "Mountpoint": v.mountpoint,
-        "Name": v.name, "Options": v.options, "Scope": if v.scope.is_empty() { "local" } else { &v.scope },
+        "CreatedAt": human::rfc3339(v.created.as_ref()), "Driver": v.driver, "Labels": map(&v.labels), "Mountpoint": v.mountpoint,
+        "Name": v.name, "Options": map(&v.options), "Scope": if v.scope.is_empty() { "local" } else { &v.scope },
     })
 }

@@ -30,6 +30,7 @@ pub fn volume(text: &str, here: &Path) -> Result<Mount, String> {
         || source.starts_with("../");
     let mut mount = Mount {
         target: target.to_owned(),
+        mode: options.to_owned(),
         ..Mount::default()
     };
     if is_path {
@@ -82,6 +83,7 @@ pub fn mount(text: &str, here: &Path) -> Result<Mount, String> {
     let invalid = |why: String| format!("invalid argument {text:?} for \"--mount\" flag: {why}");
     let mut mount = Mount {
         r#type: "volume".to_owned(),
+        long_form: true,
         ..Mount::default()
     };
     let mut recursively_read_only = false;

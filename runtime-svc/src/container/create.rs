@@ -140,6 +140,7 @@ impl Manager {
                     let options = mount.volume_options.clone().into_iter().collect();
                     let pin = self.0.volumes.create(&mount.source, labels, options)?;
                     if mount.source.is_empty() {
+                        mount.anonymous = true;
                         own.push(pin.name().to_owned());
                     }
                     pin.name().clone_into(&mut mount.source);
@@ -242,7 +243,11 @@ impl Manager {
                 let taken = spec.mounts.iter().any(|m| m.target == mount.target);
                 if mount.r#type != "tmpfs" && !taken {
                     let read_only = read_only || mount.read_only;
-                    spec.mounts.push(Mount { read_only, ..mount });
+                    spec.mounts.push(Mount {
+                        read_only,
+                        inherited: true,
+                        ..mount
+                    });
                 }
             }
         }

@@ -35,6 +35,18 @@ pub struct Effective {
     /// How its health is looked after.
     #[serde(default)]
     pub health: Option<Check>,
+    /// What was asked for of it; not in records of older versions.
+    #[serde(default)]
+    pub asked: Option<Asked>,
+}
+
+/// Merged as docker shows it: without what every container gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The caller's variables, then those of the image that it did not override.
+    pub env: Vec<String>,
+    /// "" = nobody named one.
+    pub working_dir: String,
 }
 
 impl Effective {
@@ -133,6 +145,10 @@ pub fn merge(id: &str, spec: &ContainerSpec, image: &ImageConfig) -> Result<Effe
         entrypoint,
         command,
         env: environment(&spec.env, &config.env, &hostname, spec.tty),
+        asked: Some(Asked {
+            env: asked_environment(&spec.env, &config.env),
+            working_dir: working_dir.clone(),
+        }),
         working_dir: or(&working_dir, "/"),
         user: or(&spec.user, &config.user),
         labels,
@@ -165,6 +181,14 @@ fn environment(own: &[String], image: &[String], hostname: &str, tty: bool) -> V
     }
     image.iter().chain(own).for_each(|variable| set(variable));
     merged
+}
+
+/// moby, runconfig's Merge: the caller's come first.
+fn asked_environment(own: &[String], image: &[String]) -> Vec<String> {
+    let key = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    let overridden = |variable: &&String| own.iter().any(|o| key(o) == key(variable));
+    let kept = image.iter().filter(|v| !overridden(v));
+    own.iter().chain(kept).cloned().collect()
 }
 
 #[cfg(test)]
@@ -216,6 +240,7 @@ mod tests {
             effective.env,
             ["HOSTNAME=0123456789ab", "TERM=xterm", "K=own", "N=1"]
         );
+        assert_eq!(effective.asked.unwrap().env, ["K=own", "PATH", "N=1"]);
         assert_eq!(
             (effective.user.as_str(), effective.working_dir.as_str()),
             ("web", "/srv")

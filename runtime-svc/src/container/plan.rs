@@ -55,6 +55,23 @@ fn thermal_throttle() -> &'static [String] {
     &FOUND
 }
 
+fn open_system(spec: &ContainerSpec) -> bool {
+    let option = |o: &String| o.starts_with("systempaths=unconfined");
+    spec.privileged || spec.security_opt.iter().any(option)
+}
+
+/// What a container cannot see, and what it cannot write to.
+pub fn protected(spec: &ContainerSpec) -> (Vec<String>, Vec<String>) {
+    let paths = |list: &[&str]| list.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
+    match open_system(spec) {
+        true => (Vec::new(), Vec::new()),
+        false => (
+            [paths(&MASKED), thermal_throttle().to_vec()].concat(),
+            paths(&READ_ONLY),
+        ),
+    }
+}
+
 /// Where things of this container are on the host.
 pub struct Places<'a> {
     /// Its folder in the state directory.
@@ -74,9 +91,8 @@ pub struct Places<'a> {
 pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<ContainerPlan, Error> {
     let spec = &record.spec;
     let effective = &record.effective;
-    let has_option = |name: &str| spec.security_opt.iter().any(|o| o.starts_with(name));
     let namespace = |mode: &str| peers::namespace(spec, mode);
-    let open_system = spec.privileged || has_option("systempaths=unconfined");
+    let (masked_paths, readonly_paths) = protected(spec);
     let capabilities = if spec.privileged {
         capabilities::all()
     } else {
@@ -88,7 +104,6 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
         .as_ref()
         .map(|n| n.mode.as_str())
         .unwrap_or_default();
-    let paths = |list: &[&str]| list.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
     let size = spec.terminal_size.unwrap_or_default();
     let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
     Ok(ContainerPlan {
@@ -125,16 +140,8 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
         mounts: mounts::all(record, places)?,
         devices: devices(),
         host_devices: false,
-        masked_paths: if open_system {
-            Vec::new()
-        } else {
-            [paths(&MASKED), thermal_throttle().to_vec()].concat()
-        },
-        readonly_paths: if open_system {
-            Vec::new()
-        } else {
-            paths(&READ_ONLY)
-        },
+        masked_paths,
+        readonly_paths,
         sysctls: sysctls::all(spec)?,
         cgroup: Cgroup {
             path: record.cgroup(),

@@ -352,7 +352,14 @@ impl Containers for ContainersService {
         let request = request.into_inner();
         let container = self.find(&request.container)?;
         let volume = |name: &str| self.manager.volumes().data(name).display().to_string();
-        let mut details = view::details(&container, volume);
+        let lower = self.manager.lower(&container.record());
+        let lower: Vec<_> = lower.iter().map(|l| l.display().to_string()).collect();
+        let mut details = view::details(&container, lower.join(":"), volume);
+        details.cgroup_version = if self.manager.hierarchies().v1.is_empty() {
+            2
+        } else {
+            1
+        };
         if request.size
             && let Some(summary) = &mut details.summary
         {

@@ -6,7 +6,7 @@ use prost_types::Timestamp;
 use slipway_proto::{
     runtime::v1::{
         self as pb, ContainerDetails, ContainerState, ContainerStatus, ContainerSummary, Exited,
-        MountPoint, Stream,
+        Mount, MountPoint, Stream,
     },
     types::v1::Filter,
 };
@@ -14,6 +14,8 @@ use slipway_proto::{
 use crate::{
     container::{
         health::{Check, Health, Outcome},
+        merge::Asked,
+        plan,
         state::{Container, Status as State},
     },
     logs::{config::Driver, sink::json},
@@ -182,11 +184,17 @@ pub fn summary(container: &Container) -> ContainerSummary {
 }
 
 /// All that `inspect` shows.
-pub fn details(container: &Container, volume: impl Fn(&str) -> String) -> ContainerDetails {
+pub fn details(
+    container: &Container,
+    lower: String,
+    volume: impl Fn(&str) -> String,
+) -> ContainerDetails {
     let record = container.record();
     let args = record.effective.args();
     let file = |name: &str| container.folder.join(name).display().to_string();
-    let mounts = record.spec.mounts.iter().map(|m| MountPoint {
+    // As docker: --tmpfs is told by the options only.
+    let told = |m: &&Mount| m.r#type != "tmpfs" || m.long_form;
+    let mounts = record.spec.mounts.iter().filter(told).map(|m| MountPoint {
         r#type: m.r#type.clone(),
         name: if m.r#type == "volume" {
             m.source.clone()
@@ -204,7 +212,12 @@ pub fn details(container: &Container, volume: impl Fn(&str) -> String) -> Contai
         } else {
             String::new()
         },
-        mode: String::new(),
+        // docker's default for volumes with a name, whether the host has SELinux or not.
+        mode: if m.r#type == "volume" && m.mode.is_empty() && !m.anonymous {
+            "z".into()
+        } else {
+            m.mode.clone()
+        },
         read_write: !m.read_only,
         propagation: if m.r#type == "bind" && m.propagation.is_empty() {
             "rprivate".into()
@@ -212,13 +225,27 @@ pub fn details(container: &Container, volume: impl Fn(&str) -> String) -> Contai
             m.propagation.clone()
         },
     });
-    let graph = [("UpperDir", "upper"), ("WorkDir", "work")];
+    let (masked_paths, readonly_paths) = plan::protected(&record.spec);
+    let asked = record.effective.asked.clone().unwrap_or_else(|| Asked {
+        env: record.effective.env.clone(),
+        working_dir: record.effective.working_dir.clone(),
+    });
+    // Its root is mounted nowhere on the host; this is the way to it while it runs.
+    let merged = container
+        .running()
+        .map_or_else(String::new, |r| format!("/proc/{}/root", r.pid));
+    let graph = [
+        ("LowerDir", lower),
+        ("MergedDir", merged),
+        ("UpperDir", file("upper")),
+        ("WorkDir", file("work")),
+    ];
     ContainerDetails {
         summary: Some(summary(container)),
         path: args.first().cloned().unwrap_or_default(),
         args: args.into_iter().skip(1).collect(),
-        env: record.effective.env.clone(),
-        working_dir: record.effective.working_dir.clone(),
+        env: asked.env,
+        working_dir: asked.working_dir,
         user: record.effective.user.clone(),
         entrypoint: record.effective.entrypoint.clone(),
         command: record.effective.command.clone(),
@@ -240,9 +267,13 @@ pub fn details(container: &Container, volume: impl Fn(&str) -> String) -> Contai
         image_digest: record.image_digest.clone(),
         graph_driver: graph
             .iter()
-            .map(|(k, v)| ((*k).to_owned(), file(v)))
+            .map(|(k, v)| ((*k).to_owned(), v.clone()))
             .collect(),
         volumes: record.effective.volumes.clone(),
+        masked_paths,
+        readonly_paths,
+        // The host's: its caller knows it.
+        cgroup_version: 0,
         monitor_pid: container
             .running()
             .map_or(0, |r| r.monitor_pid.unsigned_abs()),

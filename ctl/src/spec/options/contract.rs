@@ -110,6 +110,10 @@ impl ContainerOptions {
             terminal_size: None,
             storage_opt: env::pairs(&self.storage_opt)?,
             annotations: env::pairs(&self.annotation)?,
+            attach_stdin: false,
+            attach_stdout: false,
+            attach_stderr: false,
+            container_id_file: self.cidfile.clone().unwrap_or_default(),
         })
     }
 
@@ -188,41 +192,15 @@ impl ContainerOptions {
     }
 
     fn resources(&self) -> Result<Resources, String> {
-        let size = |text: &Option<String>| text.as_deref().map(units::memory).transpose();
-        if self.cpus.is_some() && (self.cpu_period != 0 || self.cpu_quota != 0) {
-            return Err("conflicting options: --cpus with --cpu-period or --cpu-quota".to_owned());
-        }
         Ok(Resources {
-            memory: size(&self.memory)?.unwrap_or(0),
-            memory_swap: self
-                .memory_swap
-                .as_deref()
-                .map(units::memory_swap)
-                .transpose()?
-                .unwrap_or(0),
-            memory_reservation: size(&self.memory_reservation)?.unwrap_or(0),
             // docker's default of -1 means "not set".
             memory_swappiness: self.memory_swappiness.filter(|s| *s != -1),
-            nano_cpus: self
-                .cpus
-                .as_deref()
-                .map(units::nano_cpus)
-                .transpose()?
-                .unwrap_or(0),
-            cpu_shares: self.cpu_shares,
-            cpu_period: self.cpu_period,
-            cpu_quota: self.cpu_quota,
-            cpuset_cpus: self.cpuset_cpus.clone(),
-            cpuset_mems: self.cpuset_mems.clone(),
-            pids_limit: self.pids_limit,
-            blkio_weight: self.blkio_weight,
             blkio_weight_device: all(&self.blkio_weight_device, device_weight)?,
             device_read_bps: all(&self.device_read_bps, device_bytes)?,
             device_write_bps: all(&self.device_write_bps, device_bytes)?,
             device_read_iops: all(&self.device_read_iops, device_operations)?,
             device_write_iops: all(&self.device_write_iops, device_operations)?,
-            cpu_rt_period: self.cpu_rt_period,
-            cpu_rt_runtime: self.cpu_rt_runtime,
+            ..self.resources.message()?
         })
     }
 

@@ -1,10 +1,12 @@
-//! The options of `run` and `create`; what they mean is in [`contract`], [`network`] and [`values`].
+//! The options of `run` and `create`; what they mean is in [`contract`], [`network`], [`resources`] and [`values`].
 
 mod contract;
 mod network;
+mod resources;
 mod values;
 
 use clap::Args;
+pub use resources::ResourceOptions;
 use slipway_proto::registry::v1::pull_request::Policy;
 pub use values::{platform, restart_policy};
 
@@ -101,39 +103,11 @@ pub struct ContainerOptions {
     /// Overwrite the default ENTRYPOINT of the image
     #[arg(long)]
     pub entrypoint: Option<String>,
-    /// Memory limit
-    #[arg(short, long)]
-    pub memory: Option<String>,
-    /// Swap limit equal to memory plus swap: '-1' to enable unlimited swap
-    #[arg(long, allow_hyphen_values = true)]
-    pub memory_swap: Option<String>,
-    /// Memory soft limit
-    #[arg(long)]
-    pub memory_reservation: Option<String>,
+    #[command(flatten)]
+    pub resources: ResourceOptions,
     /// Tune container memory swappiness (0 to 100)
     #[arg(long, allow_hyphen_values = true)]
     pub memory_swappiness: Option<i32>,
-    /// Number of CPUs
-    #[arg(long)]
-    pub cpus: Option<String>,
-    /// CPU shares (relative weight)
-    #[arg(short, long, default_value_t = 0)]
-    pub cpu_shares: u64,
-    /// Limit CPU CFS period
-    #[arg(long, default_value_t = 0)]
-    pub cpu_period: i64,
-    /// Limit CPU CFS quota
-    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
-    pub cpu_quota: i64,
-    /// CPUs in which to allow execution (0-3, 0,1)
-    #[arg(long, default_value = "")]
-    pub cpuset_cpus: String,
-    /// MEMs in which to allow execution (0-3, 0,1)
-    #[arg(long, default_value = "")]
-    pub cpuset_mems: String,
-    /// Block IO (relative weight), between 10 and 1000
-    #[arg(long, default_value_t = 0)]
-    pub blkio_weight: u32,
     /// Block IO weight (relative device weight)
     #[arg(long)]
     pub blkio_weight_device: Vec<String>,
@@ -149,15 +123,6 @@ pub struct ContainerOptions {
     /// Limit write rate (IO per second) to a device
     #[arg(long)]
     pub device_write_iops: Vec<String>,
-    /// Limit CPU real-time period in microseconds
-    #[arg(long, default_value_t = 0)]
-    pub cpu_rt_period: i64,
-    /// Limit CPU real-time runtime in microseconds
-    #[arg(long, default_value_t = 0)]
-    pub cpu_rt_runtime: i64,
-    /// Tune container pids limit (set -1 for unlimited)
-    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
-    pub pids_limit: i64,
     /// Ulimit options
     #[arg(long)]
     pub ulimit: Vec<String>,

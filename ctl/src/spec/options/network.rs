@@ -1,5 +1,7 @@
 //! The options of a container's networks.
 
+use std::net::IpAddr;
+
 use slipway_proto::runtime::v1::{AdditionalNetwork, NetworkConfig};
 
 use super::ContainerOptions;
@@ -27,6 +29,16 @@ impl ContainerOptions {
             if name.is_empty() || address.is_empty() {
                 return Err(format!("bad format for add-host: \"{host}\""));
             }
+            let bare = address.trim_start_matches('[').trim_end_matches(']');
+            if bare != "host-gateway" && bare.parse::<IpAddr>().is_err() {
+                return Err(format!("invalid IP address in add-host: \"{address}\""));
+            }
+        }
+        if let Some(text) = self.dns.iter().find(|t| t.parse::<IpAddr>().is_err()) {
+            return Err(format!("IP address is not correctly formatted: {text}"));
+        }
+        if !(self.mac_address.is_empty() || is_mac_address(&self.mac_address)) {
+            return Err(format!("{} is not a valid mac address", self.mac_address));
         }
         Ok(NetworkConfig {
             mode: first.network,
@@ -60,6 +72,13 @@ impl ContainerOptions {
             additional: networks.collect(),
         })
     }
+}
+
+/// Six numbers of two hex digits.
+fn is_mac_address(text: &str) -> bool {
+    let parts: Vec<&str> = text.split([':', '-']).collect();
+    let byte = |p: &&str| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit());
+    parts.len() == 6 && parts.iter().all(byte)
 }
 
 /// `--network NAME` or `--network name=NAME,alias=A,ip=...`
