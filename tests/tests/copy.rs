@@ -2,7 +2,8 @@
 
 use std::{fs, path::Path, process::Command};
 
-use slipway_tests::{Said, Site, image, ready};
+use slipway_image::{config::RunConfig, layer::Kind};
+use slipway_tests::{Said, Site, Terminal, image, ready};
 
 fn ok(said: Said) -> String {
     assert_eq!(said.code, 0, "{}", said.err);
@@ -292,4 +293,106 @@ async fn processes_as_ps_shows_them() {
     let commit = site.ctl(&["commit", "box", "x"]);
     assert_eq!(commit.code, 1);
     assert_eq!(commit.err, "Error: commit is not supported yet\n");
+}
+
+#[tokio::test]
+async fn the_whole_root_large_files_and_the_last_line() {
+    let Some(site) = site().await else { return };
+    let here = site.path("here");
+    fs::create_dir_all(&here).unwrap();
+    let large = here.join("large");
+    let size = 64 << 20;
+    let file = fs::File::create(&large).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"end", size - 3).unwrap();
+    ok(site.ctl(&[
+        "run", "-d", "--name", "box", "--tmpfs", "/mem", "busybox", "sleep", "1000",
+    ]));
+    ok(site.ctl(&["cp", large.to_str().unwrap(), "box:/large"]));
+    ok(site.ctl(&[
+        "exec",
+        "box",
+        "sh",
+        "-c",
+        "echo kept > /mem/file; echo made > /made",
+    ]));
+    // With devices, pipes of the kernel and all: what is the kernel's is left out, as docker does.
+    let root = here.join("root");
+    ok(site.ctl(&["cp", "box:/", root.to_str().unwrap()]));
+    assert_eq!(fs::metadata(root.join("large")).unwrap().len(), size);
+    assert_eq!(read(&root.join("made")), "made\n");
+    assert_eq!(read(&root.join("mem/file")), "kept\n");
+    for name in ["proc", "sys", "dev"] {
+        assert_eq!(fs::read_dir(root.join(name)).unwrap().count(), 0, "{name}");
+    }
+    ok(site.ctl(&["cp", "box:/proc", here.join("proc").to_str().unwrap()]));
+    assert_eq!(fs::read_dir(here.join("proc")).unwrap().count(), 0);
+    let loud = Terminal::ctl(&site, &["cp", "box:/made", here.to_str().unwrap()]);
+    loud.expect(&format!("Successfully copied 5B to {}", here.display()))
+        .await;
+    assert_eq!(loud.end().await, 0);
+    ok(site.ctl(&["rm", "-f", "box"]));
+}
+
+/// The user of -a is the container's, also where the path leads into a volume that has no passwd.
+#[tokio::test]
+async fn archive_mode_gives_files_to_the_containers_user() {
+    if !ready() {
+        return;
+    }
+    let site = Site::start().await;
+    let program = fs::read("/bin/busybox").unwrap();
+    let passwd = b"app:x:4242:4343::/:/bin/sh\n".to_vec();
+    let entries = [
+        (image::entry("bin", Kind::Folder, 0), vec![]),
+        (image::entry("etc", Kind::Folder, 0), vec![]),
+        (
+            image::entry("bin/busybox", Kind::File, program.len() as u64),
+            program,
+        ),
+        (
+            image::entry("etc/passwd", Kind::File, passwd.len() as u64),
+            passwd,
+        ),
+    ];
+    let run = RunConfig {
+        user: "app".into(),
+        entrypoint: Some(vec!["/bin/busybox".into()]),
+        ..RunConfig::default()
+    };
+    image::store(&site, "app", run, &entries).await;
+    let one = site.path("one");
+    fs::write(&one, "one\n").unwrap();
+    std::os::unix::fs::chown(&one, Some(1000), Some(1001)).unwrap();
+    let one = one.to_str().unwrap();
+    ok(site.ctl(&[
+        "create",
+        "--name",
+        "box",
+        "-v",
+        "data:/vol",
+        "app",
+        "sleep",
+        "1000",
+    ]));
+    for (round, running) in [("rest", false), ("live", true)] {
+        if running {
+            ok(site.ctl(&["start", "box"]));
+        }
+        for folder in ["/etc", "/vol"] {
+            ok(site.ctl(&["cp", "-a", one, &format!("box:{folder}/all-{round}")]));
+            ok(site.ctl(&["cp", one, &format!("box:{folder}/as-is-{round}")]));
+        }
+    }
+    for (kind, owner) in [("all", "4242 4343"), ("as-is", "1000 1001")] {
+        for path in ["/etc", "/vol"] {
+            for round in ["rest", "live"] {
+                let file = format!("{path}/{kind}-{round}");
+                let shown =
+                    ok(site.ctl(&["exec", "box", "/bin/busybox", "stat", "-c", "%u %g", &file]));
+                assert_eq!(shown.trim(), owner, "{file}");
+            }
+        }
+    }
+    ok(site.ctl(&["rm", "-f", "box"]));
+    ok(site.ctl(&["volume", "rm", "data"]));
 }

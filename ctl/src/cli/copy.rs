@@ -65,12 +65,13 @@ impl Copy {
             }
             (None, None) => {
                 return Err(Failure::new(
-                    "must specify at least one container source or destination, as CONTAINER:PATH",
+                    "must specify at least one container source: CONTAINER:PATH as the one or the other",
                 ));
             }
             (Some((container, path)), None) => (
                 self.fetch(site, container, path).await?,
-                self.target.clone(),
+                // As docker: from the root on.
+                std::path::absolute(&self.target)?.display().to_string(),
             ),
             (None, Some((container, path))) => {
                 (self.send(site, container, path).await?, self.target.clone())
@@ -149,6 +150,9 @@ impl Copy {
     }
 
     async fn send(&self, site: &Site, container: &str, path: &str) -> Outcome<u64> {
+        if path.is_empty() {
+            return Err(Failure::new("no such directory"));
+        }
         let (target, there) = look(site, container, path).await?;
         let (place, source) = if self.source == "-" {
             if there != There::Folder {

@@ -134,8 +134,14 @@ fn write<R: Read>(
             }
             return Ok(0);
         }
-        Kind::CharacterDevice(..) | Kind::BlockDevice(..) => {
-            return Err(io::Error::other("is a device, which is not copied"));
+        // As docker: a node is a node. Who is not root hears from the kernel that it may not make one.
+        Kind::CharacterDevice(major, minor) | Kind::BlockDevice(major, minor) => {
+            let kind = match entry.kind {
+                Kind::BlockDevice(..) => FileType::BlockDevice,
+                _ => FileType::CharacterDevice,
+            };
+            let device = rustix::fs::makedev(*major, *minor);
+            rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(0o600), device)?;
         }
         Kind::File => {
             let flags =

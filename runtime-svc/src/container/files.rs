@@ -28,6 +28,8 @@ pub struct Place {
     pub path: String,
     /// Owners of files there are these ids of the host: of a container that runs with ids of its own.
     pub ids: Option<UserMap>,
+    /// It is the root that a running container's processes see, kernel's file systems and all.
+    pub live: bool,
 }
 
 /// What became of a path since the container was made.
@@ -37,6 +39,8 @@ pub enum Change {
     Added,
     /// It, or something in it, is another.
     Changed,
+    /// A folder whose own owner and mode are as they were.
+    Touched,
     /// It is gone.
     Deleted,
 }
@@ -59,6 +63,7 @@ impl Manager {
                     root: root_of(running.pid, container)?,
                     path: path.to_owned(),
                     ids: container.record().user_map,
+                    live: true,
                 };
                 return on_the_pool(place, |place: &Place| {
                     // What is made there is made by the container's root, who alone can own it.
@@ -117,6 +122,7 @@ impl Manager {
                     root,
                     path: rest,
                     ids: None,
+                    live: false,
                 });
             }
             let source = PathBuf::from(&mount.source);
@@ -127,6 +133,7 @@ impl Manager {
                     root: rustix::fs::open(&source, flags, Mode::empty()).tried(what)?,
                     path: rest,
                     ids: None,
+                    live: false,
                 });
             }
         }
@@ -146,6 +153,7 @@ impl Manager {
             root: rootfs::overlay_in_service(&lower, Some((&upper, &work)))?,
             path: path.to_owned(),
             ids: None,
+            live: false,
         })
     }
 
@@ -167,6 +175,7 @@ impl Manager {
                 .tried(|| format!("cannot read the changes of {name}"))?;
             // What we mount upon, and had to make for that, is no change of the container's.
             all.retain(|(path, _)| !is_mounted(&record, path));
+            drop_touched(&record, &mut all);
             all.sort_by(|a, b| a.0.cmp(&b.0));
             Ok(all)
         })
@@ -181,7 +190,7 @@ impl Manager {
     }
 
     /// Folders of a container's image, top first.
-    pub(super) fn lower(&self, record: &Record) -> Vec<PathBuf> {
+    pub fn lower(&self, record: &Record) -> Vec<PathBuf> {
         let mut lower: Vec<PathBuf> = Vec::new();
         for layer in record.layers.iter().rev().filter_map(|l| l.parse().ok()) {
             let folder = self.layers().path_of(&layer);
@@ -284,20 +293,42 @@ fn normal(path: &str) -> String {
     parts.iter().map(|part| format!("/{part}")).collect()
 }
 
+/// What is mounted in every container.
+const OURS: [&str; 6] = [
+    "/proc",
+    "/sys",
+    "/dev",
+    "/etc/hosts",
+    "/etc/hostname",
+    "/etc/resolv.conf",
+];
+
 fn is_mounted(record: &Record, path: &str) -> bool {
-    let ours = [
-        "/proc",
-        "/sys",
-        "/dev",
-        "/etc/hosts",
-        "/etc/hostname",
-        "/etc/resolv.conf",
-    ];
-    let below = |target: &str| {
-        path.strip_prefix(target)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    ours.into_iter().any(below) || record.spec.mounts.iter().any(|m| below(&normal(&m.target)))
+    let below = |target: &str| is_below(path, target);
+    OURS.into_iter().any(below) || record.spec.mounts.iter().any(|m| below(&normal(&m.target)))
+}
+
+/// A folder that only has something of ours in it, to mount upon, is no change either: of those that
+/// stand above a mount's place only what else changed below them tells.
+fn drop_touched(record: &Record, all: &mut Vec<(String, Change)>) {
+    let targets = record.spec.mounts.iter().map(|m| normal(&m.target));
+    let targets: Vec<String> = targets.chain(OURS.map(str::to_owned)).collect();
+    let above = |path: &str| targets.iter().any(|t| is_below(t, path));
+    // The deepest first, so that one that goes does not keep the one above it.
+    let mut paths: Vec<String> = all.iter().map(|(path, _)| path.clone()).collect();
+    paths.sort_unstable_by_key(|path| std::cmp::Reverse(path.len()));
+    for path in paths.iter().filter(|path| above(path)) {
+        let kept = all.iter().any(|(p, _)| p != path && is_below(p, path));
+        if !kept {
+            all.retain(|(p, change)| p != path || *change != Change::Touched);
+        }
+    }
+}
+
+/// Whether a path is another or lies in it.
+fn is_below(path: &str, above: &str) -> bool {
+    path.strip_prefix(above)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn walk(
@@ -326,14 +357,14 @@ fn walk(
         }
         let known = match image {
             Some(image) => worker::find_path(image, &path, false)
-                .map_err(|e| io::Error::other(e.to_string()))?
-                .is_some(),
-            None => false,
+                .map_err(|e| io::Error::other(e.to_string()))?,
+            None => None,
         };
-        let change = if known {
-            Change::Changed
-        } else {
-            Change::Added
+        let who = |s: &rustix::fs::Stat| (s.st_mode, s.st_uid, s.st_gid);
+        let change = match known {
+            Some(old) if kind.is_dir() && who(&old.stat) == who(&stat) => Change::Touched,
+            Some(_) => Change::Changed,
+            None => Change::Added,
         };
         all.push((path.clone(), change));
         if kind.is_dir() {

@@ -82,14 +82,24 @@ pub async fn copy_from(
         let writer = io::BufWriter::with_capacity(slipway_service::CHUNK_SIZE, CopyWriter(client));
         let mut tar = pack::Plain::new(writer);
         let mut owned = Owned(&mut tar, place.ids.as_ref());
-        let (parent, name) = files::split(&found.path);
-        let parent = rootfs::open_inside(&place.root, &parent, OFlags::DIRECTORY).tried(what)?;
+        let (parent_path, name) = files::split(&found.path);
+        let parent = rootfs::open_inside(&place.root, &parent_path, OFlags::DIRECTORY);
+        let parent = parent.tried(what)?;
+        // Its own file systems are not the kernel's: docker knows them as empty folders.
+        let kernels = [b"proc" as &[u8], b"sys", b"dev"];
+        let live = pack::Live {
+            without: if place.live && matches!(parent_path.as_str(), "/") {
+                &kernels
+            } else {
+                &[]
+            },
+        };
         if name.is_empty() {
             // The root has no name: everything in it goes below the one that is asked for.
             let mut below = Below(&mut owned);
-            pack::pack_tree(&mut below, &parent).tried(what)?;
+            pack::pack_live_tree(&mut below, &parent, live).tried(what)?;
         } else {
-            pack::pack_one(&mut owned, &parent, name.as_bytes()).tried(what)?;
+            pack::pack_live_one(&mut owned, &parent, name.as_bytes(), live).tried(what)?;
         }
         io::Write::flush(&mut tar.finish().tried(what)?).tried(what)
     };
@@ -148,22 +158,29 @@ pub async fn copy_to(
     };
     let container = manager.find(&start.container)?;
     let (send, receive) = mpsc::channel(QUEUE);
+    // Looked up in the container, also when the path leads into a volume.
+    let user = container.record().effective.user;
+    let owner = match start.copy_owner && !user.is_empty() {
+        false => String::new(),
+        true => {
+            let look = move |place: &Place| worker::user_in(&place.root, &user);
+            let (uid, gid) = manager.with_files(&container, "/", false, look).await?;
+            format!("{uid}:{gid}")
+        }
+    };
     let of = container.clone();
     let path = start.path.clone();
     let apply = move |place: &Place| {
         let found = worker::find_path(&place.root, &place.path, true)?
             .ok_or_else(|| missing(&of, &start.path))?;
         if !FileType::from_raw_mode(found.stat.st_mode).is_dir() {
-            return Err(Error::Invalid(format!("{}: not a directory", start.path)));
+            let sentence = "extraction point is not a directory".to_owned();
+            return Err(Error::Invalid(sentence));
         }
         let target = Target {
             path: place.path.clone(),
             // As docker: with -a to the container's user, else as in the archive.
-            owner: if start.copy_owner {
-                of.record().effective.user
-            } else {
-                String::new()
-            },
+            owner,
             mode: 0,
             archive: true,
             keep_kinds: start.no_overwrite_dir_non_dir,
@@ -222,7 +239,7 @@ pub async fn diff(
 ) -> Result<pb::DiffResponse, Status> {
     let letter = |change| match change {
         files::Change::Added => "A",
-        files::Change::Changed => "C",
+        files::Change::Changed | files::Change::Touched => "C",
         files::Change::Deleted => "D",
     };
     let changes = manager.changes(container).await?;

@@ -93,6 +93,15 @@ pub fn apply(root: &OwnedFd, target: &Target, stream: impl Read) -> Result<Appli
 
 /// Looks `user[:group]` up in the snapshot's own files; numbers need none.
 fn owner(root: &OwnedFd, spec: &str) -> Result<(u32, u32), Error> {
+    // docker's COPY: a user without a group owns with the group of the same number.
+    match (spec.contains(':'), spec.parse::<u32>()) {
+        (false, Ok(uid)) => user_in(root, &format!("{uid}:{uid}")),
+        _ => user_in(root, spec),
+    }
+}
+
+/// Who `user[:group]` is in a root: as when a process is started, with the user's own group.
+pub fn user_in(root: &OwnedFd, spec: &str) -> Result<(u32, u32), Error> {
     let read = |path: &str| -> Result<String, Error> {
         match paths::find(root, path, true)? {
             Some(found)
@@ -116,17 +125,7 @@ fn owner(root: &OwnedFd, spec: &str) -> Result<(u32, u32), Error> {
             _ => Ok(String::new()),
         }
     };
-    // docker: a user without a group owns with the group of the same number.
-    let spec_with_group = match (spec.contains(':'), spec.parse::<u32>()) {
-        (false, Ok(uid)) => format!("{uid}:{uid}"),
-        _ => spec.to_owned(),
-    };
-    let user = user::resolve_in(
-        &spec_with_group,
-        &[],
-        &read("etc/passwd")?,
-        &read("etc/group")?,
-    )?;
+    let user = user::resolve_in(spec, &[], &read("etc/passwd")?, &read("etc/group")?)?;
     Ok((user.uid, user.gid))
 }
 

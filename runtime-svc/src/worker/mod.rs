@@ -11,7 +11,7 @@ mod read;
 mod snapshot;
 mod step;
 
-pub use apply::{Target, apply};
+pub use apply::{Target, apply, user_in};
 pub use commit::Committed;
 pub use paths::{Found, expand, find as find_path};
 pub use read::read_path;

@@ -154,14 +154,32 @@ impl<S: Sink> Sink for Renamed<'_, S> {
     }
 }
 
+/// A tree in use: what goes while it is listed is left out, and so is what is in these folders, which are
+/// named as the entries are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Live<'a> {
+    /// Folders of which only themselves are written.
+    pub without: &'a [&'a [u8]],
+}
+
 /// Writes `folder` itself as `.`, and everything below it as it is, without whiteouts: a view that is
 /// merged already.
 pub fn pack_tree(sink: &mut impl Sink, folder: impl AsFd) -> io::Result<()> {
+    tree(sink, folder, None)
+}
+
+/// The same for a tree that others change meanwhile.
+pub fn pack_live_tree(sink: &mut impl Sink, folder: impl AsFd, live: Live<'_>) -> io::Result<()> {
+    tree(sink, folder, Some(live))
+}
+
+fn tree(sink: &mut impl Sink, folder: impl AsFd, live: Option<Live<'_>>) -> io::Result<()> {
     let mut walk = Walk {
         sink,
         options: Options::default(),
         whiteouts: false,
         links: HashMap::new(),
+        live,
     };
     let folder = open(folder, b".", OFlags::DIRECTORY)?;
     let stat = rustix::fs::fstat(&folder)?;
@@ -172,11 +190,31 @@ pub fn pack_tree(sink: &mut impl Sink, folder: impl AsFd) -> io::Result<()> {
 
 /// Writes one thing of `folder` under its own name.
 pub fn pack_one(sink: &mut impl Sink, folder: impl AsFd, name: &[u8]) -> io::Result<()> {
+    one(sink, folder, name, None)
+}
+
+/// The same where others change things meanwhile.
+pub fn pack_live_one(
+    sink: &mut impl Sink,
+    folder: impl AsFd,
+    name: &[u8],
+    live: Live<'_>,
+) -> io::Result<()> {
+    one(sink, folder, name, Some(live))
+}
+
+fn one(
+    sink: &mut impl Sink,
+    folder: impl AsFd,
+    name: &[u8],
+    live: Option<Live<'_>>,
+) -> io::Result<()> {
     let mut walk = Walk {
         sink,
         options: Options::default(),
         whiteouts: false,
         links: HashMap::new(),
+        live,
     };
     let folder = open(folder, b".", OFlags::DIRECTORY)?;
     walk.child(&folder, name, name.to_vec())
@@ -193,6 +231,7 @@ pub fn pack_folder<W: Write>(
         options,
         whiteouts: true,
         links: HashMap::new(),
+        live: None,
     };
     let folder = open(folder, b".", OFlags::DIRECTORY)?;
     walk.folder(&folder, &[])
@@ -205,10 +244,14 @@ struct Walk<'a, S> {
     options: Options,
     /// First name of every file with several.
     links: HashMap<(u64, u64), Vec<u8>>,
+    live: Option<Live<'a>>,
 }
 
 impl<S: Sink> Walk<'_, S> {
     fn folder(&mut self, folder: &OwnedFd, path: &[u8]) -> io::Result<()> {
+        if self.live.is_some_and(|live| live.without.contains(&path)) {
+            return Ok(());
+        }
         let mut names = Vec::new();
         for child in rustix::fs::Dir::read_from(folder)? {
             let child = child?;
@@ -224,7 +267,10 @@ impl<S: Sink> Walk<'_, S> {
             } else {
                 [path, b"/", &name].concat()
             };
-            self.child(folder, &name, child)?;
+            match self.child(folder, &name, child) {
+                Err(e) if self.live.is_some() && e.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -393,6 +439,26 @@ mod tests {
         )
         .unwrap();
         writer.finish().unwrap()
+    }
+
+    #[test]
+    fn folders_of_a_live_tree_are_left_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("proc/1")).unwrap();
+        fs::create_dir_all(folder.path().join("srv/proc")).unwrap();
+        let live = Live {
+            without: &[b"proc"],
+        };
+        let mut tar = Plain::new(Vec::new());
+        pack_live_tree(&mut tar, File::open(folder.path()).unwrap(), live).unwrap();
+        let bytes = tar.finish().unwrap();
+        let mut reader = super::super::tar_read::TarReader::new(&bytes[..]);
+        let mut names = Vec::new();
+        while let Some(entry) = reader.next_entry().unwrap() {
+            let name = String::from_utf8(entry.path).unwrap();
+            names.push(name.trim_matches(['.', '/']).to_owned());
+        }
+        assert_eq!(names, ["", "proc", "srv", "srv/proc"]);
     }
 
     #[test]
