@@ -10,11 +10,14 @@ mod flags;
 pub mod image;
 pub mod logs;
 pub mod network;
+#[cfg(test)]
+mod reference;
+mod refuse;
 pub mod run;
 pub mod system;
 pub mod volume;
 
-use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     client::Site,
@@ -74,9 +77,9 @@ enum Command {
 /// Parses the process's words and does what they say.
 pub async fn main() -> Outcome {
     let words = flags::plain(&Line::command(), std::env::args_os());
-    let line = match Line::try_parse_from(words) {
+    let line = match Line::try_parse_from(&words) {
         Ok(line) => line,
-        Err(error) => return refuse(&error),
+        Err(error) => return refuse::refuse(&error, Line::command(), &words),
     };
     if let Command::Context(command) = line.command {
         return command.run();
@@ -95,66 +98,6 @@ pub async fn main() -> Outcome {
         Command::Volume(command) => command.run(&site).await,
         Command::Systems(group) => group.run(&site, &name).await,
         Command::Context(command) => command.run(),
-    }
-}
-
-/// docker's words for what the parser did not like, on one line.
-fn refuse(error: &clap::Error) -> Outcome {
-    use clap::error::{ContextKind, ContextValue};
-    let get = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.clone()),
-        // clap sorts its guesses, the best last.
-        Some(ContextValue::Strings(texts)) => texts.last().cloned(),
-        _ => None,
-    };
-    let hint = get(ContextKind::SuggestedSubcommand).map(|s| format!(" Did you mean: ctl {s}?"));
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            crate::output::print(&error.render().to_string())?;
-            Ok(0)
-        }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            eprint!("{}", error.render());
-            Err(Failure::silent(1))
-        }
-        ErrorKind::InvalidSubcommand => {
-            let word = get(ContextKind::InvalidSubcommand).unwrap_or_default();
-            let hint = hint.unwrap_or_else(|| " See: ctl --help".to_owned());
-            Err(Failure::new(format!(
-                "'{word}' is not a ctl command.{hint}"
-            )))
-        }
-        ErrorKind::UnknownArgument => {
-            let flag = get(ContextKind::InvalidArg).unwrap_or_default();
-            if !flag.starts_with('-') {
-                return Err(Failure::new(format!(
-                    "unexpected argument '{flag}'. See the command's --help"
-                )));
-            }
-            let (kind, shown) = match flag.strip_prefix("--") {
-                Some(_) => ("unknown flag", flag.clone()),
-                None => (
-                    "unknown shorthand flag",
-                    format!("'{}' in {flag}", flag.trim_start_matches('-')),
-                ),
-            };
-            Err(Failure::new(format!("{kind}: {shown}. See the command's --help")).exits(125))
-        }
-        _ => {
-            let text = error.render().to_string();
-            let lines: Vec<_> = text
-                .lines()
-                .map(str::trim)
-                .take_while(|l| !l.is_empty() && !l.starts_with("Usage:"))
-                .collect();
-            let text = lines.join(" ");
-            Err(
-                Failure::new(text.trim_start_matches("error: ")).exits(match error.kind() {
-                    ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues => 1,
-                    _ => 125,
-                }),
-            )
-        }
     }
 }
 
@@ -196,11 +139,14 @@ pub fn confirm(question: &str, force: bool) -> Outcome<bool> {
 mod tests {
     use super::*;
 
+    fn refused(line: &str) -> Option<Failure> {
+        let words: Vec<std::ffi::OsString> = line.split(' ').map(Into::into).collect();
+        let error = Line::try_parse_from(&words).err()?;
+        refuse::refuse(&error, Line::command(), &words).err()
+    }
+
     fn code(line: &str) -> u8 {
-        match Line::try_parse_from(line.split(' ')) {
-            Ok(_) => 0,
-            Err(e) => refuse(&e).unwrap_or_else(|f| f.code),
-        }
+        refused(line).map_or(0, |f| f.code)
     }
 
     #[test]
@@ -252,13 +198,40 @@ mod tests {
     }
 
     #[test]
-    fn a_mistyped_command_is_guessed() {
-        let error = Line::try_parse_from(["ctl", "imagse"]).unwrap_err();
-        assert!(
-            refuse(&error)
-                .unwrap_err()
-                .text
-                .contains("Did you mean: ctl image")
-        );
+    fn what_is_wrong_is_said_as_docker_says_it() {
+        for (line, says) in [
+            ("ctl imagse", "Did you mean: ctl image"),
+            (
+                "ctl volume nosuch",
+                "unknown command: ctl volume nosuch. See: ctl volume --help",
+            ),
+            ("ctl run", "'ctl run' requires at least 1 argument."),
+            (
+                "ctl -c x exec a",
+                "'ctl exec' requires at least 2 arguments.",
+            ),
+            (
+                "ctl container rename a",
+                "'ctl container rename' requires 2 arguments.",
+            ),
+            (
+                "ctl port",
+                "'ctl port' requires at least 1 and at most 2 arguments.",
+            ),
+            ("ctl ps a", "'ctl ps' accepts no arguments."),
+            (
+                "ctl create --name a",
+                "'ctl create' requires at least 1 argument.",
+            ),
+            ("ctl ps --nope", "unknown flag: --nope."),
+            (
+                "ctl ps --last x",
+                "invalid argument \"x\" for \"--last\" flag:",
+            ),
+            ("ctl ps --filter", "flag needs an argument: --filter."),
+        ] {
+            let failure = refused(line).unwrap();
+            assert!(failure.text.contains(says), "{line}: {}", failure.text);
+        }
     }
 }

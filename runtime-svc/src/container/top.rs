@@ -1,6 +1,6 @@
 //! `top`: a container's processes as ps(1) shows them, read from the host's /proc.
 
-use std::fs;
+use std::{fs, os::unix::fs::MetadataExt as _};
 
 use rustix::process::Pid;
 
@@ -22,41 +22,79 @@ const FULL: [Column; 8] = [
     ("time", "TIME"),
     ("args", "CMD"),
 ];
-const AUX: [Column; 9] = [
+const AUX: [Column; 11] = [
     ("user", "USER"),
     ("pid", "PID"),
+    ("%cpu", "%CPU"),
+    ("%mem", "%MEM"),
     ("vsz", "VSZ"),
     ("rss", "RSS"),
     ("tty", "TTY"),
-    ("state", "STAT"),
+    ("stat", "STAT"),
     ("stime", "START"),
-    ("time", "TIME"),
+    ("bsdtime", "TIME"),
     ("args", "COMMAND"),
 ];
-const OTHERS: [Column; 14] = [
+/// What `-o` takes, with the headings that ps(1) gives.
+const OTHERS: [Column; 25] = [
+    ("%cpu", "%CPU"),
+    ("%mem", "%MEM"),
     ("args", "COMMAND"),
+    ("bsdtime", "TIME"),
     ("c", "C"),
+    ("cmd", "CMD"),
     ("comm", "COMMAND"),
+    ("etime", "ELAPSED"),
+    ("etimes", "ELAPSED"),
+    ("gid", "GID"),
+    ("lstart", "STARTED"),
+    ("ni", "NI"),
     ("nlwp", "NLWP"),
     ("pgid", "PGID"),
     ("pid", "PID"),
     ("ppid", "PPID"),
     ("rss", "RSS"),
     ("sid", "SID"),
+    ("stat", "STAT"),
     ("state", "S"),
+    ("stime", "STIME"),
     ("time", "TIME"),
     ("tty", "TT"),
+    ("uid", "UID"),
     ("user", "USER"),
-    ("vsz", "VSZ"),
 ];
+const VSZ: Column = ("vsz", "VSZ");
 
-/// The columns that options of ps ask for.
+/// Another name of a column. The heading is the column's, but for those that ps(1) heads by the name.
+fn column(name: &str) -> Option<Column> {
+    let known = match name {
+        "command" => "args",
+        "s" => "state",
+        "uname" | "euser" => "user",
+        "euid" => "uid",
+        "egid" => "gid",
+        "pcpu" => "%cpu",
+        "pmem" => "%mem",
+        "ucmd" => "comm",
+        "tt" | "tname" => "tty",
+        "nice" => "ni",
+        "cputime" => "time",
+        "rssize" => "rss",
+        "vsize" | "vsz" => return Some(VSZ),
+        "sess" | "session" => "sid",
+        "thcount" => "nlwp",
+        name => name,
+    };
+    OTHERS.into_iter().find(|(other, _)| *other == known)
+}
+
+/// The columns that options of ps ask for. As docker, that shows the lines whose process is the
+/// container's: without the numbers of processes there is nothing to tell them by.
 pub fn columns(options: &[String]) -> Result<Vec<Column>, Error> {
     let refuse = || {
         Err(Error::Unsupported(format!(
-            "top with {:?}: -ef, aux and -o with {} are known; anything else",
-            options.join(" "),
-            OTHERS.map(|(name, _)| name).join(",")
+            "top with {:?}: -ef, aux and -o with a list of columns are known; anything else",
+            options.join(" ")
         )))
     };
     let words: Vec<&str> = options.iter().map(String::as_str).collect();
@@ -72,21 +110,20 @@ pub fn columns(options: &[String]) -> Result<Vec<Column>, Error> {
     };
     let mut columns = Vec::new();
     for name in list.split(',') {
-        let known = match name {
-            "cmd" | "command" => "args",
-            "s" | "stat" => "state",
-            "uname" | "euser" => "user",
-            "ucmd" => "comm",
-            "tt" | "tname" => "tty",
-            "cputime" => "time",
-            "rssize" => "rss",
-            "vsize" => "vsz",
-            name => name,
-        };
-        match OTHERS.iter().find(|(other, _)| *other == known) {
-            Some(column) => columns.push(*column),
-            None => return refuse(),
+        match column(name) {
+            Some(column) => columns.push(column),
+            None => {
+                return Err(Error::Invalid(format!(
+                    "ps: error: unknown user-defined format specifier \"{name}\": {} are known",
+                    OTHERS.map(|(name, _)| name).join(",")
+                )));
+            }
         }
+    }
+    if !columns.iter().any(|(name, _)| *name == "pid") {
+        return Err(Error::Invalid(
+            "Couldn't find PID field in ps output".to_owned(),
+        ));
     }
     Ok(columns)
 }
@@ -102,14 +139,19 @@ pub fn processes(pids: &[Pid], columns: &[Column]) -> Vec<Vec<String>> {
         })
         .unwrap_or_default();
     let now = crate::monitor::now() / 1_000_000_000;
+    let memory = rustix::system::sysinfo().totalram as u64;
     pids.iter()
         .filter_map(|pid| {
             let folder = format!("/proc/{}", pid.as_raw_nonzero());
             let stat = Stat::parse(&fs::read_to_string(format!("{folder}/stat")).ok()?)?;
-            let uid = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&folder).ok()?);
+            let owner = fs::metadata(&folder).ok()?;
+            let (uid, gid) = (owner.uid(), owner.gid());
             let command = fs::read(format!("{folder}/cmdline")).ok()?;
             let host = Host {
                 user: user_name(&users, uid),
+                uid,
+                gid,
+                memory,
                 arguments: arguments(&command, &stat.comm),
                 started: boot + stat.started / TICKS,
                 now,
@@ -127,6 +169,10 @@ pub fn processes(pids: &[Pid], columns: &[Column]) -> Vec<Vec<String>> {
 /// What is known of a process from elsewhere.
 struct Host {
     user: String,
+    uid: u32,
+    gid: u32,
+    /// Bytes that the host has.
+    memory: u64,
     arguments: String,
     /// Seconds since the epoch.
     started: u64,
@@ -143,8 +189,11 @@ struct Stat {
     pgid: u64,
     sid: u64,
     tty: u64,
+    /// Process group in the foreground of the terminal; -1 = none.
+    foreground: i64,
     /// Ticks of processor time.
     used: u64,
+    nice: i64,
     threads: u64,
     /// Ticks since boot.
     started: u64,
@@ -170,7 +219,9 @@ impl Stat {
             pgid: number(5)?,
             sid: number(6)?,
             tty: number(7).unwrap_or_default(),
+            foreground: fields.get(8 - 3)?.parse().unwrap_or(-1),
             used: number(14)? + number(15)?,
+            nice: fields.get(19 - 3)?.parse().unwrap_or_default(),
             threads: number(20)?,
             started: number(22)?,
             virtual_size: number(23)?,
@@ -180,7 +231,24 @@ impl Stat {
 
     fn field(&self, name: &str, host: &Host) -> String {
         let seconds = self.used / TICKS;
+        let lived = host.now.saturating_sub(host.started);
+        // With one digit, as ps: cut off, not rounded.
+        let tenths = |part: u64, whole: u64| {
+            let tenths = (part * 1000).checked_div(whole).unwrap_or_default();
+            format!("{}.{}", tenths / 10, tenths % 10)
+        };
+        let resident = self.resident * rustix::param::page_size() as u64;
         match name {
+            "uid" => host.uid.to_string(),
+            "gid" => host.gid.to_string(),
+            "ni" => self.nice.to_string(),
+            "stat" => self.flags(),
+            "%cpu" => tenths(self.used, lived.max(1) * TICKS),
+            "%mem" => tenths(resident, host.memory),
+            "bsdtime" => format!("{}:{:02}", seconds / 60, seconds % 60),
+            "etimes" => lived.to_string(),
+            "etime" => elapsed(lived),
+            "lstart" => local(host.started, "%a %b %e %H:%M:%S %Y"),
             "user" => host.user.clone(),
             "pid" => self.pid.to_string(),
             "ppid" => self.ppid.to_string(),
@@ -189,13 +257,10 @@ impl Stat {
             "nlwp" => self.threads.to_string(),
             "state" => self.state.clone(),
             "comm" => self.comm.clone(),
-            "args" => host.arguments.clone(),
+            "args" | "cmd" => host.arguments.clone(),
             "vsz" => (self.virtual_size / 1024).to_string(),
-            "rss" => (self.resident * rustix::param::page_size() as u64 / 1024).to_string(),
-            "c" => {
-                let lived = host.now.saturating_sub(host.started).max(1);
-                (seconds * 100 / lived).min(99).to_string()
-            }
+            "rss" => (resident / 1024).to_string(),
+            "c" => (seconds * 100 / lived.max(1)).min(99).to_string(),
             "time" => {
                 let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
                 format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
@@ -215,17 +280,50 @@ impl Stat {
     }
 }
 
+impl Stat {
+    /// ps(1), "PROCESS STATE CODES": priority, session leader, threads, foreground.
+    fn flags(&self) -> String {
+        let mut text = self.state.clone();
+        let marks = [
+            (self.nice < 0, '<'),
+            (self.nice > 0, 'N'),
+            (self.sid == self.pid, 's'),
+            (self.threads > 1, 'l'),
+            (
+                self.foreground > 0 && u64::try_from(self.foreground) == Ok(self.pgid),
+                '+',
+            ),
+        ];
+        text.extend(marks.iter().filter(|(is, _)| *is).map(|(_, mark)| mark));
+        text
+    }
+}
+
+/// "[[days-]hours:]minutes:seconds"
+fn elapsed(seconds: u64) -> String {
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let rest = format!("{:02}:{:02}", seconds / 60 % 60, seconds % 60);
+    match (days, hours) {
+        (0, 0) => rest,
+        (0, hours) => format!("{hours:02}:{rest}"),
+        (days, hours) => format!("{days}-{hours:02}:{rest}"),
+    }
+}
+
+/// A time where the host is, as ps shows it.
+fn local(seconds: u64, format: &str) -> String {
+    zoned(seconds).map_or_else(|| "?".to_owned(), |time| time.strftime(format).to_string())
+}
+
+fn zoned(seconds: u64) -> Option<jiff::Zoned> {
+    let time = jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
+    Some(time.to_zoned(jiff::tz::TimeZone::system()))
+}
+
 /// The time of the day, or the day when that was another.
 fn start_time(started: u64, now: u64) -> String {
-    let format = if now / 86_400 == started / 86_400 {
-        "%H:%M"
-    } else {
-        "%b%d"
-    };
-    i64::try_from(started)
-        .ok()
-        .and_then(|s| jiff::Timestamp::from_second(s).ok())
-        .map_or_else(|| "?".to_owned(), |time| time.strftime(format).to_string())
+    let same = zoned(started).map(|t| t.date()) == zoned(now).map(|t| t.date());
+    local(started, if same { "%H:%M" } else { "%b%d" })
 }
 
 fn user_name(passwd: &str, uid: u32) -> String {
@@ -268,6 +366,9 @@ mod tests {
         );
         let host = Host {
             user: "root".into(),
+            uid: 0,
+            gid: 0,
+            memory: 1 << 30,
             arguments: arguments(b"sh\0-c\0x\n\0", "sh"),
             started: 1_700_000_000,
             now: 1_700_000_010,
@@ -279,9 +380,26 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "root", "42", "1", "30", "22:13", "pts/2", "00:00:03", "sh -c x "
+                "root",
+                "42",
+                "1",
+                "30",
+                &local(1_700_000_000, "%H:%M"),
+                "pts/2",
+                "00:00:03",
+                "sh -c x "
             ]
         );
+        for (name, text) in [
+            ("stat", "Sl+"),
+            ("%cpu", "31.0"),
+            ("bsdtime", "0:03"),
+            ("etime", "00:10"),
+            ("ni", "0"),
+        ] {
+            assert_eq!(stat.field(name, &host), text, "{name}");
+        }
+        assert_eq!(elapsed(90_061), "1-01:01:01");
         assert_eq!(Stat::parse("42 (x"), None);
         assert_eq!(arguments(b"", "kworker"), "[kworker]");
     }
@@ -293,8 +411,10 @@ mod tests {
         assert_eq!(words("aux").unwrap(), AUX);
         assert_eq!(
             words("-o pid,cmd").unwrap(),
-            [("pid", "PID"), ("args", "COMMAND")]
+            [("pid", "PID"), ("cmd", "CMD")]
         );
+        let without = words("-o comm").unwrap_err().to_string();
+        assert_eq!(without, "Couldn't find PID field in ps output");
         assert_eq!(words("-opid").unwrap(), [("pid", "PID")]);
         assert!(words("-o nonsense").is_err() && words("-Z").is_err());
     }

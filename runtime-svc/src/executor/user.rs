@@ -99,7 +99,7 @@ pub fn resolve_in(
         Some(word) => group_id(word, group)?,
         None => entry.as_ref().map_or(0, |entry| entry.gid),
     };
-    let mut groups = Vec::new();
+    let mut groups = vec![gid];
     // An explicit group replaces the user's memberships, as docker does.
     if let (Some(entry), None) = (&entry, group_word) {
         groups.extend(memberships(&entry.name, group));

@@ -45,30 +45,35 @@ pub async fn ports(site: &Site, container: String, wanted: Option<&str>) -> Outc
         .unwrap_or_default()
         .ports;
     let mut out = String::new();
-    let wanted = wanted.map(|w| {
-        if w.contains('/') {
-            w.to_owned()
-        } else {
-            format!("{w}/tcp")
-        }
-    });
+    let asked = wanted.map(wanted_port).transpose()?;
     for port in &ports {
         let inside = format!("{}/{}", port.container_port, protocol(port));
-        let outside = format!("{}:{}", bracketed(&port.host_address), port.host_port);
-        match &wanted {
-            None => out.push_str(&format!("{inside} -> {outside}\n")),
-            Some(w) if *w == inside => out.push_str(&format!("{outside}\n")),
-            Some(_) => {}
+        for address in addresses(&port.host_address) {
+            let outside = format!("{address}:{}", port.host_port);
+            match &asked {
+                None => out.push_str(&format!("{inside} -> {outside}\n")),
+                Some(asked) if *asked == inside => out.push_str(&format!("{outside}\n")),
+                Some(_) => {}
+            }
         }
     }
     match (out.is_empty(), wanted) {
-        (true, Some(w)) => Err(Failure::new(format!(
-            "no public port '{w}' published for {container}"
+        (true, Some(wanted)) => Err(Failure::new(format!(
+            "No public port '{wanted}' published for {container}"
         ))),
         _ => {
             output::print(&out)?;
             Ok(0)
         }
+    }
+}
+
+/// "80" or "80/tcp" as the latter.
+fn wanted_port(text: &str) -> Outcome<String> {
+    let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    match number.parse::<u16>() {
+        Ok(_) => Ok(format!("{number}/{protocol}")),
+        Err(e) => Err(Failure::new(format!("invalid port ({text}): {e}"))),
     }
 }
 
@@ -110,10 +115,11 @@ pub fn protocol(port: &PortBinding) -> String {
     .to_owned()
 }
 
-fn bracketed(address: &str) -> String {
+/// As docker writes them; "" is every address of the host, in both families.
+fn addresses(address: &str) -> Vec<String> {
     match address {
-        "" => "0.0.0.0".to_owned(),
-        v6 if v6.contains(':') => format!("[{v6}]"),
-        v4 => v4.to_owned(),
+        "" => vec!["0.0.0.0".to_owned(), "[::]".to_owned()],
+        v6 if v6.contains(':') => vec![format!("[{v6}]")],
+        v4 => vec![v4.to_owned()],
     }
 }

@@ -158,7 +158,7 @@ fn row(c: &ContainerSummary, whole: bool) -> Row {
         ),
         ("CreatedAt", human::created_at(c.created.as_ref())),
         ("RunningFor", human::ago(c.created.as_ref())),
-        ("Ports", output::ports::column(&c.ports, &c.exposed)),
+        ("Ports", ports(c, &state)),
         ("State", state_word(&state).to_owned()),
         ("Status", status(&state)),
         (
@@ -195,6 +195,16 @@ fn row(c: &ContainerSummary, whole: bool) -> Row {
         ("Platform", String::new()),
     ])
     .with_labels(&c.labels)
+}
+
+/// A container that does not run has none, whatever it exposes.
+fn ports(c: &ContainerSummary, state: &ContainerState) -> String {
+    match state.status() {
+        ContainerStatus::Running | ContainerStatus::Paused => {
+            output::ports::column(&c.ports, &c.exposed)
+        }
+        _ => String::new(),
+    }
 }
 
 /// docker's word for a state.

@@ -96,7 +96,8 @@ impl Stats {
     }
 
     fn show(&self, round: &[Pair]) -> Outcome {
-        let rows: Vec<Row> = round.iter().map(|pair| row(pair, self.no_trunc)).collect();
+        let one = |pair| row(pair, self.named(pair), self.no_trunc);
+        let rows: Vec<Row> = round.iter().map(one).collect();
         let mut text = table::render(COLUMNS, &rows, self.format.as_deref())?;
         if !self.no_stream && std::io::stdout().is_terminal() {
             // A clean screen, as docker does it.
@@ -107,7 +108,16 @@ impl Stats {
     }
 }
 
-fn row(pair: &Pair, whole: bool) -> Row {
+impl Stats {
+    /// What the user called it.
+    fn named(&self, pair: &Pair) -> Option<&str> {
+        let (id, name) = (&pair.now.container_id, &pair.now.name);
+        let mut words = self.containers.iter().map(String::as_str);
+        words.find(|w| w.trim_start_matches('/') == name || id.starts_with(w))
+    }
+}
+
+fn row(pair: &Pair, named: Option<&str>, whole: bool) -> Row {
     let s = &pair.now;
     // What the kernel can take back at once is not used.
     let memory = s.memory_usage.saturating_sub(s.memory_cache);
@@ -122,7 +132,7 @@ fn row(pair: &Pair, whole: bool) -> Row {
         human::binary_size(s.memory_limit),
     );
     Row::new([
-        ("Container", id.clone()),
+        ("Container", named.unwrap_or(&id).to_owned()),
         ("ID", id),
         ("Name", s.name.clone()),
         ("CPUPerc", format!("{:.2}%", processor(pair))),
@@ -184,7 +194,7 @@ mod tests {
             before: Some(before),
             now,
         };
-        let text = table::render(COLUMNS, &[row(&pair, false)], None).unwrap();
+        let text = table::render(COLUMNS, &[row(&pair, None, false)], None).unwrap();
         assert_eq!(
             text,
             "CONTAINER ID   NAME      CPU %     MEM USAGE / LIMIT   MEM %     NET I/O      BLOCK I/O   PIDS\n\

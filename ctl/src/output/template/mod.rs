@@ -15,12 +15,12 @@ pub struct Template {
 }
 
 impl Template {
-    /// Parses, or says what docker says.
+    /// Parses, or says what docker's lists say.
     pub fn parse(text: &str) -> Outcome<Self> {
         let nodes = lex::split(text)
             .and_then(|pieces| parse::parse(&pieces))
             .map_err(|why| {
-                Failure::new(format!("template parsing error: template: :1: {why}")).exits(64)
+                Failure::new(format!("failed to parse template: template: :1: {why}"))
             })?;
         Ok(Self { nodes })
     }
@@ -37,7 +37,9 @@ impl Template {
 }
 
 fn explain(why: String) -> Failure {
-    Failure::new(format!("template: :1: executing \"\" {why}"))
+    Failure::new(format!(
+        "failed to execute template: template: :1: executing \"\" {why}"
+    ))
 }
 
 #[cfg(test)]
