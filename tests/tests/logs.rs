@@ -477,3 +477,15 @@ async fn a_follower_that_is_overtaken_is_told() {
     );
     assert_eq!(ended.status.code(), Some(0));
 }
+
+#[tokio::test]
+async fn a_follower_goes_on_with_the_next_life() {
+    let Some(site) = site().await else { return };
+    let script = "echo life; usleep 1000000; echo $((6 * 7)); exit 1";
+    let mut run = vec!["run", "-d", "--name", "box", "--restart", "on-failure:1"];
+    run.extend(["busybox", "sh", "-c", script]);
+    site.ctl(&run).ok();
+    let follow = site.ctl_start(&["logs", "-f", "box"]);
+    assert_eq!(all(follow), "life\n42\nlife\n42\n");
+    assert_eq!(site.ctl(&["logs", "-n", "3", "box"]).ok(), "42\nlife\n42\n");
+}

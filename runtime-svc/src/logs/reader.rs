@@ -241,6 +241,7 @@ pub mod tests {
     use super::*;
     use crate::{
         executor::plan::LogLimits,
+        logs::pack::pack_all,
         monitor::{
             log_format::{Header, Stream},
             log_writer::LogWriter,
@@ -291,10 +292,7 @@ pub mod tests {
                 seen.push_str(&rest(&mut reader));
             }
             if i % 50 == 0 {
-                let bases = log_files::list(folder.path()).unwrap();
-                for base in &bases[..bases.len() - 1] {
-                    super::super::pack::pack(folder.path(), *base).unwrap();
-                }
+                pack_all(folder.path()).unwrap();
             }
         }
         seen.push_str(&rest(&mut reader));
