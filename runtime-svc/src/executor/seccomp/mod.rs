@@ -1,7 +1,7 @@
 //! Filters of system calls: docker's default one, and profiles in docker's format.
 //!
-//! [`format`] reads a profile, [`profile`] is the default one, [`rules`] says what either means for a
-//! process, [`compile`](mod@compile) makes instructions of that. [`table`] knows the numbers.
+//! `format` reads a profile, `profile` is the default one, `rules` says what either means for a
+//! process, `compile` makes instructions of that. `table` knows the numbers.
 
 mod compile;
 mod format;
