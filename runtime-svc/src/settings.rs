@@ -20,7 +20,7 @@ pub struct File {
     /// Where netd is; default: its socket in the run folder.
     pub netd: Option<Address>,
     /// Other ids for all containers that don't say `--userns=host`, as docker's `userns-remap`: "default",
-    /// "USER[:GROUP]" (of /etc/subuid and /etc/subgid) or "range:FIRST:COUNT".
+    /// `USER[:GROUP]` (of /etc/subuid and /etc/subgid) or "range:FIRST:COUNT".
     pub userns_remap: Option<String>,
     /// Where `--userns=auto` takes its ids from; the same forms.
     pub userns_pool: Option<String>,
