@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use slipway_dockerfile::Dockerfile;
 use slipway_image::Platform;
 use slipway_proto::types::v1::RegistryAuth;
 
 use crate::{
     cache::{Cache, Listed, Prune},
     context::{BuildContext, ContentStore},
-    dockerfile::Dockerfile,
     error::{Error, Result, Tried as _},
     events::{Event, Events, State, Step},
     export::{self, Exported, Naming},

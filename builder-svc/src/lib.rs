@@ -1,6 +1,6 @@
 //! builder-svc: turns Dockerfiles and their contexts into images in registry-svc.
 //!
-//! Read it in the order of a build: [`dockerfile`] (text to instructions), [`plan`] (what they mean),
+//! Read it in the order of a build: [`slipway_dockerfile`] (text to instructions), [`plan`] (what they mean),
 //! [`context`] (the caller's files), [`solve`] (each step from the [`cache`] or by a [`worker`]),
 //! [`export`] (the image). [`grpc`] is the edge.
 //!
@@ -12,7 +12,6 @@
 pub mod build;
 pub mod cache;
 pub mod context;
-pub mod dockerfile;
 pub mod error;
 pub mod events;
 pub mod export;

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use slipway_image::{Digest, ImageConfig};
 use slipway_proto::{
     registry::v1::{
-        EventsRequest, ListImagesRequest, PullRequest, ReadBlobRequest, ResolveRequest,
-        ResolvedImage, WriteBlobRequest, pull_event::Event as PullStep, pull_request::Policy,
-        registry_client::RegistryClient, write_blob_request,
+        EventsRequest, ListImagesRequest, PullRequest, PutManifestRequest, ReadBlobRequest,
+        ResolveRequest, ResolvedImage, WriteBlobRequest, pull_event::Event as PullStep,
+        pull_request::Policy, registry_client::RegistryClient, write_blob_request,
     },
     types::v1::{Page, RegistryAuth},
 };
@@ -39,6 +39,8 @@ pub struct Layer {
     pub digest: Digest,
     /// Its size, bytes.
     pub size: u64,
+    /// Media type of the blob; "" when only its content is wanted.
+    pub media_type: String,
     /// Digest of the plain archive: its name here.
     pub diff_id: Digest,
     /// Repository of registry-svc that holds it.
@@ -231,6 +233,25 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Stores a manifest and points tags at it; durable when it returns.
+    pub async fn put_manifest(
+        &self,
+        repository: &str,
+        tags: Vec<String>,
+        content: Vec<u8>,
+    ) -> Result<String, Error> {
+        let request = PutManifestRequest {
+            repository: repository.to_owned(),
+            tags,
+            media_type: slipway_image::media_type::OCI_MANIFEST.to_owned(),
+            content: content.into(),
+        };
+        let answer = self.client.clone().put_manifest(request).await;
+        Ok(answer.map_err(|s| failed(&s))?.into_inner().digest)
+    }
+}
+
 /// What a service answered, or that it did not.
 pub fn remote(program: &str, status: &tonic::Status) -> Remote {
     let reason = slipway_service::error::reason(status);
@@ -263,6 +284,7 @@ fn image(resolved: ResolvedImage) -> Result<Image, Error> {
             Ok(Layer {
                 digest: layer.digest.parse().map_err(|e| invalid(&e))?,
                 size: layer.size,
+                media_type: layer.media_type.clone(),
                 diff_id: diff_id.parse().map_err(|e| invalid(&e))?,
                 repository: resolved.repository.clone(),
             })

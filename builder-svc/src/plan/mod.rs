@@ -14,14 +14,12 @@ pub mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use slipway_dockerfile::{Dockerfile, Instruction, expand::expand};
 use slipway_image::Platform;
 
 pub use stage::{Action, CopyAction, RunAction, StageState};
 
-use crate::{
-    dockerfile::{Dockerfile, Instruction, expand::expand},
-    error::{Error, Result},
-};
+use crate::error::{Error, Result};
 
 /// What the caller chose.
 #[derive(Debug, Clone, Default)]

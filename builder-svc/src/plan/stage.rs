@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
+use slipway_dockerfile::{
+    Command, Copy, Healthcheck, Instruction, Run, expand::expand, port::exposed,
+};
 use slipway_image::{ImageConfig, config};
 
 use super::{
-    values::{exposed, join, joined, mode, quoted, shortened},
+    values::{join, joined, mode, quoted, shortened},
     variables::{DEFAULT_PATH, PREDEFINED, get_env, set_env},
 };
-use crate::dockerfile::{Command, Copy, Healthcheck, Instruction, Run, expand::expand};
 
 /// What an instruction asks to be done to the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -433,7 +435,7 @@ const fn name(add: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dockerfile::parse::parse;
+    use slipway_dockerfile::parse::parse;
 
     fn state() -> StageState {
         StageState::new(ImageConfig::default(), BTreeMap::new(), '\\')

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use slipway_dockerfile::{Dockerfile, Instruction, expand::expand};
 use slipway_image::Platform;
 
 use super::Options;
-use crate::{
-    dockerfile::{Dockerfile, Instruction, expand::expand},
-    error::{Error, Result},
-};
+use crate::error::{Error, Result};
 
 /// Arguments that every RUN may have without an `ARG` (docker's reference, "Predefined ARGs"). They
 /// are in no history and in no cache key.

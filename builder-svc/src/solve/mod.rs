@@ -18,6 +18,7 @@ use std::{
     },
 };
 
+use slipway_dockerfile::Dockerfile;
 use slipway_image::{ImageConfig, Platform};
 use tokio::{
     sync::{OnceCell, Semaphore, watch},
@@ -27,7 +28,6 @@ use tokio::{
 use crate::{
     cache::Cache,
     context::BuildContext,
-    dockerfile::Dockerfile,
     error::{Error, Result},
     events::Events,
     layer::Layer,

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use slipway_dockerfile::{Located, Place, parse};
 use slipway_image::{ImageConfig, Platform, config::History};
 
 use super::{Built, Results, Solver, result_of, step::Step};
 use crate::{
-    dockerfile::{Located, Place, parse},
     error::{Error, Result},
     events::{Event, State, Step as Told},
     layer::Layer,
@@ -182,7 +182,7 @@ impl Solver {
 
 /// How many of these change files.
 fn files(instructions: &[Located]) -> u32 {
-    use crate::dockerfile::Instruction::{Copy, Run, Workdir};
+    use slipway_dockerfile::Instruction::{Copy, Run, Workdir};
     let changing = |i: &&Located| matches!(i.instruction, Run(_) | Copy(_) | Workdir(_));
     u32::try_from(instructions.iter().filter(changing).count()).unwrap_or(u32::MAX)
 }

@@ -2,9 +2,11 @@
 
 pub mod build;
 pub mod builder;
+pub mod commit;
 pub mod container;
 pub mod context;
 pub mod copy;
+pub mod events;
 pub mod exec;
 mod flags;
 pub mod image;

@@ -13,7 +13,6 @@ use crate::{
     failure::{Failure, Outcome},
     host,
     output::{self, human, table, template::Template},
-    spec::units,
 };
 
 /// Commands at the top.
@@ -52,17 +51,7 @@ pub enum Command {
     /// Return low-level information on Slipway objects
     Inspect(crate::inspect::Inspect),
     /// Get real time events from the services
-    Events {
-        #[arg(short, long)]
-        filter: Vec<String>,
-        #[arg(long)]
-        since: Option<String>,
-        #[arg(long)]
-        until: Option<String>,
-        /// Format output using a custom template
-        #[arg(long)]
-        format: Option<String>,
-    },
+    Events(super::events::Events),
 }
 
 /// `ctl system ...`
@@ -132,53 +121,7 @@ impl Command {
             }
             Self::Info { format } => info(site, context, format.as_deref()).await,
             Self::Inspect(inspect) => inspect.run(site, None).await,
-            Self::Events {
-                filter,
-                since,
-                until,
-                format,
-            } => {
-                let moment = |text: &Option<String>| text.as_deref().map(units::moment).transpose();
-                let request = runtime::v1::EventsRequest {
-                    since: moment(&since)?,
-                    until: moment(&until)?,
-                    filters: units::filters(&filter)?,
-                };
-                let template = format
-                    .as_deref()
-                    .filter(|f| *f != "json")
-                    .map(Template::parse)
-                    .transpose()?;
-                let mut events = site.host().events(request).await?.into_inner();
-                while let Some(event) = events.message().await? {
-                    let attributes: std::collections::BTreeMap<_, _> =
-                        event.attributes.iter().collect();
-                    let value = json!({
-                        "Type": event.r#type, "Action": event.action, "scope": "local",
-                        "Actor": {"ID": event.actor_id, "Attributes": attributes},
-                        "time": event.time.as_ref().map(|t| t.seconds),
-                        "timeNano": event.time.as_ref().map(|t| t.seconds * 1_000_000_000 + i64::from(t.nanos)),
-                    });
-                    let line = match (&format, &template) {
-                        (_, Some(template)) => template.render(&value, &Map::new())?,
-                        (Some(_), None) => value.to_string(),
-                        (None, None) => {
-                            let pairs: Vec<_> =
-                                attributes.iter().map(|(k, v)| format!("{k}={v}")).collect();
-                            format!(
-                                "{} {} {} {} ({})",
-                                human::rfc3339(event.time.as_ref()),
-                                event.r#type,
-                                event.action,
-                                event.actor_id,
-                                pairs.join(", ")
-                            )
-                        }
-                    };
-                    output::print(&format!("{line}\n"))?;
-                }
-                Ok(0)
-            }
+            Self::Events(events) => events.run(site).await,
         }
     }
 }

@@ -139,6 +139,9 @@ impl Manager {
                     let labels = mount.volume_labels.clone().into_iter().collect();
                     let options = mount.volume_options.clone().into_iter().collect();
                     let pin = self.0.volumes.create(&mount.source, labels, options)?;
+                    if pin.is_new() {
+                        self.tell_volume(pin.name(), "create");
+                    }
                     if mount.source.is_empty() {
                         mount.anonymous = true;
                         own.push(pin.name().to_owned());

@@ -303,7 +303,8 @@ const OURS: [&str; 6] = [
     "/etc/resolv.conf",
 ];
 
-fn is_mounted(record: &Record, path: &str) -> bool {
+/// Whether something is mounted at a path, or above it: what is there is not the container's own.
+pub(super) fn is_mounted(record: &Record, path: &str) -> bool {
     let below = |target: &str| is_below(path, target);
     OURS.into_iter().any(below) || record.spec.mounts.iter().any(|m| below(&normal(&m.target)))
 }

@@ -1,6 +1,7 @@
 //! Containers: what they are asked to be ([`merge`], [`plan`]), what they are ([`state`]), and what is
 //! done with them ([`manager`], [`create`], [`lifecycle`], [`restart`], [`health`], [`exec`], [`stop`], [`remove`]).
 
+pub mod commit;
 pub mod confinement;
 pub mod create;
 pub mod devices;

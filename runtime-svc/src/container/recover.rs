@@ -74,8 +74,19 @@ impl Manager {
                 Heard::Running(connection, running) => {
                     self.resume_health(&container);
                     live.push((container.id.clone(), running.pid));
-                    let paused =
-                        Group::open(&self.0.hierarchies, &container.record().cgroup()).is_frozen();
+                    let group = Group::open(&self.0.hierarchies, &container.record().cgroup());
+                    let mut paused = group.is_frozen();
+                    if container.commit_mark().exists() {
+                        // Frozen for a commit that was cut off, not because somebody wants it so.
+                        match group.freeze(false) {
+                            Ok(()) => paused = false,
+                            Err(error) => {
+                                tracing::warn!(container = container.id, %error, "it stays frozen");
+                            }
+                        }
+                        // Not there any more is fine.
+                        let _ = fs::remove_file(container.commit_mark());
+                    }
                     self.supervise(container.clone(), connection, running.clone());
                     if paused {
                         container.set_status(Status::Running { running, paused });

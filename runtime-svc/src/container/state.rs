@@ -275,6 +275,11 @@ impl Container {
         self.run_folder.join("monitor.sock")
     }
 
+    /// There while it is frozen for a commit.
+    pub fn commit_mark(&self) -> PathBuf {
+        self.run_folder.join("committing")
+    }
+
     /// Where the results of its probes are kept.
     pub fn health_file(&self) -> PathBuf {
         self.folder.join("health.json")

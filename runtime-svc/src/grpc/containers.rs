@@ -7,11 +7,12 @@ use slipway_proto::runtime::v1::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{copy, exec, logs, run, stats, view};
 use crate::{
     container::{
+        commit::Commit,
         filter::Filters,
         manager::Manager,
         state::{Container, Status as State},
@@ -93,15 +94,6 @@ async fn whole<T: Send + 'static>(
         .await
         .map_err(std::io::Error::other)
         .tried(|| "interrupted".to_owned())?
-}
-
-fn unsupported<T>(what: &str) -> Result<T, Status> {
-    let sentence = format!("{what} is not supported yet");
-    Err(slipway_service::error::status(
-        Code::Unimplemented,
-        "OPTION_UNSUPPORTED",
-        sentence,
-    ))
 }
 
 #[tonic::async_trait]
@@ -467,8 +459,19 @@ impl Containers for ContainersService {
 
     async fn commit(
         &self,
-        _: Request<pb::CommitRequest>,
+        request: Request<pb::CommitRequest>,
     ) -> Result<Response<pb::CommitResponse>, Status> {
-        unsupported("commit")
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        let commit = Commit {
+            reference: request.reference,
+            author: request.author,
+            message: request.message,
+            changes: request.changes,
+            pause: request.pause,
+        };
+        let manager = self.manager.clone();
+        let image_id = whole(async move { manager.commit(&container, commit).await }).await?;
+        Ok(Response::new(pb::CommitResponse { image_id }))
     }
 }

@@ -43,6 +43,7 @@ fn layer(layer: pb::Layer) -> Result<Layer, Error> {
     Ok(Layer {
         digest: descriptor.digest.parse().map_err(invalid)?,
         size: descriptor.size,
+        media_type: descriptor.media_type,
         diff_id: layer.diff_id.parse().map_err(invalid)?,
         repository: layer.repository,
     })

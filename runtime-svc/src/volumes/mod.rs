@@ -61,9 +61,15 @@ struct Pins {
 pub struct Pin {
     volumes: Volumes,
     name: String,
+    new: bool,
 }
 
 impl Pin {
+    /// Whether it was not there before.
+    pub const fn is_new(&self) -> bool {
+        self.new
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -174,6 +180,7 @@ impl Volumes {
         Ok(Pin {
             volumes: self.clone(),
             name,
+            new: undo,
         })
     }
 

@@ -7,16 +7,15 @@ mod update;
 
 use clap::{Args, Subcommand};
 use slipway_proto::runtime::v1::{
-    CommitRequest, DiffRequest, KillRequest, PauseRequest, PruneRequest, RemoveRequest,
-    RenameRequest, RestartRequest, StopRequest, UnpauseRequest, WaitRequest,
-    wait_request::Condition,
+    DiffRequest, KillRequest, PauseRequest, PruneRequest, RemoveRequest, RenameRequest,
+    RestartRequest, StopRequest, UnpauseRequest, WaitRequest, wait_request::Condition,
 };
 
 pub use look::protocol;
 pub use ps::{list_all, state_word};
 
 use self::{ps::Ps, stats::Stats, update::Update};
-use super::{confirm, each, exec::Exec, logs::Logs, run};
+use super::{commit, confirm, each, exec::Exec, logs::Logs, run};
 use crate::{
     client::Site,
     failure::{Failure, Outcome},
@@ -96,23 +95,7 @@ pub enum Command {
     /// Inspect changes to files or directories on a container's filesystem
     Diff { container: String },
     /// Create a new image from a container's changes
-    Commit {
-        /// Author
-        #[arg(short, long, default_value = "")]
-        author: String,
-        /// Apply Dockerfile instruction to the created image
-        #[arg(short, long)]
-        change: Vec<String>,
-        /// Commit message
-        #[arg(short, long, default_value = "")]
-        message: String,
-        /// Pause container during commit
-        #[arg(short, long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
-        pause: bool,
-        container: String,
-        #[arg(default_value = "")]
-        repository: String,
-    },
+    Commit(commit::Commit),
     /// Export a container's filesystem as a tar archive
     Export {
         /// Write to a file, instead of STDOUT
@@ -348,26 +331,7 @@ impl Command {
                 )?;
                 Ok(0)
             }
-            Self::Commit {
-                author,
-                change,
-                message,
-                pause,
-                container,
-                repository,
-            } => {
-                let request = CommitRequest {
-                    container,
-                    reference: repository,
-                    author,
-                    message,
-                    changes: change,
-                    pause,
-                };
-                let answer = site.containers().commit(request).await?.into_inner();
-                output::print(&format!("{}\n", answer.image_id))?;
-                Ok(0)
-            }
+            Self::Commit(commit) => commit.run(site).await,
             Self::Export { output, container } => look::export(site, container, output).await,
             Self::Update(update) => update.run(site).await,
         }

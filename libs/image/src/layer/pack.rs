@@ -221,13 +221,9 @@ fn one(
 }
 
 /// Writes everything below `folder`, whiteouts in OCI's form. The folder itself is not an entry.
-pub fn pack_folder<W: Write>(
-    writer: &mut LayerWriter<W>,
-    folder: impl AsFd,
-    options: Options,
-) -> io::Result<()> {
+pub fn pack_folder(sink: &mut impl Sink, folder: impl AsFd, options: Options) -> io::Result<()> {
     let mut walk = Walk {
-        sink: writer,
+        sink,
         options,
         whiteouts: true,
         links: HashMap::new(),

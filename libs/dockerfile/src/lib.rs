@@ -11,6 +11,7 @@ mod flags;
 pub mod instruction;
 pub mod lex;
 pub mod parse;
+pub mod port;
 
 pub use instruction::{Command, Copy, From, Healthcheck, Instruction, Run};
 
