@@ -363,6 +363,7 @@ impl Manager {
         ];
         self.tell(container, "die", &more);
         self.tell_mounts(container, "unmount");
+        container.announce_end();
         if goes
             && let Err(error) = self.remove(container, true, true).await
             && !matches!(error, Error::NoSuchContainer(_))

@@ -149,7 +149,9 @@ impl Manager {
                 Heard::Gone => {
                     self.0.netd.release(&container.id).await;
                     container.set_status(Status::Created);
-                    return self.settle_ended(&container).await;
+                    self.settle_ended(&container).await;
+                    container.announce_end();
+                    return;
                 }
                 Heard::Running(connection, running) => {
                     self.resume_health(&container);

@@ -158,11 +158,12 @@ impl Container {
         if let Status::Exited { record, .. } | Status::Restarting { record, .. } = &status {
             *lock(&self.last_exit) = Some(record.code);
         }
-        let ended = !matches!(status, Status::Running { .. });
-        let before = self.status.send_replace(status);
-        if ended && matches!(before, Status::Running { .. }) {
-            self.exits.send_modify(|n| *n += 1);
-        }
+        self.status.send_replace(status);
+    }
+
+    /// Its end is known and told: wakes those who wait for the next one.
+    pub fn announce_end(&self) {
+        self.exits.send_modify(|n| *n += 1);
     }
 
     /// Sets whether it is frozen, unless it has ended meanwhile.

@@ -74,29 +74,30 @@ impl Manager {
         patience: Option<Duration>,
     ) -> Result<(), Error> {
         self.stopped_by_hand(container)?;
-        // Not an instant between the two: it may be just beginning again.
-        while !self.stay_down(container).await && container.running().is_some() {
-            let mut watch = container.watch();
+        loop {
+            // Before looking: an end that comes after that is not missed.
+            let mut exits = container.exits();
+            if self.stay_down(container).await || container.running().is_none() {
+                return Ok(());
+            }
             self.signal(container, signal).await?;
             self.tell(container, "kill", &[("signal", signal.to_string())]);
             self.thaw(container).await?;
-            let ended = watch.wait_for(|s| !matches!(s, Status::Running { .. }));
+            // The sender lives as long as the container.
             let Some(patience) = patience else {
-                // The sender lives as long as the container.
-                let _ = ended.await;
+                let _ = exits.changed().await;
                 continue;
             };
-            if tokio::time::timeout(patience, ended).await.is_err() {
+            if tokio::time::timeout(patience, exits.changed())
+                .await
+                .is_err()
+            {
                 self.signal(container, libc::SIGKILL).await?;
                 let killed = libc::SIGKILL.to_string();
                 self.tell(container, "kill", &[("signal", killed)]);
-                let _ = container
-                    .watch()
-                    .wait_for(|s| !matches!(s, Status::Running { .. }))
-                    .await;
+                let _ = exits.changed().await;
             }
         }
-        Ok(())
     }
 
     pub(super) async fn signal(&self, container: &Container, signal: i32) -> Result<(), Error> {
