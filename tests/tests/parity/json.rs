@@ -71,7 +71,7 @@ const KEYS: [(&str, &str); 12] = [
 ];
 
 /// Keys and values that dockers before 25 had otherwise.
-const OLD: [&str; 9] = [
+const OLD: [&str; 10] = [
     "0/Container",
     "ContainerConfig/*",
     "VirtualSize",
@@ -79,6 +79,7 @@ const OLD: [&str; 9] = [
     "HostConfig/KernelMemoryTCP",
     "HostConfig/NetworkMode",
     "DNSNames",
+    "DNSNames/*",
     "0/IPAM/Config/0/Gateway",
     "Aliases/*",
 ];
