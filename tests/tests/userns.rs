@@ -330,6 +330,60 @@ async fn everything_else_works_with_other_ids() {
         .ok(),
         "0\n"
     );
+    // Other images' files, of one layer and of two, come with the container's ids.
+    site.ctl(&[
+        "run",
+        "--name",
+        "second",
+        "tools",
+        "sh",
+        "-c",
+        "echo two > /two; chown 44 /two",
+    ])
+    .ok();
+    let committed = site.ctl(&["commit", "second", "two"]);
+    let image = if committed.code == 0 { "two" } else { "tools" };
+    let other = format!("type=image,src={image},dst=/other");
+    let look = format!(
+        "stat -c %u /other/web; [ {image} = tools ] || stat -c %u /other/two; touch /other/x 2>/dev/null || echo ro; stat -c %u /bin"
+    );
+    let seen = site
+        .ctl(&["run", "--rm", "--mount", &other, image, "sh", "-c", &look])
+        .ok();
+    assert!(
+        matches!(&*seen, "33\n44\nro\n0\n" | "33\nro\n0\n"),
+        "{image}: {seen}"
+    );
+    // What a device holds is the host's, as with a bind.
+    let device = site.path("device");
+    fs::create_dir_all(&device).unwrap();
+    site.ctl(&[
+        "volume",
+        "create",
+        "-o",
+        "type=none",
+        "-o",
+        "o=bind",
+        "-o",
+        &format!("device={}", device.display()),
+        "dev",
+    ])
+    .ok();
+    let seen = site
+        .ctl(&[
+            "run",
+            "--rm",
+            "-v",
+            "dev:/d",
+            "tools",
+            "sh",
+            "-c",
+            "stat -c %u /d; touch /d/x 2>/dev/null || echo no",
+        ])
+        .ok();
+    assert_eq!(seen, "65534\nno\n");
+    let info = site.ctl(&["info", "-f", "{{.SecurityOptions}}"]).ok();
+    assert!(info.contains("name=userns"), "{info}");
     // The network, limits, a read-only root, a terminal, mounts of its own with the capability.
     site.ctl(&[
         "run",

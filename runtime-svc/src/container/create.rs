@@ -211,10 +211,8 @@ impl Manager {
             let _turn = turn;
             let opener = format!("copy {}", ids::new_id());
             let filled = wanted.iter().try_for_each(|(target, name, in_place)| {
-                let device = !volumes.find(name)?.options.is_empty();
-                volumes.open_device(name, &opener)?;
                 // What is mounted there cannot be exchanged.
-                let in_place = *in_place || device;
+                let in_place = volumes.open_device(name, &opener)? || *in_place;
                 copy_up(&kept.folders, target, &volumes.data(name), in_place)
             });
             volumes.close_devices(&opener);

@@ -19,6 +19,7 @@ use super::{
     record::{Life, Record},
     resources,
     restart::{self, Ending, Policy},
+    sources,
     state::{Container, Status},
 };
 use crate::{
@@ -168,7 +169,7 @@ impl Manager {
             )));
         }
         fs::create_dir_all(container.run_folder.join("rootfs")).tried(what)?;
-        self.open_sources(&record).await?;
+        let of_devices = self.open_sources(&record).await?;
         let volume = |name: &str| self.0.volumes.data(name);
         let layer = |id: &str| self.layer_folder(id);
         let places = Places {
@@ -185,6 +186,7 @@ impl Manager {
         if let Some(hold) = self.0.log_defaults.hold {
             plan.files.log_limits.hold = hold;
         }
+        sources::keep_owners(&mut plan, &record, &of_devices);
         devices::grant(&mut plan, &record.spec)?;
         plan.process.label = confinement::label(&record.spec, &Modules::now())?;
         if let Some(resources) = &record.spec.resources {

@@ -1,19 +1,21 @@
 //! What a container's mounts show, on the host: made where it is missing, checked, and for volumes of a
 //! device mounted.
 
-use std::{fs, path::Path};
+use std::{collections::HashSet, fs, path::Path};
 
 use slipway_proto::runtime::v1::Mount;
 
 use super::{manager::Manager, record::Record};
 use crate::{
     error::{Error, Tried as _},
+    executor::plan::{self, ContainerPlan},
     sys::mountinfo,
 };
 
 impl Manager {
-    /// Before every start. What it opens goes with [`crate::volumes::Volumes::close_devices`].
-    pub(super) async fn open_sources(&self, record: &Record) -> Result<(), Error> {
+    /// Before every start; returns the volumes of a device. What it opens goes with
+    /// [`crate::volumes::Volumes::close_devices`].
+    pub(super) async fn open_sources(&self, record: &Record) -> Result<HashSet<String>, Error> {
         for mount in &record.spec.mounts {
             if mount.r#type == "bind" {
                 bind(mount)?;
@@ -22,18 +24,35 @@ impl Manager {
         let volumes = record.spec.mounts.iter().filter(|m| m.r#type == "volume");
         let volumes: Vec<String> = volumes.map(|m| m.source.clone()).collect();
         if volumes.is_empty() {
-            return Ok(());
+            return Ok(HashSet::new());
         }
         let (all, id) = (self.0.volumes.clone(), record.id.clone());
         // A server that does not answer takes its time.
         tokio::task::spawn_blocking(move || {
-            volumes
-                .iter()
-                .try_for_each(|name| all.open_device(name, &id))
+            let mut devices = HashSet::new();
+            for name in volumes {
+                if all.open_device(&name, &id)? {
+                    devices.insert(name);
+                }
+            }
+            Ok(devices)
         })
         .await
         .map_err(std::io::Error::other)
         .tried(|| "cannot mount the volumes".to_owned())?
+    }
+}
+
+/// What a device holds belongs to the host's ids, as what a bind shows: only our own folders are the
+/// container's.
+pub fn keep_owners(plan: &mut ContainerPlan, record: &Record, devices: &HashSet<String>) {
+    for mount in &record.spec.mounts {
+        if mount.r#type == "volume" && devices.contains(&mount.source) {
+            let of_device = |m: &&mut plan::Mount| m.target == mount.target;
+            for mount in plan.mounts.iter_mut().filter(of_device) {
+                mount.idmapped = false;
+            }
+        }
     }
 }
 

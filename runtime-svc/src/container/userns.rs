@@ -111,6 +111,11 @@ impl UserNamespaces {
 }
 
 impl Manager {
+    /// Whether containers have other ids unless they ask for the host's.
+    pub fn remaps_ids(&self) -> bool {
+        self.0.user_namespaces.remap.is_some()
+    }
+
     /// The map of a container that is being made; `None` = the host's ids.
     pub(super) fn grant_ids(&self, spec: &ContainerSpec) -> Result<Option<Granted>, Error> {
         let all = &self.0.user_namespaces;

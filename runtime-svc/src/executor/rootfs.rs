@@ -48,7 +48,7 @@ fn open(
 }
 
 /// An overlay of layers whose owners are shown as the container's. Its layers have to be mounted
-/// somewhere for that: on a tmpfs upon `mount_point`, which goes out of sight with the host's root.
+/// somewhere for that: on a tmpfs upon `mount_point`, which is taken off again.
 /// overlayfs makes its own files as who mounts it: as the container's root ([`UserNamespace::own_files`]).
 pub fn idmapped_overlay(
     lower: &[PathBuf],
@@ -73,18 +73,24 @@ pub fn idmapped_overlay(
     for (number, layer) in lower.iter().enumerate() {
         layers.push(put(layer, &format!("l{number}"))?);
     }
-    let Some((upper, work)) = upper else {
-        return overlay(&layers, None).map_err(explain);
-    };
     let name = |path: &Path| {
         let name = path.file_name().map(PathBuf::from);
         name.ok_or(Errno::INVAL).step(what)
     };
-    // One mount for both: overlayfs insists on that.
-    let own = upper.parent().ok_or(Errno::INVAL).step(what)?;
-    let own = put(own, "own")?;
-    let (upper, work) = (own.join(name(upper)?), own.join(name(work)?));
-    overlay(&layers, Some((&upper, &work))).map_err(explain)
+    let own = match upper {
+        Some((upper, work)) => {
+            // One mount for both: overlayfs insists on that.
+            let own = upper.parent().ok_or(Errno::INVAL).step(what)?;
+            let own = put(own, "own")?;
+            Some((own.join(name(upper)?), own.join(name(work)?)))
+        }
+        None => None,
+    };
+    let own = own.as_ref().map(|(upper, work)| (upper, work));
+    let made = overlay(&layers, own).map_err(explain)?;
+    // overlayfs has its layers now; nobody else shall see them.
+    rustix::mount::unmount(mount_point, UnmountFlags::DETACH).step(what)?;
+    Ok(made)
 }
 
 /// Shows the owners in a detached mount as the container's.

@@ -68,10 +68,16 @@ impl Host for HostService {
             cgroup_version: self.manager.hierarchies().version().to_owned(),
             hostname: text(system.nodename()),
             state_dir: self.manager.state_folder().display().to_string(),
-            security_options: vec![
-                "name=seccomp,profile=builtin".into(),
-                "name=cgroupns".into(),
-            ],
+            security_options: {
+                let mut options = vec![
+                    "name=seccomp,profile=builtin".to_owned(),
+                    "name=cgroupns".to_owned(),
+                ];
+                if self.manager.remaps_ids() {
+                    options.push("name=userns".to_owned());
+                }
+                options
+            },
             ..HostInfo::default()
         }))
     }

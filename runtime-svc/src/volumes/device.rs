@@ -154,10 +154,10 @@ impl Device {
 
 impl Volumes {
     /// Mounts a volume's device, if it has one, for a container; also when it was for another before.
-    /// Blocks.
-    pub fn open_device(&self, name: &str, container: &str) -> Result<(), Error> {
+    /// Returns whether it has one. Blocks.
+    pub fn open_device(&self, name: &str, container: &str) -> Result<bool, Error> {
         let Some(device) = Device::of(&self.find(name)?.options)? else {
-            return Ok(());
+            return Ok(false);
         };
         let data = self.data(name);
         let mut opened = self.opened();
@@ -173,7 +173,7 @@ impl Volumes {
         }
         let users = opened.entry(name.to_owned()).or_default();
         users.insert(container.to_owned());
-        Ok(())
+        Ok(true)
     }
 
     /// A container that runs has the devices of these volumes open, from before this service began.

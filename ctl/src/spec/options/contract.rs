@@ -23,7 +23,11 @@ impl ContainerOptions {
         }
         let mut mounts = Vec::new();
         for text in &self.volume {
-            mounts.push(mount::volume(text, here)?);
+            let mut mount = mount::volume(text, here)?;
+            if let (Some(driver), "volume") = (&self.volume_driver, mount.r#type.as_str()) {
+                mount.volume_driver.clone_from(driver);
+            }
+            mounts.push(mount);
         }
         for text in &self.mount {
             mounts.push(mount::mount(text, here)?);
@@ -140,12 +144,6 @@ impl ContainerOptions {
             .is_some_and(|i| !i.is_empty() && i != "default")
         {
             return Err("--isolation is for Windows containers only".to_owned());
-        }
-        if self.volume_driver.is_some() {
-            return Err(
-                "--volume-driver is not supported: write --mount type=volume,volume-driver=..."
-                    .to_owned(),
-            );
         }
         for stream in &self.attach {
             if !matches!(
