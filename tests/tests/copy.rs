@@ -290,9 +290,6 @@ async fn processes_as_ps_shows_them() {
         "{}",
         ended.err
     );
-    let commit = site.ctl(&["commit", "box", "x"]);
-    assert_eq!(commit.code, 1);
-    assert_eq!(commit.err, "Error: commit is not supported yet\n");
 }
 
 #[tokio::test]

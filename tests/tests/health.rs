@@ -30,7 +30,7 @@ async fn is(site: &Site, name: &str, wanted: &str) {
 
 /// What runs in a container, as the host sees it.
 fn processes(site: &Site, name: &str) -> String {
-    site.ctl(&["top", name, "-o", "args"]).ok()
+    site.ctl(&["top", name, "-o", "pid,args"]).ok()
 }
 
 #[tokio::test]
