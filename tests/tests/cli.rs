@@ -432,7 +432,7 @@ async fn an_option_works_or_is_refused_with_a_sentence() {
     // Binds below a bind: read-only too, unless that is not wanted.
     for (options, exit) in [
         ("", 1),
-        (",bind-recursive=readonly", 1),
+        (",bind-propagation=rprivate,bind-recursive=readonly", 1),
         (",bind-recursive=writable", 0),
     ] {
         let mount = format!("type=bind,src=/dev,dst=/x,readonly{options}");
