@@ -15,7 +15,8 @@ use crate::{
     error::{Error, Tried as _},
     executor::{
         capabilities,
-        plan::{ExecPlan, Label, Seccomp},
+        plan::{ExecPlan, Seccomp},
+        seccomp,
     },
     monitor::{
         client::{self, Connection},
@@ -97,9 +98,16 @@ impl Manager {
         }
         process.label = confinement::label(&record.spec, &Modules::now())?;
         if exec.privileged {
+            // Nothing else, as docker: profile and filter are those of the container's other processes
+            // (moby, daemon/exec_linux.go).
+            if process.seccomp == Seccomp::Default {
+                let program = seccomp::default_program(process.capabilities);
+                process.seccomp = Seccomp::Custom {
+                    program: crate::sys::bpf::to_hex(&program),
+                    flags: 0,
+                };
+            }
             process.capabilities = capabilities::all();
-            process.seccomp = Seccomp::Unconfined;
-            process.label = Label::None;
         }
         let what = || format!("cannot reach the monitor of container {name}");
         let connection = match Connection::open(&container.socket()) {
