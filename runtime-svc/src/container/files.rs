@@ -96,11 +96,16 @@ impl Manager {
                 let sentence = "mounted volume is marked read-only".to_owned();
                 return Err(Error::Conflict(sentence));
             }
+            // What is on a device or a bind's source belongs to ids of the host; the rest is shown as the
+            // container's (see `sources::keep_owners`).
+            let mut ids = None;
             let whole = match mount.r#type.as_str() {
                 "volume" => {
                     // It stays mounted as long as its root is open.
                     let opener = format!("cp {}", container.id);
-                    self.volumes().open_device(&mount.source, &opener)?;
+                    if self.volumes().open_device(&mount.source, &opener)? {
+                        ids.clone_from(&record.user_map);
+                    }
                     let root = rootfs::bind_tree(&self.volumes().data(&mount.source), false);
                     self.volumes().close_devices(&opener);
                     Some(root?)
@@ -121,7 +126,7 @@ impl Manager {
                 return Ok(Place {
                     root,
                     path: rest,
-                    ids: None,
+                    ids,
                     live: false,
                 });
             }
@@ -132,7 +137,7 @@ impl Manager {
                 return Ok(Place {
                     root: rustix::fs::open(&source, flags, Mode::empty()).tried(what)?,
                     path: rest,
-                    ids: None,
+                    ids: record.user_map.clone(),
                     live: false,
                 });
             }
