@@ -160,19 +160,9 @@ async fn root_in_the_container_is_nobody_on_the_host() {
         "0\n"
     );
     assert_eq!(exec(&["plain", "id", "-u"]).ok(), "0\n");
-    assert_eq!(
-        exec(&[
-            "-w",
-            "/new/place",
-            "plain",
-            "stat",
-            "-c",
-            "%u",
-            "/new/place"
-        ])
-        .ok(),
-        "0\n"
-    );
+    let place = ["run", "--rm", "-w", "/new/place", "tools"];
+    let owner = [&place[..], &["stat", "-c", "%u", "/new/place"]].concat();
+    assert_eq!(site.ctl(&owner).ok(), "0\n");
     // Nothing of it is the host's: not the other processes, not its parameters.
     assert_ne!(
         exec(&["plain", "sh", "-c", "echo 1 > /proc/sys/kernel/panic"]).code,

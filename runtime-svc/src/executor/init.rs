@@ -137,8 +137,9 @@ pub fn run(plan: &ContainerPlan, inherited: Inherited<'_>) -> ! {
     let entry = inherited
         .user
         .map(|user| launch::Entry::First(user, &plan.namespaces));
-    let error = match become_container(plan, inherited) {
-        Ok(()) => launch::become_program(&plan.process, entry),
+    let ready = become_container(plan, inherited).and_then(|()| launch::mark(&plan.process));
+    let error = match ready {
+        Ok(()) => launch::become_program(&plan.process, entry, &report),
         Err(error) => error,
     };
     send_error(&report, &error);
@@ -190,12 +191,17 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
         stage,
         shm: shm.as_ref(),
         user: inherited.user,
+        host_cgroups: plan.namespaces.cgroup == Namespace::Host,
     };
     mounts::make(&root, &plan.mounts, connected, &context)?;
     if plan.own_dev {
         let user = plan.user.as_ref();
         dev::populate(&root, &plan.devices, plan.host_devices, user)?;
     }
+    // While the root can be written to, as runc.
+    let folder = &plan.process.working_dir;
+    rootfs::make_folder_inside(&root, folder, 0o755)
+        .step(|| format!("cannot make the working directory {folder}"))?;
     let stdio = match plan.stdio {
         Stdio::Terminal { rows, columns, .. } => {
             let opened = dev::open_terminal(&root)?;
@@ -221,7 +227,8 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
                 step: "cannot set up the streams".to_owned(),
                 why: "the monitor gave none".to_owned(),
             })?;
-            (stdin.map_or_else(|| open_null(&root), Ok)?, stdout, stderr)
+            let null = || open_null(plan.own_dev.then_some(&root));
+            (stdin.map_or_else(null, Ok)?, stdout, stderr)
         }
     };
     protect::write_sysctls(&plan.sysctls)?;
@@ -320,15 +327,14 @@ fn set_names(plan: &ContainerPlan) -> Result<(), StartError> {
     Ok(())
 }
 
-fn open_null(root: &OwnedFd) -> Result<OwnedFd, StartError> {
-    rustix::fs::openat2(
-        root,
-        "dev/null",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-        rootfs::INSIDE,
-    )
-    .step(|| "cannot open the container's /dev/null".to_owned())
+/// The container's /dev/null; the host's where /dev is a mount of somebody's, who may have put a FIFO there.
+fn open_null(own_dev: Option<&OwnedFd>) -> Result<OwnedFd, StartError> {
+    let (flags, mode) = (OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty());
+    let opened = match own_dev {
+        Some(root) => rustix::fs::openat2(root, "dev/null", flags, mode, rootfs::INSIDE),
+        None => rustix::fs::open("/dev/null", flags, mode),
+    };
+    opened.step(|| "cannot open /dev/null".to_owned())
 }
 
 /// Sets a terminal's size, unless it is unknown.

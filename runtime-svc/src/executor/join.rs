@@ -53,6 +53,7 @@ fn enter(plan: &ExecPlan, inherited: Inherited<'_>) -> Result<(), StartError> {
         .group
         .join()
         .step(|| "cannot join the container's cgroups".to_owned())?;
+    launch::mark(&plan.process)?;
     let all = Kind::MOUNT
         | Kind::HOST_NAME_AND_NIS_DOMAIN_NAME
         | Kind::INTER_PROCESS_COMMUNICATION
@@ -116,7 +117,7 @@ fn become_program(
     report: &OwnedFd,
 ) -> ! {
     let error = match settle(plan, stdio) {
-        Ok(()) => launch::become_program(&plan.process, user.map(launch::Entry::Join)),
+        Ok(()) => launch::become_program(&plan.process, user.map(launch::Entry::Join), report),
         Err(error) => error,
     };
     init::send_error(report, &error);

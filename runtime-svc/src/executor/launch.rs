@@ -1,7 +1,14 @@
 //! The last steps of every process in a container, the first one and those that join: who it is, what
 //! it may do, and the exec.
 
-use std::{ffi::CString, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{
+    ffi::CString,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
 
 use rustix::{io::Errno, process::RawGid};
 
@@ -23,10 +30,11 @@ pub enum Entry<'a> {
     Join(&'a UserNamespace),
 }
 
-/// Becomes the program. Returns only when that failed. Runs inside the container's root.
-pub fn become_program(process: &Process, entry: Option<Entry<'_>>) -> StartError {
+/// Becomes the program. Returns only when that failed, and then nothing but `report` is open any more.
+/// Runs inside the container's root.
+pub fn become_program(process: &Process, entry: Option<Entry<'_>>, report: &OwnedFd) -> StartError {
     match prepare(process, entry) {
-        Ok(ready) => ready.exec(),
+        Ok(ready) => ready.exec(report),
         Err(error) => error,
     }
 }
@@ -51,7 +59,6 @@ fn prepare(process: &Process, entry: Option<Entry<'_>>) -> Result<Ready, StartEr
         None => {}
     }
     enter_working_dir(&process.working_dir)?;
-    set_label(&process.label)?;
     // Without no_new_privs the filter needs CAP_SYS_ADMIN, so it comes first then; otherwise last, so
     // that it need not allow what follows.
     let filter = match &process.seccomp {
@@ -108,12 +115,15 @@ fn prepare(process: &Process, entry: Option<Entry<'_>>) -> Result<Ready, StartEr
 }
 
 impl Ready {
-    fn exec(self) -> StartError {
+    fn exec(self, report: &OwnedFd) -> StartError {
         if self.init
             && let Err(error) = reaper::begin()
         {
             return error;
         }
+        // Close-on-exec comes too late: the program's path may lead through /proc/self/fd, and from a
+        // folder of the host that is open anywhere on the host (CVE-2024-21626).
+        fork::close_all_but(3, report.as_raw_fd());
         let name = self
             .argv
             .first()
@@ -196,14 +206,27 @@ fn environment(given: &[String], who: &User) -> Vec<String> {
     env
 }
 
-/// Asks for the profile that begins with the exec (aa_change_onexec(2)); since Linux 5.8 AppArmor has a
-/// folder of its own there, which another module cannot take over.
-fn set_label(label: &Label) -> Result<(), StartError> {
-    let Label::AppArmor(profile) = label else {
+/// Writes what concerns a process in /proc: its score, and the profile that begins with the exec
+/// (aa_change_onexec(2)). Children inherit both.
+///
+/// Before anything of the container's user namespace is entered: in mounts that such a namespace owns the
+/// kernel makes no proc file system that shows more than the one that is there (mount_too_revealing in
+/// fs/namespace.c), and paths are hidden in that.
+pub fn mark(process: &Process) -> Result<(), StartError> {
+    if process.oom_score_adj.is_none() && process.label == Label::None {
+        return Ok(());
+    }
+    let proc = procfs::open()?;
+    if let Some(score) = process.oom_score_adj {
+        let what = || format!("cannot set the oom score to {score}");
+        procfs::write(&proc, "self/oom_score_adj", &score.to_string(), what)?;
+    }
+    let Label::AppArmor(profile) = &process.label else {
         return Ok(());
     };
     let what = || format!("cannot apply the AppArmor profile {profile}");
-    let (proc, value) = (procfs::open()?, format!("exec {profile}"));
+    let value = format!("exec {profile}");
+    // Since Linux 5.8 AppArmor has a folder of its own there, which another module cannot take over.
     match procfs::write(&proc, "self/attr/apparmor/exec", &value, what) {
         Ok(()) => Ok(()),
         Err(_) => procfs::write(&proc, "self/attr/exec", &value, what),
@@ -211,15 +234,6 @@ fn set_label(label: &Label) -> Result<(), StartError> {
 }
 
 fn set_limits(process: &Process) -> Result<(), StartError> {
-    if let Some(score) = process.oom_score_adj {
-        let what = || format!("cannot set the oom score to {score}");
-        procfs::write(
-            &procfs::open()?,
-            "self/oom_score_adj",
-            &score.to_string(),
-            what,
-        )?;
-    }
     for limit in &process.rlimits {
         let what = || {
             format!(
@@ -292,7 +306,7 @@ fn nix_resource(number: u32) -> Option<nix::sys::resource::Resource> {
     .find(|resource| *resource as u32 == number)
 }
 
-/// Enters the working folder, made when missing as docker does, and makes sure that it is inside:
+/// Enters the working folder and makes sure that it is inside:
 /// a folder that was inherited by descriptor from the host would show as "(unreachable)"
 /// (CVE-2024-21626).
 fn enter_working_dir(path: &str) -> Result<(), StartError> {
@@ -304,7 +318,8 @@ fn enter_working_dir(path: &str) -> Result<(), StartError> {
         rustix::fs::Mode::empty(),
     )
     .step(what)?;
-    let folder = super::rootfs::make_folder_inside(&root, path, 0o755).step(what)?;
+    let folder =
+        super::rootfs::open_inside(&root, path, rustix::fs::OFlags::DIRECTORY).step(what)?;
     rustix::process::fchdir(&folder).step(what)?;
     let now = rustix::process::getcwd(Vec::new()).step(what)?;
     if !now.as_bytes().starts_with(b"/") {

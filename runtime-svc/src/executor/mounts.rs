@@ -41,6 +41,8 @@ pub struct Context<'a> {
     pub shm: Option<&'a OwnedFd>,
     /// Whose ids owners are shown as.
     pub user: Option<&'a UserNamespace>,
+    /// The view of the cgroups is the host's.
+    pub host_cgroups: bool,
 }
 
 /// Makes all mounts. Sources are looked up on the host, so this happens before the pivot; targets are
@@ -64,7 +66,12 @@ fn make_one(
     context: &Context<'_>,
 ) -> Result<(), StartError> {
     let what = || format!("cannot mount on {}", mount.target);
-    let Context { stage, shm, user } = *context;
+    let Context {
+        stage,
+        shm,
+        user,
+        host_cgroups,
+    } = *context;
     let source = match (&mount.source, connected) {
         (_, Some(source)) => source,
         (MountSource::Filesystem { kind, options }, _) => {
@@ -77,7 +84,9 @@ fn make_one(
             rootfs::bind_beneath(&base, path)?
         }
         (MountSource::Layers { lower, path }, _) => layers(lower, path, stage, user)?,
-        (MountSource::Cgroups { writable }, _) => return cgroups(root, &mount.target, *writable),
+        (MountSource::Cgroups { writable }, _) => {
+            return cgroups(root, &mount.target, *writable, host_cgroups);
+        }
         (MountSource::SharedMemory, _) => {
             let shm = shm.ok_or_else(|| StartError::Failed {
                 step: what(),
@@ -235,7 +244,7 @@ pub fn filesystem(kind: &str, options: &[(String, Option<String>)]) -> Result<Ow
 
 /// The host's cgroup trees, read-only unless the container is privileged, each showing the container's
 /// own group as its root (the cgroup namespace does that).
-fn cgroups(root: &OwnedFd, target: &str, writable: bool) -> Result<(), StartError> {
+fn cgroups(root: &OwnedFd, target: &str, writable: bool, host: bool) -> Result<(), StartError> {
     let what = || format!("cannot mount the cgroups on {target}");
     let read_only = if writable { 0 } else { libc::MOUNT_ATTR_RDONLY };
     let attributes =
@@ -243,10 +252,16 @@ fn cgroups(root: &OwnedFd, target: &str, writable: bool) -> Result<(), StartErro
     let folder = rootfs::make_folder_inside(root, target, 0o755).step(what)?;
     let hierarchies = crate::cgroup::Hierarchies::detect().step(what)?;
     if hierarchies.v1.is_empty() {
-        if hierarchies.v2.is_none() {
+        let Some(tree) = &hierarchies.v2 else {
             return Ok(());
-        }
-        let tree = filesystem("cgroup2", &[])?;
+        };
+        let tree = match host {
+            // A new mount of cgroup2 from the first cgroup namespace sets the options of the whole tree
+            // (apply_cgroup_root_flags in kernel/cgroup/cgroup.c): the host would lose nsdelegate and
+            // memory_recursiveprot.
+            true => rootfs::bind_tree(tree, false)?,
+            false => filesystem("cgroup2", &[])?,
+        };
         mount_attr::set(&tree, attributes, 0, libc::MS_PRIVATE, false).step(what)?;
         return rootfs::attach(&tree, folder.as_fd()).step(what);
     }

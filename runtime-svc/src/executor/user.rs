@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use super::{StartError, Step as _};
 
@@ -42,7 +42,9 @@ pub fn resolve(spec: &str, extra_groups: &[String]) -> Result<User, StartError> 
 fn read(path: &str) -> Result<String, StartError> {
     // O_NONBLOCK: opening a FIFO must not wait for a writer that never comes.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+    // A link of the image may lead through /proc, to what this process has open, or the host's root.
+    let inside = ResolveFlags::NO_MAGICLINKS;
+    let file = match rustix::fs::openat2(CWD, path, flags, Mode::empty(), inside) {
         Ok(fd) => File::from(fd),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(String::new()),
         Err(e) => return Err(e).step(|| format!("cannot open the container's {path}")),

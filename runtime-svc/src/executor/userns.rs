@@ -40,9 +40,15 @@ impl UserNamespace {
         let what = || "cannot make a user namespace".to_owned();
         // A namespace needs a process to be born with; its descriptor keeps it alive after that.
         let (pid, _pidfd) = match fork::clone3(libc::CLONE_NEWUSER, None).step(what)? {
-            Clone::Child => loop {
-                rustix::event::pause();
-            },
+            Clone::Child => {
+                // It holds copies of all that the monitor has open, and must not outlive it.
+                if prctl::set_parent_death_signal(libc::SIGKILL).is_err() {
+                    fork::exit_now(1);
+                }
+                loop {
+                    rustix::event::pause();
+                }
+            }
             Clone::Parent(pid, fd) => (pid, fd),
         };
         let namespace = prepare(pid, map);

@@ -161,6 +161,8 @@ fn own_words(lock: &Path) -> Vec<u8> {
 }
 
 fn serve(lock: &Path) -> io::Result<()> {
+    // What runtime-svc was started with is no container's; its socket is standard input.
+    fork::close_from(3);
     prctl::set_name(c"slipway-spawner")?;
     // At worst `ps` shows blanks after it.
     let _ = prctl::set_command_line(&own_words(lock));

@@ -139,6 +139,18 @@ pub fn close_from(first: RawFd) {
     unsafe { libc::syscall(libc::SYS_close_range, first as u32, u32::MAX, 0) };
 }
 
+/// As [`close_from`], with one that stays open.
+pub fn close_all_but(first: RawFd, kept: RawFd) {
+    let close = |from: RawFd, to: u32| {
+        // SAFETY: as in `close_from`.
+        unsafe { libc::syscall(libc::SYS_close_range, from as u32, to, 0) };
+    };
+    if kept > first {
+        close(first, kept as u32 - 1);
+    }
+    close(first.max(kept + 1), u32::MAX);
+}
+
 /// execve(2) with prepared arguments. Returns only to say why not.
 pub fn execve(
     program: &std::ffi::CStr,

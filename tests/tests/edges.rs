@@ -1,0 +1,134 @@
+//! Odd but legal combinations of options, and what must not come through where they meet.
+
+use std::os::fd::AsRawFd as _;
+
+use slipway_tests::{Said, Site, image, ready};
+
+async fn site() -> Option<Site> {
+    if !ready() {
+        return None;
+    }
+    let site = Site::start().await;
+    image::busybox(&site).await;
+    Some(site)
+}
+
+/// Runs a script in a container with these options.
+fn sh(site: &Site, options: &[&str], script: &str) -> Said {
+    let mut arguments = vec!["run", "--rm"];
+    arguments.extend(options);
+    arguments.extend(["busybox", "/bin/busybox", "sh", "-c", script]);
+    site.ctl(&arguments)
+}
+
+fn start(site: &Site, name: &str, options: &[&str]) {
+    let mut arguments = vec!["run", "-d", "--name", name];
+    arguments.extend(options);
+    arguments.extend(["busybox", "sleep", "1000"]);
+    site.ctl(&arguments).ok();
+}
+
+#[tokio::test]
+async fn what_the_service_was_started_with_is_out_of_reach() {
+    if !ready() {
+        return;
+    }
+    // As a shell or a supervisor may leave one open: a folder of the host, for whoever is executed.
+    let folder = std::fs::File::open("/").unwrap();
+    rustix::io::fcntl_setfd(&folder, rustix::io::FdFlags::empty()).unwrap();
+    let number = folder.as_raw_fd();
+    let site = Site::start().await;
+    drop(folder);
+    image::busybox(&site).await;
+    // By a path that leads through it a program of the host would run, whose file the container could
+    // write to then (CVE-2024-21626).
+    let path = format!("/proc/self/fd/{number}/bin/busybox");
+    let said = site.ctl(&["run", "--rm", "--entrypoint", &path, "busybox", "true"]);
+    assert_eq!(said.code, 127, "{said:?}");
+    start(&site, "box", &[]);
+    let said = site.ctl(&["exec", "box", &path, "true"]);
+    assert_eq!(said.code, 127, "{said:?}");
+}
+
+#[tokio::test]
+async fn processes_join_containers_with_other_ids_whatever_is_written_for_them() {
+    let Some(site) = site().await else { return };
+    let options = ["--userns", "auto", "--oom-score-adj", "321"];
+    start(&site, "other", &options);
+    let score = "cat /proc/self/oom_score_adj";
+    let exec = |options: &[&str]| {
+        let words = [&["exec"], options, &["other", "sh", "-c", score]].concat();
+        site.ctl(&words).ok()
+    };
+    assert_eq!(exec(&[]), "321\n");
+    assert_eq!(exec(&["--user", "1"]), "321\n");
+    assert_eq!(sh(&site, &options, score).ok(), "321\n");
+}
+
+#[tokio::test]
+async fn a_privileged_exec_has_all_capabilities_and_the_containers_filter() {
+    let Some(site) = site().await else { return };
+    start(&site, "box", &[]);
+    let script =
+        "grep -E '^(CapEff|Seccomp):' /proc/self/status; /bin/busybox mount -t tmpfs x /proc 2>&1";
+    let said = site.ctl(&["exec", "--privileged", "box", "sh", "-c", script]);
+    let (first, rest) = said.out.split_once('\n').unwrap();
+    let set = u64::from_str_radix(first.rsplit('\t').next().unwrap(), 16).unwrap();
+    // CAP_SYS_ADMIN is 21.
+    assert_ne!(set & 1 << 21, 0, "{said:?}");
+    assert!(rest.starts_with("Seccomp:\t2\n"), "{said:?}");
+    assert!(rest.to_lowercase().contains("permi"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_copy_into_a_bind_belongs_to_the_containers_ids_at_rest_too() {
+    let Some(site) = site().await else { return };
+    use std::os::unix::fs::MetadataExt as _;
+    let (shown, file) = (site.path("shown"), site.path("file"));
+    std::fs::create_dir(&shown).unwrap();
+    std::fs::write(&file, "x").unwrap();
+    let bind = format!("{}:/shown", shown.display());
+    let words = [
+        "create", "--name", "other", "--userns", "auto", "-v", &bind, "busybox",
+    ];
+    site.ctl(&words).ok();
+    let into = |name: &str| format!("other:/shown/{name}");
+    site.ctl(&["cp", file.to_str().unwrap(), &into("rest")])
+        .ok();
+    let owner = |name: &str| std::fs::metadata(shown.join(name)).unwrap().uid();
+    // Root of the host would own it for whoever can read the folder on the host.
+    assert_ne!(owner("rest"), 0);
+    let archive = site.ctl(&["cp", &into("rest"), "-"]);
+    assert_eq!(archive.code, 0, "{archive:?}");
+}
+
+#[tokio::test]
+async fn the_working_folder_is_made_by_a_start_and_by_nothing_else() {
+    let Some(site) = site().await else { return };
+    let options = ["--read-only", "-w", "/new/folder"];
+    assert_eq!(sh(&site, &options, "pwd").ok(), "/new/folder\n");
+    start(&site, "box", &["-w", "/made"]);
+    let said = site.ctl(&["exec", "-w", "/missing", "box", "pwd"]);
+    assert!(said.code != 0, "{said:?}");
+    assert!(said.err.to_lowercase().contains("no such file"), "{said:?}");
+    let listed = site.ctl(&["exec", "box", "ls", "/"]).ok();
+    assert!(
+        listed.contains("made") && !listed.contains("missing"),
+        "{listed}"
+    );
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_fifo_in_the_place_of_dev_null() {
+    let Some(site) = site().await else { return };
+    sh(
+        &site,
+        &["-v", "nodes:/nodes"],
+        "/bin/busybox mkfifo /nodes/null",
+    )
+    .ok();
+    assert_eq!(
+        sh(&site, &["-v", "nodes:/dev"], "cat; echo done").ok(),
+        "done\n"
+    );
+}
