@@ -293,9 +293,13 @@ impl Manager {
                     Ok(Some((Event::Rotated(_), _))) => logging::pack(&container),
                     Ok(Some((Event::Exited(record), _))) => break Some(record),
                     Ok(Some(_)) => {}
+                    // News that a later monitor tells and that we do not know.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
                     Ok(None) | Err(_) => break None,
                 }
             };
+            // It tells without waiting: who was too slow to listen finds the end where it was written.
+            let record = record.or_else(|| ExitRecord::read(&container.exit_file()));
             drop(keeping);
             let end = manager.ended(&container, &running, record, told_of_memory);
             end.await;

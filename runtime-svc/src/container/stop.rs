@@ -33,6 +33,8 @@ impl Manager {
             if self.stay_down(container).await {
                 return Ok(());
             }
+            // A restart that was under way has forgotten it again.
+            self.stopped_by_hand(container)?;
         }
         self.signal(container, number).await?;
         if ends {
@@ -73,13 +75,15 @@ impl Manager {
         signal: i32,
         patience: Option<Duration>,
     ) -> Result<(), Error> {
-        self.stopped_by_hand(container)?;
         loop {
+            self.stopped_by_hand(container)?;
             // Before looking: an end that comes after that is not missed.
             let mut exits = container.exits();
             if self.stay_down(container).await || container.running().is_none() {
                 return Ok(());
             }
+            // A restart that was under way has forgotten it again.
+            self.stopped_by_hand(container)?;
             self.signal(container, signal).await?;
             self.tell(container, "kill", &[("signal", signal.to_string())]);
             self.thaw(container).await?;

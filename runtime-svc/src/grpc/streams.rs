@@ -13,7 +13,7 @@ use crate::{
     logs::{Piece, Selection},
     monitor::{
         client::{self, Connection},
-        protocol::Request,
+        protocol::{Event, Request},
     },
 };
 
@@ -47,15 +47,28 @@ pub async fn feed(
     once: bool,
 ) -> Result<(), Error> {
     let what = || format!("cannot reach the monitor of container {}", container.name());
-    let Ok(connection) = Connection::open(&container.socket()) else {
-        return Ok(());
+    let connection = match Connection::open(&container.socket()) {
+        // It has ended: how is told by its output's end.
+        Err(e) if client::is_none(&e) => return Ok(()),
+        opened => opened.tried(what)?,
     };
     let attach = Request::Attach {
         stdin: true,
         stdin_once: once,
     };
-    // What the monitor tells on this connection is read and thrown away, so that its queue stays empty.
-    let listen = async { while let Ok(Some(_)) = connection.next().await {} };
+    // What the monitor tells on this connection is read, so that its queue stays empty. It hangs up when
+    // the container ends, and on whom it does not want.
+    let listen = async {
+        let mut refused = None;
+        loop {
+            match connection.next().await {
+                Ok(Some((Event::Refused(why), _))) => refused = Some(why),
+                Ok(Some(_)) => refused = None,
+                Ok(None) | Err(_) => break,
+            }
+        }
+        refused.map_or(Ok(()), |why| Err(std::io::Error::other(why)))
+    };
     let talk = async {
         connection.request(&attach, &[]).await?;
         while let Some(input) = inputs.recv().await {
@@ -85,7 +98,7 @@ pub async fn feed(
         Ok(())
     };
     let done = tokio::select! {
-        () = listen => Ok(()),
+        done = listen => done,
         done = talk => done,
     };
     match done {

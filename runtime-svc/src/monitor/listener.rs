@@ -11,8 +11,11 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFla
 use super::protocol::{self, Event};
 use crate::sys::fdpass;
 
-/// Most clients at once; more are turned away.
-const MAX_CLIENTS: usize = 256;
+/// Most clients at once; more are turned away. Well below the usual limit of open files, since a
+/// connection that cannot be taken for want of one would be offered again and again.
+const MAX_CLIENTS: usize = 640;
+/// Most of them that may send input, so that signals and further processes always have room.
+pub const MAX_ATTACHED: usize = 256;
 
 /// Listens on a path that is new: clients find nothing there before it is ready.
 ///
@@ -81,15 +84,19 @@ impl Client {
         }
     }
 
-    /// Tells something, without waiting. A client whose queue is full loses news of the log only, of
-    /// which it has some to read already; anything else that does not fit ends it.
+    /// Tells something, without waiting. A client whose queue is full loses news only: of the log, of
+    /// which it has some to read already, and of memory, which the end tells again. Anything else that
+    /// does not fit ends it.
     pub fn tell(&mut self, event: &Event, fds: &[BorrowedFd<'_>]) {
         let message = protocol::encode(event);
         match fdpass::send(self.socket.as_fd(), &message, fds, SendFlags::DONTWAIT) {
             Ok(()) => {}
             Err(e)
                 if e.kind() == io::ErrorKind::WouldBlock
-                    && matches!(event, Event::Grew(_) | Event::Rotated(_)) => {}
+                    && matches!(
+                        event,
+                        Event::Grew(_) | Event::Rotated(_) | Event::OutOfMemory
+                    ) => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.gone = true,
             // It has gone, but what it said before that is still to be heard; its end is noticed there.
             Err(_) => {}
@@ -111,15 +118,15 @@ impl Client {
     }
 }
 
-/// Takes a new client in.
-pub fn accept(listener: &OwnedFd, clients: &mut Vec<Client>) -> bool {
-    match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-        Ok(socket) if clients.len() < MAX_CLIENTS => {
-            clients.push(Client::new(socket));
-            true
-        }
-        _ => false,
+/// Takes a new client in, unless there are too many: then it is told.
+pub fn accept(listener: &OwnedFd, there: usize) -> Option<Client> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let mut client = Client::new(rustix::net::accept_with(listener, flags).ok()?);
+    if there < MAX_CLIENTS {
+        return Some(client);
     }
+    client.tell(&Event::Refused("too many are connected".to_owned()), &[]);
+    None
 }
 
 #[cfg(test)]

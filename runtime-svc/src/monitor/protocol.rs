@@ -3,6 +3,8 @@
 //! The first byte tells the kind: [`JSON`] a [`Request`] or [`Event`], [`DATA`] bytes for standard
 //! input, [`END`] the end of standard input.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::executor::{StartError, plan::ExecPlan};
@@ -108,6 +110,13 @@ pub struct ExitRecord {
     pub started: u64,
     /// Nanoseconds since the epoch.
     pub finished: u64,
+}
+
+impl ExitRecord {
+    /// What a monitor left; none when it did not come to that.
+    pub fn read(file: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+    }
 }
 
 /// Serialises a message.

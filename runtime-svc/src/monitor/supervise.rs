@@ -81,6 +81,9 @@ struct Monitor<'a> {
     next_client: u64,
     execs: Vec<Exec>,
     exit_code: Option<i32>,
+    /// What clients held who went without a word, as runtime-svc does when it is killed: its next instance
+    /// goes on from there, and says so.
+    left: Option<u64>,
     /// Children that ended and that no exec has claimed yet, newest last.
     ended: Vec<(Pid, i32)>,
 }
@@ -132,6 +135,7 @@ fn start<'a>(
                 next_client: 1,
                 execs: Vec::new(),
                 exit_code: None,
+                left: None,
                 ended: Vec::new(),
             })
         }
@@ -231,13 +235,18 @@ impl Monitor<'_> {
             }
             self.drop_clients();
             self.execs.retain(|e| e.report.is_some() || e.pid.is_some());
+            if self.execs.iter().all(|e| e.report.is_none()) {
+                // Nobody will claim them, and their numbers may go to others.
+                self.ended.clear();
+            }
         }
         self.finish();
     }
 
     /// The first position of the log that an attached client needs.
     fn needed(&self) -> Option<u64> {
-        self.clients.iter().filter_map(|(_, c)| c.hold).min()
+        let held = self.clients.iter().filter_map(|(_, c)| c.hold);
+        held.chain(self.left).min()
     }
 
     /// Waits for something to happen: what is ready, in the order of the lists.
@@ -302,13 +311,10 @@ impl Monitor<'_> {
     }
 
     fn accept(&mut self) {
-        let mut new = Vec::new();
-        if listener::accept(&self.listener, &mut new) {
-            for mut client in new {
-                client.tell(&Event::Running(self.running.clone()), &[]);
-                self.clients.push((self.next_client, client));
-                self.next_client += 1;
-            }
+        if let Some(mut client) = listener::accept(&self.listener, self.clients.len()) {
+            client.tell(&Event::Running(self.running.clone()), &[]);
+            self.clients.push((self.next_client, client));
+            self.next_client += 1;
         }
     }
 
@@ -334,10 +340,16 @@ impl Monitor<'_> {
     }
 
     fn serve_request(&mut self, index: usize, number: u64, request: Request, fds: Vec<OwnedFd>) {
+        let attached = self.clients.iter().filter(|(_, c)| c.stdin).count();
         let client = &mut self.clients[index].1;
         let done: Result<(), io::Error> = match request {
+            Request::Attach { stdin: true, .. } if attached >= listener::MAX_ATTACHED => {
+                client.gone = true;
+                Err(io::Error::other("too many clients are attached to it"))
+            }
             Request::Attach { stdin, stdin_once } => {
-                client.follows = true;
+                // Who sends input reads no output here.
+                client.follows = !stdin;
                 client.stdin = stdin;
                 client.stdin_once = stdin_once;
                 let length = self.output.position();
@@ -346,6 +358,7 @@ impl Monitor<'_> {
             }
             Request::Hold(position) => {
                 client.hold = position;
+                self.left = None;
                 let needed = self.needed();
                 self.output.set_needed(needed);
                 return;
@@ -484,6 +497,8 @@ impl Monitor<'_> {
             }
         }
         let before = self.clients.len();
+        let gone = self.clients.iter().filter(|(_, c)| c.gone);
+        self.left = gone.filter_map(|(_, c)| c.hold).chain(self.left).min();
         self.clients.retain(|(_, c)| !c.gone);
         if self.clients.len() != before {
             let needed = self.needed();
