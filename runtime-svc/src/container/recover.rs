@@ -38,10 +38,16 @@ impl Manager {
         let mut live = Vec::new();
         let mut ended = Vec::new();
         let mut silent = Vec::new();
+        // Of removals that were cut off: nobody else has these, or will ever ask for them.
+        let mut volumes = Vec::new();
         for entry in fs::read_dir(self.0.state.join("containers"))? {
             let folder = entry?.path();
             // `<id>.new` was never acknowledged, `<id>.removed` is being removed.
             if folder.extension().is_some() {
+                let record = Record::read(&folder).ok();
+                if let Some(record) = record.filter(|r| r.spec.auto_remove) {
+                    volumes.extend(record.own_volumes);
+                }
                 if let Err(error) = fs::remove_dir_all(&folder) {
                     tracing::warn!(folder = %folder.display(), %error, "could not be removed");
                 }
@@ -132,6 +138,7 @@ impl Manager {
         for container in ended {
             self.settle_ended(&container).await;
         }
+        self.remove_own_volumes(&volumes).await;
         for container in silent {
             tracing::warn!(container = container.id, "its monitor does not answer");
             tokio::spawn(self.clone().ask_again(container));
@@ -163,10 +170,7 @@ impl Manager {
 
     /// A container whose monitor is gone: it ended while we were away, or never began.
     async fn settle_ended(&self, container: &Arc<Container>) {
-        let exit = fs::read(container.exit_file())
-            .ok()
-            .and_then(|b| serde_json::from_slice::<ExitRecord>(&b).ok());
-        let status = match exit {
+        let status = match ExitRecord::read(&container.exit_file()) {
             Some(record) => Status::Exited {
                 record,
                 error: String::new(),
@@ -180,7 +184,8 @@ impl Manager {
                 },
                 error: "the container's monitor was killed".to_owned(),
             },
-            None => return,
+            // Never started, and nobody is about to any more.
+            None => return self.remove_unstarted(container).await,
         };
         self.clean_up(container);
         logging::finish(container).await;

@@ -64,8 +64,19 @@ impl Manager {
             .tried(what)
     }
 
+    /// One of `--rm` that could not be started goes at once, as docker's does. Its caller must not hold
+    /// `opening`.
+    pub async fn remove_unstarted(&self, container: &Arc<Container>) {
+        if container.record().spec.auto_remove
+            && !container.is_up()
+            && let Err(error) = self.remove(container, true, true).await
+        {
+            tracing::warn!(container = container.id, %error, "could not be removed");
+        }
+    }
+
     /// Removes the volumes that were made for a container alone, unless another one shares them.
-    async fn remove_own_volumes(&self, names: &[String]) {
+    pub(super) async fn remove_own_volumes(&self, names: &[String]) {
         for name in names {
             let (manager, volume) = (self.clone(), name.clone());
             let removed = tokio::task::spawn_blocking(move || {

@@ -125,7 +125,13 @@ impl Containers for ContainersService {
         let request = request.into_inner();
         let container = self.find(&request.container)?;
         let (manager, id) = (self.manager.clone(), container.id.clone());
-        let start = async move { manager.start(&container, request.terminal_size).await };
+        let start = async move {
+            let started = manager.start(&container, request.terminal_size).await;
+            if started.is_err() {
+                manager.remove_unstarted(&container).await;
+            }
+            started
+        };
         let already = !whole(start).await?;
         Ok(Response::new(pb::StartResponse { id, already }))
     }
@@ -184,7 +190,8 @@ impl Containers for ContainersService {
     ) -> Result<Response<pb::KillResponse>, Status> {
         let request = request.into_inner();
         let container = self.find(&request.container)?;
-        self.manager.kill(&container, &request.signal).await?;
+        let (manager, own) = (self.manager.clone(), container.clone());
+        whole(async move { manager.kill(&own, &request.signal).await }).await?;
         Ok(Response::new(pb::KillResponse {
             id: container.id.clone(),
         }))
@@ -195,7 +202,8 @@ impl Containers for ContainersService {
         request: Request<pb::PauseRequest>,
     ) -> Result<Response<pb::PauseResponse>, Status> {
         let container = self.find(&request.into_inner().container)?;
-        self.manager.pause(&container, true).await?;
+        let (manager, own) = (self.manager.clone(), container.clone());
+        whole(async move { manager.pause(&own, true).await }).await?;
         Ok(Response::new(pb::PauseResponse {
             id: container.id.clone(),
         }))
@@ -206,7 +214,8 @@ impl Containers for ContainersService {
         request: Request<pb::UnpauseRequest>,
     ) -> Result<Response<pb::UnpauseResponse>, Status> {
         let container = self.find(&request.into_inner().container)?;
-        self.manager.pause(&container, false).await?;
+        let (manager, own) = (self.manager.clone(), container.clone());
+        whole(async move { manager.pause(&own, false).await }).await?;
         Ok(Response::new(pb::UnpauseResponse {
             id: container.id.clone(),
         }))

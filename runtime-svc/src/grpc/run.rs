@@ -60,10 +60,7 @@ pub async fn run(
     // From here on losing the client does not end the container.
     if let Err(error) = manager.start(&container, None).await {
         drop(opening);
-        if container.record().spec.auto_remove {
-            // The first error is the one to tell.
-            let _ = manager.remove(&container, true, true).await;
-        }
+        manager.remove_unstarted(&container).await;
         return Err(error.into());
     }
     let offset = container.running().map_or(0, |r| r.log_start);
@@ -245,8 +242,12 @@ pub async fn attach(
     })
     .await?;
     let hold = container.holds.take(0);
-    if start.start {
-        manager.start(&container, start.terminal_size).await?;
+    if start.start
+        && let Err(error) = manager.start(&container, start.terminal_size).await
+    {
+        drop(opening);
+        manager.remove_unstarted(&container).await;
+        return Err(error.into());
     }
     match container.running() {
         Some(running) => log_start = running.log_start,
