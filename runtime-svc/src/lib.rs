@@ -8,6 +8,7 @@
 pub mod cgroup;
 pub mod collect;
 pub mod container;
+pub mod descriptors;
 pub mod disk;
 pub mod error;
 pub mod events;

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use runtime_svc::{
     container::manager::Manager,
+    descriptors,
     grpc::{ContainersService, HostService, VolumesService, WorkerService},
     monitor::spawner,
     network::Netd,
@@ -49,6 +50,9 @@ fn main() -> ExitCode {
 }
 
 async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> {
+    if let Err(error) = descriptors::raise() {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
     let state = context
         .state_dir()
         .context("cannot make the state folder")?;

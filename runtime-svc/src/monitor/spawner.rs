@@ -20,7 +20,7 @@ use rustix::{
     fs::{FlockOperation, Mode, OFlags},
     mount::OpenTreeFlags,
     net::{RecvFlags, SendFlags},
-    process::WaitOptions,
+    process::{Pid, WaitOptions},
 };
 
 use super::{
@@ -29,6 +29,7 @@ use super::{
     supervise,
 };
 use crate::{
+    descriptors,
     executor::{
         StartError,
         plan::{ContainerPlan, Namespace},
@@ -70,10 +71,13 @@ impl Spawner {
             .stdout(std::process::Stdio::null())
             .current_dir("/")
             .spawn()?;
-        Ok(Self {
+        let spawner = Self {
             child,
             socket: ours,
-        })
+        };
+        // It does nothing before it is asked.
+        descriptors::restore(Pid::from_child(&spawner.child))?;
+        Ok(spawner)
     }
 
     /// Asks for a container. The returned socket speaks [`super::protocol`]; its first event says
