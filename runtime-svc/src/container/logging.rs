@@ -61,6 +61,10 @@ pub async fn finish(container: &Arc<Container>) {
                 container = container.id,
                 "its log driver does not take the end of its output"
             );
+            // It waits for the driver, too; nobody else has to.
+            let container = container.clone();
+            drop(tokio::task::spawn_blocking(move || container.sink.close()));
+            return;
         }
     }
     container.sink.close();

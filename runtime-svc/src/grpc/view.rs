@@ -32,8 +32,10 @@ pub fn time(nanoseconds: u64) -> Option<Timestamp> {
 
 /// A timestamp as nanoseconds since the epoch.
 pub fn nanoseconds(time: &Timestamp) -> u64 {
-    u64::try_from(time.seconds).unwrap_or(0) * 1_000_000_000
-        + u64::try_from(time.nanos).unwrap_or(0)
+    u64::try_from(time.seconds)
+        .unwrap_or(0)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(time.nanos).unwrap_or(0))
 }
 
 /// An end.
@@ -282,5 +284,17 @@ pub fn details(
             + u32::from(matches!(container.status(), State::Restarting { .. })),
         health: record.effective.health.clone().map(check),
         spec: Some(record.spec),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_nobody_lives_to_see_is_a_time() {
+        let of = |seconds, nanos| nanoseconds(&Timestamp { seconds, nanos });
+        assert_eq!(of(1, 5), 1_000_000_005);
+        assert_eq!((of(i64::MAX, i32::MAX), of(-1, -1)), (u64::MAX, 0));
     }
 }

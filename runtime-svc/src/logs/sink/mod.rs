@@ -203,8 +203,7 @@ impl Open {
                         lines: before.clone(),
                         length: self.target.settle()?,
                     };
-                    self.record()?;
-                    self.target.recorded()?;
+                    self.begin_anew()?;
                 }
             }
             self.progress.position = self.reader.position();
@@ -221,8 +220,7 @@ impl Open {
             for line in lines.finish() {
                 while self.target.take(&line)? == Taken::RecordFirst {
                     self.progress.length = self.target.settle()?;
-                    self.record()?;
-                    self.target.recorded()?;
+                    self.begin_anew()?;
                 }
                 behind = true;
             }
@@ -243,9 +241,65 @@ impl Open {
         Ok(())
     }
 
+    /// Records how far it came, lets the target begin another file, and records that: a length of the old
+    /// file must never be taken for one of the new.
+    fn begin_anew(&mut self) -> io::Result<()> {
+        self.record()?;
+        self.target.recorded()?;
+        self.progress.length = 0;
+        self.record()
+    }
+
     fn record(&self) -> io::Result<()> {
         let temporary = self.file.with_extension("json.new");
         fs::write(&temporary, serde_json::to_vec(&self.progress)?)?;
         fs::rename(&temporary, &self.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::reader::tests::{append, writer},
+        *,
+    };
+    use crate::monitor::log_format::Stream;
+
+    /// Rotates before its first line, then fails.
+    struct Failing {
+        rotated: bool,
+    }
+
+    impl Target for Failing {
+        fn take(&mut self, _: &Line) -> io::Result<Taken> {
+            match self.rotated {
+                false => Ok(Taken::RecordFirst),
+                true => Err(io::Error::other("killed")),
+            }
+        }
+        fn settle(&mut self) -> io::Result<u64> {
+            Ok(700)
+        }
+        fn recorded(&mut self) -> io::Result<()> {
+            self.rotated = true;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_rotated_file_is_never_the_next_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = writer(folder.path(), 1 << 20, 2);
+        append(&mut log, 1, Stream::Stdout, b"line\n");
+        let mut open = Open {
+            file: folder.path().join("sink.json"),
+            progress: Progress::default(),
+            target: Box::new(Failing { rotated: false }),
+            reader: LogReader::open(folder.path().to_owned(), 0),
+        };
+        open.drain(false, None).unwrap_err();
+        let bytes = fs::read(folder.path().join("sink.json")).unwrap();
+        let kept: Progress = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!((kept.position, kept.length), (0, 0));
     }
 }
