@@ -2,7 +2,11 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use rustix::{io::Errno, pipe::PipeFlags};
+use rustix::{
+    io::Errno,
+    pipe::PipeFlags,
+    process::{PidfdFlags, pidfd_open, pidfd_send_signal},
+};
 use slipway_proto::runtime::v1::{
     ExecEvent, ExecRequest, Exited, Stream, StreamInput, StreamOutput, exec_event, exec_request,
     stream_input::Input,
@@ -73,6 +77,9 @@ pub async fn exec(
             }
         }
     };
+    // Its number may be another's when a signal comes; this stays its own.
+    let process = rustix::process::Pid::from_raw(pid)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     manager.tell_exec(&container, &format!("exec_start: {command}"), &id, None);
     let started = exec_event::Started {
         exec_id: id.clone(),
@@ -113,7 +120,7 @@ pub async fn exec(
             copy_out(ours.stderr.as_ref(), Stream::Stderr, &client)
         );
     };
-    let input = feed(requests, ours.stdin, pid);
+    let input = feed(requests, ours.stdin, process);
     let both = async { tokio::join!(ended, output).0.unwrap_or(137) };
     tokio::pin!(both, input);
     let code = tokio::select! {
@@ -242,7 +249,11 @@ async fn copy_out(from: Option<&AsyncFd<OwnedFd>>, stream: Stream, client: &Clie
     }
 }
 
-async fn feed(mut requests: Streaming<ExecRequest>, mut stdin: Option<AsyncFd<OwnedFd>>, pid: i32) {
+async fn feed(
+    mut requests: Streaming<ExecRequest>,
+    mut stdin: Option<AsyncFd<OwnedFd>>,
+    process: Option<OwnedFd>,
+) {
     while let Ok(Some(request)) = requests.message().await {
         let Some(exec_request::Part::Input(StreamInput { input: Some(input) })) = request.part
         else {
@@ -274,9 +285,9 @@ async fn feed(mut requests: Streaming<ExecRequest>, mut stdin: Option<AsyncFd<Ow
                 let number = parse_signal(&name)
                     .ok()
                     .and_then(rustix::process::Signal::from_named_raw);
-                if let (Some(pid), Some(signal)) = (rustix::process::Pid::from_raw(pid), number) {
+                if let (Some(process), Some(signal)) = (&process, number) {
                     // It may have ended.
-                    let _ = rustix::process::kill_process(pid, signal);
+                    let _ = pidfd_send_signal(process, signal);
                 }
             }
         }
