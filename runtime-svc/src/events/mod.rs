@@ -15,6 +15,8 @@ pub use filter::Filters;
 const BACKLOG: usize = 1024;
 /// Events that are remembered (docker: 256).
 const HISTORY: usize = 1024;
+/// Bytes of them. A container may have megabytes of labels, and each of its events tells all.
+const MOST: usize = 8 << 20;
 
 /// Something happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +37,33 @@ pub struct Happening {
 #[derive(Debug)]
 pub struct Events {
     listeners: broadcast::Sender<Arc<Happening>>,
-    history: Mutex<VecDeque<Arc<Happening>>>,
+    history: Mutex<History>,
+}
+
+#[derive(Debug, Default)]
+struct History {
+    events: VecDeque<Arc<Happening>>,
+    bytes: usize,
+}
+
+impl History {
+    fn push(&mut self, event: Arc<Happening>) {
+        self.bytes += event.bytes();
+        self.events.push_back(event);
+        // The last one stays, whatever its size.
+        while self.events.len() > HISTORY || self.bytes > MOST && self.events.len() > 1 {
+            if let Some(oldest) = self.events.pop_front() {
+                self.bytes -= oldest.bytes();
+            }
+        }
+    }
+}
+
+impl Happening {
+    fn bytes(&self) -> usize {
+        let attributes = self.attributes.iter().map(|(k, v)| k.len() + v.len());
+        self.action.len() + self.id.len() + attributes.sum::<usize>()
+    }
 }
 
 impl Default for Events {
@@ -53,7 +81,7 @@ impl Events {
     pub fn subscribe(&self) -> (Vec<Arc<Happening>>, broadcast::Receiver<Arc<Happening>>) {
         let history = self.lock();
         (
-            history.iter().cloned().collect(),
+            history.events.iter().cloned().collect(),
             self.listeners.subscribe(),
         )
     }
@@ -74,15 +102,12 @@ impl Events {
             attributes,
         });
         let mut history = self.lock();
-        if history.len() == HISTORY {
-            history.pop_front();
-        }
-        history.push_back(happening.clone());
+        history.push(happening.clone());
         // Nobody listens: nobody is to be told.
         let _ = self.listeners.send(happening);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Arc<Happening>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -102,5 +127,16 @@ mod tests {
         events.tell("container", "die", "x", HashMap::new());
         assert_eq!(future.try_recv().unwrap().id, "x");
         assert!(future.try_recv().is_err());
+    }
+
+    #[test]
+    fn long_labels_take_no_more_memory_than_short_ones() {
+        let events = Events::default();
+        for n in 0..20 {
+            let labels = HashMap::from([("label".to_owned(), "x".repeat(1 << 20))]);
+            events.tell("container", "start", &n.to_string(), labels);
+        }
+        let (past, _) = events.subscribe();
+        assert_eq!((past.len(), past[6].id.as_str()), (7, "19"));
     }
 }
