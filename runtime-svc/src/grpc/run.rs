@@ -237,7 +237,7 @@ pub async fn attach(
     manager.tell(&container, "attach", &[]);
     let opening = Arc::clone(&container.opening).read_owned().await;
     let folder = container.folder.clone();
-    let mut log_start = streams::blocking(move || {
+    let log_end = streams::blocking(move || {
         crate::logs::find::end(&folder).tried(|| "cannot read the log".to_owned())
     })
     .await?;
@@ -249,17 +249,17 @@ pub async fn attach(
         manager.remove_unstarted(&container).await;
         return Err(error.into());
     }
-    match container.running() {
-        Some(running) => log_start = running.log_start,
+    let log_start = match container.running() {
+        Some(running) => running.log_start,
         // What we have just started may have ended already: its output and end are told.
-        None if start.start => {}
+        None if start.start => log_end,
         None => {
             return Err(Error::Conflict(
                 "You cannot attach to a stopped container, start it first".to_owned(),
             )
             .into());
         }
-    }
+    };
     let record = container.record();
     let attached = attach_event::Attached {
         id: container.id.clone(),
@@ -276,7 +276,8 @@ pub async fn attach(
     let offset = if start.logs || start.start {
         log_start
     } else {
-        *container.log_length.borrow()
+        // Not what was last heard of it: of a container that was just found again that is nothing.
+        log_end
     };
     let selection = streams::selection(&start.streams);
     let wants_stdin = record.spec.open_stdin && start.streams.contains(&Stream::Stdin.into());

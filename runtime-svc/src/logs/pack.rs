@@ -31,7 +31,7 @@ pub fn pack(folder: &Path, base: u64) -> io::Result<()> {
     let plain = log_files::plain(folder, base);
     let mut file = BufReader::with_capacity(BLOCK, File::open(&plain)?);
     let packed = log_files::packed(folder, base);
-    let temporary = packed.with_extension("z.new");
+    let temporary = log_files::packing(folder, base);
     let mut out = File::options()
         .write(true)
         .create(true)

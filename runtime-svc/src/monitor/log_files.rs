@@ -29,6 +29,11 @@ pub fn packed(folder: &Path, base: u64) -> PathBuf {
     folder.join(format!("log.{base}.z"))
 }
 
+/// That one while it is made. One that is left is of a runtime-svc that was killed.
+pub fn packing(folder: &Path, base: u64) -> PathBuf {
+    folder.join(format!("log.{base}.z.new"))
+}
+
 /// Its index.
 pub fn index(folder: &Path, base: u64) -> PathBuf {
     folder.join(format!("index.{base}"))
@@ -59,6 +64,7 @@ fn base_of(name: &str) -> Option<u64> {
 pub fn remove(folder: &Path, base: u64) {
     for path in [
         plain(folder, base),
+        packing(folder, base),
         packed(folder, base),
         index(folder, base),
     ] {
@@ -171,6 +177,16 @@ mod tests {
         assert_eq!(base_of("log.1234"), Some(1234));
         assert_eq!(base_of("log.1234.z.new"), None);
         assert_eq!(base_of("index.1234"), None);
+    }
+
+    #[test]
+    fn a_segment_goes_with_all_that_was_made_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["log.9", "log.9.z", "log.9.z.new", "index.9"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        remove(folder.path(), 9);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
