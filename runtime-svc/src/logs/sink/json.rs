@@ -124,9 +124,14 @@ fn rotate(path: &Path, files: u32, compress: bool) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     };
+    // Up to the first number that is free: there is one when a rotation was cut off, and a second one then
+    // must not push the oldest file out.
+    let there = |number| [false, true].map(|packed| rotated(path, number, packed).exists());
+    let free = (1..files).find(|number| there(*number) == [false, false]);
+    let last = free.unwrap_or(files - 1);
     for packed in [false, true] {
-        missing_is_fine(fs::remove_file(rotated(path, files - 1, packed)))?;
-        for number in (1..files - 1).rev() {
+        missing_is_fine(fs::remove_file(rotated(path, last, packed)))?;
+        for number in (1..last).rev() {
             missing_is_fine(fs::rename(
                 rotated(path, number, packed),
                 rotated(path, number + 1, packed),
@@ -222,6 +227,22 @@ fn string(bytes: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rotation_that_was_cut_off_is_finished_by_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x-json.log");
+        let read = |number| fs::read_to_string(rotated(&path, number, false)).unwrap_or_default();
+        // 1 has become 2 already, the file not yet 1.
+        fs::write(&path, "new").unwrap();
+        fs::write(rotated(&path, 2, false), "older").unwrap();
+        fs::write(rotated(&path, 3, false), "oldest").unwrap();
+        rotate(&path, 4, false).unwrap();
+        assert_eq!([1, 2, 3].map(read), ["new", "older", "oldest"]);
+        fs::write(&path, "newer").unwrap();
+        rotate(&path, 4, false).unwrap();
+        assert_eq!([1, 2, 3, 4].map(read), ["newer", "new", "older", ""]);
+    }
 
     #[test]
     fn a_line_is_dockers_to_the_byte() {
