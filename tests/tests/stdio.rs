@@ -339,6 +339,12 @@ async fn exec_has_dockers_options() {
         "{unknown}"
     );
 
+    let nowhere = site.ctl(&["exec", "-w", "tmp", "box", "true"]).error(1);
+    assert!(
+        nowhere.contains("needs to be an absolute path"),
+        "{nowhere}"
+    );
+
     let file = site.path("variables");
     std::fs::write(&file, "# not this\nB=file\nC=file\n").unwrap();
     let file = file.to_str().unwrap();

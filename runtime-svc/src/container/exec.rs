@@ -7,6 +7,7 @@ use rustix::process::Pid;
 use super::{
     confinement::{self, Modules},
     manager::Manager,
+    merge::check_working_dir,
     plan::{self, Places},
     state::{Container, Status},
 };
@@ -76,6 +77,7 @@ impl Manager {
         if exec.command.is_empty() {
             return Err(Error::Invalid("No exec command specified".to_owned()));
         }
+        check_working_dir(&exec.working_dir)?;
         let places = Places {
             folder: &container.folder,
             run_folder: &container.run_folder,

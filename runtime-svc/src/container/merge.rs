@@ -112,11 +112,7 @@ pub fn merge(id: &str, spec: &ContainerSpec, image: &ImageConfig) -> Result<Effe
         }
     };
     let working_dir = or(&spec.working_dir, &config.working_dir);
-    if !working_dir.is_empty() && !working_dir.starts_with('/') {
-        return Err(Error::Invalid(format!(
-            "the working directory '{working_dir}' is invalid, it needs to be an absolute path"
-        )));
-    }
+    check_working_dir(&working_dir)?;
     let mut exposed: Vec<String> = config.exposed_ports.keys().cloned().collect();
     if let Some(network) = &spec.network {
         exposed.extend(network.expose.iter().cloned());
@@ -189,6 +185,16 @@ fn asked_environment(own: &[String], image: &[String]) -> Vec<String> {
     let overridden = |variable: &&String| own.iter().any(|o| key(o) == key(variable));
     let kept = image.iter().filter(|v| !overridden(v));
     own.iter().chain(kept).cloned().collect()
+}
+
+/// A working folder is absolute, or nothing is said.
+pub fn check_working_dir(folder: &str) -> Result<(), Error> {
+    match folder.is_empty() || folder.starts_with('/') {
+        true => Ok(()),
+        false => Err(Error::Invalid(format!(
+            "the working directory '{folder}' is invalid, it needs to be an absolute path"
+        ))),
+    }
 }
 
 #[cfg(test)]
