@@ -34,7 +34,8 @@ pub fn bind(path: &Path) -> io::Result<OwnedFd> {
     let (_folder, address) = address(path)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, 64)?;
+    // Nobody who connects waits: who finds no room is refused at once, by the kernel without a word.
+    rustix::net::listen(&socket, 2 * MAX_CLIENTS as i32)?;
     Ok(socket)
 }
 
