@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd as _;
 
-use slipway_tests::{Said, Site, image, ready};
+use slipway_tests::{Said, Site, eventually, image, ready};
 
 async fn site() -> Option<Site> {
     if !ready() {
@@ -131,4 +131,50 @@ async fn nobody_waits_for_a_fifo_in_the_place_of_dev_null() {
         sh(&site, &["-v", "nodes:/dev"], "cat; echo done").ok(),
         "done\n"
     );
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_delays_nobody_else() {
+    let Some(site) = site().await else { return };
+    // Questions for names go nowhere, so that a look-up lasts.
+    let ip = |words: &[&str]| assert!(site.output("ip", words).status.success(), "{words:?}");
+    ip(&["link", "add", "nowhere", "type", "veth", "peer", "nothing"]);
+    ip(&["link", "set", "nowhere", "up", "arp", "off"]);
+    ip(&["link", "set", "nothing", "up"]);
+    ip(&["route", "add", "default", "dev", "nowhere"]);
+    let volume = |name: &str, kind: &str, device: &str, options: &str| {
+        let (kind, device) = (format!("type={kind}"), format!("device={device}"));
+        let options = format!("o={options}");
+        let words = [
+            "volume", "create", "--opt", &kind, "--opt", &device, "--opt", &options, name,
+        ];
+        site.ctl(&words).ok();
+    };
+    volume("near", "tmpfs", "tmpfs", "size=1m");
+    let made = [
+        "create",
+        "--name",
+        "near",
+        "-v",
+        "near:/near",
+        "busybox",
+        "sleep",
+        "1000",
+    ];
+    site.ctl(&made).ok();
+    let far = "type=volume,src=far,dst=/far,volume-opt=type=nfs,volume-opt=device=:/x,\
+               volume-opt=o=addr=files.example.org";
+    let mut waits = site.ctl_start(&["create", "--mount", far, "busybox"]);
+    let there = || site.ctl(&["volume", "ls", "-q"]).out.contains("far");
+    eventually("the volume is made", async || there().then_some(())).await;
+    let begun = std::time::Instant::now();
+    site.ctl(&["start", "near"]).ok();
+    site.ctl(&["rm", "-f", "near"]).ok();
+    let took = begun.elapsed();
+    // A look-up is given up after ten seconds.
+    assert!(took < std::time::Duration::from_secs(4), "{took:?}");
+    let code = waits.wait().unwrap().code();
+    assert_ne!(code, Some(0));
+    assert!(!there(), "it was made for what failed");
+    ip(&["link", "del", "nowhere"]);
 }

@@ -20,7 +20,12 @@ use crate::{
 
 /// Which containers have which volumes' devices open. In memory: recovery fills it again.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Opened(Arc<Mutex<HashMap<String, HashSet<String>>>>);
+pub(super) struct Opened {
+    users: Arc<Mutex<HashMap<String, HashSet<String>>>>,
+    /// Whose turn it is to mount, by volume: apart from the others, since a server may take minutes to
+    /// answer and whoever else starts or ends must not wait for it.
+    turns: Arc<Mutex<HashMap<String, Arc<Mutex<()>>>>>,
+}
 
 /// What is mounted on a volume's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,20 +165,57 @@ impl Volumes {
             return Ok(false);
         };
         let data = self.data(name);
-        let mut opened = self.opened();
+        // From now on nobody unmounts it.
+        let users = |opened: &mut HashMap<_, HashSet<String>>| {
+            let users: &mut HashSet<_> = opened.entry(name.to_owned()).or_default();
+            users.insert(container.to_owned())
+        };
+        let first = users(&mut self.opened());
+        let turn = self.turn(name);
+        let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mounted = self.mount_device(&device, &data);
+        drop(turn);
+        if mounted.is_err() && first {
+            self.close_device(&mut self.opened(), name, container);
+        }
+        mounted.map(|()| true)
+    }
+
+    fn mount_device(&self, device: &Device, data: &Path) -> Result<(), Error> {
         let what = || {
             let data = data.display();
             format!("error while mounting volume '{data}': failed to mount local volume")
         };
-        if !mountinfo::is_mount_point(&data).tried(what)? {
-            device.mount(&data).tried(|| {
-                let (source, data) = (&device.source, data.display());
-                format!("{}: mount {source}:{data}", what())
-            })?;
+        if mountinfo::is_mount_point(data).tried(what)? {
+            return Ok(());
         }
-        let users = opened.entry(name.to_owned()).or_default();
-        users.insert(container.to_owned());
-        Ok(true)
+        device.mount(data).tried(|| {
+            let (source, data) = (&device.source, data.display());
+            format!("{}: mount {source}:{data}", what())
+        })
+    }
+
+    fn close_device(
+        &self,
+        opened: &mut HashMap<String, HashSet<String>>,
+        name: &str,
+        container: &str,
+    ) {
+        let Some(users) = opened.get_mut(name) else {
+            return;
+        };
+        if users.remove(container) && users.is_empty() {
+            opened.remove(name);
+            self.unmount(name);
+        }
+    }
+
+    fn turn(&self, name: &str) -> Arc<Mutex<()>> {
+        let turns = self.opened.turns.lock();
+        let mut turns = turns.unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody waits for are made again when they are needed.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        turns.entry(name.to_owned()).or_default().clone()
     }
 
     /// A container that runs has the devices of these volumes open, from before this service began.
@@ -190,13 +232,10 @@ impl Volumes {
     /// A container has ended: what nobody else has open is unmounted.
     pub fn close_devices(&self, container: &str) {
         let mut opened = self.opened();
-        opened.retain(|name, users| {
-            users.remove(container);
-            if users.is_empty() {
-                self.unmount(name);
-            }
-            !users.is_empty()
-        });
+        let names: Vec<String> = opened.keys().cloned().collect();
+        for name in names {
+            self.close_device(&mut opened, &name, container);
+        }
     }
 
     /// Unmounts what no container has open: an instance that was killed could not.
@@ -226,7 +265,10 @@ impl Volumes {
     }
 
     fn opened(&self) -> std::sync::MutexGuard<'_, HashMap<String, HashSet<String>>> {
-        self.opened.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.opened
+            .users
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
