@@ -320,12 +320,15 @@ async fn a_terminal_with_size_and_input() {
         )
         .await
         .unwrap();
+    // Who sends input is not told of output.
+    let follower = Connection::open(&plan.files.socket).unwrap();
+    follower.follow().await.unwrap();
     while !read_log(&plan).0.contains("tty") {
-        next(&connection).await;
+        next(&follower).await;
     }
     connection.stdin(b"hello\n").await.unwrap();
     while !read_log(&plan).0.contains("got") {
-        next(&connection).await;
+        next(&follower).await;
     }
     connection
         .request(
