@@ -48,6 +48,30 @@ impl Said {
 }
 
 impl Site {
+    /// What `inspect -f` says of something.
+    #[track_caller]
+    pub fn inspect(&self, name: &str, format: &str) -> String {
+        let said = self.ctl(&["inspect", "-f", format, name]).ok();
+        said.trim_end().to_owned()
+    }
+
+    /// Runs a script in a container of busybox that goes with it.
+    pub fn sh(&self, options: &[&str], script: &str) -> Said {
+        let mut arguments = vec!["run", "--rm"];
+        arguments.extend(options);
+        arguments.extend(["busybox", "/bin/busybox", "sh", "-c", script]);
+        self.ctl(&arguments)
+    }
+
+    /// Starts a container of busybox that sleeps; returns its id.
+    #[track_caller]
+    pub fn sleeper(&self, name: &str, options: &[&str]) -> String {
+        let mut arguments = vec!["run", "-d", "--name", name];
+        arguments.extend(options);
+        arguments.extend(["busybox", "sleep", "1000"]);
+        self.ctl(&arguments).ok().trim().to_owned()
+    }
+
     /// Runs `ctl` to its end.
     pub fn ctl(&self, arguments: &[&str]) -> Said {
         self.ctl_with(arguments, b"")

@@ -41,7 +41,7 @@ pub fn ready() -> bool {
 
 /// Straight to the terminal, past libtest's capture: a test that was not run must not look like one that
 /// passed.
-fn skipped(why: &str) {
+pub fn skipped(why: &str) {
     use std::io::Write as _;
     let test = std::thread::current();
     // A terminal that is gone needs no telling.

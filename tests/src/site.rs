@@ -38,6 +38,16 @@ impl Site {
         site
     }
 
+    /// A host with all services and the image `busybox`; `None`, and said aloud, where such a test cannot run.
+    pub async fn with_busybox() -> Option<Self> {
+        if !crate::ready() {
+            return None;
+        }
+        let site = Self::start().await;
+        crate::image::busybox(&site).await;
+        Some(site)
+    }
+
     /// A host without anything on it yet.
     pub fn bare() -> Self {
         Self::within(&std::env::temp_dir())

@@ -2,11 +2,6 @@
 
 use slipway_tests::{Site, eventually, image, ready};
 
-fn inspect(site: &Site, name: &str, format: &str) -> String {
-    let said = site.ctl(&["inspect", "-f", format, name]).ok();
-    said.trim_end().to_owned()
-}
-
 #[tokio::test]
 async fn a_committed_image_runs_with_what_was_changed() {
     if !ready() {
@@ -59,7 +54,7 @@ async fn a_committed_image_runs_with_what_was_changed() {
         .ok();
     assert!(id.starts_with("sha256:") && id.len() == 72, "{id}");
     assert_eq!(
-        inspect(&site, "box", "{{.State.Status}}"),
+        site.inspect("box", "{{.State.Status}}"),
         "running",
         "it goes on"
     );
@@ -73,10 +68,14 @@ async fn a_committed_image_runs_with_what_was_changed() {
     );
     let config = "{{.Config.User}} {{.Config.WorkingDir}} {{index .Config.Labels \"tier\"}} {{.Config.StopSignal}} {{json .Config.ExposedPorts}} {{json .Config.Volumes}} {{.Config.Healthcheck.Test}} {{.Author}}";
     assert_eq!(
-        inspect(&site, "kept:1", config),
+        site.inspect("kept:1", config),
         "0:7 /own one QUIT {\"90/tcp\":{}} {\"/anonymous\":{}} [CMD-SHELL true] Me <me@x>"
     );
-    assert!(!inspect(&site, "kept:1", "{{json .Config.Env}}").contains("HOSTNAME"));
+    assert!(
+        !site
+            .inspect("kept:1", "{{json .Config.Env}}")
+            .contains("HOSTNAME")
+    );
     let history = site.ctl(&["history", "--no-trunc", "kept:1"]).ok();
     assert!(history.contains("as it was"), "{history}");
 
@@ -103,7 +102,7 @@ async fn a_committed_image_runs_with_what_was_changed() {
     assert_eq!(said.out, "me2 3\n", "{}", said.err);
     let config = "{{.Config.User}} {{.Config.WorkingDir}} {{json .Config.Labels}} {{.Config.StopSignal}} {{len .Config.ExposedPorts}} {{len .Config.Volumes}} {{.Config.Healthcheck.Test}} {{.Config.OnBuild}}";
     assert_eq!(
-        inspect(&site, "changed", config),
+        site.inspect("changed", config),
         "9:9 /own/sub {\"more\":\"me\",\"tier\":\"two\"} SIGUSR1 3 2 [CMD-SHELL exit 1] [RUN x]"
     );
     for (change, why) in [
@@ -135,8 +134,8 @@ async fn a_committed_image_runs_with_what_was_changed() {
     let id = site.ctl(&["commit", "same"]).ok();
     let layers = "{{len .RootFS.Layers}}";
     assert_eq!(
-        inspect(&site, id.trim(), layers),
-        inspect(&site, "kept:1", layers)
+        site.inspect(id.trim(), layers),
+        site.inspect("kept:1", layers)
     );
     let told = site.ctl(&[
         "events",
@@ -181,7 +180,7 @@ async fn a_commit_sees_one_instant_and_what_it_froze_goes_on() {
 
     // The service dies in the middle: what it froze goes on with the next one.
     let mut child = site.ctl_start(&["commit", "box", "never"]);
-    let pid = inspect(&site, "box", "{{.State.Pid}}");
+    let pid = site.inspect("box", "{{.State.Pid}}");
     let wchan = format!("/proc/{pid}/stat");
     let marks = || {
         let folder = site.path("run/runtime/containers");
@@ -207,7 +206,7 @@ async fn a_commit_sees_one_instant_and_what_it_froze_goes_on() {
     site.start_service("runtime").await;
     assert!(std::fs::metadata(wchan).is_ok());
     assert_eq!(
-        inspect(&site, "box", "{{.State.Status}}"),
+        site.inspect("box", "{{.State.Status}}"),
         "running",
         "was frozen: {frozen}"
     );

@@ -10,22 +10,15 @@ fn ok(said: Said) -> String {
     said.out
 }
 
-async fn site() -> Option<Site> {
-    if !ready() {
-        return None;
-    }
-    let site = Site::start().await;
-    image::busybox(&site).await;
-    Some(site)
-}
-
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 #[tokio::test]
 async fn files_in_both_directions_whether_it_runs_or_not() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let here = site.path("here");
     fs::create_dir_all(here.join("tree/sub")).unwrap();
     fs::write(here.join("one"), "one\n").unwrap();
@@ -156,7 +149,9 @@ async fn files_in_both_directions_whether_it_runs_or_not() {
 
 #[tokio::test]
 async fn a_hostile_container_reaches_nothing_outside() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let here = site.path("here");
     fs::create_dir_all(here.join("out")).unwrap();
     fs::write(here.join("one"), "one\n").unwrap();
@@ -189,7 +184,9 @@ async fn a_hostile_container_reaches_nothing_outside() {
 
 #[tokio::test]
 async fn changes_and_the_whole_tree() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let script = "echo x > /new; rm /bin/ip; mkdir -p /a/b; echo y > /a/b/c; echo z >> /etc/added; sleep 1000";
     ok(site.ctl(&[
         "run",
@@ -223,7 +220,9 @@ async fn changes_and_the_whole_tree() {
 
 #[tokio::test]
 async fn processes_as_ps_shows_them() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     ok(site.ctl(&[
         "run",
         "-d",
@@ -294,7 +293,9 @@ async fn processes_as_ps_shows_them() {
 
 #[tokio::test]
 async fn the_whole_root_large_files_and_the_last_line() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let here = site.path("here");
     fs::create_dir_all(&here).unwrap();
     let large = here.join("large");

@@ -6,19 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use slipway_tests::{Site, image, ready};
+use slipway_tests::Site;
 
 /// How long each race is run.
 const RACE: Duration = Duration::from_secs(2);
-
-async fn site() -> Option<Site> {
-    if !ready() {
-        return None;
-    }
-    let site = Site::start().await;
-    image::busybox(&site).await;
-    Some(site)
-}
 
 /// Copies in both directions for a while; whatever the answers are, nothing of the host is read or written.
 /// Returns how often each direction worked.
@@ -51,7 +42,9 @@ fn race(site: &Site, inside: &str, here: &Path) -> (u32, u32) {
 /// file inside; the host has another one at the same path.
 #[tokio::test]
 async fn a_folder_that_becomes_a_link_while_it_is_copied() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let here = site.path("here");
     fs::create_dir_all(here.join("copies")).unwrap();
     fs::write(here.join("flag"), "outside\n").unwrap();
@@ -81,7 +74,9 @@ async fn a_folder_that_becomes_a_link_while_it_is_copied() {
 /// the place of the mount's target led it to the host. Nothing is mounted here, and nothing made.
 #[tokio::test]
 async fn a_volumes_place_that_becomes_a_link_while_it_is_copied() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let here = site.path("here");
     fs::create_dir_all(here.join("copies")).unwrap();
     fs::create_dir_all(here.join("host")).unwrap();
@@ -125,7 +120,9 @@ async fn a_volumes_place_that_becomes_a_link_while_it_is_copied() {
 /// Pipes that nobody writes to, also in the place of a file that was there a moment ago; a device.
 #[tokio::test]
 async fn pipes_and_devices_hang_nothing() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let here = site.path("here");
     fs::create_dir_all(here.join("copies")).unwrap();
     fs::create_dir_all(here.join("out")).unwrap();
@@ -159,7 +156,9 @@ async fn pipes_and_devices_hang_nothing() {
 /// CVE-2026-41567: docker unpacked compressed streams with the container's own programs.
 #[tokio::test]
 async fn a_compressed_stream_is_unpacked_by_nobody_of_the_containers() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let here = site.path("here");
     fs::create_dir_all(&here).unwrap();
     fs::write(here.join("one"), "one\n").unwrap();

@@ -2,31 +2,7 @@
 
 use std::os::fd::AsRawFd as _;
 
-use slipway_tests::{Said, Site, eventually, image, ready};
-
-async fn site() -> Option<Site> {
-    if !ready() {
-        return None;
-    }
-    let site = Site::start().await;
-    image::busybox(&site).await;
-    Some(site)
-}
-
-/// Runs a script in a container with these options.
-fn sh(site: &Site, options: &[&str], script: &str) -> Said {
-    let mut arguments = vec!["run", "--rm"];
-    arguments.extend(options);
-    arguments.extend(["busybox", "/bin/busybox", "sh", "-c", script]);
-    site.ctl(&arguments)
-}
-
-fn start(site: &Site, name: &str, options: &[&str]) {
-    let mut arguments = vec!["run", "-d", "--name", name];
-    arguments.extend(options);
-    arguments.extend(["busybox", "sleep", "1000"]);
-    site.ctl(&arguments).ok();
-}
+use slipway_tests::{Site, eventually, image, ready};
 
 #[tokio::test]
 async fn what_the_service_was_started_with_is_out_of_reach() {
@@ -45,16 +21,18 @@ async fn what_the_service_was_started_with_is_out_of_reach() {
     let path = format!("/proc/self/fd/{number}/bin/busybox");
     let said = site.ctl(&["run", "--rm", "--entrypoint", &path, "busybox", "true"]);
     assert_eq!(said.code, 127, "{said:?}");
-    start(&site, "box", &[]);
+    site.sleeper("box", &[]);
     let said = site.ctl(&["exec", "box", &path, "true"]);
     assert_eq!(said.code, 127, "{said:?}");
 }
 
 #[tokio::test]
 async fn processes_join_containers_with_other_ids_whatever_is_written_for_them() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let options = ["--userns", "auto", "--oom-score-adj", "321"];
-    start(&site, "other", &options);
+    site.sleeper("other", &options);
     let score = "cat /proc/self/oom_score_adj";
     let exec = |options: &[&str]| {
         let words = [&["exec"], options, &["other", "sh", "-c", score]].concat();
@@ -62,13 +40,15 @@ async fn processes_join_containers_with_other_ids_whatever_is_written_for_them()
     };
     assert_eq!(exec(&[]), "321\n");
     assert_eq!(exec(&["--user", "1"]), "321\n");
-    assert_eq!(sh(&site, &options, score).ok(), "321\n");
+    assert_eq!(site.sh(&options, score).ok(), "321\n");
 }
 
 #[tokio::test]
 async fn a_privileged_exec_has_all_capabilities_and_the_containers_filter() {
-    let Some(site) = site().await else { return };
-    start(&site, "box", &[]);
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
+    site.sleeper("box", &[]);
     let script =
         "grep -E '^(CapEff|Seccomp):' /proc/self/status; /bin/busybox mount -t tmpfs x /proc 2>&1";
     let said = site.ctl(&["exec", "--privileged", "box", "sh", "-c", script]);
@@ -82,7 +62,9 @@ async fn a_privileged_exec_has_all_capabilities_and_the_containers_filter() {
 
 #[tokio::test]
 async fn a_copy_into_a_bind_belongs_to_the_containers_ids_at_rest_too() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     use std::os::unix::fs::MetadataExt as _;
     let (shown, file) = (site.path("shown"), site.path("file"));
     std::fs::create_dir(&shown).unwrap();
@@ -104,10 +86,12 @@ async fn a_copy_into_a_bind_belongs_to_the_containers_ids_at_rest_too() {
 
 #[tokio::test]
 async fn the_working_folder_is_made_by_a_start_and_by_nothing_else() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let options = ["--read-only", "-w", "/new/folder"];
-    assert_eq!(sh(&site, &options, "pwd").ok(), "/new/folder\n");
-    start(&site, "box", &["-w", "/made"]);
+    assert_eq!(site.sh(&options, "pwd").ok(), "/new/folder\n");
+    site.sleeper("box", &["-w", "/made"]);
     let said = site.ctl(&["exec", "-w", "/missing", "box", "pwd"]);
     assert!(said.code != 0, "{said:?}");
     assert!(said.err.to_lowercase().contains("no such file"), "{said:?}");
@@ -120,22 +104,22 @@ async fn the_working_folder_is_made_by_a_start_and_by_nothing_else() {
 
 #[tokio::test]
 async fn nobody_waits_for_a_fifo_in_the_place_of_dev_null() {
-    let Some(site) = site().await else { return };
-    sh(
-        &site,
-        &["-v", "nodes:/nodes"],
-        "/bin/busybox mkfifo /nodes/null",
-    )
-    .ok();
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
+    site.sh(&["-v", "nodes:/nodes"], "/bin/busybox mkfifo /nodes/null")
+        .ok();
     assert_eq!(
-        sh(&site, &["-v", "nodes:/dev"], "cat; echo done").ok(),
+        site.sh(&["-v", "nodes:/dev"], "cat; echo done").ok(),
         "done\n"
     );
 }
 
 #[tokio::test]
 async fn a_server_that_does_not_answer_delays_nobody_else() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     // Questions for names go nowhere, so that a look-up lasts.
     let ip = |words: &[&str]| assert!(site.output("ip", words).status.success(), "{words:?}");
     ip(&["link", "add", "nowhere", "type", "veth", "peer", "nothing"]);

@@ -4,26 +4,12 @@ use slipway_image::{
     config::{Healthcheck, RunConfig},
     layer::Kind,
 };
-use slipway_tests::{Site, eventually, image, ready};
-
-async fn site() -> Option<Site> {
-    if !ready() {
-        return None;
-    }
-    let site = Site::start().await;
-    image::busybox(&site).await;
-    Some(site)
-}
-
-fn inspect(site: &Site, name: &str, format: &str) -> String {
-    let said = site.ctl(&["inspect", "-f", format, name]).ok();
-    said.trim_end().to_owned()
-}
+use slipway_tests::{Site, eventually, image};
 
 async fn is(site: &Site, name: &str, wanted: &str) {
     let what = format!("{name} is {wanted}");
     eventually(&what, async || {
-        (inspect(site, name, "{{.State.Health.Status}}") == wanted).then_some(())
+        (site.inspect(name, "{{.State.Health.Status}}") == wanted).then_some(())
     })
     .await;
 }
@@ -35,7 +21,9 @@ fn processes(site: &Site, name: &str) -> String {
 
 #[tokio::test]
 async fn health_follows_the_probes() {
-    let Some(mut site) = site().await else { return };
+    let Some(mut site) = Site::with_busybox().await else {
+        return;
+    };
     let mut words = vec![
         "run", "-d", "--name", "web", "-u", "7:7", "-w", "/tmp", "-e", "WHO=me",
     ];
@@ -54,8 +42,9 @@ async fn health_follows_the_probes() {
     is(&site, "web", "unhealthy").await;
     // With the container's user, variables and folder.
     let log = "{{range .State.Health.Log}}{{.ExitCode}} {{.Output}}{{end}}";
-    assert!(inspect(&site, "web", log).starts_with("1 me 7 /tmp"));
-    let streak: u32 = inspect(&site, "web", "{{.State.Health.FailingStreak}}")
+    assert!(site.inspect("web", log).starts_with("1 me 7 /tmp"));
+    let streak: u32 = site
+        .inspect("web", "{{.State.Health.FailingStreak}}")
         .parse()
         .unwrap();
     assert!(streak >= 2);
@@ -72,12 +61,9 @@ async fn health_follows_the_probes() {
             .ok()
             .contains("web")
     );
-    assert_eq!(
-        inspect(&site, "web", "{{.State.Health.FailingStreak}}"),
-        "0"
-    );
+    assert_eq!(site.inspect("web", "{{.State.Health.FailingStreak}}"), "0");
     eventually("five results are kept", async || {
-        (inspect(&site, "web", "{{len .State.Health.Log}}") == "5").then_some(())
+        (site.inspect("web", "{{len .State.Health.Log}}") == "5").then_some(())
     })
     .await;
 
@@ -106,19 +92,19 @@ async fn health_follows_the_probes() {
     );
     // What the last instance knew, the next one knows; and it looks on.
     site.kill_and_restart("runtime").await;
-    assert_eq!(inspect(&site, "web", "{{.State.Health.Status}}"), "healthy");
+    assert_eq!(site.inspect("web", "{{.State.Health.Status}}"), "healthy");
     let last = "{{range .State.Health.Log}}{{.Start}} {{end}}";
-    let before = inspect(&site, "web", last);
+    let before = site.inspect("web", last);
     eventually("it looks on", async || {
-        (inspect(&site, "web", last) != before).then_some(())
+        (site.inspect("web", last) != before).then_some(())
     })
     .await;
 
     // A frozen container is not asked.
     site.ctl(&["pause", "web"]).ok();
-    let paused = inspect(&site, "web", last);
+    let paused = site.inspect("web", last);
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
-    let frozen = inspect(&site, "web", last);
+    let frozen = site.inspect("web", last);
     // One that was under way when it froze may have ended before.
     assert!(
         paused.split(' ').rev().nth(1) == frozen.split(' ').rev().nth(1)
@@ -126,25 +112,21 @@ async fn health_follows_the_probes() {
     );
     site.ctl(&["unpause", "web"]).ok();
     eventually("it looks on", async || {
-        (inspect(&site, "web", last) != frozen).then_some(())
+        (site.inspect("web", last) != frozen).then_some(())
     })
     .await;
 
     site.ctl(&["stop", "-t", "0", "web"]).ok();
-    assert_eq!(
-        inspect(&site, "web", "{{.State.Health.Status}}"),
-        "unhealthy"
-    );
+    assert_eq!(site.inspect("web", "{{.State.Health.Status}}"), "unhealthy");
     site.ctl(&["start", "web"]).ok();
-    assert_eq!(
-        inspect(&site, "web", "{{.State.Health.FailingStreak}}"),
-        "0"
-    );
+    assert_eq!(site.inspect("web", "{{.State.Health.FailingStreak}}"), "0");
 }
 
 #[tokio::test]
 async fn a_probe_that_hangs_is_killed_with_all_that_it_began() {
-    let Some(mut site) = site().await else { return };
+    let Some(mut site) = Site::with_busybox().await else {
+        return;
+    };
     let mut words = vec![
         "run",
         "-d",
@@ -164,8 +146,7 @@ async fn a_probe_that_hangs_is_killed_with_all_that_it_began() {
     words.extend(["busybox", "sleep", "1000"]);
     site.ctl(&words).ok();
     is(&site, "slow", "unhealthy").await;
-    let log = inspect(
-        &site,
+    let log = site.inspect(
         "slow",
         "{{range .State.Health.Log}}{{.ExitCode}} {{.Output}};{{end}}",
     );
@@ -177,7 +158,7 @@ async fn a_probe_that_hangs_is_killed_with_all_that_it_began() {
     eventually("more were tried", async || {
         let now = processes(&site, "slow");
         assert!(now.matches("sleep 8888").count() <= 2, "{now}");
-        (inspect(&site, "slow", "{{len .State.Health.Log}}") == "5").then_some(())
+        (site.inspect("slow", "{{len .State.Health.Log}}") == "5").then_some(())
     })
     .await;
     // Killed in the middle of one: the monitor ends what nobody waits for.
@@ -185,7 +166,7 @@ async fn a_probe_that_hangs_is_killed_with_all_that_it_began() {
         processes(&site, "slow").contains("8888").then_some(())
     })
     .await;
-    let pid = inspect(&site, "slow", "{{.State.Pid}}");
+    let pid = site.inspect("slow", "{{.State.Pid}}");
     site.kill_service("runtime");
     let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let line = group
@@ -208,7 +189,9 @@ async fn a_probe_that_hangs_is_killed_with_all_that_it_began() {
 
 #[tokio::test]
 async fn images_bring_their_checks_and_options_change_them() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let program = std::fs::read("/bin/busybox").unwrap();
     let link = |name: &str| image::entry(name, Kind::Symlink(b"busybox".to_vec()), 0);
     let entries = vec![
@@ -239,11 +222,7 @@ async fn images_bring_their_checks_and_options_change_them() {
     let said = site.ctl(&["run", "-d", "--name", "own", "checked"]);
     assert_eq!((said.code, said.err.as_str()), (0, ""), "no warning");
     is(&site, "own", "healthy").await;
-    let output = inspect(
-        &site,
-        "own",
-        "{{range .State.Health.Log}}{{.Output}}|{{end}}",
-    );
+    let output = site.inspect("own", "{{range .State.Health.Log}}{{.Output}}|{{end}}");
     let first = output.split('|').next().unwrap();
     assert_eq!((first.len(), first.ends_with("...")), (4099, true));
     site.ctl(&["run", "-d", "--name", "none", "--no-healthcheck", "checked"])
@@ -276,12 +255,11 @@ async fn images_bring_their_checks_and_options_change_them() {
     ]);
     site.ctl(&words).ok();
     eventually("it was looked at", async || {
-        (inspect(&site, "late", "{{len .State.Health.Log}}").as_str() >= "3").then_some(())
+        (site.inspect("late", "{{len .State.Health.Log}}").as_str() >= "3").then_some(())
     })
     .await;
     assert_eq!(
-        inspect(
-            &site,
+        site.inspect(
             "late",
             "{{.State.Health.Status}} {{.State.Health.FailingStreak}}"
         ),

@@ -6,23 +6,7 @@ use slipway_image::{
     config::RunConfig,
     layer::{Entry, Kind},
 };
-use slipway_tests::{Said, Site, eventually, image, ready, site::program_path};
-
-async fn site() -> Option<Site> {
-    if !ready() {
-        return None;
-    }
-    let site = Site::start().await;
-    image::busybox(&site).await;
-    Some(site)
-}
-
-fn sh(site: &Site, options: &[&str], script: &str) -> Said {
-    let mut arguments = vec!["run", "--rm"];
-    arguments.extend(options);
-    arguments.extend(["busybox", "/bin/busybox", "sh", "-c", script]);
-    site.ctl(&arguments)
-}
+use slipway_tests::{Site, eventually, image, site::program_path};
 
 fn busybox() -> Vec<(Entry, Vec<u8>)> {
     let program = std::fs::read("/bin/busybox").unwrap();
@@ -71,7 +55,9 @@ fn one_call(number: i32) -> Vec<u8> {
 #[cfg(target_arch = "x86_64")]
 #[tokio::test]
 async fn calls_that_lead_out_are_refused() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     // Numbers of arch/x86/entry/syscalls/syscall_64.tbl.
     let calls = [
         ("keyctl", 250),
@@ -126,13 +112,15 @@ async fn calls_that_lead_out_are_refused() {
         "/bin/busybox mount -t tmpfs x /tmp",
         "/bin/busybox chroot /proc/1/root true && /bin/busybox mknod /tmp/sda b 8 0 && : < /tmp/sda",
     ] {
-        assert_ne!(sh(&site, &[], script).code, 0, "{script}");
+        assert_ne!(site.sh(&[], script).code, 0, "{script}");
     }
 }
 
 #[tokio::test]
 async fn the_runtimes_program_cannot_be_written_to() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let program = program_path("runtime-svc");
     let stamp = || {
         let m = std::fs::metadata(&program).unwrap();
@@ -143,11 +131,8 @@ async fn the_runtimes_program_cannot_be_written_to() {
     // (CVE-2019-5736).
     let attack = "for n in 1 2 3; do (: >> /proc/1/exe) 2>/dev/null && echo written; \
         (exec 3< /proc/1/exe && : >> /proc/self/fd/3) 2>/dev/null && echo written; done; echo tried";
-    assert_eq!(sh(&site, &["--init"], attack).ok(), "tried\n");
-    assert_eq!(
-        sh(&site, &["--init", "--privileged"], attack).ok(),
-        "tried\n"
-    );
+    assert_eq!(site.sh(&["--init"], attack).ok(), "tried\n");
+    assert_eq!(site.sh(&["--init", "--privileged"], attack).ok(), "tried\n");
     // One that waits for those who come in by exec.
     let watch = "while :; do for p in /proc/[0-9]*; do (: >> $p/exe) 2>/dev/null && [ $p != /proc/$$ ] && \
         case $(/bin/busybox readlink $p/exe) in *busybox) ;; *) echo written $p;; esac; done; done";
@@ -178,7 +163,9 @@ async fn the_runtimes_program_cannot_be_written_to() {
 
 #[tokio::test]
 async fn no_descriptor_of_the_host_is_a_working_directory() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let mut entries = busybox();
     for n in 3..16 {
         entries.push(link(&format!("fd{n}"), &format!("/proc/self/fd/{n}")));
@@ -218,19 +205,18 @@ async fn no_descriptor_of_the_host_is_a_working_directory() {
         }
     }
     // Nothing is inherited: three streams, and what ls itself opens.
-    let open = sh(
-        &site,
-        &[],
-        "/bin/busybox ls /proc/self/fd | /bin/busybox wc -l",
-    )
-    .ok();
+    let open = site
+        .sh(&[], "/bin/busybox ls /proc/self/fd | /bin/busybox wc -l")
+        .ok();
     assert_eq!(open.trim(), "4");
     site.ctl(&["rm", "-f", "kept"]).ok();
 }
 
 #[tokio::test]
 async fn images_with_links_where_the_kernels_file_systems_go() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     for (name, links) in [
         ("proc", vec![link("proc", "/etc")]),
         ("sys", vec![link("sys", "/etc")]),
@@ -258,12 +244,14 @@ async fn images_with_links_where_the_kernels_file_systems_go() {
 
 #[tokio::test]
 async fn what_is_hidden_stays_hidden() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let script = "for f in kcore keys timer_list interrupts latency_stats sched_debug; do [ -e /proc/$f ] && \
         /bin/busybox head -c1 /proc/$f; done; for f in sys/kernel/core_pattern sysrq-trigger sys/vm/swappiness irq/default_smp_affinity; do \
         [ -e /proc/$f ] && (echo x > /proc/$f) 2>/dev/null && echo wrote $f; done; \
         (echo x > /sys/kernel/uevent_helper) 2>/dev/null && echo wrote; echo done";
-    assert_eq!(sh(&site, &[], script).ok(), "done\n");
+    assert_eq!(site.sh(&[], script).ok(), "done\n");
     // A volume over /dev brings a null of its own and a console that leads to /proc (CVE-2025-31133,
     // CVE-2025-52565): neither is used.
     let folder = site.path("dev");
@@ -295,13 +283,15 @@ async fn what_is_hidden_stays_hidden() {
     );
     // A volume in /proc would cover what kernel parameters are written to (CVE-2025-52881).
     let volume = format!("{}:/proc/sys/net", folder.display());
-    let said = sh(&site, &["-v", &volume], "true");
+    let said = site.sh(&["-v", &volume], "true");
     assert!(said.code != 0 && said.err.contains("/proc"), "{said:?}");
 }
 
 #[tokio::test]
 async fn broken_lists_of_users_are_said_and_hang_nobody() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let path = |name: &str| site.path(name);
     let fifo = path("fifo");
     assert!(
@@ -321,7 +311,7 @@ async fn broken_lists_of_users_are_said_and_hang_nobody() {
                 "type=bind,source={},target=/etc/{file}",
                 path(name).display()
             );
-            let said = sh(&site, &["--mount", &mount, "-u", "web"], "true");
+            let said = site.sh(&["--mount", &mount, "-u", "web"], "true");
             assert!(
                 said.code != 0 && said.err.contains(&format!("/etc/{file}")),
                 "{name}: {said:?}"
@@ -346,7 +336,9 @@ async fn broken_lists_of_users_are_said_and_hang_nobody() {
 
 #[tokio::test]
 async fn a_fork_bomb_is_held_and_killed() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let bomb = "b() { b | b & }; b; while :; do :; done";
     site.ctl(&[
         "run",
@@ -365,7 +357,7 @@ async fn a_fork_bomb_is_held_and_killed() {
     ])
     .ok();
     let begun = std::time::Instant::now();
-    assert_eq!(sh(&site, &[], "echo still here").ok(), "still here\n");
+    assert_eq!(site.sh(&[], "echo still here").ok(), "still here\n");
     let lines = site.ctl(&["top", "bomb"]).out.lines().count();
     assert!(lines <= 65, "{lines}");
     site.ctl(&["rm", "-f", "bomb"]).ok();
@@ -382,7 +374,9 @@ async fn a_fork_bomb_is_held_and_killed() {
 
 #[tokio::test]
 async fn what_is_kept_on_the_host_is_roots_alone() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let id = site
         .ctl(&["run", "-d", "--name", "kept", "busybox", "sleep", "1000"])
         .ok();

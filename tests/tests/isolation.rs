@@ -1,38 +1,16 @@
 //! What keeps containers apart, read inside of them: devices, namespaces, kernel parameters, capabilities,
 //! filters of system calls, users.
 
-use slipway_tests::{Said, Site, image, ready};
-
-async fn site() -> Option<Site> {
-    if !ready() {
-        return None;
-    }
-    let site = Site::start().await;
-    image::busybox(&site).await;
-    Some(site)
-}
-
-/// Runs a script in a container with these options.
-fn sh(site: &Site, options: &[&str], script: &str) -> Said {
-    let mut arguments = vec!["run", "--rm"];
-    arguments.extend(options);
-    arguments.extend(["busybox", "/bin/busybox", "sh", "-c", script]);
-    site.ctl(&arguments)
-}
-
-fn start(site: &Site, name: &str, options: &[&str]) -> String {
-    let mut arguments = vec!["run", "-d", "--name", name];
-    arguments.extend(options);
-    arguments.extend(["busybox", "sleep", "1000"]);
-    site.ctl(&arguments).ok().trim().to_owned()
-}
+use slipway_tests::Site;
 
 /// Applets that have no link in the image.
 const BOX: &str = "/bin/busybox";
 
 #[tokio::test]
 async fn devices_open_with_the_permission_and_not_without() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     // /dev/loop-control is 10:237: any node will do of which the container has none.
     let node = "/dev/loop-control";
     if !std::path::Path::new(node).exists() {
@@ -44,48 +22,39 @@ async fn devices_open_with_the_permission_and_not_without() {
     let number = "10:237";
     // A node may be made by anybody, and be used by nobody.
     let made = format!("{BOX} mknod /dev/x c 10 237; {both}");
-    assert_eq!(sh(&site, &[], &made).ok(), "no\nno\n");
+    assert_eq!(site.sh(&[], &made).ok(), "no\nno\n");
     let device = |permissions: &str| format!("{node}:/dev/x:{permissions}");
     assert_eq!(
-        sh(&site, &["--device", &device("rwm")], &both).ok(),
+        site.sh(&["--device", &device("rwm")], &both).ok(),
         "yes\nyes\n"
     );
     assert_eq!(
-        sh(&site, &["--device", &device("r")], &both).ok(),
+        site.sh(&["--device", &device("r")], &both).ok(),
         "yes\nno\n"
     );
     // A rule alone makes no node, but whoever makes one may use it.
     let rule = format!("c {number} r");
     assert_eq!(
-        sh(&site, &["--device-cgroup-rule", &rule], &made).ok(),
+        site.sh(&["--device-cgroup-rule", &rule], &made).ok(),
         "yes\nno\n"
     );
     // Owner, mode and number are the host's; a folder brings all that is in it.
-    let listed = sh(
-        &site,
-        &["--device", node],
-        "stat -c %t:%T:%a /dev/loop-control",
-    );
+    let listed = site.sh(&["--device", node], "stat -c %t:%T:%a /dev/loop-control");
     let listed = if listed.code == 0 {
         listed
     } else {
-        sh(
-            &site,
+        site.sh(
             &["--device", node],
             "/bin/busybox stat -c %t:%T:%a /dev/loop-control",
         )
     };
     assert_eq!(listed.ok(), "a:ed:600\n");
     if std::path::Path::new("/dev/net/tun").exists() {
-        let all = sh(&site, &["--device", "/dev/net:/dev/other"], "ls /dev/other");
+        let all = site.sh(&["--device", "/dev/net:/dev/other"], "ls /dev/other");
         assert_eq!(all.ok(), "tun\n");
     }
     // mknod without the capability.
-    let said = sh(
-        &site,
-        &["--cap-drop", "MKNOD"],
-        "/bin/busybox mknod /tmp/x c 1 3",
-    );
+    let said = site.sh(&["--cap-drop", "MKNOD"], "/bin/busybox mknod /tmp/x c 1 3");
     assert!(
         said.code != 0 && said.err.contains("not permitted"),
         "{said:?}"
@@ -99,21 +68,23 @@ async fn devices_open_with_the_permission_and_not_without() {
             "invalid device cgroup format",
         ),
     ] {
-        let error = sh(&site, &options, "true").error(125);
+        let error = site.sh(&options, "true").error(125);
         assert!(error.contains(part), "{error}");
     }
 }
 
 #[tokio::test]
 async fn privileged_has_everything() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let script = "grep -E 'CapEff|Seccomp:|NoNewPrivs' /proc/self/status; \
         grep -E ' /sys | /sys/fs/cgroup[^ ]* ' /proc/self/mountinfo | grep -c ' ro[, ]'; \
         grep -cE ' /proc/(kcore|sys|keys) ' /proc/self/mountinfo; \
         test -c /dev/kmsg && head -c0 /dev/kmsg && echo kmsg; test -c /dev/ptmx && echo ptmx; \
         mkdir /sys/fs/cgroup/*/inner 2>/dev/null || mkdir /sys/fs/cgroup/inner; echo made";
     let script = script.replace("head ", "/bin/busybox head ");
-    let out = sh(&site, &["--privileged"], &script).ok();
+    let out = site.sh(&["--privileged"], &script).ok();
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let bounding = status
         .lines()
@@ -123,7 +94,7 @@ async fn privileged_has_everything() {
     assert!(out.contains("Seccomp:\t0\n"), "{out}");
     assert!(out.ends_with("0\n0\nkmsg\nptmx\nmade\n"), "{out}");
     // Without it none of that.
-    let out = sh(&site, &[], &script).out;
+    let out = site.sh(&[], &script).out;
     assert!(out.contains("CapEff:\t00000000a80425fb\n"), "{out}");
     assert!(
         out.contains("Seccomp:\t2\n") && !out.contains("kmsg"),
@@ -133,13 +104,15 @@ async fn privileged_has_everything() {
 
 #[tokio::test]
 async fn namespaces_are_the_ones_that_were_asked_for() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let all = ["pid", "ipc", "uts", "net", "cgroup", "mnt"];
     let script = all
         .map(|n| format!("/bin/busybox readlink /proc/self/ns/{n}"))
         .join(";");
     let inside = |options: &[&str]| -> Vec<String> {
-        let said = sh(&site, options, &script);
+        let said = site.sh(options, &script);
         said.ok().lines().map(str::to_owned).collect()
     };
     let host: Vec<String> = all
@@ -167,7 +140,7 @@ async fn namespaces_are_the_ones_that_were_asked_for() {
             );
         }
     }
-    let id = start(&site, "donor", &["--ipc", "shareable", "-h", "donor-host"]);
+    let id = site.sleeper("donor", &["--ipc", "shareable", "-h", "donor-host"]);
     let exec = |container: &str, script: &str| {
         let said = site.ctl(&["exec", container, "/bin/busybox", "sh", "-c", script]);
         said.ok()
@@ -180,12 +153,12 @@ async fn namespaces_are_the_ones_that_were_asked_for() {
         }
     }
     // The donor's processes are seen, its shared memory is the same, in both directions.
-    let seen = sh(&site, &["--pid", "container:donor"], "/bin/busybox ps");
+    let seen = site.sh(&["--pid", "container:donor"], "/bin/busybox ps");
     assert!(seen.ok().contains("sleep 1000"));
     exec("donor", "echo from donor > /dev/shm/a");
     let script = "cat /dev/shm/a; echo back > /dev/shm/b";
     assert_eq!(
-        sh(&site, &["--ipc", "container:donor"], script).ok(),
+        site.sh(&["--ipc", "container:donor"], script).ok(),
         "from donor\n"
     );
     assert_eq!(exec("donor", "cat /dev/shm/b"), "back\n");
@@ -193,7 +166,9 @@ async fn namespaces_are_the_ones_that_were_asked_for() {
     let script = "hostname; cat /etc/hostname; grep -c donor-host /etc/hosts; echo $HOSTNAME; \
         echo 10.9.8.7 added >> /etc/hosts; /bin/busybox ip -o addr show | grep -v ' lo '";
     let script = script.replace("/bin/busybox ip", "ip");
-    let out = sh(&site, &["--network", &format!("container:{id}")], &script).ok();
+    let out = site
+        .sh(&["--network", &format!("container:{id}")], &script)
+        .ok();
     assert!(
         out.starts_with("donor-host\ndonor-host\n1\ndonor-host\n"),
         "{out}"
@@ -202,8 +177,7 @@ async fn namespaces_are_the_ones_that_were_asked_for() {
     let address = exec("donor", "ip -o addr show | grep -v ' lo '");
     assert!(out.ends_with(&address), "{out}\n{address}");
     // exec into one that joined: it is in the same ones, and its exit code comes back.
-    start(
-        &site,
+    site.sleeper(
         "guest",
         &["--pid", "container:donor", "--network", "container:donor"],
     );
@@ -231,8 +205,10 @@ async fn namespaces_are_the_ones_that_were_asked_for() {
 
 #[tokio::test]
 async fn modes_that_contradict_are_refused_in_dockers_words() {
-    let Some(site) = site().await else { return };
-    start(&site, "private", &[]);
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
+    site.sleeper("private", &[]);
     for (line, part) in [
         ("--ipc container:private", "non-shareable IPC"),
         ("--ipc container:nobody", "No such container: nobody"),
@@ -276,20 +252,19 @@ async fn modes_that_contradict_are_refused_in_dockers_words() {
         ),
     ] {
         let options: Vec<&str> = line.split(' ').collect();
-        let error = sh(&site, &options, "true").error(125);
+        let error = site.sh(&options, "true").error(125);
         assert!(error.contains(part), "{line}: {error}");
     }
     // No shared memory at all.
-    let out = sh(
-        &site,
-        &["--ipc", "none"],
-        "grep -c /dev/shm /proc/self/mountinfo",
-    )
-    .out;
+    let out = site
+        .sh(&["--ipc", "none"], "grep -c /dev/shm /proc/self/mountinfo")
+        .out;
     assert_eq!(out, "0\n");
     // A container cannot be its own peer.
     site.ctl(&["stop", "-t", "0", "private"]).ok();
-    let error = sh(&site, &["--network", "container:private"], "true").error(125);
+    let error = site
+        .sh(&["--network", "container:private"], "true")
+        .error(125);
     assert!(
         error.contains("cannot join network of a non running container"),
         "{error}"
@@ -298,7 +273,9 @@ async fn modes_that_contradict_are_refused_in_dockers_words() {
 
 #[tokio::test]
 async fn kernel_parameters_are_set_inside_only() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let read = |path: &str| std::fs::read_to_string(path).unwrap();
     let host = [
         read("/proc/sys/kernel/shm_rmid_forced"),
@@ -322,7 +299,7 @@ async fn kernel_parameters_are_set_inside_only() {
     let script = "cd /proc/sys; cat net/core/somaxconn kernel/shm_rmid_forced kernel/msgmax fs/mqueue/msg_max \
         kernel/domainname net/ipv4/ip_unprivileged_port_start net/ipv4/ping_group_range";
     assert_eq!(
-        sh(&site, &options, script).ok(),
+        site.sh(&options, script).ok(),
         "77\n1\n9999\n33\ninner\n500\n0\t2147483647\n"
     );
     assert_eq!(read("/proc/sys/kernel/shm_rmid_forced"), host[0]);
@@ -354,16 +331,18 @@ async fn kernel_parameters_are_set_inside_only() {
             "cannot set net.core.nonsense",
         ),
     ] {
-        let error = sh(&site, &options, "true").error(125);
+        let error = site.sh(&options, "true").error(125);
         assert!(error.contains(part), "{options:?}: {error}");
     }
 }
 
 #[tokio::test]
 async fn capabilities_are_what_the_options_say() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let sets = |options: &[&str]| {
-        let out = sh(&site, options, "grep Cap /proc/self/status").ok();
+        let out = site.sh(options, "grep Cap /proc/self/status").ok();
         let set = |name: &str| {
             let line = out.lines().find_map(|l| l.strip_prefix(name)).unwrap();
             u64::from_str_radix(line.trim(), 16).unwrap()
@@ -388,14 +367,13 @@ async fn capabilities_are_what_the_options_say() {
     // Another user has none, but the bounding set stays.
     assert_eq!(sets(&["-u", "1000"]), (0, DEFAULT));
     for option in ["--cap-add", "--cap-drop"] {
-        let error = sh(&site, &[option, "NONSENSE"], "true").error(125);
+        let error = site.sh(&[option, "NONSENSE"], "true").error(125);
         assert!(
             error.to_lowercase().contains("unknown capability"),
             "{error}"
         );
     }
-    let privileges =
-        |options: &[&str]| sh(&site, options, "grep NoNewPrivs /proc/self/status").ok();
+    let privileges = |options: &[&str]| site.sh(options, "grep NoNewPrivs /proc/self/status").ok();
     assert_eq!(privileges(&[]), "NoNewPrivs:\t0\n");
     for option in [
         "no-new-privileges",
@@ -411,27 +389,30 @@ async fn capabilities_are_what_the_options_say() {
     // Nothing hidden, but /sys stays as it is.
     let script = "grep -cE ' /proc/(kcore|keys|sys) ' /proc/self/mountinfo; grep ' /sys ' /proc/self/mountinfo | grep -c ' ro[, ]'";
     assert_eq!(
-        sh(&site, &["--security-opt", "systempaths=unconfined"], script).ok(),
+        site.sh(&["--security-opt", "systempaths=unconfined"], script)
+            .ok(),
         "0\n1\n"
     );
-    let out = sh(
-        &site,
-        &["--annotation", "a=b", "--oom-score-adj", "300"],
-        "cat /proc/self/oom_score_adj",
-    )
-    .ok();
+    let out = site
+        .sh(
+            &["--annotation", "a=b", "--oom-score-adj", "300"],
+            "cat /proc/self/oom_score_adj",
+        )
+        .ok();
     assert_eq!(out, "300\n");
 }
 
 #[tokio::test]
 async fn seccomp_profiles_of_ones_own() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let file = site.path("profile.json");
     let profile = |text: &str| {
         std::fs::write(&file, text).unwrap();
         format!("seccomp={}", file.display())
     };
-    let run = |option: &str, script: &str| sh(&site, &["--security-opt", option], script);
+    let run = |option: &str, script: &str| site.sh(&["--security-opt", option], script);
     let probe = "mkdir /tmp/d 2>/dev/null && echo made || echo refused; /bin/busybox chmod 700 /tmp && echo changed; \
         grep Seccomp: /proc/self/status";
     let option = profile(
@@ -495,7 +476,9 @@ async fn seccomp_profiles_of_ones_own() {
 
 #[tokio::test]
 async fn users_and_their_groups() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let folder = site.path("etc-files");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(
@@ -519,8 +502,7 @@ async fn users_and_their_groups() {
     let groups = |options: &[&str]| {
         let mut all = vec!["--mount", &passwd, "--mount", &group];
         all.extend(options);
-        sh(
-            &site,
+        site.sh(
             &all,
             "grep ^Groups /proc/self/status | /bin/busybox tr -d '\\t'",
         )

@@ -2,24 +2,10 @@
 
 use std::time::Duration;
 
-use slipway_tests::{Site, eventually, image, ready};
-
-async fn site() -> Option<Site> {
-    if !ready() {
-        return None;
-    }
-    let site = Site::start().await;
-    image::busybox(&site).await;
-    Some(site)
-}
-
-fn inspect(site: &Site, name: &str, format: &str) -> String {
-    let said = site.ctl(&["inspect", "-f", format, name]).ok();
-    said.trim_end().to_owned()
-}
+use slipway_tests::{Site, eventually};
 
 fn state(site: &Site, name: &str) -> String {
-    inspect(site, name, "{{.State.Status}} {{.RestartCount}}")
+    site.inspect(name, "{{.State.Status}} {{.RestartCount}}")
 }
 
 async fn becomes(site: &Site, name: &str, wanted: &str) {
@@ -28,14 +14,16 @@ async fn becomes(site: &Site, name: &str, wanted: &str) {
 }
 
 fn kill_first_process(site: &Site, name: &str) {
-    let pid = inspect(site, name, "{{.State.Pid}}").parse().unwrap();
+    let pid = site.inspect(name, "{{.State.Pid}}").parse().unwrap();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
 #[tokio::test]
 async fn policies_bring_containers_back_as_docker_does() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let limited = ["--restart", "on-failure:2", "--name", "limited", "busybox"];
     let run = |options: &[&str], script: &str| {
         let words = [&["run", "-d"], options, &["sh", "-c", script]].concat();
@@ -61,7 +49,7 @@ async fn policies_bring_containers_back_as_docker_does() {
     })
     .await;
     eventually("it was tried again and again", async || {
-        let count: u32 = inspect(&site, "loop", "{{.RestartCount}}").parse().unwrap();
+        let count: u32 = site.inspect("loop", "{{.RestartCount}}").parse().unwrap();
         (count >= 4).then_some(())
     })
     .await;
@@ -79,7 +67,7 @@ async fn policies_bring_containers_back_as_docker_does() {
     assert!(state(&site, "loop").starts_with("exited "));
     site.ctl(&["start", "loop"]).ok();
     eventually("the count begins anew", async || {
-        let count: u32 = inspect(&site, "loop", "{{.RestartCount}}").parse().unwrap();
+        let count: u32 = site.inspect("loop", "{{.RestartCount}}").parse().unwrap();
         (count == 2).then_some(())
     })
     .await;
@@ -117,7 +105,9 @@ async fn policies_bring_containers_back_as_docker_does() {
 
 #[tokio::test]
 async fn who_was_stopped_by_hand_stays_so() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let script = "trap 'exit 5' USR1; httpd -p 80; while :; do usleep 50000; done";
     let words = [
         "run",
@@ -195,7 +185,9 @@ async fn who_was_stopped_by_hand_stays_so() {
 
 #[tokio::test]
 async fn policies_hold_when_the_service_or_the_host_was_away() {
-    let Some(mut site) = site().await else { return };
+    let Some(mut site) = Site::with_busybox().await else {
+        return;
+    };
     let run = |site: &Site, name: &str, options: &[&str]| {
         let words = [
             &["run", "-d", "--name", name],
@@ -222,7 +214,7 @@ async fn policies_hold_when_the_service_or_the_host_was_away() {
     let ended = ["always", "unless", "failure", "never", "away", "ports"];
     let all = |site: &Site| {
         for name in ["always", "unless", "failure", "ports"] {
-            assert_eq!(inspect(site, name, "{{.State.Running}}"), "true");
+            assert_eq!(site.inspect(name, "{{.State.Running}}"), "true");
         }
     };
 
@@ -280,7 +272,7 @@ async fn policies_hold_when_the_service_or_the_host_was_away() {
         site.kill_and_restart("runtime").await;
     }
     eventually("it is still brought back", async || {
-        let count: u32 = inspect(&site, "loop", "{{.RestartCount}}").parse().unwrap();
+        let count: u32 = site.inspect("loop", "{{.RestartCount}}").parse().unwrap();
         (count >= 6).then_some(())
     })
     .await;
@@ -324,7 +316,9 @@ fn kill(pid: &str) {
 
 #[tokio::test]
 async fn restart_keeps_what_rm_would_take() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let script = "trap 'echo got usr1; exit 0' USR1; echo up; while :; do usleep 20000; done";
     site.ctl(&[
         "run", "-d", "--rm", "--name", "kept", "busybox", "sh", "-c", script,
@@ -352,7 +346,9 @@ async fn restart_keeps_what_rm_would_take() {
 
 #[tokio::test]
 async fn init_forwards_reaps_and_gives_nothing_away() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let run = |options: &[&str], script: &str| {
         let words = [
             &["run", "--rm", "--init"],
@@ -467,5 +463,5 @@ async fn init_forwards_reaps_and_gives_nothing_away() {
     ])
     .ok();
     site.ctl(&["stop", "-t", "60", "prompt"]).ok();
-    assert_eq!(inspect(&site, "prompt", "{{.State.ExitCode}}"), "143");
+    assert_eq!(site.inspect("prompt", "{{.State.ExitCode}}"), "143");
 }

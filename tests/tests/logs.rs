@@ -8,15 +8,6 @@ use std::{
 
 use slipway_tests::{Site, ctl::signal, eventually, image, ready};
 
-async fn site() -> Option<Site> {
-    if !ready() {
-        return None;
-    }
-    let site = Site::start().await;
-    image::busybox(&site).await;
-    Some(site)
-}
-
 /// A container's folder in the state folder.
 fn folder(site: &Site, name: &str) -> PathBuf {
     let id = site.ctl(&["inspect", "-f", "{{.Id}}", name]).ok();
@@ -63,7 +54,9 @@ fn all(mut child: Child) -> String {
 
 #[tokio::test]
 async fn no_line_is_lost_or_doubled_across_rotations_and_kills() {
-    let Some(mut site) = site().await else { return };
+    let Some(mut site) = Site::with_busybox().await else {
+        return;
+    };
     let script = "seq 1 60000; read x; seq 60001 120000";
     let mut run = vec!["run", "-di", "--name", "box"];
     run.extend(["--log-opt", "max-size=100k", "--log-opt", "max-file=40"]);
@@ -104,7 +97,9 @@ async fn no_line_is_lost_or_doubled_across_rotations_and_kills() {
 
 #[tokio::test]
 async fn a_log_has_a_cap_and_half_a_record_is_not_believed() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let mut run = vec!["run", "-d", "--name", "box", "--log-opt", "max-size=50k"];
     run.extend(["--log-opt", "max-file=2", "busybox"]);
     run.extend(["sh", "-c", "seq 1 300000; sleep 1000"]);
@@ -206,7 +201,9 @@ async fn an_attached_client_that_is_slow_gets_everything_and_blocks_nothing() {
 
 #[tokio::test]
 async fn what_logs_shows_is_chosen_as_with_docker() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let script = "printf 'be'; usleep 200000; echo err >&2; usleep 200000; echo gun; printf rest; sleep 1000";
     site.ctl(&["run", "-d", "--name", "box", "busybox", "sh", "-c", script])
         .ok();
@@ -393,10 +390,12 @@ async fn json_file_is_dockers() {
 
 #[tokio::test]
 async fn journald_gets_dockers_fields() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let path = std::path::Path::new("/run/systemd/journal/socket");
     if path.exists() {
-        println!("skipped: this host has a journal, which is not this test's to write to");
+        slipway_tests::skipped("this host has a journal, which is not this test's to write to");
         return;
     }
     let refused = site
@@ -456,7 +455,9 @@ async fn journald_gets_dockers_fields() {
 
 #[tokio::test]
 async fn a_follower_that_is_overtaken_is_told() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let mut run = vec!["run", "-di", "--name", "box", "--log-opt", "max-size=100k"];
     run.extend(["--log-opt", "max-file=2", "busybox"]);
     run.extend(["sh", "-c", "echo first; read x; seq 1 3000000"]);
@@ -484,7 +485,9 @@ async fn a_follower_that_is_overtaken_is_told() {
 
 #[tokio::test]
 async fn a_follower_goes_on_with_the_next_life() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let script = "echo life; usleep 1000000; echo $((6 * 7)); exit 1";
     let mut run = vec!["run", "-d", "--name", "box", "--restart", "on-failure:1"];
     run.extend(["busybox", "sh", "-c", script]);

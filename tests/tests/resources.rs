@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use slipway_tests::{Said, Site, eventually, image, ready};
+use slipway_tests::{Said, Site, eventually};
 
 /// A file of a container's group in this host's tree of a controller: v1's, else v2's.
 fn group(site: &Site, container: &str, controller: &str) -> Option<PathBuf> {
@@ -71,15 +71,6 @@ fn expect(site: &Site, container: &str, controller: &str, v1: (&str, &str), v2: 
     }
 }
 
-async fn site() -> Option<Site> {
-    if !ready() {
-        return None;
-    }
-    let site = Site::start().await;
-    image::busybox(&site).await;
-    Some(site)
-}
-
 fn run(site: &Site, options: &str) -> Said {
     let mut arguments = vec!["run", "--rm"];
     arguments.extend(options.split(' '));
@@ -89,7 +80,9 @@ fn run(site: &Site, options: &str) -> Said {
 
 #[tokio::test]
 async fn limits_reach_the_kernel_and_can_be_changed() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let line = "run -d --name box -m 64m --memory-swap 96m --memory-reservation 32m --cpu-quota 20000 --cpu-period 50000 \
         -c 512 --cpuset-cpus 0 --cpuset-mems 0 --pids-limit 50 --shm-size 7m --ulimit nofile=100:200 --ulimit core=0 \
         --oom-score-adj 77 busybox sleep 1000";
@@ -208,7 +201,9 @@ async fn limits_reach_the_kernel_and_can_be_changed() {
 
 #[tokio::test]
 async fn rates_of_block_devices_and_parents() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let disks = std::fs::read_dir("/sys/block").unwrap().flatten();
     let mut names: Vec<String> = disks
         .map(|d| d.file_name().to_string_lossy().into_owned())
@@ -268,7 +263,9 @@ async fn rates_of_block_devices_and_parents() {
 
 #[tokio::test]
 async fn what_only_v1_has() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let line = "run -d --name box -m 64m --memory-swappiness 50 --oom-kill-disable --cpu-rt-period 1000000 \
         --cpu-rt-runtime 1000 busybox sleep 1000";
     let arguments: Vec<&str> = line.split_whitespace().collect();
@@ -304,7 +301,9 @@ async fn what_only_v1_has() {
 
 #[tokio::test]
 async fn what_contradicts_itself_is_refused_in_dockers_words() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     for (options, part) in [
         ("-m 5m", "Minimum memory limit allowed is 6MB"),
         (
@@ -371,7 +370,9 @@ async fn what_contradicts_itself_is_refused_in_dockers_words() {
 
 #[tokio::test]
 async fn a_memory_hog_is_killed_and_reported() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let since = format!(
         "{}",
         std::time::SystemTime::now()

@@ -1,15 +1,6 @@
 //! Disk space comes back: unpacked layers, volumes, containers.
 
-use slipway_tests::{Said, Site, eventually, image, ready};
-
-async fn site() -> Option<Site> {
-    if !ready() {
-        return None;
-    }
-    let site = Site::start().await;
-    image::busybox(&site).await;
-    Some(site)
-}
+use slipway_tests::{Said, Site, eventually, image};
 
 /// Names of the unpacked layers.
 fn layers(site: &Site) -> Vec<String> {
@@ -33,7 +24,9 @@ async fn none_left(site: &Site) {
 
 #[tokio::test]
 async fn layers_go_with_their_image_and_last_container() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     ok(site.ctl(&["run", "-d", "--name", "box", "busybox", "sleep", "100"]));
     assert_eq!(layers(&site).len(), 1);
     let used = site.ctl(&["rmi", "busybox"]);
@@ -65,7 +58,9 @@ async fn layers_go_with_their_image_and_last_container() {
 
 #[tokio::test]
 async fn what_an_image_loses_while_nobody_looks_goes_later() {
-    let Some(mut site) = site().await else { return };
+    let Some(mut site) = Site::with_busybox().await else {
+        return;
+    };
     ok(site.ctl(&["run", "--rm", "busybox", "true"]));
     // A removal of layers that was cut off by the kill below.
     let half = site.path("state/runtime/layers/tmp-half");
@@ -83,7 +78,9 @@ async fn what_an_image_loses_while_nobody_looks_goes_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pruning_and_running_at_the_same_time() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let runtime = tokio::runtime::Handle::current();
     let mut host = site.host();
     let site = &site;
@@ -114,7 +111,9 @@ async fn pruning_and_running_at_the_same_time() {
 
 #[tokio::test]
 async fn sizes_are_told_and_given_back() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let script = "head -c 3000000 /dev/zero > /big";
     ok(site.ctl(&["run", "--name", "big", "busybox", "sh", "-c", script]));
     let sized = ok(site.ctl(&["ps", "-as", "--format", "{{.Size}}"]));

@@ -7,22 +7,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use slipway_proto::runtime::v1::{
     AttachRequest, PauseRequest, Stream, attach_event, attach_request,
 };
-use slipway_tests::{Site, eventually, image, ready, site::program_path};
+use slipway_tests::{Site, eventually, site::program_path};
 use tokio_stream::StreamExt as _;
-
-async fn site() -> Option<Site> {
-    if !ready() {
-        return None;
-    }
-    let site = Site::start().await;
-    image::busybox(&site).await;
-    Some(site)
-}
-
-fn inspect(site: &Site, name: &str, format: &str) -> String {
-    let said = site.ctl(&["inspect", "-f", format, name]).ok();
-    said.trim_end().to_owned()
-}
 
 fn runtime(site: &Site) -> Pid {
     let text = std::fs::read_to_string(site.path("run/runtime.pid")).unwrap();
@@ -31,13 +17,15 @@ fn runtime(site: &Site) -> Pid {
 
 #[tokio::test]
 async fn an_end_that_the_service_hears_of_late_is_told_right() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     // More news than the connection to its monitor holds: a line each, slowly enough to be read apart.
     let script = "while [ ! -e /go ]; do usleep 10000; done; \
                   for i in $(seq 1 1000); do echo $i; usleep 500; done; exit 3";
     site.ctl(&["run", "-d", "--name=busy", "busybox", "sh", "-c", script])
         .ok();
-    let pid = inspect(&site, "busy", "{{.State.Pid}}");
+    let pid = site.inspect("busy", "{{.State.Pid}}");
     let service = runtime(&site);
     kill_process(service, Signal::STOP).unwrap();
     std::fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
@@ -47,7 +35,7 @@ async fn an_end_that_the_service_hears_of_late_is_told_right() {
     .await;
     kill_process(service, Signal::CONT).unwrap();
     assert_eq!(site.ctl(&["wait", "busy"]).ok(), "3\n");
-    let told = inspect(&site, "busy", "{{.State.ExitCode}}/{{.State.Error}}");
+    let told = site.inspect("busy", "{{.State.ExitCode}}/{{.State.Error}}");
     assert_eq!(told, "3/");
     let lines = site.ctl(&["logs", "busy"]).ok();
     assert_eq!(lines.lines().count(), 1000);
@@ -55,7 +43,9 @@ async fn an_end_that_the_service_hears_of_late_is_told_right() {
 
 #[tokio::test]
 async fn what_the_caller_does_not_wait_for_is_done_to_its_end() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     site.ctl(&["run", "-d", "--name=box", "busybox", "sleep", "1000"])
         .ok();
     let ctl = program_path("ctl");
@@ -71,14 +61,16 @@ async fn what_the_caller_does_not_wait_for_is_done_to_its_end() {
         let _ = site.ctl(&["unpause", "box"]);
         let run = ["5", ctl.to_str().unwrap(), "exec", "box", "true"];
         let said = site.output("timeout", &run);
-        let paused = inspect(&site, "box", "{{.State.Paused}}");
+        let paused = site.inspect("box", "{{.State.Paused}}");
         assert!(said.status.success(), "{microseconds}: {paused} {said:?}");
     }
 }
 
 #[tokio::test]
 async fn a_crowd_of_attached_clients_is_limited_and_stops_nothing() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     site.ctl(&["run", "-di", "--name=box", "busybox", "cat"])
         .ok();
     let first = || AttachRequest {
@@ -122,7 +114,9 @@ async fn a_crowd_of_attached_clients_is_limited_and_stops_nothing() {
 
 #[tokio::test]
 async fn files_may_be_open_for_many_containers_and_theirs_are_as_before() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let limits =
         std::fs::read_to_string(format!("/proc/{}/limits", runtime(&site).as_raw_nonzero()));
     let limits = limits.unwrap();
@@ -139,7 +133,9 @@ async fn files_may_be_open_for_many_containers_and_theirs_are_as_before() {
 
 #[tokio::test]
 async fn a_driver_gets_what_was_written_while_the_service_was_away() {
-    let Some(mut site) = site().await else { return };
+    let Some(mut site) = Site::with_busybox().await else {
+        return;
+    };
     // More than the cap of the log beside the driver's file.
     let script = "while [ ! -e /go ]; do usleep 10000; done; \
                   for i in $(seq 1 3000); do printf '%015000d\\n' $i; done";
@@ -151,8 +147,8 @@ async fn a_driver_gets_what_was_written_while_the_service_was_away() {
         "busybox",
     ];
     site.ctl(&[&run[..], &["sh", "-c", script]].concat()).ok();
-    let pid = inspect(&site, "box", "{{.State.Pid}}");
-    let file = inspect(&site, "box", "{{.LogPath}}");
+    let pid = site.inspect("box", "{{.State.Pid}}");
+    let file = site.inspect("box", "{{.LogPath}}");
     site.kill_service("runtime");
     std::fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
     eventually("it has ended", async || {
@@ -169,7 +165,9 @@ async fn a_driver_gets_what_was_written_while_the_service_was_away() {
 
 #[tokio::test]
 async fn what_goes_with_its_end_goes_whatever_came_between() {
-    let Some(mut site) = site().await else { return };
+    let Some(mut site) = Site::with_busybox().await else {
+        return;
+    };
     let made = ["create", "--rm", "-v", "/data", "--name=never", "busybox"];
     site.ctl(&made).ok();
     site.ctl(&["create", "--rm", "--name=bad", "busybox", "/none"])
@@ -178,7 +176,7 @@ async fn what_goes_with_its_end_goes_whatever_came_between() {
     assert!(!site.ctl(&["ps", "-a"]).ok().contains("bad"));
     site.ctl(&["create", "--rm", "-v", "/data", "--name=cut", "busybox"])
         .ok();
-    let id = inspect(&site, "cut", "{{.Id}}");
+    let id = site.inspect("cut", "{{.Id}}");
     assert_eq!(site.ctl(&["volume", "ls", "-q"]).ok().lines().count(), 2);
     site.kill_service("runtime");
     // As a removal leaves it that was cut off after its first step.

@@ -7,16 +7,7 @@ use std::{
 };
 
 use slipway_proto::runtime::v1::{AttachRequest, Stream, attach_event, attach_request};
-use slipway_tests::{Site, ctl::signal, eventually, image, ready};
-
-async fn site() -> Option<Site> {
-    if !ready() {
-        return None;
-    }
-    let site = Site::start().await;
-    image::busybox(&site).await;
-    Some(site)
-}
+use slipway_tests::{Site, ctl::signal, eventually};
 
 fn exec(site: &Site, options: &[&str], script: &str) -> String {
     let words = [&["exec"][..], options, &["box", "sh", "-c", script]].concat();
@@ -62,7 +53,9 @@ fn first_line(child: &mut Child) -> String {
 
 #[tokio::test]
 async fn several_clients_at_once_and_one_that_dies() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let run = ["run", "-di", "--name", "box", "busybox", "sh", "-c"];
     let script = "while read line; do echo got-$line; echo err-$line >&2; done; echo over";
     site.ctl(&[&run[..], &[script]].concat()).ok();
@@ -119,7 +112,9 @@ async fn several_clients_at_once_and_one_that_dies() {
 
 #[tokio::test]
 async fn streams_are_chosen_half_closed_and_binary() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let both = "echo out; echo err >&2";
     let said = site.ctl(&["run", "--rm", "-a", "stdout", "busybox", "sh", "-c", both]);
     assert_eq!((said.code, &*said.out, &*said.err), (0, "out\n", ""));
@@ -155,7 +150,9 @@ async fn streams_are_chosen_half_closed_and_binary() {
 
 #[tokio::test]
 async fn input_that_nobody_reads_is_bounded() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     site.ctl(&["run", "-di", "--name", "box", "busybox", "sleep", "1000"])
         .ok();
     let (pid, service) = (monitor(&site, "box"), runtime(&site));
@@ -193,7 +190,9 @@ async fn input_that_nobody_reads_is_bounded() {
 
 #[tokio::test]
 async fn much_output_takes_no_memory_and_no_disk() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let script = "read x; busybox yes 0123456789012345678901234567890123456789 | busybox head -c 300000000; echo; echo done; read x";
     site.ctl(&["run", "-di", "--name", "box", "busybox", "sh", "-c", script])
         .ok();
@@ -262,7 +261,9 @@ async fn attach_and_go(
 
 #[tokio::test]
 async fn attaching_and_detaching_many_times_leaves_nothing() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     site.ctl(&["run", "-di", "--name", "box", "busybox", "cat"])
         .ok();
     let (pid, service) = (monitor(&site, "box"), runtime(&site));
@@ -305,7 +306,9 @@ async fn attaching_and_detaching_many_times_leaves_nothing() {
 
 #[tokio::test]
 async fn exec_has_dockers_options() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let mut run = vec!["run", "-d", "--name", "box", "-e", "A=image", "-m", "64m"];
     run.extend([
         "--security-opt",
@@ -447,7 +450,9 @@ async fn exec_has_dockers_options() {
 
 #[tokio::test]
 async fn many_execs_at_once_lose_nothing() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     site.ctl(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"])
         .ok();
     let all: Vec<Child> = (0..24)

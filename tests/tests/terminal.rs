@@ -2,18 +2,11 @@
 
 use slipway_tests::{Site, Terminal, ctl::signal, eventually, image, ready};
 
-async fn site() -> Option<Site> {
-    if !ready() {
-        return None;
-    }
-    let site = Site::start().await;
-    image::busybox(&site).await;
-    Some(site)
-}
-
 #[tokio::test]
 async fn a_shell_on_a_terminal() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let mut shell = Terminal::ctl(&site, &["run", "-it", "--rm", "--name", "box", "busybox"]);
     shell.expect("/ # ").await;
     shell.ask("echo $((40 + 2))", "42").await;
@@ -46,7 +39,9 @@ async fn a_shell_on_a_terminal() {
 
 #[tokio::test]
 async fn detaching_leaves_it_running_and_attach_comes_back() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let mut shell = Terminal::ctl(&site, &["run", "-it", "--name", "box", "busybox"]);
     shell.expect("/ # ").await;
     shell.ask("mine=kept; echo se''t", "set").await;
@@ -75,7 +70,9 @@ async fn detaching_leaves_it_running_and_attach_comes_back() {
 
 #[tokio::test]
 async fn a_client_that_dies_gives_the_terminal_back_and_leaves_the_container() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let shell = Terminal::ctl(&site, &["run", "-dit", "--name", "box", "busybox"]);
     assert_eq!(shell.end().await, 0);
     let mut attached = Terminal::ctl(&site, &["attach", "box"]);
@@ -87,7 +84,9 @@ async fn a_client_that_dies_gives_the_terminal_back_and_leaves_the_container() {
 
 #[tokio::test]
 async fn exec_on_a_terminal_and_with_pipes() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let run = site.ctl(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"]);
     assert_eq!(run.code, 0, "{}", run.err);
     let mut shell = Terminal::ctl(&site, &["exec", "-it", "box", "sh"]);
@@ -143,7 +142,9 @@ async fn exec_on_a_terminal_and_with_pipes() {
 
 #[tokio::test]
 async fn a_pipe_into_run() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let cat = site.ctl_with(&["run", "-i", "--rm", "busybox", "cat"], b"x\n");
     assert_eq!((cat.code, cat.out.as_str()), (0, "x\n"), "{}", cat.err);
     let large = vec![b'x'; 3 << 20];
@@ -181,7 +182,9 @@ fn code(mut child: std::process::Child) -> i32 {
 #[tokio::test]
 async fn signals_reach_the_container_through_run() {
     use rustix::process::Signal;
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     for (sent, said, exit) in [(Signal::TERM, "got-term", 15), (Signal::INT, "got-int", 2)] {
         let mut run = site.ctl_start(&["run", "--rm", "busybox", "sh", "-c", LISTENS]);
         let mut out = lines(&mut run);
@@ -228,7 +231,9 @@ async fn signals_reach_the_container_through_run() {
 
 #[tokio::test]
 async fn start_attached_and_killed_meanwhile() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let made = site.ctl(&["create", "--name", "box", "busybox", "sh", "-c", LISTENS]);
     assert_eq!(made.code, 0, "{}", made.err);
     // Several times: a lost signal shows as a test that hangs.
@@ -260,7 +265,9 @@ async fn start_attached_and_killed_meanwhile() {
 
 #[tokio::test]
 async fn stop_kills_what_ignores_it() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let deaf = "trap '' TERM; echo ready; while true; do usleep 20000; done";
     let run = site.ctl(&["run", "-d", "--name", "deaf", "busybox", "sh", "-c", deaf]);
     assert_eq!(run.code, 0, "{}", run.err);
@@ -289,7 +296,9 @@ async fn stop_kills_what_ignores_it() {
 
 #[tokio::test]
 async fn logs_follow_to_the_end_and_are_cut_as_asked() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let script = "echo one; echo two >&2; usleep 300000; cat > /dev/null; echo three; echo four";
     let run = site.ctl(&["run", "-di", "--name", "box", "busybox", "sh", "-c", script]);
     assert_eq!(run.code, 0, "{}", run.err);
@@ -336,7 +345,9 @@ async fn logs_follow_to_the_end_and_are_cut_as_asked() {
 
 #[tokio::test]
 async fn rm_also_when_the_client_was_killed() {
-    let Some(site) = site().await else { return };
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
     let mut run = site.ctl_start(&[
         "run",
         "--rm",
