@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -10,7 +9,10 @@ use slipway_proto::runtime::v1::{ContainerSpec, Device as Asked};
 
 use crate::{
     error::Error,
-    executor::plan::{ContainerPlan, Device, DeviceKind, DeviceRule},
+    executor::{
+        nodes,
+        plan::{ContainerPlan, Device, DeviceKind, DeviceRule},
+    },
 };
 
 /// Checks what can be checked without looking at the host.
@@ -52,7 +54,7 @@ pub fn grant(plan: &mut ContainerPlan, spec: &ContainerSpec) -> Result<(), Error
     plan.host_devices = spec.privileged;
     for asked in &spec.devices {
         let access = access(&asked.permissions).unwrap_or(DeviceRule::ALL);
-        for device in nodes(asked)? {
+        for device in nodes_of(asked)? {
             // What was asked for first would be under what comes now; docker's last one counts, too.
             plan.devices.retain(|d| d.path != device.path);
             plan.cgroup.devices.push(DeviceRule {
@@ -123,7 +125,7 @@ fn access(letters: &str) -> Option<u32> {
 
 /// The nodes that one `--device` means: the device itself, or all that are in a folder
 /// (moby, daemon/pkg/oci: DevicesFromPath).
-fn nodes(asked: &Asked) -> Result<Vec<Device>, Error> {
+fn nodes_of(asked: &Asked) -> Result<Vec<Device>, Error> {
     let refuse = |why: &str| {
         Error::Invalid(format!(
             "error gathering device information while adding custom device \"{}\": {why}",
@@ -140,62 +142,17 @@ fn nodes(asked: &Asked) -> Result<Vec<Device>, Error> {
     } else {
         &asked.container_path
     };
-    if let Some(device) = node(&path, PathBuf::from(inside)) {
+    if let Some(device) = nodes::node(&path, PathBuf::from(inside)) {
         return Ok(vec![device]);
     }
     if !path.is_dir() {
         return Err(refuse("not a device node"));
     }
-    let mut found = Vec::new();
-    collect(&path, Path::new(inside), 0, &mut found);
+    let found = nodes::below(&path, Path::new(inside), &|_| true);
     if found.is_empty() {
         return Err(refuse("not a device node"));
     }
     Ok(found)
-}
-
-/// Deepest folder that is looked into; /dev has three.
-const DEPTH: u32 = 16;
-
-/// What cannot be read is left out, as docker does.
-fn collect(folder: &Path, inside: &Path, depth: u32, found: &mut Vec<Device>) {
-    if depth > DEPTH {
-        return;
-    }
-    let mut entries: Vec<_> = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .collect();
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let inside = inside.join(entry.file_name());
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => collect(&entry.path(), &inside, depth + 1, found),
-            Ok(kind) if kind.is_char_device() || kind.is_block_device() => {
-                found.extend(node(&entry.path(), inside));
-            }
-            _ => {}
-        }
-    }
-}
-
-/// The node for a device of the host; `None` when there is none.
-fn node(path: &Path, inside: PathBuf) -> Option<Device> {
-    let metadata = fs::symlink_metadata(path).ok()?;
-    let kind = metadata.file_type();
-    if !kind.is_char_device() && !kind.is_block_device() {
-        return None;
-    }
-    Some(Device {
-        path: inside.into_os_string().into_string().ok()?,
-        block: kind.is_block_device(),
-        major: rustix::fs::major(metadata.rdev()),
-        minor: rustix::fs::minor(metadata.rdev()),
-        mode: metadata.mode() & 0o7777,
-        uid: metadata.uid(),
-        gid: metadata.gid(),
-    })
 }
 
 #[cfg(test)]
@@ -233,14 +190,16 @@ mod tests {
             container_path: inside.into(),
             permissions: "r".into(),
         };
-        let null = nodes(&asked("/dev/null", "/dev/nothing")).unwrap();
+        let null = nodes_of(&asked("/dev/null", "/dev/nothing")).unwrap();
         assert_eq!(
             (null[0].path.as_str(), null[0].major, null[0].minor),
             ("/dev/nothing", 1, 3)
         );
-        let error = nodes(&asked("/etc/passwd", "/x")).unwrap_err().to_string();
+        let error = nodes_of(&asked("/etc/passwd", "/x"))
+            .unwrap_err()
+            .to_string();
         assert!(error.ends_with("not a device node"), "{error}");
-        let error = nodes(&asked("/dev/nope", "/x")).unwrap_err().to_string();
+        let error = nodes_of(&asked("/dev/nope", "/x")).unwrap_err().to_string();
         assert!(error.ends_with("no such file or directory"), "{error}");
     }
 

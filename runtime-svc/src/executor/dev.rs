@@ -1,10 +1,7 @@
 //! /dev: device nodes, the usual links, and the terminal.
 
 use std::{
-    os::{
-        fd::{AsFd as _, AsRawFd as _, OwnedFd},
-        unix::fs::{FileTypeExt as _, MetadataExt as _},
-    },
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
 };
 
@@ -15,7 +12,7 @@ use rustix::{
 };
 
 use super::{
-    StartError, Step as _,
+    StartError, Step as _, nodes,
     plan::{Device, UserMap},
     rootfs,
 };
@@ -104,35 +101,18 @@ const OWN_FOLDERS: [&str; 4] = ["pts", "shm", "fd", "mqueue"];
 /// Nodes that it has of its own.
 const OWN_NODES: [&str; 2] = ["console", "ptmx"];
 
-/// All devices in the host's /dev; what cannot be read is left out.
+/// All devices in the host's /dev but those.
 fn host_nodes() -> Vec<Device> {
-    let mut found = Vec::new();
-    collect(Path::new("/dev"), 0, &mut found);
-    found
-}
-
-fn collect(folder: &Path, depth: u32, found: &mut Vec<Device>) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let own = |names: &[&str]| depth == 0 && names.iter().any(|n| name == *n);
-        let Ok(metadata) = entry.metadata() else {
-            continue;
+    let dev = Path::new("/dev");
+    let own = |path: &Path| {
+        let top = path.parent() == Some(dev);
+        let named = |names: &[&str]| {
+            path.file_name()
+                .is_some_and(|name| names.iter().any(|n| name == *n))
         };
-        let kind = metadata.file_type();
-        if kind.is_dir() && depth < 8 && !own(&OWN_FOLDERS) {
-            collect(&entry.path(), depth + 1, found);
-        } else if (kind.is_block_device() || kind.is_char_device()) && !own(&OWN_NODES) {
-            found.extend(entry.path().to_str().map(|path| Device {
-                path: path.to_owned(),
-                block: kind.is_block_device(),
-                major: rustix::fs::major(metadata.rdev()),
-                minor: rustix::fs::minor(metadata.rdev()),
-                mode: metadata.mode() & 0o7777,
-                uid: metadata.uid(),
-                gid: metadata.gid(),
-            }));
-        }
-    }
+        top && (named(&OWN_FOLDERS) || named(&OWN_NODES))
+    };
+    nodes::below(dev, dev, &|path| !own(path))
 }
 
 /// A new terminal of the container's own devpts.

@@ -16,6 +16,7 @@ pub mod init;
 pub mod join;
 pub mod launch;
 pub mod mounts;
+pub mod nodes;
 pub mod plan;
 pub mod procfs;
 pub mod protect;
