@@ -50,6 +50,12 @@ pub enum Error {
     /// The subnet is full.
     #[error("no available IPv4 addresses on network {0}: remove containers or use a larger subnet")]
     AddressesExhausted(String),
+    /// The bridge has as many ports as it can have.
+    #[error(
+        "network {0} is full: a bridge connects 1,023 containers (BR_MAX_PORTS of Linux); give the others \
+         a network of their own"
+    )]
+    NetworkFull(String),
     /// The asked-for address is taken.
     #[error("address {0} is already in use on this network")]
     AddressInUse(Ipv4Addr),

@@ -19,6 +19,7 @@ impl From<Error> for Status {
             Error::Overlap(_) => (Code::FailedPrecondition, "POOL_OVERLAP"),
             Error::PoolsExhausted => (Code::ResourceExhausted, "POOLS_EXHAUSTED"),
             Error::AddressesExhausted(_) => (Code::ResourceExhausted, "ADDRESSES_EXHAUSTED"),
+            Error::NetworkFull(_) => (Code::ResourceExhausted, "NETWORK_FULL"),
             Error::AddressInUse(_) => (Code::FailedPrecondition, "ADDRESS_IN_USE"),
             Error::AlreadyAttached { .. } => (Code::AlreadyExists, "ALREADY_ATTACHED"),
             Error::PortAllocated { .. } => (Code::AlreadyExists, "PORT_ALLOCATED"),

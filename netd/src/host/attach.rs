@@ -1,6 +1,7 @@
 //! Attaching a container: address, links, names and ports, all or nothing.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use crate::endpoint::{Endpoint, Request};
 use crate::error::Error;
@@ -12,8 +13,11 @@ use crate::network::DEFAULT;
 use crate::ports::{Binding, Protocol, Published};
 
 use super::prepare::{Prepared, Wanted};
-use super::release::Doomed;
+use super::reaper::Doomed;
 use super::{Attached, Host, State};
+
+/// How long a full bridge is waited for whose links are just being deleted.
+const REAPING: Duration = Duration::from_secs(10);
 
 /// What decides whether a prepared endpoint will do.
 #[derive(Debug, Default)]
@@ -113,14 +117,19 @@ impl Host {
             };
             (live.network.clone(), live.index, address)
         };
-        let built = self.build(&Wanted {
+        let wanted = Wanted {
             network: &network,
             bridge,
             address,
             mac: shape.mac.unwrap_or(Mac::of(address)),
             netns: shape.netns,
             interface: shape.interface,
-        });
+        };
+        let built = match self.build(&wanted) {
+            // Links of those that have just ended may still be there.
+            Err(Error::NetworkFull(_)) if self.reaper.wait(REAPING) => self.build(&wanted),
+            built => built,
+        };
         if built.is_err()
             && let Some(live) = self.state().networks.get_mut(&network.id)
         {

@@ -7,6 +7,7 @@ mod attach;
 mod networks;
 mod pool;
 mod prepare;
+mod reaper;
 mod reconcile;
 mod release;
 mod watch;
@@ -14,7 +15,7 @@ mod watch;
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use tokio::runtime::Handle;
 
@@ -88,7 +89,7 @@ pub struct Host {
     pool: Arc<pool::Pool>,
     own_netns: Netns,
     runtime: Handle,
-    reaper: mpsc::SyncSender<release::Doomed>,
+    reaper: reaper::Reaper,
 }
 
 impl Host {
@@ -116,7 +117,7 @@ impl Host {
             lost: Vec::new(),
             up: false,
         };
-        let (reaper, doomed) = mpsc::sync_channel(1024);
+        let (reaper, doomed) = reaper::Reaper::new();
         let host = Arc::new(Self {
             pool: Arc::new(pool::Pool::new(config.prepared_namespaces)),
             config,
@@ -128,7 +129,8 @@ impl Host {
             reaper,
         });
         host.bring_up(&mut host.state())?;
-        release::start_reaper(doomed).doing(|| "start the reaper".to_owned())?;
+        let start = host.reaper.start(doomed);
+        start.doing(|| "start the reaper".to_owned())?;
         // The first time before anybody asks: the first container gets the first address.
         host.refill();
         pool::start(&host).doing(|| "start the pool".to_owned())?;

@@ -8,6 +8,8 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use crate::error::Error;
+
 use super::prepare::Prepared;
 use super::{Host, attach};
 
@@ -93,6 +95,8 @@ impl Host {
                         self.discard(prepared);
                     }
                 }
+                // Who asks for one is told.
+                Err(Error::NetworkFull(_)) => return false,
                 Err(error) => {
                     tracing::warn!(%error, "cannot prepare a network namespace");
                     return false;

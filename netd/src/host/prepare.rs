@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use ipnet::Ipv4Net;
+use nix::errno::Errno;
 
 use crate::error::{Doing, Error};
 use crate::id::{EndpointId, NetworkId};
@@ -41,7 +42,8 @@ impl Host {
         let id = EndpointId::random();
         let (netns, interface) = match wanted.netns {
             None => Netns::create(|netns| self.link_up(&id, wanted, netns))
-                .doing(|| "make a network namespace".to_owned())?,
+                .doing(|| "make a network namespace".to_owned())
+                .map_err(|error| or_full(error, wanted.network))?,
             Some(path) => {
                 let doing = || format!("use network namespace {}", path.display());
                 let netns = Netns::open(path).doing(doing)?;
@@ -57,7 +59,7 @@ impl Host {
                 if made.is_err() {
                     self.delete_link(&id.host_link());
                 }
-                let interface = made?;
+                let interface = made.map_err(|error| or_full(error, wanted.network))?;
                 (netns, interface)
             }
         };
@@ -126,6 +128,16 @@ impl Host {
         if let Err(error) = gone {
             tracing::warn!(link = name, %error, "cannot delete a link; the next start tries again");
         }
+    }
+}
+
+/// The kernel's word for a bridge without a free port is EXFULL (find_portno in net/bridge/br_if.c).
+fn or_full(error: Error, network: &Network) -> Error {
+    match error {
+        Error::System { source, .. } if source.raw_os_error() == Some(Errno::EXFULL as i32) => {
+            Error::NetworkFull(network.name.clone())
+        }
+        error => error,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Making kernel and store agree: at start-up, after somebody flushed our table, and for good-bye.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
 use ipnet::Ipv4Net;
@@ -7,14 +8,14 @@ use ipnet::Ipv4Net;
 use crate::dns::{Resolver, Zone};
 use crate::endpoint::Endpoint;
 use crate::error::{Doing, Error};
-use crate::id::HOST_LINK_PREFIX;
+use crate::id::{EndpointId, HOST_LINK_PREFIX};
 use crate::ipam::pools;
 use crate::netlink::{Link, Mac, link};
 use crate::network::{DEFAULT, Network, Request};
 use crate::ports::{Binding, Published};
 use crate::{firewall, sysctl};
 
-use super::release::Doomed;
+use super::reaper::Doomed;
 use super::{Host, Live, State};
 
 const FORWARDING: &str = "ipv4/ip_forward";
@@ -40,8 +41,9 @@ impl Host {
             .route
             .links()
             .doing(|| "list links".to_owned())?;
+        let by_name: HashMap<&str, &Link> = links.iter().map(|link| (&*link.name, link)).collect();
         for endpoint in self.store.endpoints()? {
-            self.endpoint_up(state, endpoint, &links)?;
+            self.endpoint_up(state, endpoint, &by_name)?;
         }
         self.remove_orphans(state, &links);
         self.kernel().nft.apply(state.table())?;
@@ -173,10 +175,10 @@ impl Host {
         &self,
         state: &mut State,
         mut endpoint: Endpoint,
-        links: &[Link],
+        links: &HashMap<&str, &Link>,
     ) -> Result<(), Error> {
         let name = endpoint.id.host_link();
-        let link = links.iter().find(|link| link.name == name);
+        let link = links.get(name.as_str());
         let (Some(link), Some(live)) = (link, state.networks.get_mut(&endpoint.network)) else {
             // The namespace is gone and took the veth pair along.
             state.lost.push((endpoint.id.clone(), endpoint.container));
@@ -228,10 +230,11 @@ impl Host {
     /// Deletes ends of veth pairs that look like ours, hang on our bridges and are nobody's.
     fn remove_orphans(&self, state: &State, links: &[Link]) {
         let bridges: Vec<u32> = state.networks.values().map(|live| live.index).collect();
+        let known: HashSet<String> = state.endpoints.keys().map(EndpointId::host_link).collect();
         for link in links {
             let ours = link.name.starts_with(HOST_LINK_PREFIX)
                 && link.master.is_some_and(|master| bridges.contains(&master));
-            if ours && !state.endpoints.keys().any(|id| id.host_link() == link.name) {
+            if ours && !known.contains(&link.name) {
                 tracing::info!(
                     link = link.name,
                     "removing a link that belongs to no endpoint"

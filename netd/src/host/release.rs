@@ -1,16 +1,14 @@
 //! Taking endpoints back, one, a container's, or all whose container is gone.
 
 use std::collections::HashSet;
-use std::io;
 use std::net::Ipv4Addr;
-use std::sync::mpsc::{Receiver, TrySendError};
 
 use crate::error::Error;
 use crate::firewall;
 use crate::id::EndpointId;
-use crate::netlink::{Route, conntrack, link};
 use crate::ports::Published;
 
+use super::reaper::Doomed;
 use super::{Host, State};
 
 /// What a comparison with the living containers led to.
@@ -91,29 +89,6 @@ impl Host {
             }
         }
     }
-
-    /// Deletes a link later: the kernel waits tens of milliseconds for its readers. If we die
-    /// before, the next start finds an orphan.
-    pub(super) fn reap(&self, doomed: Doomed) {
-        match self.reaper.try_send(doomed) {
-            Ok(()) => {}
-            Err(TrySendError::Full(doomed) | TrySendError::Disconnected(doomed)) => {
-                self.delete_link(&doomed.link);
-            }
-        }
-    }
-}
-
-/// How many the reaper takes at once.
-const BATCH: usize = 256;
-
-/// What the reaper takes out of the kernel.
-#[derive(Debug)]
-pub(super) struct Doomed {
-    /// A host's end of a veth pair.
-    pub link: String,
-    /// Whose connections are to be forgotten.
-    pub address: Option<Ipv4Addr>,
 }
 
 impl State {
@@ -124,36 +99,4 @@ impl State {
             .filter(|endpoint| fits(&endpoint.container));
         fitting.map(|endpoint| endpoint.id.clone()).collect()
     }
-}
-
-/// Deletes links on a socket of its own, so that nobody waits for it. Ends with the host.
-pub(super) fn start_reaper(doomed: Receiver<Doomed>) -> io::Result<()> {
-    let mut route = Route::open()?;
-    std::thread::Builder::new()
-        .name("reaper".to_owned())
-        .stack_size(128 << 10)
-        .spawn(move || {
-            while let Ok(first) = doomed.recv() {
-                // Those that wait already go together: one look at the connections serves all.
-                let batch: Vec<Doomed> = std::iter::once(first)
-                    .chain(doomed.try_iter().take(BATCH))
-                    .collect();
-                let addresses: Vec<Ipv4Addr> = batch.iter().filter_map(|d| d.address).collect();
-                if !addresses.is_empty()
-                    && let Err(error) = conntrack::forget_addresses(&addresses)
-                {
-                    tracing::warn!(%error, "cannot forget the connections of released addresses");
-                }
-                for Doomed { link: name, .. } in batch {
-                    let gone = match route.link(&name) {
-                        Ok(Some(found)) => route.apply_idempotent(&[link::delete(found.index)]),
-                        other => other.map(drop),
-                    };
-                    if let Err(error) = gone {
-                        tracing::warn!(link = name, %error, "cannot delete a link");
-                    }
-                }
-            }
-        })?;
-    Ok(())
 }

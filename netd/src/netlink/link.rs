@@ -10,6 +10,7 @@ use super::wire::{CREATE, EXCL, Message};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
+const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 
@@ -18,6 +19,7 @@ pub(super) const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 pub(super) const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -126,6 +128,24 @@ pub fn set_hairpin(name: &str) -> Message {
 /// Deletes a link; of a veth pair the other end goes too.
 pub fn delete(index: u32) -> Message {
     Message::new(RTM_DELLINK, 0, &link_header(index, 0, 0))
+}
+
+/// The group of links that are about to go: a number that nobody else has a use for.
+const DOOMED: u32 = 0x736c_7077;
+
+/// Puts a link into the group that goes with [`delete_doomed`]. Not by RTM_NEWLINK, which takes a link that is
+/// gone for the wish to change the whole group (rtnl_group_changelink before Linux 5.17).
+pub fn set_doomed(name: &str) -> Message {
+    let mut message = Message::new(RTM_SETLINK, 0, &link_header(0, 0, 0));
+    message.str(IFLA_IFNAME, name).u32(IFLA_GROUP, DOOMED);
+    message
+}
+
+/// Deletes them all: the kernel waits once for its readers, not once a link (rtnl_group_dellink).
+pub fn delete_doomed() -> Message {
+    let mut message = Message::new(RTM_DELLINK, 0, &link_header(0, 0, 0));
+    message.u32(IFLA_GROUP, DOOMED);
+    message
 }
 
 /// Gives a link an address with its subnet.
