@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use slipway_proto::runtime::v1::Mount;
@@ -142,6 +142,8 @@ impl Manager {
 
     /// By name, id, or unique prefix of the id; docker's order.
     pub fn find(&self, word: &str) -> Result<Arc<Container>, Error> {
+        let name = word.strip_prefix('/').unwrap_or(word);
+        let named = self.lock_names().get(name).cloned();
         let containers = self
             .0
             .containers
@@ -150,8 +152,10 @@ impl Manager {
         if let Some(found) = containers.get(word) {
             return Ok(found.clone());
         }
-        let name = word.strip_prefix('/').unwrap_or(word);
-        if let Some(found) = containers.values().find(|c| c.name() == name) {
+        // A name may be taken for a container that is not there yet, or not called so any more.
+        if let Some(found) = named.and_then(|id| containers.get(&id))
+            && found.name() == name
+        {
             return Ok(found.clone());
         }
         match slipway_image::id_prefix::resolve(word, containers.keys().map(String::as_str)) {
@@ -172,7 +176,7 @@ impl Manager {
             .unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = containers.values().cloned().collect();
         drop(containers);
-        all.sort_by_cached_key(|c| std::cmp::Reverse((c.record().created, c.id.clone())));
+        all.sort_unstable_by(|a, b| (b.created, &b.id).cmp(&(a.created, &a.id)));
         all
     }
 
@@ -195,8 +199,12 @@ impl Manager {
             .collect()
     }
 
+    pub(super) fn lock_names(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn take_name(&self, asked: &str, id: &str) -> Result<String, Error> {
-        let mut names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.lock_names();
         if asked.is_empty() {
             loop {
                 let name = ids::random_name();
@@ -243,12 +251,7 @@ impl Manager {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&container.id);
-        let name = container.name();
-        self.0
-            .names
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&name);
+        self.lock_names().remove(&container.name());
     }
 }
 
@@ -276,12 +279,7 @@ impl<'a> ReleaseName<'a> {
 impl Drop for ReleaseName<'_> {
     fn drop(&mut self) {
         if !self.keep {
-            self.manager
-                .0
-                .names
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(self.name);
+            self.manager.lock_names().remove(self.name);
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{fs, sync::Arc, sync::PoisonError, time::Duration};
 
+use tokio::task::JoinSet;
+
 use super::{
     lifecycle, logging,
     manager::Manager,
@@ -22,6 +24,9 @@ const GREETING: Duration = Duration::from_secs(3);
 /// How often one that did not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// How many that have ended are cleared up after at the same time, after a reboot all of them.
+const SETTLED_AT_ONCE: usize = 32;
+
 /// What a monitor said.
 enum Heard {
     /// The container runs.
@@ -35,6 +40,7 @@ enum Heard {
 impl Manager {
     /// Finds every container again.
     pub(super) async fn recover(&self) -> anyhow::Result<()> {
+        let mut asked = JoinSet::new();
         let mut live = Vec::new();
         let mut ended = Vec::new();
         let mut silent = Vec::new();
@@ -69,14 +75,19 @@ impl Manager {
                 }
             };
             let run_folder = self.0.run.join("containers").join(&record.id);
-            self.0
-                .names
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
+            self.lock_names()
                 .insert(record.name.clone(), record.id.clone());
             let container = Arc::new(Container::new(record, Status::Created, folder, run_folder));
             self.insert(container.clone());
-            match hear(&container).await {
+            // All at once: those that stand still are waited for together.
+            asked.spawn(async move {
+                let heard = hear(&container).await;
+                (container, heard)
+            });
+        }
+        while let Some(answer) = asked.join_next().await {
+            let (container, heard) = answer?;
+            match heard {
                 Heard::Running(connection, running) => {
                     self.resume_health(&container);
                     live.push((container.id.clone(), running.pid));
@@ -135,9 +146,16 @@ impl Manager {
             self.0.volumes.keep_devices(names, &container.id);
         }
         self.0.volumes.close_forgotten();
+        // Each may wait for its log driver.
+        let mut settling = JoinSet::new();
         for container in ended {
-            self.settle_ended(&container).await;
+            if settling.len() >= SETTLED_AT_ONCE {
+                settling.join_next().await;
+            }
+            let manager = self.clone();
+            settling.spawn(async move { manager.settle_ended(&container).await });
         }
+        settling.join_all().await;
         self.remove_own_volumes(&volumes).await;
         for container in silent {
             tracing::warn!(container = container.id, "its monitor does not answer");

@@ -1,7 +1,5 @@
 //! Giving a container another name.
 
-use std::sync::PoisonError;
-
 use super::{
     manager::{Manager, ReleaseName},
     state::Container,
@@ -32,11 +30,7 @@ impl Manager {
         if container.endpoint().is_some() {
             self.0.netd.rename(&container.id, &new).await;
         }
-        self.0
-            .names
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&old);
+        self.lock_names().remove(&old);
         self.tell(container, "rename", &[("oldName", format!("/{old}"))]);
         Ok(())
     }

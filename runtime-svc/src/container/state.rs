@@ -67,6 +67,8 @@ impl Status {
 pub struct Container {
     /// 64 hex digits.
     pub id: String,
+    /// Nanoseconds since the epoch.
+    pub created: u64,
     /// Its folder in the state directory.
     pub folder: PathBuf,
     /// Its folder in the run directory.
@@ -104,6 +106,7 @@ impl Container {
     pub fn new(record: Record, status: Status, folder: PathBuf, run_folder: PathBuf) -> Self {
         Self {
             id: record.id.clone(),
+            created: record.created,
             folder,
             run_folder,
             record: Mutex::new(record),

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{copy, exec, logs, run, stats, view};
+use super::{copy, exec, list, logs, run, stats, view};
 use crate::{
     container::{
         commit::Commit,
@@ -331,18 +331,17 @@ impl Containers for ContainersService {
         if request.last > 0 {
             containers.truncate(request.last as usize);
         }
-        let mut lines = Vec::with_capacity(containers.len());
-        for container in &containers {
-            let mut line = view::summary(container);
-            if request.size {
+        let page = request.page.as_ref();
+        list::skip(&mut containers, page)?;
+        let (mut lines, next_page_token) = list::page(&containers, page);
+        if request.size {
+            for (line, container) in lines.iter_mut().zip(&containers) {
                 (line.size_rw, line.size_root) = self.sizes(container).await?;
             }
-            lines.push(line);
         }
-        let containers = lines;
         Ok(Response::new(pb::ListResponse {
-            containers,
-            next_page_token: String::new(),
+            containers: lines,
+            next_page_token,
         }))
     }
 

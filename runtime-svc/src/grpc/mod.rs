@@ -5,6 +5,7 @@ mod copy;
 mod exec;
 mod follow;
 mod host;
+mod list;
 mod logs;
 mod run;
 mod stats;

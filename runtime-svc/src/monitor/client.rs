@@ -132,31 +132,40 @@ impl Connection {
 
     /// The next event and its descriptors; `None` when the monitor is gone.
     pub async fn next(&self) -> io::Result<Option<(Event, Vec<OwnedFd>)>> {
-        let mut buffer = vec![0; 16 * 1024];
-        let (length, fds) = loop {
+        loop {
             let received = self
                 .socket
-                .async_io(Interest::READABLE, |socket| {
-                    fdpass::receive(socket.as_fd(), &mut buffer, RecvFlags::DONTWAIT)
-                })
+                .async_io(Interest::READABLE, |socket| receive(socket.as_fd()))
                 .await;
             match received {
-                Ok(message) => break message,
+                Ok(message) => return message,
                 // It went with something of ours unread. The kernel reports that once, ahead of what the
                 // monitor had said (unix_release_sock): the next read gets that, then the end.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(e) => return Err(e),
             }
-        };
-        match buffer[..length].split_first() {
-            None => Ok(None),
-            Some((&JSON, body)) => Ok(Some((serde_json::from_slice(body)?, fds))),
-            Some(_) => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "unknown kind of message",
-            )),
         }
     }
+}
+
+type Heard = io::Result<Option<(Event, Vec<OwnedFd>)>>;
+
+/// One message that is there. The outer error is the socket's, the inner one is about what was said.
+///
+/// Its buffer is on the stack, so that the thousands of connections that only wait have none.
+fn receive(socket: BorrowedFd<'_>) -> io::Result<Heard> {
+    let mut buffer = [0; 16 * 1024];
+    let (length, fds) = fdpass::receive(socket, &mut buffer, RecvFlags::DONTWAIT)?;
+    Ok(match buffer[..length].split_first() {
+        None => Ok(None),
+        Some((&JSON, body)) => serde_json::from_slice(body)
+            .map(|event| Some((event, fds)))
+            .map_err(io::Error::from),
+        Some(_) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "unknown kind of message",
+        )),
+    })
 }
 
 /// Whether an error of [`Connection::open`] says that there is no monitor: only these two do, anything

@@ -37,7 +37,7 @@ use crate::{
     sys::{
         fdpass,
         fork::{self, Fork},
-        mount_attr, prctl, signals,
+        heap, mount_attr, prctl, signals,
     },
 };
 
@@ -170,6 +170,7 @@ fn serve(lock: &Path) -> io::Result<()> {
     prctl::set_name(c"slipway-spawner")?;
     // At worst `ps` shows blanks after it.
     let _ = prctl::set_command_line(&own_words(lock));
+    heap::let_large_blocks_go();
     // Here and not in each container: what is forked from here shares it.
     crate::executor::seccomp::prepare();
     signals::ignore(nix::sys::signal::Signal::SIGINT)?;

@@ -25,7 +25,7 @@ use crate::{
     executor::{StartError, Step as _, init, plan::ContainerPlan},
     sys::{
         fork::{self},
-        prctl, signals,
+        heap, prctl, signals,
     },
 };
 
@@ -43,6 +43,8 @@ pub fn run(plan: &ContainerPlan, requester: OwnedFd, joined: Joined, held: Owned
             // Who is attached from the beginning loses nothing, however late it is heard of.
             first.hold = Some(monitor.running.log_start);
             monitor.clients.push((0, first));
+            // What the start took. The container runs: nobody waits for this.
+            heap::give_back();
             monitor.serve();
             fork::exit_now(0)
         }

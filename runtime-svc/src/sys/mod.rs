@@ -7,6 +7,7 @@ pub mod capability;
 pub mod ebpf;
 pub mod fdpass;
 pub mod fork;
+pub mod heap;
 pub mod loopback;
 pub mod mount_attr;
 pub mod mountinfo;
