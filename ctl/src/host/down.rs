@@ -1,11 +1,15 @@
 //! `ctl down`: stops the services; containers go on unless asked otherwise.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
+use futures_util::{StreamExt as _, stream};
 use rustix::process::{Pid, Signal, kill_process};
 use slipway_proto::{
     netd::v1::TeardownRequest,
-    runtime::v1::{ListRequest, StopRequest},
+    runtime::v1::{ContainerSummary, ListRequest, StopRequest},
 };
 use slipway_service::Paths;
 
@@ -15,6 +19,10 @@ use crate::{
     context::Context,
     failure::{Failure, Outcome},
 };
+
+/// How many containers are asked to end at the same time. All of them, for as good as everybody: each may
+/// take its ten seconds.
+const AT_ONCE: usize = 1024;
 
 /// Stops everything, last started first.
 pub async fn down(paths: &Paths, containers: bool, grace: Duration) -> Outcome {
@@ -78,12 +86,27 @@ async fn stop_containers(paths: &Paths) -> Outcome<()> {
         context: Context::local(&paths.run),
     };
     let running = crate::cli::container::list_all(&site, ListRequest::default()).await?;
-    for container in running {
+    let client = &site.containers();
+    let stop = |container: ContainerSummary| async move {
         let request = StopRequest {
             container: container.id,
             ..StopRequest::default()
         };
-        site.containers().stop(request).await?;
+        client.clone().stop(request).await
+    };
+    // Each may take its ten seconds: the next one's must not wait for that.
+    let mut stopped = pin!(stream::iter(running).map(stop).buffer_unordered(AT_ONCE));
+    let mut trouble = None;
+    while let Some(answer) = stopped.next().await {
+        match answer {
+            // Somebody else has removed it.
+            Err(status) if status.code() == tonic::Code::NotFound => {}
+            Err(status) => trouble = Some(status),
+            Ok(_) => {}
+        }
+    }
+    if let Some(status) = trouble {
+        return Err(status.into());
     }
     site.networks().teardown(TeardownRequest {}).await?;
     Ok(())

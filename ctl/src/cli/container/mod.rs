@@ -15,7 +15,7 @@ pub use look::protocol;
 pub use ps::{list_all, state_word};
 
 use self::{ps::Ps, stats::Stats, update::Update};
-use super::{commit, confirm, each, exec::Exec, logs::Logs, run};
+use super::{commit, confirm, each, each_at_once, exec::Exec, logs::Logs, run};
 use crate::{
     client::Site,
     failure::{Failure, Outcome},
@@ -184,6 +184,8 @@ impl Group {
 
 impl Command {
     pub async fn run(self, site: &Site) -> Outcome {
+        // One connection for all that a command is about; made with its first call.
+        let client = &site.containers();
         match self {
             Self::Run(run) => run.run(site).await,
             Self::Create(create) => create.run(site).await,
@@ -198,13 +200,13 @@ impl Command {
                 containers,
             }) => {
                 let signal = &signal;
-                each(&containers, |container| async move {
+                each_at_once(&containers, |container| async move {
                     let request = StopRequest {
                         container: container.clone(),
                         signal: signal.clone(),
                         timeout_seconds: time,
                     };
-                    site.containers().stop(request).await?;
+                    client.clone().stop(request).await?;
                     Ok(container)
                 })
                 .await
@@ -221,15 +223,16 @@ impl Command {
                         signal: signal.clone(),
                         timeout_seconds: time,
                     };
-                    site.containers().restart(request).await?;
+                    client.clone().restart(request).await?;
                     Ok(container)
                 })
                 .await
             }
             Self::Kill { signal, containers } => {
                 let signal = &signal;
-                each(&containers, |container| async move {
-                    site.containers()
+                each_at_once(&containers, |container| async move {
+                    client
+                        .clone()
                         .kill(KillRequest {
                             container: container.clone(),
                             signal: signal.clone(),
@@ -240,8 +243,9 @@ impl Command {
                 .await
             }
             Self::Pause(names) => {
-                each(&names.containers, |container| async move {
-                    site.containers()
+                each_at_once(&names.containers, |container| async move {
+                    client
+                        .clone()
                         .pause(PauseRequest {
                             container: container.clone(),
                         })
@@ -251,8 +255,9 @@ impl Command {
                 .await
             }
             Self::Unpause(names) => {
-                each(&names.containers, |container| async move {
-                    site.containers()
+                each_at_once(&names.containers, |container| async move {
+                    client
+                        .clone()
                         .unpause(UnpauseRequest {
                             container: container.clone(),
                         })
@@ -270,9 +275,9 @@ impl Command {
                 containers,
                 ..
             } => {
-                each(&containers, |container| async move {
-                    match site
-                        .containers()
+                each_at_once(&containers, |container| async move {
+                    match client
+                        .clone()
                         .remove(RemoveRequest {
                             container: container.clone(),
                             force,
@@ -297,7 +302,7 @@ impl Command {
                         container,
                         condition: Condition::NotRunning.into(),
                     };
-                    let answer = site.containers().wait(request).await?.into_inner();
+                    let answer = client.clone().wait(request).await?.into_inner();
                     if answer.error.is_empty() {
                         Ok(answer.exit_code.to_string())
                     } else {
