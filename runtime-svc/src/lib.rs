@@ -19,6 +19,7 @@ pub mod layers;
 pub mod logs;
 pub mod monitor;
 pub mod network;
+pub mod oci;
 pub mod registry;
 pub mod settings;
 pub mod sys;

@@ -10,6 +10,7 @@ use runtime_svc::{
     grpc::{ContainersService, HostService, VolumesService, WorkerService},
     monitor::spawner,
     network::Netd,
+    oci,
     registry::Registry,
     settings,
     worker::Worker,
@@ -36,8 +37,12 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    let all: Vec<_> = std::env::args_os().collect();
+    if let Some(arguments) = oci::arguments(&all) {
+        return oci::main(&arguments);
+    }
     // Before anything else: the spawner must have one thread and little memory.
-    let mut arguments = std::env::args_os().skip(1);
+    let mut arguments = all.into_iter().skip(1);
     if arguments
         .next()
         .is_some_and(|first| first == spawner::ARGUMENT)

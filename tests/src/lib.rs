@@ -11,6 +11,7 @@ pub mod fixtures;
 mod http;
 pub mod image;
 mod leaks;
+pub mod oci;
 pub mod site;
 pub mod terminal;
 pub mod tree;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 pub use ctl::Said;
 pub use http::{Reply, Server};
+pub use oci::Oci;
 pub use site::Site;
 pub use terminal::Terminal;
 pub use uplink::Neighbour;

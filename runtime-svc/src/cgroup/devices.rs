@@ -76,12 +76,18 @@ pub fn lines(rule: &DeviceRule) -> Vec<String> {
 /// Attaches the default list and these rules to a v2 group.
 pub fn restrict(group: &Path, granted: &[DeviceRule]) -> io::Result<()> {
     let rules: Vec<DeviceRule> = ALLOWED.iter().chain(granted).copied().collect();
-    ebpf::attach_device_filter(group, &program(&rules))
+    ebpf::attach_device_filter(group, &program(&rules, 1))
 }
 
-/// The program: 1 when a rule allows the access, else 0. Its context is `struct bpf_cgroup_dev_ctx`
+/// Attaches a filter that forbids these and allows all others.
+pub fn deny(group: &Path, denied: &[DeviceRule]) -> io::Result<()> {
+    ebpf::attach_device_filter(group, &program(denied, 0))
+}
+
+/// The program: `answer` when a rule is about the access, else the opposite; 1 allows. A rule that allows is
+/// about an access that it allows all of; one that forbids about an access that it forbids a part of. Its context is `struct bpf_cgroup_dev_ctx`
 /// {u32 access_type (kind in the low half, access in the high one), major, minor}.
-fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
+fn program(rules: &[DeviceRule], answer: i32) -> Vec<Instruction> {
     const KIND: u8 = 2;
     const ACCESS: u8 = 3;
     const MAJOR: u8 = 4;
@@ -104,8 +110,16 @@ fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
         }
         if rule.access != DeviceRule::ALL {
             test.push(Instruction::copy(SCRATCH, ACCESS));
-            test.push(Instruction::and(SCRATCH, !(rule.access as i32)));
-            test.push(Instruction::skip_unless_equal(SCRATCH, 0));
+            match answer {
+                1 => {
+                    test.push(Instruction::and(SCRATCH, !(rule.access as i32)));
+                    test.push(Instruction::skip_unless_equal(SCRATCH, 0));
+                }
+                _ => {
+                    test.push(Instruction::and(SCRATCH, rule.access as i32));
+                    test.push(Instruction::skip_if_equal(SCRATCH, 0));
+                }
+            }
         }
         test.extend(
             rule.major
@@ -115,7 +129,7 @@ fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
             rule.minor
                 .map(|n| Instruction::skip_unless_equal(MINOR, n as i32)),
         );
-        test.push(Instruction::set(0, 1));
+        test.push(Instruction::set(0, answer));
         test.push(Instruction::exit());
         let length = test.len();
         for (i, instruction) in test.iter_mut().enumerate() {
@@ -134,7 +148,7 @@ fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
             return program;
         }
     }
-    program.push(Instruction::set(0, 0));
+    program.push(Instruction::set(0, 1 - answer));
     program.push(Instruction::exit());
     program
 }
@@ -174,7 +188,8 @@ mod tests {
         let many = vec![disk; 200];
         for granted in [&[][..], &[disk], &[disk, EVERYTHING, disk], &many] {
             let rules: Vec<DeviceRule> = ALLOWED.iter().chain(granted).copied().collect();
-            ebpf::load_device_filter(&program(&rules)).unwrap();
+            ebpf::load_device_filter(&program(&rules, 1)).unwrap();
+            ebpf::load_device_filter(&program(&rules, 0)).unwrap();
         }
     }
 }

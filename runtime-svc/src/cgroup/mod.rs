@@ -168,15 +168,24 @@ impl Group {
         for (path, hierarchy) in &group.v1 {
             v1::create(path, hierarchy)?;
             v1::limit(path, hierarchy, &plan.limits)?;
-            if !plan.all_devices && hierarchy.options.iter().any(|o| o == "devices") {
-                v1::restrict_devices(path, &plan.devices)?;
+            if hierarchy.options.iter().any(|o| o == "devices") {
+                if !plan.all_devices {
+                    v1::restrict_devices(path, &plan.devices)?;
+                } else if !plan.denied_devices.is_empty() {
+                    v1::deny_devices(path, &plan.denied_devices)?;
+                }
             }
         }
         if let (Some(path), Some(root)) = (&group.v2, &hierarchies.v2) {
             v2::create(root, path)?;
+            v2::create_for(root, path, &plan.limits)?;
             v2::limit(path, &plan.limits, &hierarchies.v2_controllers)?;
-            if !plan.all_devices && hierarchies.v1_of("devices").is_none() {
-                devices::restrict(path, &plan.devices)?;
+            if hierarchies.v1_of("devices").is_none() {
+                if !plan.all_devices {
+                    devices::restrict(path, &plan.devices)?;
+                } else if !plan.denied_devices.is_empty() {
+                    devices::deny(path, &plan.denied_devices)?;
+                }
             }
         }
         Ok(group)
@@ -197,6 +206,12 @@ impl Group {
     /// those itself.
     pub fn unified_folder(&self) -> Option<&Path> {
         self.v2.as_deref()
+    }
+
+    /// The group in one of the v1 trees.
+    pub fn folder_in(&self, hierarchy: &Hierarchy) -> Option<&Path> {
+        let found = self.v1.iter().find(|(_, h)| h == hierarchy);
+        found.map(|(path, _)| path.as_path())
     }
 
     /// Whether there are trees besides the one that a process can begin in.

@@ -72,6 +72,8 @@ pub fn limit(path: &Path, hierarchy: &Hierarchy, limits: &Limits) -> io::Result<
                     quota => quota.to_string(),
                 };
                 set("cpu.cfs_quota_us", limits.cpu_quota.map(quota))?;
+                set("cpu.cfs_burst_us", text(limits.cpu_burst))?;
+                set("cpu.idle", limits.cpu_idle.map(|n| n.to_string()))?;
             }
             "cpuset" => {
                 set("cpuset.cpus", limits.cpuset_cpus.clone())?;
@@ -82,6 +84,26 @@ pub fn limit(path: &Path, hierarchy: &Hierarchy, limits: &Limits) -> io::Result<
                 for (file, value) in block_settings(limits, path.join("blkio.bfq.weight").exists())
                 {
                     write(&path.join(file), &value)?;
+                }
+            }
+            "hugetlb" => {
+                for (size, limit) in &limits.hugepages {
+                    let file = format!("hugetlb.{size}.limit_in_bytes");
+                    write(&path.join(file), &limit.to_string())?;
+                }
+            }
+            "rdma" => {
+                for line in &limits.rdma {
+                    write(&path.join("rdma.max"), line)?;
+                }
+            }
+            "net_cls" => set("net_cls.classid", limits.net_class.map(|n| n.to_string()))?,
+            "net_prio" => {
+                for (name, priority) in &limits.net_priorities {
+                    write(
+                        &path.join("net_prio.ifpriomap"),
+                        &format!("{name} {priority}"),
+                    )?;
                 }
             }
             _ => {}
@@ -156,6 +178,15 @@ pub fn restrict_devices(path: &Path, granted: &[DeviceRule]) -> io::Result<()> {
         for line in super::devices::lines(rule) {
             write(&path.join("devices.allow"), &line)?;
         }
+    }
+    Ok(())
+}
+
+/// All devices but these.
+pub fn deny_devices(path: &Path, denied: &[DeviceRule]) -> io::Result<()> {
+    write(&path.join("devices.allow"), "a")?;
+    for line in denied.iter().flat_map(super::devices::lines) {
+        write(&path.join("devices.deny"), &line)?;
     }
     Ok(())
 }

@@ -22,6 +22,25 @@ pub fn create(root: &Path, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Hands controllers on that few containers need, and each group of which costs.
+pub fn create_for(root: &Path, path: &Path, limits: &Limits) -> io::Result<()> {
+    let wanted = [
+        ("hugetlb", !limits.hugepages.is_empty()),
+        ("rdma", !limits.rdma.is_empty()),
+    ];
+    for (controller, _) in wanted.into_iter().filter(|(_, wanted)| *wanted) {
+        let mut so_far = root.to_owned();
+        for part in path.strip_prefix(root).unwrap_or(path) {
+            write(
+                &so_far.join("cgroup.subtree_control"),
+                &format!("+{controller}"),
+            )?;
+            so_far.push(part);
+        }
+    }
+    Ok(())
+}
+
 fn enable_controllers(path: &Path) -> io::Result<()> {
     let available = fs::read_to_string(path.join("cgroup.controllers"))?;
     let enabled = fs::read_to_string(path.join("cgroup.subtree_control"))?;
@@ -48,6 +67,19 @@ pub fn limit(path: &Path, limits: &Limits, controllers: &[String]) -> io::Result
         for (file, value) in block_settings(limits, path.join("io.bfq.weight").exists()) {
             write(&path.join(file), &value)?;
         }
+    }
+    for (size, limit) in &limits.hugepages {
+        write(
+            &path.join(format!("hugetlb.{size}.max")),
+            &limit.to_string(),
+        )?;
+    }
+    for line in &limits.rdma {
+        write(&path.join("rdma.max"), line)?;
+    }
+    // Last, so that they may say something else than the limits above, as with runc.
+    for (file, value) in &limits.unified {
+        write(&path.join(file), value)?;
     }
     Ok(())
 }
@@ -115,6 +147,12 @@ fn settings(limits: &Limits) -> Vec<(&'static str, &'static str, String)> {
         "cpu.weight",
         limits.cpu_shares.map(|shares| weight(shares).to_string()),
     );
+    set(
+        "cpu",
+        "cpu.max.burst",
+        limits.cpu_burst.map(|n| n.to_string()),
+    );
+    set("cpu", "cpu.idle", limits.cpu_idle.map(|n| n.to_string()));
     set("cpuset", "cpuset.cpus", limits.cpuset_cpus.clone());
     set("cpuset", "cpuset.mems", limits.cpuset_mems.clone());
     set("pids", "pids.max", limits.pids.map(super::pids));

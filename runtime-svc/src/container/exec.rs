@@ -127,6 +127,7 @@ impl Manager {
             terminal: exec.terminal,
             ends_with_client: exec.ends_with_client,
             user: record.user_map.clone(),
+            time: false,
         };
         connection
             .request(&Request::Exec(Box::new(plan)), fds)

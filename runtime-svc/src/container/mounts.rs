@@ -101,6 +101,7 @@ fn defaults(record: &Record) -> Vec<Mount> {
             "/sys/fs/cgroup",
             MountSource::Cgroups {
                 writable: spec.privileged,
+                own: false,
             },
         ),
         filesystem("/dev/mqueue", "mqueue", &[], NOSUID | NODEV | NOEXEC),

@@ -10,8 +10,8 @@ use crate::{
     executor::{
         self, capabilities,
         plan::{
-            Cgroup, ContainerPlan, Device, Files, Label, Limits, Namespace, Namespaces, Process,
-            Rlimit, Root, Seccomp, Stdio,
+            Cgroup, ContainerPlan, Device, Files, Hooks, Label, Limits, Namespace, Namespaces,
+            Process, Rlimit, Root, Seccomp, Stdio, Time, Tuning,
         },
     },
     logs,
@@ -151,6 +151,7 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
             },
             all_devices: spec.privileged,
             devices: Vec::new(),
+            denied_devices: Vec::new(),
         },
         process: Process {
             args: effective.args(),
@@ -168,6 +169,11 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
             init: spec.init,
             oom_score_adj: (spec.oom_score_adj != 0).then_some(spec.oom_score_adj),
             label: Label::None,
+            identity: None,
+            sets: None,
+            tuning: Tuning::default(),
+            descriptors: 0,
+            outlives: false,
         },
         stdio: match spec.tty {
             true => Stdio::Terminal {
@@ -186,6 +192,10 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
             exit: places.folder.join("exit.json"),
             socket: places.run_folder.join("monitor.sock"),
         },
+        time: Time::default(),
+        user_path: None,
+        new_keyring: false,
+        hooks: Hooks::default(),
     })
 }
 
@@ -226,6 +236,7 @@ fn devices() -> Vec<Device> {
         mode: 0o666,
         uid: 0,
         gid: 0,
+        fifo: false,
     })
     .collect()
 }

@@ -54,11 +54,28 @@ fn sorted(spec: &ContainerSpec) -> Vec<(&String, &String)> {
 }
 
 fn allowed(key: &str, spec: &ContainerSpec, network: &str) -> Result<(), Error> {
-    let refuse = |why: &str| {
-        Err(Error::Invalid(format!(
-            "sysctl '{key}' is not allowed{why}"
-        )))
+    let hosts = Hosts {
+        ipc: spec.ipc_mode == "host",
+        net: network == "host",
+        uts: spec.uts_mode == "host",
     };
+    check(key, &hosts).map_err(Error::Invalid)
+}
+
+/// Which namespaces are the host's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Hosts {
+    /// System V and POSIX message queues.
+    pub ipc: bool,
+    /// Network.
+    pub net: bool,
+    /// Host name.
+    pub uts: bool,
+}
+
+/// Whether a container in these namespaces may have a kernel parameter of its own; else why not.
+pub fn check(key: &str, hosts: &Hosts) -> Result<(), String> {
+    let refuse = |why: &str| Err(format!("sysctl '{key}' is not allowed{why}"));
     // The name becomes a path: only the form with dots, so that there is one way to write it.
     let word = key
         .bytes()
@@ -67,19 +84,19 @@ fn allowed(key: &str, spec: &ContainerSpec, network: &str) -> Result<(), Error> 
         return refuse(": write it with dots and without other signs");
     }
     if IPC.contains(&key) || key.starts_with("fs.mqueue.") {
-        return match spec.ipc_mode.as_str() {
-            "host" => refuse(" in the host's ipc namespace"),
-            _ => Ok(()),
+        return match hosts.ipc {
+            true => refuse(" in the host's ipc namespace"),
+            false => Ok(()),
         };
     }
     if key.starts_with("net.") {
-        return match network {
-            "host" => refuse(" in the host's network namespace"),
-            _ => Ok(()),
+        return match hosts.net {
+            true => refuse(" in the host's network namespace"),
+            false => Ok(()),
         };
     }
     match key {
-        "kernel.domainname" if spec.uts_mode != "host" => Ok(()),
+        "kernel.domainname" if !hosts.uts => Ok(()),
         "kernel.hostname" => refuse(": it conflicts with the option --hostname"),
         _ => refuse(": it is not of the container's own namespaces"),
     }

@@ -79,6 +79,11 @@ pub fn bit(name: &str) -> Result<u64, UnknownCapability> {
         .ok_or_else(|| UnknownCapability(name.to_owned()))
 }
 
+/// All names, as the OCI Runtime Specification has them.
+pub fn names() -> Vec<String> {
+    NAMES.iter().map(|name| format!("CAP_{name}")).collect()
+}
+
 /// Every capability that there is.
 pub const fn all() -> u64 {
     (1 << NAMES.len()) - 1

@@ -35,7 +35,7 @@ pub fn populate(
     host_devices: bool,
     user: Option<&UserMap>,
 ) -> Result<(), StartError> {
-    let folder = rootfs::open_inside(root, "/dev", OFlags::DIRECTORY)
+    let folder = rootfs::make_folder_inside(root, "/dev", 0o755)
         .step(|| "cannot open the container's /dev".to_owned())?;
     for (name, target) in LINKS {
         match rustix::fs::symlinkat(target, &folder, name) {
@@ -56,10 +56,10 @@ pub fn populate(
 fn node(root: &OwnedFd, device: &Device, user: Option<&UserMap>) -> rustix::io::Result<()> {
     let (parent, name) = device.path.rsplit_once('/').unwrap_or(("", &device.path));
     let parent = rootfs::make_folder_inside(root, parent, 0o755)?;
-    let kind = if device.block {
-        FileType::BlockDevice
-    } else {
-        FileType::CharacterDevice
+    let kind = match device {
+        Device { fifo: true, .. } => FileType::Fifo,
+        Device { block: true, .. } => FileType::BlockDevice,
+        Device { .. } => FileType::CharacterDevice,
     };
     // Mode 0 first: mknod's mode is cut by the umask, and nobody may open it before it is right.
     let number = rustix::fs::makedev(device.major, device.minor);
@@ -80,7 +80,8 @@ fn node(root: &OwnedFd, device: &Device, user: Option<&UserMap>) -> rustix::io::
         Mode::empty(),
     )?;
     let stat = rustix::fs::fstat(&made)?;
-    if FileType::from_raw_mode(stat.st_mode) != kind || stat.st_rdev != number {
+    let same = device.fifo || stat.st_rdev == number;
+    if FileType::from_raw_mode(stat.st_mode) != kind || !same {
         return Err(Errno::STALE);
     }
     // Whom the container does not know it belongs to who makes it: the container's root.

@@ -1,6 +1,9 @@
 //! The life of a container's first process, from clone to exec.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::{
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
 
 use rustix::{
     fs::OFlags,
@@ -9,7 +12,9 @@ use rustix::{
 };
 
 use super::{
-    StartError, Step as _, dev, launch, mounts,
+    StartError, Step as _, dev,
+    gate::Gate,
+    hooks, launch, mounts,
     plan::{ContainerPlan, Namespace, Namespaces, Stdio},
     protect, reaper, rootfs,
     userns::UserNamespace,
@@ -42,16 +47,19 @@ pub fn enter_pid_namespace(
     namespaces: &Namespaces,
     peers: &[OwnedFd],
 ) -> Result<Option<OwnedFd>, StartError> {
-    let Namespace::Peer(number) = namespaces.pid else {
+    if !matches!(namespaces.pid, Namespace::Peer(_) | Namespace::Path(_)) {
         return Ok(None);
-    };
+    }
     let home = rustix::fs::open(
         "/proc/self/ns/pid",
         OFlags::RDONLY | OFlags::CLOEXEC,
         rustix::fs::Mode::empty(),
     )
     .step(|| "cannot open the process namespace".to_owned())?;
-    join_peer(peers, number, Kind::PROCESS_ID, "PID")?;
+    match &namespaces.pid {
+        Namespace::Peer(number) => join_peer(peers, *number, Kind::PROCESS_ID, "PID")?,
+        namespace => join_path(namespace, "PID")?,
+    }
     // The new process must not be looked into by those who are there, from its first moment on; the
     // monitor itself stays out of their sight.
     prctl::set_dumpable(false).step(|| "cannot become undumpable".to_owned())?;
@@ -126,10 +134,15 @@ pub struct Inherited<'a> {
     pub group: &'a Group,
     /// The namespace that it enters last.
     pub user: Option<&'a UserNamespace>,
+    /// What [`super::plan::Mount::mapping`] counts.
+    pub mappings: &'a [UserNamespace],
+    /// Where it stops before the exec.
+    pub gate: Option<Gate<'a>>,
 }
 
 /// Runs the whole life. Never returns.
-pub fn run(plan: &ContainerPlan, inherited: Inherited<'_>) -> ! {
+pub fn run(plan: &ContainerPlan, mut inherited: Inherited<'_>) -> ! {
+    let gate = inherited.gate.take();
     let report = match rustix::io::fcntl_dupfd_cloexec(&inherited.report, 3) {
         Ok(report) => report,
         Err(_) => fork::exit_now(125),
@@ -138,9 +151,13 @@ pub fn run(plan: &ContainerPlan, inherited: Inherited<'_>) -> ! {
         .user
         .map(|user| launch::Entry::First(user, &plan.namespaces));
     let ready = become_container(plan, inherited).and_then(|()| launch::mark(&plan.process));
-    let error = match ready {
-        Ok(()) => launch::become_program(&plan.process, entry, &report),
-        Err(error) => error,
+    let (error, report) = match (ready, gate) {
+        (Ok(()), Some(gate)) => launch::become_program_at(gate, &plan.process, entry, report),
+        (Ok(()), None) => (
+            launch::become_program(&plan.process, entry, &report),
+            report,
+        ),
+        (Err(error), _) => (error, report),
     };
     send_error(&report, &error);
     fork::exit_now(125)
@@ -150,7 +167,8 @@ pub fn run(plan: &ContainerPlan, inherited: Inherited<'_>) -> ! {
 pub fn send_error(report: &OwnedFd, error: &StartError) {
     // Serialising a plain enum cannot fail, and when the monitor is gone nobody is left to tell.
     let message = serde_json::to_vec(error).unwrap_or_default();
-    let _ = fdpass::send(report, &message, &[], rustix::net::SendFlags::empty());
+    // write(2) and not sendmsg(2): a filter of system calls may be in force, and it may be a FIFO.
+    let _ = rustix::io::write(report, &message);
 }
 
 fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<(), StartError> {
@@ -167,8 +185,13 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
         .group
         .join()
         .step(|| "cannot join the cgroups".to_owned())?;
+    if plan.new_keyring {
+        crate::sys::keyring::begin_session()
+            .step(|| "cannot begin a session keyring".to_owned())?;
+    }
     let shm = shared_memory(&plan.namespaces, inherited.peers)?;
     join_namespaces(&plan.namespaces, inherited.net, inherited.peers)?;
+    join_path(&plan.time.namespace, "time")?;
     if plan.namespaces.cgroup == Namespace::New {
         crate::sys::namespaces::unshare(UnshareFlags::NEWCGROUP)
             .step(|| "cannot begin a cgroup namespace".to_owned())?;
@@ -183,21 +206,30 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
         user.own_files()?;
     }
     let connected = mounts::open_connected(&plan.mounts)?;
+    let connected_root = rootfs::open_connected(&plan.root, plan.root_propagation)?;
     rootfs::make_private()?;
     rustix::process::umask(rustix::fs::Mode::empty());
     let stage = &plan.files.mount_point;
-    let root = rootfs::mount_root(&plan.root, stage, inherited.user)?;
+    let root = rootfs::mount_root(&plan.root, stage, inherited.user, connected_root)?;
     let context = mounts::Context {
         stage,
         shm: shm.as_ref(),
         user: inherited.user,
         host_cgroups: plan.namespaces.cgroup == Namespace::Host,
+        group: inherited.group,
+        mappings: inherited.mappings,
     };
     mounts::make(&root, &plan.mounts, connected, &context)?;
     if plan.own_dev {
         let user = plan.user.as_ref();
         dev::populate(&root, &plan.devices, plan.host_devices, user)?;
     }
+    if plan.hooks.ask {
+        ask(&inherited.report)?;
+    }
+    let run = &plan.hooks.create_container;
+    let pid = rustix::process::getpid().as_raw_pid();
+    hooks::run_all("createContainer", run, &plan.hooks.about, "creating", pid)?;
     // While the root can be written to, as runc.
     let folder = &plan.process.working_dir;
     rootfs::make_folder_inside(&root, folder, 0o755)
@@ -239,8 +271,8 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
     }
     rootfs::pivot(&root)?;
     drop(root);
-    if plan.root_propagation == libc::MS_SHARED {
-        mounts::share_root()?;
+    if matches!(plan.root_propagation, libc::MS_SHARED | libc::MS_UNBINDABLE) {
+        mounts::propagate_root(plan.root_propagation)?;
     }
     install_stdio(stdio)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
@@ -253,6 +285,16 @@ pub fn reset_signals() -> Result<(), StartError> {
     crate::sys::signals::reset_all().step(|| "cannot reset the signals".to_owned())?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .step(|| "cannot unblock the signals".to_owned())
+}
+
+/// Message of a container whose mounts are made, and that has not pivoted yet.
+pub const MOUNTED: &[u8] = b"mounted";
+
+/// Lets the maker of the container run programs of its own, and waits until it has.
+fn ask(report: &OwnedFd) -> Result<(), StartError> {
+    fdpass::send(report, MOUNTED, &[], rustix::net::SendFlags::empty())
+        .step(|| "cannot report the mounts".to_owned())?;
+    wait_until_placed(report)
 }
 
 /// Waits until the monitor has put us into our cgroups.
@@ -298,22 +340,32 @@ fn join_namespaces(
         if let Namespace::Peer(number) = namespace {
             join_peer(peers, *number, kind, name)?;
         }
-        if let Namespace::Path(path) = namespace {
-            let fd = rustix::fs::open(
-                path,
-                OFlags::RDONLY | OFlags::CLOEXEC,
-                rustix::fs::Mode::empty(),
-            )
-            .step(|| format!("cannot open the {name} namespace {}", path.display()))?;
-            join(fd.as_fd(), name)?;
-        }
+        join_path(namespace, name)?;
     }
     Ok(())
 }
 
+fn join_path(namespace: &Namespace, name: &str) -> Result<(), StartError> {
+    let Namespace::Path(path) = namespace else {
+        return Ok(());
+    };
+    let fd = open_namespace(path, name)?;
+    rustix::thread::move_into_link_name_space(fd.as_fd(), None)
+        .step(|| format!("cannot join the {name} namespace"))
+}
+
+fn open_namespace(path: &Path, name: &str) -> Result<OwnedFd, StartError> {
+    rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .step(|| format!("cannot open the {name} namespace {}", path.display()))
+}
+
 fn set_names(plan: &ContainerPlan) -> Result<(), StartError> {
     // Only in a namespace of our own: never the host's name.
-    if plan.namespaces.uts != Namespace::New {
+    if !matches!(plan.namespaces.uts, Namespace::New | Namespace::Path(_)) {
         return Ok(());
     }
     if !plan.hostname.is_empty() {

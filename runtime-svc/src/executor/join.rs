@@ -54,12 +54,15 @@ fn enter(plan: &ExecPlan, inherited: Inherited<'_>) -> Result<(), StartError> {
         .join()
         .step(|| "cannot join the container's cgroups".to_owned())?;
     launch::mark(&plan.process)?;
-    let all = Kind::MOUNT
+    let mut all = Kind::MOUNT
         | Kind::HOST_NAME_AND_NIS_DOMAIN_NAME
         | Kind::INTER_PROCESS_COMMUNICATION
         | Kind::NETWORK
         | Kind::PROCESS_ID
         | Kind::CONTROL_GROUP;
+    if plan.time {
+        all |= Kind::TIME;
+    }
     rustix::thread::move_into_thread_name_spaces(inherited.target.as_fd(), all)
         .step(|| "cannot join the container's namespaces".to_owned())?;
     // Last of all comes the user namespace: its root may do nothing of what is still to be done.

@@ -2,7 +2,7 @@
 //! it may do, and the exec.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -14,12 +14,13 @@ use rustix::{io::Errno, process::RawGid};
 
 use super::{
     StartError, Step as _,
-    plan::{Label, Namespaces, Process, Seccomp},
+    gate::Gate,
+    plan::{CapabilitySets, Label, Namespaces, Process, Seccomp, Tuning},
     procfs, reaper, seccomp,
     user::{self, User},
     userns::UserNamespace,
 };
-use crate::sys::{bpf, capability, fork, prctl};
+use crate::sys::{bpf, capability, fork, prctl, schedule};
 
 /// How a process comes into its container's user namespace.
 #[derive(Debug, Clone, Copy)]
@@ -39,17 +40,40 @@ pub fn become_program(process: &Process, entry: Option<Entry<'_>>, report: &Owne
     }
 }
 
+/// As [`become_program`], with a stop just before the exec; says on which descriptor the error is to be
+/// reported.
+pub fn become_program_at(
+    gate: Gate<'_>,
+    process: &Process,
+    entry: Option<Entry<'_>>,
+    report: OwnedFd,
+) -> (StartError, OwnedFd) {
+    let ready = match prepare(process, entry).and_then(|ready| ready.look().map(|()| ready)) {
+        Ok(ready) => ready,
+        Err(error) => return (error, report),
+    };
+    match gate.pass(report, ready.descriptors) {
+        Ok(report) => (ready.exec(&report), report),
+        Err(failed) => failed,
+    }
+}
+
 /// Everything about a process that is settled before its privileges go.
 struct Ready {
     argv: Vec<CString>,
     env: Vec<CString>,
     candidates: Vec<CString>,
     init: bool,
+    descriptors: u32,
 }
 
 fn prepare(process: &Process, entry: Option<Entry<'_>>) -> Result<Ready, StartError> {
-    let who = user::resolve(&process.user, &process.groups)?;
+    let who = match &process.identity {
+        Some(identity) => user::exactly(identity),
+        None => user::resolve(&process.user, &process.groups)?,
+    };
     let env = environment(&process.env, &who);
+    tune(&process.tuning)?;
     set_limits(process)?;
     give_streams(&who, entry)?;
     // From here on there is only what the container's root may do: limits and streams came before.
@@ -58,7 +82,11 @@ fn prepare(process: &Process, entry: Option<Entry<'_>>) -> Result<Ready, StartEr
         Some(Entry::Join(user)) => user.join()?,
         None => {}
     }
-    enter_working_dir(&process.working_dir)?;
+    // A folder that only the user may enter is entered as the user.
+    let early = enter_working_dir(&process.working_dir);
+    if process.identity.is_none() {
+        early.clone()?;
+    }
     // Without no_new_privs the filter needs CAP_SYS_ADMIN, so it comes first then; otherwise last, so
     // that it need not allow what follows.
     let filter = match &process.seccomp {
@@ -83,12 +111,30 @@ fn prepare(process: &Process, entry: Option<Entry<'_>>) -> Result<Ready, StartEr
     if process.no_new_privs {
         prctl::set_no_new_privs().step(|| "cannot set no_new_privs".to_owned())?;
     }
-    capability::limit_bounding(process.capabilities)
+    let sets = process.sets.unwrap_or_else(|| CapabilitySets {
+        bounding: process.capabilities,
+        effective: process.capabilities,
+        permitted: process.capabilities,
+        ..CapabilitySets::default()
+    });
+    capability::limit_bounding(sets.bounding)
         .step(|| "cannot limit the bounding set".to_owned())?;
     if !process.no_new_privs {
         install()?;
     }
-    become_user(&who, process.capabilities)?;
+    become_user(&who, &sets)?;
+    if !process.outlives {
+        // A change of user clears it, so it comes after that: a monitor that dies takes its container
+        // along.
+        prctl::set_parent_death_signal(libc::SIGKILL)
+            .step(|| "cannot bind to the monitor".to_owned())?;
+    }
+    if early.is_err() {
+        enter_working_dir(&process.working_dir)?;
+    }
+    if let Some(identity) = &process.identity {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(identity.umask & 0o777));
+    }
     if process.no_new_privs {
         install()?;
     }
@@ -111,10 +157,47 @@ fn prepare(process: &Process, entry: Option<Entry<'_>>) -> Result<Ready, StartEr
         env,
         candidates,
         init: process.init,
+        descriptors: process.descriptors,
     })
 }
 
 impl Ready {
+    /// Whether there is a program at all, as far as that can be told without executing it: runc and crun
+    /// say so when the container is made, and their callers rely on it.
+    fn look(&self) -> Result<(), StartError> {
+        use rustix::fs::{Access, AtFlags, CWD};
+        let mut refused = None;
+        for candidate in &self.candidates {
+            match rustix::fs::accessat(CWD, candidate, Access::EXEC_OK, AtFlags::EACCESS) {
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(e) => {
+                    refused.get_or_insert(StartError::NotExecutable(self.name(), plain(&e.into())));
+                }
+                Ok(()) if is_folder(candidate) => {
+                    let why = "is a directory".to_owned();
+                    refused.get_or_insert(StartError::NotExecutable(self.name(), why));
+                }
+                Ok(()) => return Ok(()),
+            }
+        }
+        Err(refused.unwrap_or_else(|| self.missing()))
+    }
+
+    fn name(&self) -> String {
+        let name = self.argv.first().map(|a| a.to_string_lossy().into_owned());
+        name.unwrap_or_default()
+    }
+
+    fn missing(&self) -> StartError {
+        let name = self.name();
+        let why = if name.contains('/') {
+            "no such file or directory"
+        } else {
+            "executable file not found in $PATH"
+        };
+        StartError::NotFound(name, why.to_owned())
+    }
+
     fn exec(self, report: &OwnedFd) -> StartError {
         if self.init
             && let Err(error) = reaper::begin()
@@ -123,12 +206,14 @@ impl Ready {
         }
         // Close-on-exec comes too late: the program's path may lead through /proc/self/fd, and from a
         // folder of the host that is open anywhere on the host (CVE-2024-21626).
-        fork::close_all_but(3, report.as_raw_fd());
-        let name = self
-            .argv
-            .first()
-            .map(|a| a.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        fork::close_all_but(3 + self.descriptors as i32, report.as_raw_fd());
+        if let Err(error) = fork::keep_at_exec(3, self.descriptors) {
+            return StartError::Failed {
+                step: "cannot hand descriptors on".to_owned(),
+                why: error.to_string(),
+            };
+        }
+        let name = self.name();
         let mut refused = None;
         for candidate in &self.candidates {
             // PATH may lead into folders that are not there, to files that are no programs: as
@@ -137,9 +222,7 @@ impl Ready {
             match Errno::from_io_error(&error) {
                 Some(Errno::NOENT | Errno::NOTDIR) => {}
                 _ => {
-                    let is_folder =
-                        Path::new(std::ffi::OsStr::from_bytes(candidate.as_bytes())).is_dir();
-                    let why = if is_folder {
+                    let why = if is_folder(candidate) {
                         "is a directory".to_owned()
                     } else {
                         plain(&error)
@@ -152,15 +235,12 @@ impl Ready {
                 }
             }
         }
-        refused.unwrap_or_else(|| {
-            let why = if name.contains('/') {
-                "no such file or directory"
-            } else {
-                "executable file not found in $PATH"
-            };
-            StartError::NotFound(name, why.to_owned())
-        })
+        refused.unwrap_or_else(|| self.missing())
     }
+}
+
+fn is_folder(path: &CStr) -> bool {
+    Path::new(std::ffi::OsStr::from_bytes(path.to_bytes())).is_dir()
 }
 
 /// The system's words without the number, lower case as docker's.
@@ -231,6 +311,23 @@ pub fn mark(process: &Process) -> Result<(), StartError> {
         Ok(()) => Ok(()),
         Err(_) => procfs::write(&proc, "self/attr/exec", &value, what),
     }
+}
+
+fn tune(tuning: &Tuning) -> Result<(), StartError> {
+    if let Some(scheduler) = &tuning.scheduler {
+        schedule::set_scheduler(scheduler).step(|| "cannot set the scheduler".to_owned())?;
+    }
+    if let Some((class, priority)) = tuning.io_priority {
+        schedule::set_io_priority(class, priority)
+            .step(|| "cannot set the priority of input and output".to_owned())?;
+    }
+    if let Some(persona) = tuning.personality {
+        schedule::set_personality(persona).step(|| "cannot set the personality".to_owned())?;
+    }
+    if let Some(processors) = &tuning.processors {
+        schedule::set_processors(processors).step(|| "cannot choose processors".to_owned())?;
+    }
+    Ok(())
 }
 
 fn set_limits(process: &Process) -> Result<(), StartError> {
@@ -331,7 +428,7 @@ fn enter_working_dir(path: &str) -> Result<(), StartError> {
     Ok(())
 }
 
-fn become_user(who: &User, capabilities: u64) -> Result<(), StartError> {
+fn become_user(who: &User, sets: &CapabilitySets) -> Result<(), StartError> {
     let what = || format!("cannot become user {}:{}", who.uid, who.gid);
     prctl::set_keep_capabilities(true).step(what)?;
     let groups: Vec<nix::unistd::Gid> = who
@@ -346,10 +443,14 @@ fn become_user(who: &User, capabilities: u64) -> Result<(), StartError> {
     nix::unistd::setresuid(uid, uid, uid).step(what)?;
     prctl::set_keep_capabilities(false).step(what)?;
     capability::clear_ambient().step(|| "cannot clear the ambient capabilities".to_owned())?;
-    capability::set(capabilities & capability::bounding())
+    // What this host has not to give is not given, as docker.
+    let there = capability::bounding();
+    let permitted = sets.permitted & there;
+    let inheritable = sets.inheritable & there;
+    capability::set_each(sets.effective & permitted, permitted, inheritable)
         .step(|| "cannot set the capabilities".to_owned())?;
-    // A change of user clears it, so it comes after that: a monitor that dies takes its container along.
-    prctl::set_parent_death_signal(libc::SIGKILL).step(|| "cannot bind to the monitor".to_owned())
+    capability::raise_ambient(sets.ambient & permitted & inheritable)
+        .step(|| "cannot set the ambient capabilities".to_owned())
 }
 
 fn c_string(text: &str) -> Result<CString, StartError> {

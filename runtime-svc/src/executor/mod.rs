@@ -11,7 +11,10 @@
 //! `openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)`.
 
 pub mod capabilities;
+pub mod copy_up;
 pub mod dev;
+pub mod gate;
+pub mod hooks;
 pub mod init;
 pub mod join;
 pub mod launch;

@@ -13,19 +13,19 @@ use rustix::{
 };
 
 use super::{
-    StartError, Step as _,
+    StartError, Step as _, copy_up,
     plan::{Mount, MountSource, Propagation},
     rootfs,
     userns::UserNamespace,
 };
-use crate::sys::mount_attr;
+use crate::{cgroup::Group, sys::mount_attr};
 
 /// Sources of mounts that stay connected with the host's mounts: taken while this mount namespace still is.
 pub fn open_connected(mounts: &[Mount]) -> Result<Vec<Option<OwnedFd>>, StartError> {
     mounts
         .iter()
         .map(|mount| match (&mount.source, mount.propagation) {
-            (_, Propagation::Private) => Ok(None),
+            (_, Propagation::Private | Propagation::Unbindable { .. }) => Ok(None),
             (MountSource::Bind(path), _) => rootfs::bind_tree(path, mount.recursive).map(Some),
             _ => Ok(None),
         })
@@ -43,6 +43,10 @@ pub struct Context<'a> {
     pub user: Option<&'a UserNamespace>,
     /// The view of the cgroups is the host's.
     pub host_cgroups: bool,
+    /// The container's own.
+    pub group: &'a Group,
+    /// What [`Mount::mapping`] counts.
+    pub mappings: &'a [UserNamespace],
 }
 
 /// Makes all mounts. Sources are looked up on the host, so this happens before the pivot; targets are
@@ -71,6 +75,8 @@ fn make_one(
         shm,
         user,
         host_cgroups,
+        group,
+        mappings,
     } = *context;
     let source = match (&mount.source, connected) {
         (_, Some(source)) => source,
@@ -84,8 +90,9 @@ fn make_one(
             rootfs::bind_beneath(&base, path)?
         }
         (MountSource::Layers { lower, path }, _) => layers(lower, path, stage, user)?,
-        (MountSource::Cgroups { writable }, _) => {
-            return cgroups(root, &mount.target, *writable, host_cgroups);
+        (MountSource::Cgroups { writable, own }, _) => {
+            let own = (*own && host_cgroups).then_some(group);
+            return cgroups(root, &mount.target, *writable, host_cgroups, own);
         }
         (MountSource::SharedMemory, _) => {
             let shm = shm.ok_or_else(|| StartError::Failed {
@@ -100,8 +107,18 @@ fn make_one(
     if let (true, Some(user)) = (mount.idmapped, user) {
         rootfs::idmap(&source, user)?;
     }
+    if let Some((number, recursive)) = mount.mapping {
+        let user = mappings.get(number).ok_or(Errno::INVAL).step(what)?;
+        mount_attr::idmap_tree(&source, user.namespace(), recursive).step(what)?;
+    }
+    if mount.copy_up {
+        copy_up::into(root, &mount.target, &source)?;
+    }
     let deep = mount.recursive && !mount.only_top;
-    mount_attr::set(&source, mount.attributes, 0, 0, deep).step(what)?;
+    mount_attr::set(&source, mount.attributes, mount.cleared, 0, deep).step(what)?;
+    if mount.deep != (0, 0) {
+        mount_attr::set(&source, mount.deep.0, mount.deep.1, 0, true).step(what)?;
+    }
     propagate(&source, mount).step(what)?;
     let target = if rootfs::is_folder(&source).step(what)? {
         rootfs::make_folder_inside(root, &mount.target, 0o755).step(what)?
@@ -162,6 +179,9 @@ fn propagate(source: &OwnedFd, mount: &Mount) -> io::Result<()> {
         Propagation::Private => set(libc::MS_PRIVATE, mount.recursive),
         Propagation::Slave { recursive } => set(libc::MS_SLAVE, recursive && mount.recursive),
         Propagation::Shared { recursive } => set(libc::MS_SHARED, recursive && mount.recursive),
+        Propagation::Unbindable { recursive } => {
+            set(libc::MS_UNBINDABLE, recursive && mount.recursive)
+        }
     }
 }
 
@@ -244,7 +264,15 @@ pub fn filesystem(kind: &str, options: &[(String, Option<String>)]) -> Result<Ow
 
 /// The host's cgroup trees, read-only unless the container is privileged, each showing the container's
 /// own group as its root (the cgroup namespace does that).
-fn cgroups(root: &OwnedFd, target: &str, writable: bool, host: bool) -> Result<(), StartError> {
+///
+/// With `own` just the container's own groups are shown, as runc does in the host's cgroup namespace.
+fn cgroups(
+    root: &OwnedFd,
+    target: &str,
+    writable: bool,
+    host: bool,
+    own: Option<&Group>,
+) -> Result<(), StartError> {
     let what = || format!("cannot mount the cgroups on {target}");
     let read_only = if writable { 0 } else { libc::MOUNT_ATTR_RDONLY };
     let attributes =
@@ -256,6 +284,10 @@ fn cgroups(root: &OwnedFd, target: &str, writable: bool, host: bool) -> Result<(
             return Ok(());
         };
         let tree = match host {
+            true if own.is_some() => {
+                let folder = own.and_then(Group::unified_folder).ok_or(Errno::NOENT);
+                rootfs::bind_tree(folder.step(what)?, false)?
+            }
             // A new mount of cgroup2 from the first cgroup namespace sets the options of the whole tree
             // (apply_cgroup_root_flags in kernel/cgroup/cgroup.c): the host would lose nsdelegate and
             // memory_recursiveprot.
@@ -281,7 +313,10 @@ fn cgroups(root: &OwnedFd, target: &str, writable: bool, host: bool) -> Result<(
                 None => (o.clone(), None),
             })
             .collect();
-        let tree = filesystem("cgroup", &options)?;
+        let tree = match own.and_then(|group| group.folder_in(hierarchy)) {
+            Some(folder) => rootfs::bind_tree(folder, false)?,
+            None => filesystem("cgroup", &options)?,
+        };
         mount_attr::set(&tree, attributes, 0, libc::MS_PRIVATE, false).step(what)?;
         rustix::fs::mkdirat(&base, name, Mode::from_raw_mode(0o755)).step(what)?;
         let place = rustix::fs::openat(
@@ -296,13 +331,13 @@ fn cgroups(root: &OwnedFd, target: &str, writable: bool, host: bool) -> Result<(
     mount_attr::set(&base, attributes, 0, 0, false).step(what)
 }
 
-/// Lets mounts of the container's root reach the mounts that share with it, as runc's
-/// `rootfsPropagation` does. Inside the container's root.
-pub fn share_root() -> Result<(), StartError> {
+/// Lets mounts of the container's root reach the mounts that share with it, or makes it unbindable, as
+/// runc's `rootfsPropagation` does. Inside the container's root.
+pub fn propagate_root(propagation: u64) -> Result<(), StartError> {
     let what = || "cannot share the container's root".to_owned();
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let root = rustix::fs::open("/", flags, Mode::empty()).step(what)?;
-    mount_attr::set(&root, 0, 0, libc::MS_SHARED, false).step(what)
+    mount_attr::set(&root, 0, 0, propagation, false).step(what)
 }
 
 /// Makes the root file system read-only; what is mounted upon it stays as it is.

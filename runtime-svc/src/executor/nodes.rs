@@ -56,6 +56,7 @@ pub fn node(path: &Path, inside: PathBuf) -> Option<Device> {
         mode: metadata.mode() & 0o7777,
         uid: metadata.uid(),
         gid: metadata.gid(),
+        fifo: false,
     })
 }
 

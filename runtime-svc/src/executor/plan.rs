@@ -45,6 +45,74 @@ pub struct ContainerPlan {
     pub stdio: Stdio,
     /// Where the monitor keeps what.
     pub files: Files,
+    /// The clocks that it sees.
+    #[serde(default)]
+    pub time: Time,
+    /// It joins this user namespace instead of having one made; [`ContainerPlan::user`] says what is in it.
+    #[serde(default)]
+    pub user_path: Option<PathBuf>,
+    /// Its keys are its own: a new session keyring (keyrings(7)).
+    #[serde(default)]
+    pub new_keyring: bool,
+    /// Programs of the caller's that run on the way.
+    #[serde(default)]
+    pub hooks: Hooks,
+}
+
+/// The clocks that a container sees (time_namespaces(7)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Time {
+    /// Whose.
+    pub namespace: Namespace,
+    /// Of a new one: `monotonic` or `boottime`, seconds, nanoseconds.
+    pub offsets: Vec<(String, i64, u32)>,
+}
+
+impl Default for Time {
+    fn default() -> Self {
+        Self {
+            namespace: Namespace::Host,
+            offsets: Vec::new(),
+        }
+    }
+}
+
+/// Programs of the caller's, by the moment at which they run (OCI Runtime Specification, config.md,
+/// "POSIX-platform Hooks"). Those of the host's side are run by who makes the container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks {
+    /// The container stops and asks when its mounts are made, before it pivots.
+    pub ask: bool,
+    /// In the container's namespaces, before it pivots.
+    pub create_container: Vec<Hook>,
+    /// In the container, just before its program.
+    pub start_container: Vec<Hook>,
+    /// What they are told.
+    pub about: About,
+}
+
+/// What hooks are told of their container, besides what changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Its id.
+    pub id: String,
+    /// The folder that it was made from.
+    pub bundle: PathBuf,
+    /// The caller's own words.
+    pub annotations: std::collections::BTreeMap<String, String>,
+}
+
+/// A program of the caller's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Absolute.
+    pub path: String,
+    /// With the name of the program; empty = just that.
+    pub args: Vec<String>,
+    /// All of its environment.
+    pub env: Vec<String>,
+    /// Seconds after which it is killed, and has failed.
+    pub timeout: Option<u32>,
 }
 
 /// Namespaces of the first process.
@@ -103,8 +171,10 @@ pub enum Root {
         /// overlayfs' work folder, on the same file system as `upper`.
         work: PathBuf,
     },
-    /// A folder as it is.
+    /// A folder as it is; owners are shown as the container's.
     Folder(PathBuf),
+    /// A folder and what is mounted below it, owners included: the caller has seen to them.
+    Bundle(PathBuf),
 }
 
 /// Something mounted into the root file system.
@@ -127,6 +197,19 @@ pub struct Mount {
     pub idmapped: bool,
     /// A new file system gets the permissions of the folder that it covers, as runc gives a tmpfs.
     pub keep_mode: bool,
+    /// `MOUNT_ATTR_*` bits that are taken away.
+    #[serde(default)]
+    pub cleared: u64,
+    /// Bits that are set and taken away on all mounts below, too.
+    #[serde(default)]
+    pub deep: (u64, u64),
+    /// Owners are shown by a map of its own: which of those that come with the container, and whether
+    /// on mounts below, too.
+    #[serde(default)]
+    pub mapping: Option<(usize, bool)>,
+    /// A new file system begins with what it covers.
+    #[serde(default)]
+    pub copy_up: bool,
 }
 
 impl Mount {
@@ -141,6 +224,10 @@ impl Mount {
             propagation: Propagation::default(),
             idmapped: false,
             keep_mode: false,
+            cleared: 0,
+            deep: (0, 0),
+            mapping: None,
+            copy_up: false,
         }
     }
 }
@@ -158,6 +245,11 @@ pub enum Propagation {
     },
     /// Both ways.
     Shared {
+        /// Also for what is mounted below.
+        recursive: bool,
+    },
+    /// Not at all, and it cannot be the source of another bind mount.
+    Unbindable {
         /// Also for what is mounted below.
         recursive: bool,
     },
@@ -179,6 +271,8 @@ pub enum MountSource {
     Cgroups {
         /// `--privileged`
         writable: bool,
+        /// In the host's cgroup namespace just the container's own groups are shown, as runc does.
+        own: bool,
     },
     /// /dev/shm of the container whose ipc namespace is joined.
     SharedMemory,
@@ -274,6 +368,9 @@ pub struct Device {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// A FIFO instead of a device.
+    #[serde(default)]
+    pub fifo: bool,
 }
 
 /// Which use of which devices is allowed besides docker's default ones. Absent numbers mean all.
@@ -340,6 +437,81 @@ pub struct Process {
     /// What a security module of the kernel confines the program by, from the exec on.
     #[serde(default)]
     pub label: Label,
+    /// Who it is, in numbers that nothing is looked up for: instead of `user` and `groups`.
+    #[serde(default)]
+    pub identity: Option<Identity>,
+    /// Each capability set by itself; [`Process::capabilities`] is the effective one then.
+    #[serde(default)]
+    pub sets: Option<CapabilitySets>,
+    /// How the kernel runs it.
+    #[serde(default)]
+    pub tuning: Tuning,
+    /// So many descriptors from 3 on are handed to it.
+    #[serde(default)]
+    pub descriptors: u32,
+    /// It goes on when who made it is gone.
+    #[serde(default)]
+    pub outlives: bool,
+}
+
+/// Who a process is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups, just these.
+    pub groups: Vec<u32>,
+    /// Permission bits that new files do not get.
+    pub umask: u32,
+}
+
+/// Capability bits by set (capabilities(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapabilitySets {
+    /// What can be had at all.
+    pub bounding: u64,
+    /// What counts.
+    pub effective: u64,
+    /// What file capabilities can add to.
+    pub inheritable: u64,
+    /// What can be made effective.
+    pub permitted: u64,
+    /// What an exec keeps.
+    pub ambient: u64,
+}
+
+/// How the kernel runs a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tuning {
+    /// sched_setattr(2)
+    pub scheduler: Option<Scheduler>,
+    /// ioprio_set(2): class and priority.
+    pub io_priority: Option<(u32, u32)>,
+    /// personality(2)
+    pub personality: Option<u64>,
+    /// Processors that it may run on.
+    pub processors: Option<Vec<usize>>,
+}
+
+/// Arguments of sched_setattr(2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduler {
+    /// `SCHED_*`
+    pub policy: u32,
+    /// `SCHED_FLAG_*`
+    pub flags: u64,
+    /// -20 to 19
+    pub nice: i32,
+    /// 1 to 99 for real-time policies.
+    pub priority: u32,
+    /// Nanoseconds.
+    pub runtime: u64,
+    /// Nanoseconds.
+    pub deadline: u64,
+    /// Nanoseconds.
+    pub period: u64,
 }
 
 /// What a security module of the kernel confines the program by.
@@ -390,6 +562,9 @@ pub struct Cgroup {
     pub all_devices: bool,
     /// Devices that are allowed besides docker's default ones.
     pub devices: Vec<DeviceRule>,
+    /// With `all_devices`: but these.
+    #[serde(default)]
+    pub denied_devices: Vec<DeviceRule>,
 }
 
 /// Limits, in docker's units. Absent = none.
@@ -427,6 +602,27 @@ pub struct Limits {
     pub blkio_weight_devices: Vec<DeviceLimit>,
     /// Rates of single devices.
     pub throttles: Vec<(Throttle, DeviceLimit)>,
+    /// Microseconds of processor time that may be saved up.
+    #[serde(default)]
+    pub cpu_burst: Option<u64>,
+    /// The group gets what nobody else wants (SCHED_IDLE).
+    #[serde(default)]
+    pub cpu_idle: Option<i64>,
+    /// Bytes by size of a page, `2MB`.
+    #[serde(default)]
+    pub hugepages: Vec<(String, u64)>,
+    /// Lines of `rdma.max`.
+    #[serde(default)]
+    pub rdma: Vec<String>,
+    /// Mark of its packets; v1 only.
+    #[serde(default)]
+    pub net_class: Option<u32>,
+    /// Priority by network interface; v1 only.
+    #[serde(default)]
+    pub net_priorities: Vec<(String, u32)>,
+    /// Files of the v2 group and what is written to them.
+    #[serde(default)]
+    pub unified: Vec<(String, String)>,
 }
 
 /// A number for one block device.
@@ -531,4 +727,7 @@ pub struct ExecPlan {
     /// The container's ids on the host, when they are other ones.
     #[serde(default)]
     pub user: Option<UserMap>,
+    /// The container has clocks of its own.
+    #[serde(default)]
+    pub time: bool,
 }

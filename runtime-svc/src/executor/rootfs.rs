@@ -27,6 +27,19 @@ pub fn make_private() -> Result<(), StartError> {
         .step(|| "cannot make the mounts private".to_owned())
 }
 
+/// The root file system of a bundle, still connected with the host's mounts: what is mounted below it there
+/// shows in the container. The other way needs it to be shared, which comes after the pivot.
+pub fn open_connected(root: &Root, propagation: u64) -> Result<Option<OwnedFd>, StartError> {
+    let connected = propagation == libc::MS_SLAVE || propagation == libc::MS_SHARED;
+    let (Root::Bundle(folder), true) = (root, connected) else {
+        return Ok(None);
+    };
+    let mount = bind_tree(folder, true)?;
+    mount_attr::set(&mount, 0, 0, libc::MS_SLAVE, true)
+        .step(|| "cannot connect the root file system with the host's mounts".to_owned())?;
+    Ok(Some(mount))
+}
+
 /// A detached mount of the root file system: visible nowhere until it is moved.
 fn open(
     root: &Root,
@@ -38,7 +51,7 @@ fn open(
         (Root::Overlay { lower, upper, work }, Some(user)) => {
             idmapped_overlay(lower, Some((upper, work)), mount_point, user)
         }
-        (Root::Folder(folder), None) => bind_tree(folder, true),
+        (Root::Folder(folder), None) | (Root::Bundle(folder), _) => bind_tree(folder, true),
         (Root::Folder(folder), Some(user)) => {
             let mount = bind_tree(folder, false)?;
             idmap(&mount, user)?;
@@ -293,11 +306,12 @@ pub fn attach(mount: &OwnedFd, target: BorrowedFd<'_>) -> rustix::io::Result<()>
     )
 }
 
-/// Mounts the root file system on `mount_point` and returns it.
+/// Mounts the root file system on `mount_point` and returns it; `connected` is it already.
 pub fn mount_root(
     root: &Root,
     mount_point: &Path,
     user: Option<&UserNamespace>,
+    connected: Option<OwnedFd>,
 ) -> Result<OwnedFd, StartError> {
     let what = || {
         format!(
@@ -305,7 +319,10 @@ pub fn mount_root(
             mount_point.display()
         )
     };
-    let mount = open(root, mount_point, user)?;
+    let mount = match connected {
+        Some(mount) => mount,
+        None => open(root, mount_point, user)?,
+    };
     let target = rustix::fs::open(
         mount_point,
         OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
-use super::{StartError, Step as _};
+use super::{StartError, Step as _, plan::Identity};
 
 /// Longest passwd or group file that is read, bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -30,6 +30,23 @@ pub struct User {
     pub groups: Vec<u32>,
     /// Home folder; "/" when unknown.
     pub home: String,
+}
+
+/// A user that is given in numbers. Its home is that of the first user of that number, as with runc; files
+/// that cannot be read, or say nothing, make it "/".
+pub fn exactly(identity: &Identity) -> User {
+    let passwd = read("/etc/passwd").unwrap_or_default();
+    let mut entries = passwd.lines().filter_map(PasswdEntry::parse);
+    let home = entries
+        .find(|entry| entry.uid == identity.uid)
+        .map(|entry| entry.home)
+        .filter(|home| !home.is_empty());
+    User {
+        uid: identity.uid,
+        gid: identity.gid,
+        groups: identity.groups.clone(),
+        home: home.unwrap_or_else(|| "/".to_owned()),
+    }
 }
 
 /// Looks `spec` up below the current root.

@@ -88,6 +88,8 @@ pub fn launch(plan: &ContainerPlan, joined: Joined, group: &Group) -> Result<Lau
                     report: report_child,
                     group,
                     user: user.as_ref(),
+                    mappings: &[],
+                    gate: None,
                 },
             )
         }

@@ -132,7 +132,7 @@ pub fn wait_for_last(lock: &Path) -> io::Result<()> {
 }
 
 /// A program behind a mount that is read-only.
-fn protected(program: &Path) -> io::Result<OwnedFd> {
+pub fn protected(program: &Path) -> io::Result<OwnedFd> {
     let mount = rustix::mount::open_tree(
         rustix::fs::CWD,
         program,

@@ -41,16 +41,21 @@ pub fn limit_bounding(keep: u64) -> io::Result<()> {
 /// Sets effective and permitted to `set`, inheritable to nothing (CVE-2022-24769: inheritable
 /// capabilities would let any file capability in the image raise privileges).
 pub fn set(set: u64) -> io::Result<()> {
+    set_each(set, set, 0)
+}
+
+/// Sets each of the three.
+pub fn set_each(effective: u64, permitted: u64, inheritable: u64) -> io::Result<()> {
     let header = Header {
         version: VERSION_3,
         pid: 0,
     };
-    let half = |bits: u32| Data {
-        effective: bits,
-        permitted: bits,
-        inheritable: 0,
+    let half = |shift: u32| Data {
+        effective: (effective >> shift) as u32,
+        permitted: (permitted >> shift) as u32,
+        inheritable: (inheritable >> shift) as u32,
     };
-    let data = [half(set as u32), half((set >> 32) as u32)];
+    let data = [half(0), half(32)];
     // SAFETY: version 3 takes two data elements; both structures live through the call.
     let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
     if done < 0 {
@@ -100,6 +105,19 @@ pub fn bounding() -> u64 {
         }
     }
     set
+}
+
+/// Adds to the ambient set what is both permitted and inheritable.
+pub fn raise_ambient(set: u64) -> io::Result<()> {
+    for capability in (0..64u64).filter(|n| set & (1 << n) != 0) {
+        let raise = libc::PR_CAP_AMBIENT_RAISE;
+        // SAFETY: takes integers only.
+        let done = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, capability, 0, 0) };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// Empties the ambient set.

@@ -58,13 +58,17 @@ impl Instruction {
     pub const fn skip_unless_equal(register: u8, value: i32) -> Self {
         Self::new(0x55, register, 0, 0, value)
     }
+    /// `if register == value goto` what [`Self::aim_at`] says.
+    pub const fn skip_if_equal(register: u8, value: i32) -> Self {
+        Self::new(0x15, register, 0, 0, value)
+    }
     /// Returns register 0.
     pub const fn exit() -> Self {
         Self::new(0x95, 0, 0, 0, 0)
     }
     /// Sets how far a conditional jump goes; nothing for others.
     pub const fn aim_at(&mut self, distance: i16) {
-        if self.code == 0x55 {
+        if self.code == 0x55 || self.code == 0x15 {
             self.offset = distance;
         }
     }

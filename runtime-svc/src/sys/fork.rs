@@ -132,6 +132,17 @@ pub fn cloexec_from(first: RawFd) -> io::Result<()> {
     }
 }
 
+/// Lets the program of the next exec inherit `count` descriptors from `first` on.
+pub fn keep_at_exec(first: RawFd, count: u32) -> io::Result<()> {
+    for number in first..first.saturating_add_unsigned(count) {
+        // SAFETY: changes a flag only.
+        if unsafe { libc::fcntl(number, libc::F_SETFD, 0) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Closes every descriptor from `first` on (close_range(2), Linux 5.9), for a process whose memory goes
 /// on but which nothing that owns one of them ever returns to.
 pub fn close_from(first: RawFd) {
@@ -149,6 +160,20 @@ pub fn close_all_but(first: RawFd, kept: RawFd) {
         close(first, kept as u32 - 1);
     }
     close(first.max(kept + 1), u32::MAX);
+}
+
+/// As [`close_from`], with two that stay open.
+pub fn close_all_but_two(first: RawFd, one: RawFd, other: RawFd) {
+    let (low, high) = (one.min(other), one.max(other));
+    let close = |from: RawFd, to: RawFd| {
+        if from <= to {
+            // SAFETY: as in `close_from`.
+            unsafe { libc::syscall(libc::SYS_close_range, from as u32, to as u32, 0) };
+        }
+    };
+    close(first, low - 1);
+    close(low + 1, high - 1);
+    close_from(high + 1);
 }
 
 /// execve(2) with prepared arguments. Returns only to say why not.

@@ -23,6 +23,12 @@ pub fn idmap(mount: impl AsFd, user_namespace: impl AsFd) -> io::Result<()> {
     change(mount, libc::MOUNT_ATTR_IDMAP, 0, 0, namespace, false)
 }
 
+/// As [`idmap`], also for mounts below.
+pub fn idmap_tree(mount: impl AsFd, user_namespace: impl AsFd, recursive: bool) -> io::Result<()> {
+    let namespace = user_namespace.as_fd().as_raw_fd() as u64;
+    change(mount, libc::MOUNT_ATTR_IDMAP, 0, 0, namespace, recursive)
+}
+
 fn change(
     mount: impl AsFd,
     attr_set: u64,

@@ -30,6 +30,11 @@ pub struct Docker {
 impl Docker {
     /// Starts one; `None`, said aloud, where there is no docker.
     pub async fn start() -> Option<Self> {
+        Self::start_with("").await
+    }
+
+    /// Starts one with further options.
+    pub async fn start_with(options: &str) -> Option<Self> {
         let other = std::env::var(OTHER_ROOT).unwrap_or_default();
         if other.is_empty() && !installed(&["dockerd", "docker", "containerd", "runc", "iptables"])
         {
@@ -48,7 +53,7 @@ impl Docker {
             [ -z \"$root\" ] || {{ {ENTER}; }}
             exec dockerd --config-file $work/daemon.json --data-root $work/data \
                 --exec-root $work/exec --pidfile $work/pid --host unix://$work/sock --group root \
-                --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent /{group}"
+                --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent /{group} {options}"
         );
         let log = fs::File::create(host.path("docker.log")).unwrap();
         let unshare = ["--mount", "--propagation", "private", "sh", "-c", &script];
@@ -85,7 +90,8 @@ impl Docker {
         said
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    /// A command that runs `docker`.
+    pub fn command(&self, words: &[&str]) -> Command {
         let socket = format!("unix://{}", self.host.path("sock").display());
         let config = self.host.path("client");
         let mut command = self.host.command("docker", &[]);

@@ -1,0 +1,311 @@
+//! `create` and `run`.
+
+use std::os::fd::OwnedFd;
+
+use super::{
+    Error,
+    cli::{Create, Run},
+    config::{self, Container},
+    console, foreground,
+    log::Log,
+    make::{self, Making, Step},
+    remove,
+    state::{Held, Process, Record, Store},
+};
+use crate::{
+    cgroup::{Group, Hierarchies},
+    executor::{
+        hooks,
+        plan::{ContainerPlan, Stdio},
+    },
+    oci::error::Tried as _,
+    sys::fork,
+};
+
+/// Makes a container whose program waits for `start`.
+pub fn create(store: &Store, options: &Create, systemd: bool) -> Result<u8, Error> {
+    let Container {
+        plan,
+        outside,
+        mappings,
+    } = understand(options, systemd)?;
+    console::check(plan.stdio, options.console_socket.as_deref(), true)?;
+    protect()?;
+    let held = store.claim(&options.id)?;
+    let fifos = match held.make_gate() {
+        Ok(fifos) => fifos,
+        Err(error) => return Err(undone(held, error)),
+    };
+    let record = new_record(plan, outside);
+    match made(held, record, &mappings, options, Some(fifos)) {
+        Ok(Made { making, .. }) => making.go().map(|_| 0),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a container, runs its program to its end unless it is to be left alone, and deletes it.
+pub fn run(store: &Store, options: &Run, systemd: bool, log: &Log) -> Result<u8, Error> {
+    let Run {
+        create,
+        detach,
+        keep,
+        ..
+    } = options;
+    let Container {
+        plan,
+        outside,
+        mappings,
+    } = understand(create, systemd)?;
+    console::check(plan.stdio, create.console_socket.as_deref(), *detach)?;
+    protect()?;
+    let held = store.claim(&create.id)?;
+    let record = new_record(plan, outside);
+    if !detach {
+        if !options.no_subreaper {
+            crate::sys::prctl::set_child_subreaper()
+                .tried(|| "cannot become the subreaper".to_owned())?;
+        }
+        // Before there is a process whose end could be missed.
+        foreground::block_signals()?;
+    }
+    let Made {
+        making,
+        held,
+        record,
+        terminal,
+    } = made(held, record, &mappings, create, None)?;
+    let pid = making.pid;
+    let began = making.go().and_then(|report| make::until_executed(&report));
+    let began = began.and_then(|()| {
+        let about = &record.plan.hooks.about;
+        let number = pid.as_raw_pid();
+        Ok(hooks::run_all(
+            "poststart",
+            &record.outside.poststart,
+            about,
+            "running",
+            number,
+        )?)
+    });
+    if let Err(error) = began {
+        remove::destroy(held, &record, log)?;
+        return Err(error);
+    }
+    if *detach {
+        return Ok(0);
+    }
+    // Others may ask for it meanwhile, or kill it.
+    drop(held);
+    let code = foreground::wait(pid, terminal)?;
+    if !keep {
+        match store.hold(&create.id) {
+            Ok(held) => remove::destroy(held, &record, log)?,
+            // Somebody has deleted it.
+            Err(Error::Missing(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(code)
+}
+
+fn understand(options: &Create, systemd: bool) -> Result<Container, Error> {
+    if options.no_pivot {
+        return Err(Error::Unsupported(
+            "--no-pivot is not supported: without pivot_root(2) a container can get at the host's files".to_owned(),
+        ));
+    }
+    let descriptors = descriptors(options.preserve_fds)?;
+    let given = config::Options {
+        systemd,
+        keep_keyring: options.no_new_keyring,
+        descriptors,
+    };
+    let mut container = config::load(&options.bundle, &options.id, given)?;
+    if let Some(listen) = listen_fds() {
+        // As runc: sockets that systemd opened are the container's, whose program is pid 1.
+        let env = &mut container.plan.process.env;
+        env.push(format!("LISTEN_FDS={listen}"));
+        env.push("LISTEN_PID=1".to_owned());
+    }
+    Ok(container)
+}
+
+fn listen_fds() -> Option<u32> {
+    std::env::var("LISTEN_FDS")
+        .ok()?
+        .parse()
+        .ok()
+        .filter(|n| *n > 0)
+}
+
+/// How many descriptors are handed on: those of the option and those of systemd.
+pub fn descriptors(preserve: u32) -> Result<u32, Error> {
+    let count = preserve.saturating_add(listen_fds().unwrap_or(0));
+    for number in 3..3_u32.saturating_add(count) {
+        if !std::path::Path::new(&format!("/proc/self/fd/{number}")).exists() {
+            return Err(Error::Invalid(format!(
+                "--preserve-fds: descriptor {number} is not open"
+            )));
+        }
+    }
+    Ok(count)
+}
+
+/// Goes on behind a mount of our own program that is read-only: what runs in the container could write to
+/// the file otherwise, by /proc/self/exe (CVE-2019-5736).
+pub fn protect() -> Result<(), Error> {
+    const MARK: &str = "SLIPWAY_OCI_PROTECTED";
+    let what = || "cannot protect this program".to_owned();
+    // Nobody but we ourselves gain or lose by it: a caller that sets it could as well call another program.
+    if std::env::var_os(MARK)
+        .is_some_and(|pid| pid.to_str() == Some(&std::process::id().to_string()))
+    {
+        return Ok(());
+    }
+    use std::os::{fd::AsRawFd as _, unix::ffi::OsStringExt as _};
+    let program = crate::monitor::spawner::protected("/proc/self/exe".as_ref()).tried(what)?;
+    let string = |bytes: Vec<u8>| {
+        std::ffi::CString::new(bytes)
+            .map_err(std::io::Error::from)
+            .tried(what)
+    };
+    let arguments = std::env::args_os()
+        .map(|argument| string(argument.into_vec()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut env = std::env::vars_os()
+        .filter(|(name, _)| name != MARK)
+        .map(|(name, value)| {
+            let mut bytes = name.into_vec();
+            bytes.push(b'=');
+            bytes.extend(value.into_vec());
+            string(bytes)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    env.push(string(
+        format!("{MARK}={}", std::process::id()).into_bytes(),
+    )?);
+    Err(fork::execveat_fd(program.as_raw_fd(), &arguments, &env)).tried(what)
+}
+
+fn new_record(plan: ContainerPlan, outside: config::Outside) -> Record {
+    Record {
+        plan,
+        outside,
+        process: None,
+        created: jiff::Timestamp::now().to_string(),
+    }
+}
+
+/// A container at its gate.
+struct Made {
+    making: Making,
+    held: Held,
+    record: Record,
+    terminal: Option<OwnedFd>,
+}
+
+/// Everything up to the gate; takes everything back when something fails.
+fn made(
+    held: Held,
+    mut record: Record,
+    mappings: &[crate::executor::plan::UserMap],
+    options: &Create,
+    fifos: Option<(OwnedFd, OwnedFd)>,
+) -> Result<Made, Error> {
+    let hierarchies = match Hierarchies::detect() {
+        Ok(found) => found,
+        Err(e) => {
+            return Err(undone(
+                held,
+                Error::System("cannot find the cgroup trees".to_owned(), e),
+            ));
+        }
+    };
+    let group = Group::open(&hierarchies, &record.plan.cgroup.path);
+    match group.processes() {
+        // runc: a group that is somebody's already must not be taken over, and killed with the container.
+        Ok(processes) if !processes.is_empty() => {
+            let why = format!("the cgroup {} is not empty", record.plan.cgroup.path);
+            return Err(undone(held, Error::Conflict(why)));
+        }
+        _ => {}
+    }
+    let mut hooked = false;
+    let attempt = (|| {
+        // Whatever happens from here on, there is a record of what to take away.
+        held.save(&record)?;
+        let group = Group::create(&hierarchies, &record.plan.cgroup)
+            .tried(|| "cannot make the container's cgroups".to_owned())?;
+        let mut making = make::begin(&record.plan, mappings, &group, fifos)?;
+        let mut terminal = None;
+        loop {
+            match making.next()? {
+                Step::Terminal(master) => terminal = Some(master),
+                Step::Mounted => {
+                    hooked = true;
+                    run_outside(&record, making.pid.as_raw_pid())?;
+                    making.go_on()?;
+                }
+                Step::Ready => break,
+            }
+        }
+        if let (Some(socket), Some(master)) = (&options.console_socket, &terminal) {
+            console::send(socket, master)?;
+            terminal = None;
+        }
+        record.process = Process::of(making.pid);
+        held.save(&record)?;
+        if let Some(path) = &options.pid_file {
+            make::write_pid(path, making.pid)?;
+        }
+        Ok((making, terminal))
+    })();
+    match attempt {
+        Ok((making, terminal)) => Ok(Made {
+            making,
+            held,
+            record,
+            terminal,
+        }),
+        Err(error) => {
+            // Its first process is gone; what it left goes now. The error that counts is the first one.
+            let _ = group.kill().and_then(|()| group.remove());
+            if hooked {
+                for (number, hook) in record.outside.poststop.iter().enumerate() {
+                    let about = &record.plan.hooks.about;
+                    let _ = hooks::run("poststop", number, hook, &about.state("stopped", 0));
+                }
+            }
+            Err(undone(held, error))
+        }
+    }
+}
+
+fn run_outside(record: &Record, pid: i32) -> Result<(), Error> {
+    let about = &record.plan.hooks.about;
+    hooks::run_all("prestart", &record.outside.prestart, about, "creating", pid)?;
+    let run = &record.outside.create_runtime;
+    Ok(hooks::run_all(
+        "createRuntime",
+        run,
+        about,
+        "creating",
+        pid,
+    )?)
+}
+
+/// Gives an id back.
+fn undone(held: Held, error: Error) -> Error {
+    match held.forget() {
+        Ok(()) => error,
+        Err(more) => Error::Conflict(format!("{error}; then {more}")),
+    }
+}
+
+/// Rows and columns.
+pub const fn size(stdio: Stdio) -> Option<(u16, u16)> {
+    match stdio {
+        Stdio::Terminal { rows, columns, .. } => Some((rows, columns)),
+        Stdio::Pipes { .. } => None,
+    }
+}

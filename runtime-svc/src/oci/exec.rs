@@ -1,0 +1,224 @@
+//! `exec`.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use oci_spec::runtime::Process as Given;
+use rustix::{
+    net::{RecvFlags, SendFlags},
+    process::{Pid, WaitOptions},
+};
+
+use super::{
+    Error, cli, config, console, create, foreground, make,
+    state::{Record, Status, Store},
+};
+use crate::{
+    cgroup::Group,
+    executor::{
+        StartError, capabilities, join,
+        plan::{ExecPlan, Namespace, Process, Stdio},
+    },
+    monitor::supervise::message_pair,
+    oci::error::Tried as _,
+    sys::{fdpass, fork::Clone},
+};
+
+/// Runs a further process in a container.
+pub fn exec(store: &Store, options: &cli::Exec) -> Result<u8, Error> {
+    let id = &options.id;
+    let record = store.read(id)?;
+    let alive = match store.status(&record) {
+        (Status::Paused, Some(alive)) if options.ignore_paused => alive,
+        (Status::Paused, _) => {
+            return Err(Error::Conflict(format!(
+                "cannot exec in a paused container (use --ignore-paused to override): {id}"
+            )));
+        }
+        (_, Some(alive)) => alive,
+        (_, None) => {
+            return Err(Error::Conflict(format!(
+                "cannot exec in a container that is not running: {id}"
+            )));
+        }
+    };
+    if options
+        .process_label
+        .as_ref()
+        .is_some_and(|label| !label.is_empty())
+    {
+        return Err(Error::Unsupported(
+            "--process-label: SELinux is not supported".to_owned(),
+        ));
+    }
+    if !options.cgroup.is_empty() {
+        return Err(Error::Unsupported(
+            "--cgroup: a process begins in the container's own group".to_owned(),
+        ));
+    }
+    let (process, stdio) = process(&record, options)?;
+    console::check(stdio, options.console_socket.as_deref(), options.detach)?;
+    create::protect()?;
+    let plan = ExecPlan {
+        process,
+        terminal: create::size(stdio),
+        ends_with_client: false,
+        user: record.plan.user.clone(),
+        time: record.plan.time.namespace != Namespace::Host,
+    };
+    let group = record.group()?;
+    if !options.detach {
+        foreground::block_signals()?;
+    }
+    let (pid, mut terminal) = join(&plan, alive.pidfd, &group)?;
+    if let (Some(socket), Some(master)) = (&options.console_socket, &terminal) {
+        console::send(socket, master)?;
+        terminal = None;
+    }
+    if let Some(path) = &options.pid_file {
+        make::write_pid(path, pid)?;
+    }
+    if options.detach {
+        return Ok(0);
+    }
+    foreground::wait(pid, terminal)
+}
+
+/// What is to run: what a file says, or the container's own process with the options' changes.
+fn process(record: &Record, options: &cli::Exec) -> Result<(Process, Stdio), Error> {
+    let descriptors = create::descriptors(options.preserve_fds)?;
+    let container = &record.plan.process;
+    let Some(path) = &options.process else {
+        return changed(container, options, descriptors);
+    };
+    let given: Given = serde_json::from_str(&config::read(path)?)
+        .map_err(|e| Error::Invalid(format!("{} is not understood: {e}", path.display())))?;
+    let mut process = config::process::process(&given, descriptors)?;
+    process.seccomp = container.seccomp.clone();
+    process.tuning.personality = container.tuning.personality;
+    process.tuning.processors = config::process::processors(&given)?;
+    let stdio = match given.terminal().unwrap_or(false) || options.tty {
+        true => config::terminal(&given),
+        false => Stdio::Pipes { stdin: true },
+    };
+    Ok((process, stdio))
+}
+
+fn changed(
+    container: &Process,
+    options: &cli::Exec,
+    descriptors: u32,
+) -> Result<(Process, Stdio), Error> {
+    let mut process = container.clone();
+    if options.command.is_empty() {
+        return Err(Error::invalid("exec needs a program, or --process"));
+    }
+    process.args = options.command.clone();
+    process.descriptors = descriptors;
+    process.env.extend(options.env.iter().cloned());
+    if let Some(cwd) = &options.cwd {
+        if !cwd.starts_with('/') {
+            return Err(Error::Invalid(format!(
+                "--cwd {cwd:?} is not an absolute path"
+            )));
+        }
+        process.working_dir = cwd.clone();
+    }
+    if let Some(profile) = &options.apparmor {
+        process.label = config::process::label(Some(profile));
+    }
+    process.no_new_privs |= options.no_new_privs;
+    let mut identity = process.identity.take().unwrap_or_default();
+    if let Some(user) = &options.user {
+        let bad = || Error::Invalid(format!("--user {user:?} is not UID[:GID] in numbers"));
+        let (uid, gid) = user.split_once(':').unwrap_or((user, "0"));
+        identity.uid = uid.parse().map_err(|_| bad())?;
+        identity.gid = gid.parse().map_err(|_| bad())?;
+    }
+    identity.groups.extend(&options.additional_gids);
+    process.identity = Some(identity);
+    let mut sets = process.sets.unwrap_or_default();
+    for name in &options.cap {
+        let bit = capabilities::bit(name).map_err(Error::invalid)?;
+        sets.bounding |= bit;
+        sets.effective |= bit;
+        sets.permitted |= bit;
+        sets.inheritable |= bit;
+        sets.ambient |= bit;
+    }
+    process.capabilities = sets.effective;
+    process.sets = Some(sets);
+    let stdio = match options.tty {
+        true => Stdio::Terminal {
+            rows: 0,
+            columns: 0,
+            stdin: true,
+        },
+        false => Stdio::Pipes { stdin: true },
+    };
+    Ok((process, stdio))
+}
+
+/// Makes it a process of the container. It is our child.
+fn join(plan: &ExecPlan, target: OwnedFd, group: &Group) -> Result<(Pid, Option<OwnedFd>), Error> {
+    let what = || "cannot join the container".to_owned();
+    let (ours, theirs) = message_pair().tried(what)?;
+    let stdio = match plan.terminal {
+        Some(_) => None,
+        None => Some(make::own_streams()?),
+    };
+    let (cloned, began_inside) = group.begin_inside(0).tried(what)?;
+    let helper = match cloned {
+        Clone::Child => {
+            drop(ours);
+            join::run(
+                plan,
+                join::Inherited {
+                    target,
+                    stdio,
+                    report: theirs,
+                    group,
+                },
+            )
+        }
+        Clone::Parent(helper, _) => helper,
+    };
+    drop((theirs, stdio));
+    if !began_inside {
+        group.add_unified(helper).tried(what)?;
+    }
+    fdpass::send(ours.as_fd(), b"g", &[], SendFlags::empty()).tried(what)?;
+    let heard = hear(&ours);
+    // The process that joined the namespaces ends by itself.
+    rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(helper), WaitOptions::empty()))
+        .tried(what)?;
+    heard
+}
+
+fn hear(report: &OwnedFd) -> Result<(Pid, Option<OwnedFd>), Error> {
+    let what = || "cannot join the container".to_owned();
+    let (mut pid, mut terminal) = (None, None);
+    let mut buffer = [0; 16 << 10];
+    loop {
+        let (length, mut fds) =
+            fdpass::receive(report, &mut buffer, RecvFlags::empty()).tried(what)?;
+        let message = &buffer[..length];
+        let number = std::str::from_utf8(message)
+            .ok()
+            .and_then(|text| text.parse().ok());
+        match (message, number.and_then(Pid::from_raw)) {
+            (b"terminal", _) => terminal = fds.pop(),
+            (_, Some(number)) => pid = Some(number),
+            ([], None) => {
+                return pid.map(|pid| (pid, terminal)).ok_or_else(|| {
+                    Error::Start(StartError::Failed {
+                        step: what(),
+                        why: "the process ended on the way".to_owned(),
+                    })
+                });
+            }
+            (error, None) => {
+                make::answered(error)?;
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Makes a container's first process, up to its gate.
+
+use std::{
+    fs,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    net::{RecvFlags, SendFlags},
+    process::{Pid, Signal, WaitOptions},
+    thread::UnshareFlags,
+};
+
+use super::error::{Error, Tried as _};
+use crate::{
+    cgroup::Group,
+    executor::{
+        StartError, gate, init,
+        plan::{ContainerPlan, Namespace, Stdio, UserMap},
+        userns::UserNamespace,
+    },
+    monitor::supervise::message_pair,
+    sys::{fdpass, fork::Clone, namespaces},
+};
+
+/// A first process that has not got beyond its gate. It ends when this is dropped and not [let go](Self::go).
+#[derive(Debug)]
+pub struct Making {
+    /// The process.
+    pub pid: Pid,
+    report: OwnedFd,
+    pidfd: OwnedFd,
+    finished: bool,
+}
+
+/// What comes on the way.
+pub enum Step {
+    /// Its mounts are made; it waits.
+    Mounted,
+    /// Its terminal.
+    Terminal(OwnedFd),
+    /// It waits at its gate.
+    Ready,
+}
+
+/// Begins. `fifos` are what it waits on at its gate, if it is to wait there.
+pub fn begin(
+    plan: &ContainerPlan,
+    maps: &[UserMap],
+    group: &Group,
+    fifos: Option<(OwnedFd, OwnedFd)>,
+) -> Result<Making, Error> {
+    let what = || "cannot make the container's first process".to_owned();
+    let (report, theirs) = message_pair().tried(what)?;
+    let user = match (&plan.user, &plan.user_path) {
+        (Some(map), Some(path)) => {
+            let namespace = fs::File::open(path)
+                .tried(|| format!("cannot open the user namespace {}", path.display()))?;
+            Some(UserNamespace::of(namespace.into(), map.clone()))
+        }
+        (Some(map), None) => Some(UserNamespace::create(map)?),
+        (None, _) => None,
+    };
+    let mappings = maps
+        .iter()
+        .map(UserNamespace::create)
+        .collect::<Result<Vec<_>, _>>()?;
+    let pipes = match plan.stdio {
+        Stdio::Pipes { .. } => Some(own_streams()?),
+        Stdio::Terminal { .. } => None,
+    };
+    if plan.time.namespace == Namespace::New {
+        begin_time(plan)?;
+    }
+    let home = init::enter_pid_namespace(&plan.namespaces, &[])?;
+    let (cloned, began_inside) = group
+        .begin_inside(init::clone_flags(&plan.namespaces))
+        .tried(what)?;
+    let (pid, pidfd) = match cloned {
+        Clone::Child => {
+            drop(report);
+            init::run(
+                plan,
+                init::Inherited {
+                    net: None,
+                    peers: &[],
+                    pipes: pipes.map(|(stdin, stdout, stderr)| (Some(stdin), stdout, stderr)),
+                    report: theirs,
+                    group,
+                    user: user.as_ref(),
+                    mappings: &mappings,
+                    gate: Some(gate::Gate {
+                        fifos,
+                        hooks: &plan.hooks,
+                    }),
+                },
+            )
+        }
+        Clone::Parent(pid, pidfd) => (pid, pidfd),
+    };
+    drop((theirs, fifos, pipes, user, mappings));
+    let making = Making {
+        pid,
+        report,
+        pidfd,
+        finished: false,
+    };
+    if let Some(home) = home {
+        init::leave_pid_namespace(&home)?;
+    }
+    if !began_inside {
+        group
+            .add_unified(pid)
+            .tried(|| "cannot put the process into its cgroups".to_owned())?;
+    }
+    making.go_on()?;
+    Ok(making)
+}
+
+/// Our own standard streams, for the container.
+pub fn own_streams() -> Result<(OwnedFd, OwnedFd, OwnedFd), Error> {
+    use rustix::stdio::{stderr, stdin, stdout};
+    let copy = |fd: std::os::fd::BorrowedFd<'_>| {
+        rustix::io::fcntl_dupfd_cloexec(fd, 3).tried(|| "cannot copy the streams".to_owned())
+    };
+    Ok((copy(stdin())?, copy(stdout())?, copy(stderr())?))
+}
+
+/// A new time namespace is for children only (time_namespaces(7)): the next one begins in it. Its offsets can
+/// be set until then.
+fn begin_time(plan: &ContainerPlan) -> Result<(), Error> {
+    let what = || "cannot begin a time namespace".to_owned();
+    namespaces::unshare(UnshareFlags::NEWTIME).tried(what)?;
+    let lines: String = plan
+        .time
+        .offsets
+        .iter()
+        .map(|(clock, seconds, nanoseconds)| format!("{clock} {seconds} {nanoseconds}\n"))
+        .collect();
+    match lines.is_empty() {
+        true => Ok(()),
+        false => fs::write("/proc/self/timens_offsets", lines)
+            .tried(|| "cannot set the offsets of the clocks".to_owned()),
+    }
+}
+
+impl Making {
+    /// Waits for the next step.
+    pub fn next(&mut self) -> Result<Step, Error> {
+        let mut buffer = [0; 16 << 10];
+        let (length, mut fds) = fdpass::receive(&self.report, &mut buffer, RecvFlags::empty())
+            .tried(|| "cannot hear from the first process".to_owned())?;
+        match &buffer[..length] {
+            b"terminal" => {
+                let terminal = fds.pop();
+                terminal
+                    .map(Step::Terminal)
+                    .ok_or_else(|| broken("its terminal did not come"))
+            }
+            init::MOUNTED => Ok(Step::Mounted),
+            gate::READY => Ok(Step::Ready),
+            [] => Err(broken("it ended on the way")),
+            error => Err(serde_json::from_slice::<StartError>(error)
+                .map_or_else(|e| broken(&e.to_string()), Error::Start)),
+        }
+    }
+
+    /// Lets it go on from where it waits.
+    pub fn go_on(&self) -> Result<(), Error> {
+        fdpass::send(&self.report, b"g", &[], SendFlags::empty())
+            .tried(|| "cannot let the first process go on".to_owned())
+    }
+
+    /// Lets it through its gate: from here on it is on its own.
+    pub fn go(mut self) -> Result<OwnedFd, Error> {
+        self.go_on()?;
+        self.finished = true;
+        rustix::io::fcntl_dupfd_cloexec(&self.report, 3).tried(|| "cannot copy a socket".to_owned())
+    }
+}
+
+/// Waits until a process that does not wait at its gate executes its program.
+pub fn until_executed(report: &OwnedFd) -> Result<(), Error> {
+    let mut buffer = [0; 16 << 10];
+    let (length, _) = fdpass::receive(report, &mut buffer, RecvFlags::empty())
+        .tried(|| "cannot hear from the first process".to_owned())?;
+    answered(&buffer[..length])
+}
+
+/// What was said in the place of an exec; nothing means that there was one.
+pub fn answered(said: &[u8]) -> Result<(), Error> {
+    match said {
+        [] => Ok(()),
+        error => Err(serde_json::from_slice::<StartError>(error)
+            .map_or_else(|e| broken(&e.to_string()), Error::Start)),
+    }
+}
+
+fn broken(why: &str) -> Error {
+    Error::Start(StartError::Failed {
+        step: "cannot start the container's first process".to_owned(),
+        why: why.to_owned(),
+    })
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        // Gone already is fine; it is ours to collect in any case.
+        let _ = rustix::process::pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL);
+        let _ = rustix::process::waitpid(Some(self.pid), WaitOptions::empty());
+    }
+}
+
+/// Writes a pid where the caller looks for it, all at once.
+pub fn write_pid(path: &Path, pid: Pid) -> Result<(), Error> {
+    let what = || format!("cannot write {}", path.display());
+    let name = path
+        .file_name()
+        .ok_or(rustix::io::Errno::INVAL)
+        .tried(what)?;
+    let mut new = std::ffi::OsString::from(".");
+    new.push(name);
+    let new = path.with_file_name(new);
+    fs::write(&new, pid.as_raw_pid().to_string()).tried(what)?;
+    fs::rename(&new, path).tried(what)
+}
