@@ -95,7 +95,13 @@ impl Bench {
                     &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
                 ),
                 fs_mount("/sys", "sysfs", &[]),
-                Mount::new("/sys/fs/cgroup", MountSource::Cgroups { writable: false }),
+                Mount::new(
+                    "/sys/fs/cgroup",
+                    MountSource::Cgroups {
+                        writable: false,
+                        own: false,
+                    },
+                ),
             ],
             devices: vec![Device {
                 path: "/dev/null".into(),
@@ -105,6 +111,7 @@ impl Bench {
                 mode: 0o666,
                 uid: 0,
                 gid: 0,
+                fifo: false,
             }],
             host_devices: false,
             masked_paths: vec![
@@ -119,6 +126,7 @@ impl Bench {
                 limits: Limits::default(),
                 all_devices: false,
                 devices: vec![],
+                denied_devices: vec![],
             },
             process: Process {
                 args: vec!["sh".into(), "-c".into(), script.into()],
@@ -133,6 +141,11 @@ impl Bench {
                 oom_score_adj: None,
                 init: false,
                 label: Label::None,
+                identity: None,
+                sets: None,
+                tuning: Tuning::default(),
+                descriptors: 0,
+                outlives: false,
             },
             stdio: Stdio::Pipes { stdin: false },
             files: Files {
@@ -142,6 +155,10 @@ impl Bench {
                 exit: home.join("exit.json"),
                 socket: home.join("monitor.sock"),
             },
+            time: Time::default(),
+            user_path: None,
+            new_keyring: false,
+            hooks: Hooks::default(),
         }
     }
 
@@ -379,6 +396,7 @@ async fn exec_joins_and_reports() {
     let plan = bench.plan("a", "echo $$ > /mark; sleep 100");
     let (first, _) = bench.start(&plan).await.unwrap();
     let exec = |script: &str| ExecPlan {
+        time: false,
         process: Process {
             args: vec!["sh".into(), "-c".into(), script.into()],
             ..plan.process.clone()

@@ -7,22 +7,43 @@ start_slipway() {
 }
 once_slipway() { "$bin/ctl" run --rm busybox true; }
 
-# The lowest possible: an OCI runtime alone, without image, writable layer, log or network connection.
+# The lowest possible: an OCI runtime alone, without image, writable layer, log or network connection. All
+# three run the very same bundle, but for the name of its cgroup.
+bundle() { # NAME
+    mkdir -p "$work/$1/bundle"
+    "$bin/runtime-svc" oci spec --bundle "$work/$1/bundle"
+    sed -i -e 's/"ociVersion": "[^"]*"/"ociVersion": "1.0.2"/' \
+        -e 's/"terminal": true/"terminal": false/' -e 's/"sh"$/"true"/' \
+        -e "s|\"path\": \"rootfs\"|\"path\": \"$work/rootfs\"|" \
+        -e "s|^\([[:space:]]*\)\"linux\": {|\1\"linux\": {\n\1\t\"cgroupsPath\": \"/$group/$1\",|" "$work/$1/bundle/config.json"
+    grep -q '"true"' "$work/$1/bundle/config.json" && grep -q "/$group/$1" "$work/$1/bundle/config.json" || {
+        why="the example of a config.json is another than this script knows"
+        return 1
+    }
+}
+
+start_oci() {
+    ln -sf "$bin/runtime-svc" "$work/slipway-oci"
+    bundle oci || return 1
+    "$work/slipway-oci" --version | awk 'NR == 1 { print $3 }' >"$work/version-oci"
+}
+once_oci() { "$work/slipway-oci" --root "$work/oci/state" run --bundle "$work/oci/bundle" bench; }
+
 start_crun() {
     why="crun is not installed (Debian: crun)"
     command -v crun >/dev/null || return 1
-    mkdir -p "$work/crun/bundle"
-    (cd "$work/crun/bundle" && crun spec)
-    sed -i -e 's/"terminal": true/"terminal": false/' -e 's/"sh"$/"true"/' -e 's/"sh",$/"true",/' \
-        -e "s|\"path\": \"rootfs\"|\"path\": \"$work/rootfs\"|" \
-        -e "s|^\([[:space:]]*\)\"linux\": {|\1\"linux\": {\n\1\t\"cgroupsPath\": \"/$group/crun\",|" "$work/crun/bundle/config.json"
-    grep -q '"true"' "$work/crun/bundle/config.json" && grep -q "/$group/crun" "$work/crun/bundle/config.json" || {
-        why="crun spec writes another config.json than this script knows"
-        return 1
-    }
+    bundle crun || return 1
     crun --version | awk 'NR == 1 { print $3 }' >"$work/version-crun"
 }
 once_crun() { crun --root "$work/crun/state" --cgroup-manager cgroupfs run --bundle "$work/crun/bundle" bench; }
+
+start_runc() {
+    why="runc is not installed (Debian: runc)"
+    command -v runc >/dev/null || return 1
+    bundle runc || return 1
+    runc --version | awk 'NR == 1 { print $3 }' >"$work/version-runc"
+}
+once_runc() { runc --root "$work/runc/state" run --bundle "$work/runc/bundle" bench; }
 
 start_docker() {
     why="docker is not installed (Debian: docker.io iptables)"

@@ -19,7 +19,7 @@ need_host() {
 check_names() {
     local name
     for name in ${1//,/ }; do
-        case $name in slipway | crun | docker | podman) ;; *) fail "--only $name: slipway, crun, docker or podman" ;; esac
+        case $name in slipway | oci | crun | runc | docker | podman) ;; *) fail "--only $name: slipway, oci, crun, runc, docker or podman" ;; esac
     done
 }
 

@@ -2,6 +2,8 @@
 BEGIN {
     FS = "\t"
     label["slipway"] = "Slipway: `ctl run --rm busybox true`, bridge"
+    label["oci"] = "`slipway-oci run`, the same bundle as crun's and runc's"
+    label["runc"] = "`runc run`, the same"
     label["crun"] = "`crun run`, same root file system, no network connection"
     label["docker"] = "`docker run --rm busybox true`, bridge"
     label["podman"] = "`podman run --rm busybox true`, bridge"
@@ -41,6 +43,11 @@ END {
         printf "Start: %s x crun, to reach: at most 3: %s.\n", times("slipway", "crun"), ok ? "reached" : "MISSED"
         if (!ok) missed = 1
     } else print "Start: no comparison with crun."
+    if (("oci" in median) && ("crun" in median)) {
+        ok = median["oci"] <= median["crun"]
+        printf "OCI runtime: %s x crun, to reach: at most 1: %s.\n", times("oci", "crun"), ok ? "reached" : "MISSED"
+        if (!ok) missed = 1
+    }
     ok = pss["slipway-after"] * 1024 <= 60e6
     printf "Memory: %s MB (Pss) for all four services after the runs, to reach: at most 60: %s.\n", mb(pss["slipway-after"]), ok ? "reached" : "MISSED"
     if (!ok) missed = 1

@@ -124,6 +124,8 @@ fn shared_memory(
 pub struct Inherited<'a> {
     /// The network namespace to join.
     pub net: Option<&'a OwnedFd>,
+    /// The network namespace that a path names was made for it: nobody else switches its loopback device on.
+    pub fresh_net: bool,
     /// First processes of other containers, whose namespaces are joined.
     pub peers: &'a [OwnedFd],
     /// Its ends of the pipes: stdin (absent = /dev/null), stdout, stderr. None with a terminal.
@@ -197,7 +199,7 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
             .step(|| "cannot begin a cgroup namespace".to_owned())?;
     }
     set_names(plan)?;
-    if plan.namespaces.net == Namespace::New {
+    if plan.namespaces.net == Namespace::New || inherited.fresh_net {
         // Nobody else will: netd knows nothing of this namespace.
         crate::sys::loopback::up().step(|| "cannot switch the loopback device on".to_owned())?;
     }

@@ -37,9 +37,21 @@ pub struct UserNamespace {
 impl UserNamespace {
     /// Makes one. For a process with one thread, in the host's process namespace.
     pub fn create(map: &UserMap) -> Result<Self, StartError> {
+        Self::create_with(map, &[]).map(|(user, _)| user)
+    }
+
+    /// Makes one, and namespaces that it owns: its root has power over those. Of these `kinds`, which are
+    /// flags of clone(2) with their names in /proc/<pid>/ns; in their order.
+    pub fn create_with(
+        map: &UserMap,
+        kinds: &[(i32, &str)],
+    ) -> Result<(Self, Vec<OwnedFd>), StartError> {
         let what = || "cannot make a user namespace".to_owned();
+        let flags = kinds
+            .iter()
+            .fold(libc::CLONE_NEWUSER, |flags, (flag, _)| flags | flag);
         // A namespace needs a process to be born with; its descriptor keeps it alive after that.
-        let (pid, _pidfd) = match fork::clone3(libc::CLONE_NEWUSER, None).step(what)? {
+        let (pid, _pidfd) = match fork::clone3(flags, None).step(what)? {
             Clone::Child => {
                 // It holds copies of all that the monitor has open, and must not outlive it.
                 if prctl::set_parent_death_signal(libc::SIGKILL).is_err() {
@@ -52,14 +64,16 @@ impl UserNamespace {
             Clone::Parent(pid, fd) => (pid, fd),
         };
         let namespace = prepare(pid, map);
+        let owned: io::Result<Vec<_>> = kinds.iter().map(|(_, name)| open(pid, name)).collect();
         // Whatever came of it: it has done its duty.
         let ended = rustix::process::kill_process(pid, Signal::KILL)
             .and_then(|()| rustix::process::waitpid(Some(pid), WaitOptions::empty()));
         ended.step(what)?;
-        Ok(Self {
+        let user = Self {
             map: map.clone(),
             namespace: namespace.step(what)?,
-        })
+        };
+        Ok((user, owned.step(what)?))
     }
 
     /// For mount_setattr(2).
@@ -147,8 +161,8 @@ fn own_files(map: &UserMap) -> Result<(), StartError> {
     capability::raise().step(what)
 }
 
-fn prepare(pid: Pid, map: &UserMap) -> io::Result<OwnedFd> {
-    let pid = pid.as_raw_nonzero();
+fn prepare(process: Pid, map: &UserMap) -> io::Result<OwnedFd> {
+    let pid = process.as_raw_nonzero();
     let lines = |ranges: &[IdRange]| -> String {
         ranges
             .iter()
@@ -157,12 +171,13 @@ fn prepare(pid: Pid, map: &UserMap) -> io::Result<OwnedFd> {
     };
     std::fs::write(format!("/proc/{pid}/uid_map"), lines(&map.uids))?;
     std::fs::write(format!("/proc/{pid}/gid_map"), lines(&map.gids))?;
+    open(process, "user")
+}
+
+fn open(pid: Pid, name: &str) -> io::Result<OwnedFd> {
+    let path = format!("/proc/{}/ns/{name}", pid.as_raw_nonzero());
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(
-        format!("/proc/{pid}/ns/user"),
-        flags,
-        Mode::empty(),
-    )?)
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 /// The host's root, under whose number we came, is nobody in there.

@@ -83,6 +83,7 @@ pub fn launch(plan: &ContainerPlan, joined: Joined, group: &Group) -> Result<Lau
                 plan,
                 init::Inherited {
                     net: joined.net.as_ref(),
+                    fresh_net: false,
                     peers: &joined.peers,
                     pipes: child_pipes,
                     report: report_child,

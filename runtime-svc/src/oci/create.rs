@@ -269,7 +269,7 @@ fn made(
         }),
         Err(error) => {
             // Its first process is gone; what it left goes now. The error that counts is the first one.
-            let _ = group.kill().and_then(|()| group.remove());
+            let _ = remove::empty(&group).and_then(|()| group.remove());
             if hooked {
                 for (number, hook) in record.outside.poststop.iter().enumerate() {
                     let about = &record.plan.hooks.about;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
 };
 
@@ -53,15 +53,28 @@ pub fn begin(
 ) -> Result<Making, Error> {
     let what = || "cannot make the container's first process".to_owned();
     let (report, theirs) = message_pair().tried(what)?;
+    let mut plan = plan.clone();
+    let mut owned = Vec::new();
     let user = match (&plan.user, &plan.user_path) {
         (Some(map), Some(path)) => {
             let namespace = fs::File::open(path)
                 .tried(|| format!("cannot open the user namespace {}", path.display()))?;
             Some(UserNamespace::of(namespace.into(), map.clone()))
         }
-        (Some(map), None) => Some(UserNamespace::create(map)?),
+        (Some(map), None) => {
+            let kinds = own_namespaces(&plan);
+            let (user, namespaces) = UserNamespace::create_with(map, &kinds)?;
+            owned = kinds
+                .into_iter()
+                .map(|(flag, _)| flag)
+                .zip(namespaces)
+                .collect();
+            Some(user)
+        }
         (None, _) => None,
     };
+    let fresh_net = join_owned(&mut plan, &owned);
+    let plan = &plan;
     let mappings = maps
         .iter()
         .map(UserNamespace::create)
@@ -84,6 +97,7 @@ pub fn begin(
                 plan,
                 init::Inherited {
                     net: None,
+                    fresh_net,
                     peers: &[],
                     pipes: pipes.map(|(stdin, stdout, stderr)| (Some(stdin), stdout, stderr)),
                     report: theirs,
@@ -99,7 +113,7 @@ pub fn begin(
         }
         Clone::Parent(pid, pidfd) => (pid, pidfd),
     };
-    drop((theirs, fifos, pipes, user, mappings));
+    drop((theirs, fifos, pipes, user, mappings, owned));
     let making = Making {
         pid,
         report,
@@ -116,6 +130,32 @@ pub fn begin(
     }
     making.go_on()?;
     Ok(making)
+}
+
+/// New namespaces that the container's user namespace is to own: its root may do there what root may.
+/// That of processes cannot be had without its first process, which needs the host's privileges.
+fn own_namespaces(plan: &ContainerPlan) -> Vec<(i32, &'static str)> {
+    let new = |namespace: &Namespace| *namespace == Namespace::New;
+    [
+        (libc::CLONE_NEWNET, "net", new(&plan.namespaces.net)),
+        (libc::CLONE_NEWIPC, "ipc", new(&plan.namespaces.ipc)),
+    ]
+    .into_iter()
+    .filter_map(|(flag, name, new)| new.then_some((flag, name)))
+    .collect()
+}
+
+/// Has the first process join them: as our child it has the same descriptors. Whether that of the network is
+/// among them.
+fn join_owned(plan: &mut ContainerPlan, owned: &[(i32, OwnedFd)]) -> bool {
+    for (flag, namespace) in owned {
+        let path = Namespace::Path(format!("/proc/self/fd/{}", namespace.as_raw_fd()).into());
+        match *flag {
+            libc::CLONE_NEWNET => plan.namespaces.net = path,
+            _ => plan.namespaces.ipc = path,
+        }
+    }
+    owned.iter().any(|(flag, _)| *flag == libc::CLONE_NEWNET)
 }
 
 /// Our own standard streams, for the container.

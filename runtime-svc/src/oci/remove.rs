@@ -9,7 +9,7 @@ use super::{
     log::Log,
     state::{Alive, Held, Record, Status, Store},
 };
-use crate::{executor::hooks, oci::error::Tried as _, sys::signals};
+use crate::{cgroup::Group, executor::hooks, oci::error::Tried as _, sys::signals};
 
 /// Takes away a container that has stopped; with `force` any, and none at all is fine then.
 pub fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<u8, Error> {
@@ -52,6 +52,22 @@ fn end(record: &Record, alive: &Alive) -> Result<(), Error> {
     Ok(())
 }
 
+/// Kills what is left in the groups and waits until nothing is: a group that somebody dies in cannot be
+/// removed. Each round kills again what was forked meanwhile.
+pub fn empty(group: &Group) -> std::io::Result<()> {
+    for _ in 0..2000 {
+        if group.processes()?.is_empty() {
+            return Ok(());
+        }
+        group.kill()?;
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Err(std::io::Error::new(
+        std::io::ErrorKind::TimedOut,
+        "its processes did not end within ten seconds of being killed",
+    ))
+}
+
 /// Takes everything away, and tells the hooks.
 pub fn destroy(held: Held, record: &Record, log: &Log) -> Result<(), Error> {
     let id = &record.plan.id;
@@ -62,7 +78,7 @@ pub fn destroy(held: Held, record: &Record, log: &Log) -> Result<(), Error> {
     if group.is_frozen() {
         group.freeze(false).tried(what)?;
     }
-    group.kill().tried(what)?;
+    empty(&group).tried(what)?;
     group.remove().tried(what)?;
     held.forget()?;
     // A hook that fails keeps nothing from going on (runtime.md, "Lifecycle").

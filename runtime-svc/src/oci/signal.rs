@@ -3,7 +3,7 @@
 use super::{
     Error, cli,
     foreground::signal,
-    state::{Status, Store},
+    state::{Record, Status, Store},
 };
 use crate::{oci::error::Tried as _, sys::signals};
 
@@ -17,7 +17,7 @@ pub fn kill(store: &Store, options: &cli::Kill) -> Result<u8, Error> {
         let group = record.group()?;
         if signal == libc::SIGKILL {
             group.kill().tried(what)?;
-            return Ok(0);
+            return thaw(&record);
         }
         for pid in group.processes().tried(what)? {
             // Between the list and this it may have ended, never a process of ours: those are in no group
@@ -32,9 +32,25 @@ pub fn kill(store: &Store, options: &cli::Kill) -> Result<u8, Error> {
         return Ok(0);
     }
     match store.status(&record) {
-        (_, Some(alive)) => signals::send(&alive.pidfd, signal).tried(what).map(|()| 0),
+        (_, Some(alive)) => {
+            signals::send(&alive.pidfd, signal).tried(what)?;
+            match signal {
+                libc::SIGKILL => thaw(&record),
+                _ => Ok(0),
+            }
+        }
         (_, None) => Err(Error::NotRunning(id.clone())),
     }
+}
+
+/// On v1 nobody who is frozen dies of SIGKILL before it is thawed (runc, Container.signal).
+fn thaw(record: &Record) -> Result<u8, Error> {
+    let group = record.group()?;
+    if group.is_frozen() {
+        let what = || format!("cannot thaw container {}", record.plan.id);
+        group.freeze(false).tried(what)?;
+    }
+    Ok(0)
 }
 
 /// Freezes or thaws all processes.
