@@ -3,7 +3,8 @@
 //! [`container`] is the domain: what containers are asked to be and what is done with them. Below it,
 //! [`registry`] and [`layers`] bring images here ([`collect`] takes away what is left of them), [`network`] speaks with netd, [`monitor`] and
 //! [`executor`] make and keep processes, [`cgroup`] limits them, [`logs`] reads what they wrote.
-//! [`grpc`] translates, and nothing else.
+//! [`grpc`] translates, and nothing else. [`oci`] is another program in the same file: it makes containers of
+//! bundles by the executor, without all of the above.
 
 pub mod cgroup;
 pub mod collect;

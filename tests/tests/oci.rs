@@ -962,7 +962,7 @@ async fn hostile_bundles_get_nowhere() {
         let said = oci.run(&name, "true", |c| {
             change(c, &oci.site.path(&name).join("rootfs"))
         });
-        let error = said.err.to_lowercase();
+        let error = &said.err;
         assert!(
             said.code != 0 && error.contains(expected),
             "{expected}: {} {}",

@@ -2,9 +2,10 @@
 //!
 //! A [`plan::ContainerPlan`] is a plain value that says everything; nothing here decides. The steps of
 //! a start stand in [`init`] in the order in which they happen, each in a file of its own: root file
-//! system and mounts ([`rootfs`], [`mounts`], [`dev`], [`protect`]), then who the process is
+//! system and mounts ([`rootfs`], [`mounts`], [`copy_up`], [`dev`], [`protect`]), then who the process is
 //! ([`user`], [`capabilities`], [`seccomp`]), then the exec ([`launch`]), as a child of an init if that is asked
-//! for ([`reaper`]).
+//! for ([`reaper`]). Where the caller is an OCI runtime's, its programs run on the way ([`hooks`]), and just
+//! before the exec the process waits for its start ([`gate`]).
 //!
 //! Architecture invariants: nothing here knows gRPC, images, or where state is kept; all code runs in
 //! single-threaded processes; every path inside a root file system is resolved from a descriptor with

@@ -16,10 +16,9 @@ use crate::{
     cgroup::{Group, Hierarchies},
     executor::{
         hooks,
-        plan::{ContainerPlan, Stdio},
+        plan::{ContainerPlan, Stdio, UserMap},
     },
     oci::error::Tried as _,
-    sys::fork,
 };
 
 /// Makes a container whose program waits for `start`.
@@ -28,16 +27,22 @@ pub fn create(store: &Store, options: &Create, systemd: bool) -> Result<u8, Erro
         plan,
         outside,
         mappings,
+        hierarchies,
     } = understand(options, systemd)?;
     console::check(plan.stdio, options.console_socket.as_deref(), true)?;
-    protect()?;
     let held = store.claim(&options.id)?;
     let fifos = match held.make_gate() {
         Ok(fifos) => fifos,
         Err(error) => return Err(undone(held, error)),
     };
     let record = new_record(plan, outside);
-    match made(held, record, &mappings, options, Some(fifos)) {
+    match made(
+        held,
+        record,
+        (&mappings, &hierarchies),
+        options,
+        Some(fifos),
+    ) {
         Ok(Made { making, .. }) => making.go().map(|_| 0),
         Err(error) => Err(error),
     }
@@ -55,9 +60,9 @@ pub fn run(store: &Store, options: &Run, systemd: bool, log: &Log) -> Result<u8,
         plan,
         outside,
         mappings,
+        hierarchies,
     } = understand(create, systemd)?;
     console::check(plan.stdio, create.console_socket.as_deref(), *detach)?;
-    protect()?;
     let held = store.claim(&create.id)?;
     let record = new_record(plan, outside);
     if !detach {
@@ -73,7 +78,7 @@ pub fn run(store: &Store, options: &Run, systemd: bool, log: &Log) -> Result<u8,
         held,
         record,
         terminal,
-    } = made(held, record, &mappings, create, None)?;
+    } = made(held, record, (&mappings, &hierarchies), create, None)?;
     let pid = making.pid;
     let began = making.go().and_then(|report| make::until_executed(&report));
     let began = began.and_then(|()| {
@@ -151,42 +156,6 @@ pub fn descriptors(preserve: u32) -> Result<u32, Error> {
     Ok(count)
 }
 
-/// Goes on behind a mount of our own program that is read-only: what runs in the container could write to
-/// the file otherwise, by /proc/self/exe (CVE-2019-5736).
-pub fn protect() -> Result<(), Error> {
-    const MARK: &str = "SLIPWAY_OCI_PROTECTED";
-    let what = || "cannot protect this program".to_owned();
-    // Nobody but we ourselves gain or lose by it: a caller that sets it could as well call another program.
-    if std::env::var_os(MARK)
-        .is_some_and(|pid| pid.to_str() == Some(&std::process::id().to_string()))
-    {
-        return Ok(());
-    }
-    use std::os::{fd::AsRawFd as _, unix::ffi::OsStringExt as _};
-    let program = crate::monitor::spawner::protected("/proc/self/exe".as_ref()).tried(what)?;
-    let string = |bytes: Vec<u8>| {
-        std::ffi::CString::new(bytes)
-            .map_err(std::io::Error::from)
-            .tried(what)
-    };
-    let arguments = std::env::args_os()
-        .map(|argument| string(argument.into_vec()))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut env = std::env::vars_os()
-        .filter(|(name, _)| name != MARK)
-        .map(|(name, value)| {
-            let mut bytes = name.into_vec();
-            bytes.push(b'=');
-            bytes.extend(value.into_vec());
-            string(bytes)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    env.push(string(
-        format!("{MARK}={}", std::process::id()).into_bytes(),
-    )?);
-    Err(fork::execveat_fd(program.as_raw_fd(), &arguments, &env)).tried(what)
-}
-
 fn new_record(plan: ContainerPlan, outside: config::Outside) -> Record {
     Record {
         plan,
@@ -208,20 +177,11 @@ struct Made {
 fn made(
     held: Held,
     mut record: Record,
-    mappings: &[crate::executor::plan::UserMap],
+    (mappings, hierarchies): (&[UserMap], &Hierarchies),
     options: &Create,
     fifos: Option<(OwnedFd, OwnedFd)>,
 ) -> Result<Made, Error> {
-    let hierarchies = match Hierarchies::detect() {
-        Ok(found) => found,
-        Err(e) => {
-            return Err(undone(
-                held,
-                Error::System("cannot find the cgroup trees".to_owned(), e),
-            ));
-        }
-    };
-    let group = Group::open(&hierarchies, &record.plan.cgroup.path);
+    let group = Group::open(hierarchies, &record.plan.cgroup.path);
     match group.processes() {
         // runc: a group that is somebody's already must not be taken over, and killed with the container.
         Ok(processes) if !processes.is_empty() => {
@@ -234,7 +194,7 @@ fn made(
     let attempt = (|| {
         // Whatever happens from here on, there is a record of what to take away.
         held.save(&record)?;
-        let group = Group::create(&hierarchies, &record.plan.cgroup)
+        let group = Group::create(hierarchies, &record.plan.cgroup)
             .tried(|| "cannot make the container's cgroups".to_owned())?;
         let mut making = make::begin(&record.plan, mappings, &group, fifos)?;
         let mut terminal = None;

@@ -57,7 +57,6 @@ pub fn exec(store: &Store, options: &cli::Exec) -> Result<u8, Error> {
     }
     let (process, stdio) = process(&record, options)?;
     console::check(stdio, options.console_socket.as_deref(), options.detach)?;
-    create::protect()?;
     let plan = ExecPlan {
         process,
         terminal: create::size(stdio),

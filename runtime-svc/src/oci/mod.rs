@@ -19,6 +19,7 @@ mod features;
 mod foreground;
 mod log;
 mod make;
+mod protect;
 mod remove;
 mod show;
 mod signal;
@@ -51,6 +52,11 @@ pub fn arguments(all: &[OsString]) -> Option<Vec<OsString>> {
 
 /// The whole program.
 pub fn main(arguments: &[OsString]) -> ExitCode {
+    // Not root: that is said below.
+    if protect::is_needed(arguments) && rustix::process::geteuid().is_root() {
+        eprintln!("{}", protect::protect());
+        return ExitCode::FAILURE;
+    }
     let cli = match cli::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(said) => return cli::explain(&said),

@@ -41,6 +41,8 @@ pub struct Container {
     pub outside: Outside,
     /// User namespaces that mounts are shown through.
     pub mappings: Vec<UserMap>,
+    /// What it was planned for.
+    pub hierarchies: Hierarchies,
 }
 
 /// Hooks of the host's side.
@@ -105,7 +107,7 @@ pub fn load(bundle: &Path, id: &str, options: Options) -> Result<Container, Erro
     let spec: Spec = serde_json::from_str(&text)
         .map_err(|e| Error::Invalid(format!("{} is not understood: {e}", path.display())))?;
     let hierarchies = Hierarchies::detect().tried(|| "cannot find the cgroup trees".to_owned())?;
-    plan(&spec, bundle, id, options, &hierarchies)
+    plan(&spec, bundle, id, options, hierarchies)
 }
 
 fn plan(
@@ -113,7 +115,7 @@ fn plan(
     bundle: PathBuf,
     id: &str,
     options: Options,
-    hierarchies: &Hierarchies,
+    hierarchies: Hierarchies,
 ) -> Result<Container, Error> {
     check_version(spec.version())?;
     if spec.vm().is_some() || spec.windows().is_some() {
@@ -197,7 +199,7 @@ fn plan(
         masked_paths: linux::paths("maskedPaths", linux.masked_paths().as_deref())?,
         readonly_paths: linux::paths("readonlyPaths", linux.readonly_paths().as_deref())?,
         sysctls: linux::sysctls(linux, &hosts)?,
-        cgroup: resources::cgroup(cgroup, linux.resources().as_ref(), hierarchies)?,
+        cgroup: resources::cgroup(cgroup, linux.resources().as_ref(), &hierarchies)?,
         stdio: match given.terminal().unwrap_or(false) {
             true => terminal(given),
             false => Stdio::Pipes { stdin: true },
@@ -227,6 +229,7 @@ fn plan(
         plan,
         outside,
         mappings,
+        hierarchies,
     })
 }
 
