@@ -11,7 +11,7 @@ use slipway_image::Platform;
 use slipway_proto::types::v1::RegistryAuth;
 
 use crate::{
-    cache::{Cache, Listed, Prune},
+    cache::{Cache, OnDisk, Prune},
     context::{BuildContext, ContentStore},
     error::{Error, Result, Tried as _},
     events::{Event, Events, State, Step},
@@ -128,8 +128,8 @@ impl Builder {
     }
 
     /// What the cache holds.
-    pub async fn records(&self) -> Result<Vec<Listed>> {
-        Cache::new(self.registry.clone()).list().await
+    pub async fn records(&self) -> Result<Vec<OnDisk>> {
+        Cache::new(self.registry.clone()).usage().await
     }
 
     /// Removes records of the cache and files of contexts; returns keys and bytes. A build that runs
@@ -228,6 +228,10 @@ impl Builder {
             latest: request.latest,
             registry: self.registry.clone(),
             cache: Cache::new(self.registry.clone()),
+            title: match tags.first() {
+                Some(tag) => format!("build of {tag}"),
+                None => format!("build of {}", request.dockerfile_name),
+            },
             worker: self.worker.clone(),
             context,
             events: events.clone(),

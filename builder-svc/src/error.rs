@@ -35,6 +35,17 @@ pub enum Error {
         /// Its sentence.
         message: String,
     },
+    /// The worker went away, or forgot the build.
+    #[error(
+        "{what}: the worker (runtime-svc) was lost in the middle of the build ({why}). Build again: steps that \
+         were done are cached"
+    )]
+    WorkerLost {
+        /// What was tried.
+        what: String,
+        /// What is known of it.
+        why: String,
+    },
     /// The caller did not send what the build needs.
     #[error("{0}")]
     Context(String),

@@ -37,7 +37,8 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
         .context("cannot make the state folder")?;
     let paths = &context.paths;
     let registry = Registry::new(client::connect(&file.registry_address(paths), None)?);
-    let worker = Worker::new(client::connect(&file.worker_address(paths), None)?);
+    let worker = client::connect(&file.worker_address(paths), None)?;
+    let worker = Worker::new(worker, file.worker_lease()?);
     let store =
         ContentStore::open(state.join("content")).context("cannot open the context files")?;
     let builder = Arc::new(Builder::new(registry, worker, store, file.content_bytes));

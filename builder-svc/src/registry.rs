@@ -5,9 +5,10 @@ use std::{collections::HashMap, time::SystemTime};
 use slipway_image::{Descriptor, Digest, ImageConfig, Platform, Reference};
 use slipway_proto::{
     registry::v1::{
-        GetManifestRequest, ListTagsRequest, PullRequest, PutManifestRequest, RemoveImageRequest,
-        ResolveRequest, ResolvedImage, WriteBlobRequest, pull_event::Event as PullStep,
-        pull_request::Policy, registry_client::RegistryClient, write_blob_request,
+        DiskUsageRequest, GetManifestRequest, ListTagsRequest, PullRequest, PutManifestRequest,
+        RemoveImageRequest, ResolveRequest, ResolvedImage, WriteBlobRequest,
+        pull_event::Event as PullStep, pull_request::Policy, registry_client::RegistryClient,
+        write_blob_request,
     },
     types::v1 as types,
 };
@@ -189,6 +190,21 @@ impl Registry {
                 return Ok(found);
             }
         }
+    }
+
+    /// Bytes on disk of each tag of a repository: of all its blobs, and of those that images have too.
+    pub async fn usage(&self, repository: &str) -> Result<HashMap<String, (u64, u64)>> {
+        let request = DiskUsageRequest {
+            tags_of: repository.to_owned(),
+            ..DiskUsageRequest::default()
+        };
+        let answer = self.client.clone().disk_usage(request).await;
+        let answer = answer.map_err(|s| remote(format!("cannot measure {repository}"), &s))?;
+        let tags = answer.into_inner().tags;
+        Ok(tags
+            .into_iter()
+            .map(|t| (t.tag, (t.size, t.shared)))
+            .collect())
     }
 
     /// Takes a tag away, and what it named with it; returns the bytes that became free.

@@ -1,5 +1,7 @@
 //! `builder.toml`.
 
+use std::time::Duration;
+
 use slipway_service::{Address, Paths};
 
 /// This service's own part of the file.
@@ -12,6 +14,8 @@ pub struct File {
     pub worker: Option<Address>,
     /// Most bytes of context files that are kept between builds.
     pub content_bytes: u64,
+    /// Seconds after which a worker takes back what a build has there that it does not hear of any more.
+    pub worker_lease_seconds: u64,
 }
 
 impl Default for File {
@@ -20,6 +24,7 @@ impl Default for File {
             registry: None,
             worker: None,
             content_bytes: 2 << 30,
+            worker_lease_seconds: 60,
         }
     }
 }
@@ -29,6 +34,14 @@ impl File {
     pub fn registry_address(&self, paths: &Paths) -> Address {
         let own = self.registry.clone();
         own.unwrap_or_else(|| Address::Unix(paths.socket_of("registry")))
+    }
+
+    /// How long a lease lives that is not renewed. The worker allows no more than an hour.
+    pub fn worker_lease(&self) -> anyhow::Result<Duration> {
+        match self.worker_lease_seconds {
+            seconds @ 3..=3600 => Ok(Duration::from_secs(seconds)),
+            other => anyhow::bail!("worker_lease_seconds = {other}: it goes from 3 to 3600"),
+        }
     }
 
     /// The worker's address.

@@ -60,7 +60,7 @@ pub struct Registry {
     /// Readers make content referenced, the writer takes unreferenced content away.
     pub(crate) collecting: RwLock<()>,
     pub(crate) staging: PathBuf,
-    root: PathBuf,
+    pub(crate) root: PathBuf,
     closed: AtomicBool,
     locks: Arc<Vec<Mutex<()>>>,
     cache: Mutex<HashMap<Digest, Bytes>>,

@@ -250,7 +250,7 @@ async fn a_build_ends_in_the_registry_and_is_found_by_every_name() {
         .into_inner();
     assert_eq!(removed.deleted, [image.id().to_string()]);
     let usage = client
-        .disk_usage(DiskUsageRequest {})
+        .disk_usage(DiskUsageRequest::default())
         .await
         .unwrap()
         .into_inner();

@@ -61,8 +61,11 @@ async fn a_rebuilt_tag_leaves_a_dangling_image_that_prune_takes() {
         .await
         .unwrap();
     assert!(kept.deleted.is_empty());
-    let usage = registry.disk_usage().await.unwrap();
-    assert_eq!((usage.images, usage.active), (2, 1));
+    let in_use = [new.id().to_string(), new.id().to_string()];
+    let usage = registry.disk_usage(&in_use, None).await.unwrap();
+    let containers: u32 = usage.images.iter().map(|i| i.containers).sum();
+    assert_eq!((usage.images.len(), containers), (2, 2));
+    assert!(usage.images.iter().all(|i| i.shared == 0 && i.size > 0));
     assert!(usage.reclaimable >= 9000, "{usage:?}");
     let pruned = registry
         .prune_images(false, &Filters::default(), &HashSet::new(), false)

@@ -50,6 +50,21 @@ pub enum Error {
     /// The container is not in the state that the request needs.
     #[error("{0}")]
     Conflict(String),
+    /// No lease of that id.
+    #[error("there is no lease {0}: it has lapsed, or runtime-svc was started anew")]
+    NoSuchLease(String),
+    /// No snapshot of that id.
+    #[error("there is no snapshot {0}: it was released, or its lease has ended")]
+    NoSuchSnapshot(String),
+    /// It was released, or its lease ended, while something was done with it.
+    #[error("snapshot {0} was taken back meanwhile: it was released, or its lease has ended")]
+    SnapshotEnded(String),
+    /// Other snapshots are based upon it.
+    #[error("snapshot {0} cannot be changed any more: others are based upon it")]
+    SnapshotInUse(String),
+    /// A lease has as much as it may.
+    #[error("{0}")]
+    LeaseLimit(String),
     /// The program could not be started.
     #[error("{0}")]
     Start(#[from] StartError),

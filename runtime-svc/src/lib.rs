@@ -24,5 +24,6 @@ pub mod oci;
 pub mod registry;
 pub mod settings;
 pub mod sys;
+pub mod usage;
 pub mod volumes;
 pub mod worker;

@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::Parser as _;
 use runtime_svc::{
+    collect,
     container::manager::Manager,
     descriptors,
     grpc::{ContainersService, HostService, VolumesService, WorkerService},
@@ -69,17 +70,19 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
     let netd = Netd::new(client::connect(&file.netd_address(&context.paths), None)?);
     let (ids, logs) = (file.user_namespaces()?, file.log_defaults()?);
     let manager = Manager::open(state, run, registry.clone(), netd, ids, logs).await?;
-    let worker = Worker::open(manager.clone(), registry)?;
-    let stop = context.shutdown.clone();
-    tokio::spawn(stop.run_until_cancelled_owned(worker.clone().expire()));
-    let collecting = runtime_svc::collect::run(manager.clone());
-    tokio::spawn(async move { context.shutdown.run_until_cancelled_owned(collecting).await });
+    let worker = Worker::open(manager.clone(), registry, file.lease_limits()?)?;
+    let stop = || context.shutdown.clone();
+    tokio::spawn(stop().run_until_cancelled_owned(worker.leases.clone().expire()));
+    tokio::spawn(stop().run_until_cancelled_owned(collect::run(manager.clone())));
+    let keeping = collect::keep_room(manager.clone(), file.layer_limits()?);
+    tokio::spawn(stop().run_until_cancelled_owned(keeping));
     let containers = ContainersServer::new(ContainersService::new(manager.clone()))
         .max_decoding_message_size(MAX_MESSAGE_SIZE)
         .max_encoding_message_size(MAX_MESSAGE_SIZE);
     let volumes = VolumesServer::new(VolumesService::new(manager.clone()));
-    let host = HostServer::new(HostService::new(manager, context.started));
-    let worker = WorkerServer::new(WorkerService::new(worker))
+    let host = HostService::new(manager, worker.clone(), context.started);
+    let host = HostServer::new(host);
+    let worker = WorkerServer::new(WorkerService::new(worker, context.shutdown.clone()))
         .max_decoding_message_size(MAX_MESSAGE_SIZE)
         .max_encoding_message_size(MAX_MESSAGE_SIZE);
     Ok(Routes::new(containers)

@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 
+use anyhow::Context as _;
 use slipway_proto::runtime::v1::LogConfig;
 use slipway_service::{Address, Paths};
 
 use crate::{
+    collect,
     container::userns::UserNamespaces,
     error::Error,
     logs::config::{self, Defaults},
+    worker,
 };
 
 /// This service's own part of the file.
@@ -33,6 +36,14 @@ pub struct File {
     /// How much of a log is kept beyond its cap for attached clients that are behind: "256m".
     #[serde(rename = "log-hold")]
     pub log_hold: Option<String>,
+    /// Most room that unpacked layers may take: "20g". Beyond it those go that were used longest ago.
+    pub layers_max_bytes: Option<String>,
+    /// Room that has to stay free on their file system, "10%" or "20g"; the same happens when there is less.
+    pub layers_min_free: Option<String>,
+    /// Most snapshots of one lease: of one build, that is.
+    pub lease_max_snapshots: Option<usize>,
+    /// Most room that the snapshots of one lease may take: "20g".
+    pub lease_max_bytes: Option<String>,
 }
 
 impl File {
@@ -44,6 +55,27 @@ impl File {
                 options: self.log_opts.clone(),
             },
             hold: self.log_hold.as_deref().map(config::size).transpose()?,
+        })
+    }
+
+    /// How much room unpacked layers may take.
+    pub fn layer_limits(&self) -> anyhow::Result<collect::Limits> {
+        let free = match &self.layers_min_free {
+            None => None,
+            Some(text) => Some(free(text).with_context(|| format!("layers_min_free = {text:?}"))?),
+        };
+        Ok(collect::Limits {
+            bytes: bytes("layers_max_bytes", self.layers_max_bytes.as_deref())?,
+            free,
+        })
+    }
+
+    /// How much a build may have here.
+    pub fn lease_limits(&self) -> anyhow::Result<worker::Limits> {
+        let default = worker::Limits::default();
+        Ok(worker::Limits {
+            snapshots: self.lease_max_snapshots.unwrap_or(default.snapshots),
+            bytes: bytes("lease_max_bytes", self.lease_max_bytes.as_deref())?,
         })
     }
 
@@ -65,5 +97,47 @@ impl File {
         self.netd
             .clone()
             .unwrap_or_else(|| Address::Unix(paths.socket_of("netd")))
+    }
+}
+
+fn bytes(name: &str, text: Option<&str>) -> anyhow::Result<Option<u64>> {
+    let parse = |text| config::size(text).with_context(|| format!("{name} = {text:?}"));
+    text.map(parse).transpose()
+}
+
+fn free(text: &str) -> anyhow::Result<collect::Free> {
+    match text.strip_suffix('%') {
+        None => Ok(collect::Free::Bytes(config::size(text)?)),
+        Some(percent) => match percent.trim().parse() {
+            Ok(percent @ 0..100) => Ok(collect::Free::Percent(percent)),
+            _ => anyhow::bail!("a percentage goes from 0% to 99%"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_for_layers_and_leases() {
+        let parse = |text: &str| toml_like(text).layer_limits();
+        let limits = parse(r#"{"layers_max_bytes": "20g", "layers_min_free": "10%"}"#).unwrap();
+        assert_eq!(limits.bytes, Some(20 << 30));
+        assert_eq!(limits.free, Some(collect::Free::Percent(10)));
+        let limits = parse(r#"{"layers_min_free": "512m"}"#).unwrap();
+        assert_eq!(limits.free, Some(collect::Free::Bytes(512 << 20)));
+        for wrong in ["100%", "x%", "many"] {
+            let text = format!(r#"{{"layers_min_free": "{wrong}"}}"#);
+            let error = format!("{:#}", parse(&text).unwrap_err());
+            assert!(error.contains("layers_min_free"), "{error}");
+        }
+        let leases = toml_like(r#"{"lease_max_snapshots": 3, "lease_max_bytes": "1m"}"#);
+        let limits = leases.lease_limits().unwrap();
+        assert_eq!((limits.snapshots, limits.bytes), (3, Some(1 << 20)));
+    }
+
+    fn toml_like(json: &str) -> File {
+        serde_json::from_str(json).unwrap()
     }
 }

@@ -3,11 +3,12 @@
 use std::sync::LazyLock;
 
 use slipway_proto::{
+    builder::v1::builder_client::BuilderClient,
     registry::v1::registry_client::RegistryClient,
     runtime::v1::{
         ContainerSpec, ContainerSummary, Exited, ListRequest, LogsRequest, RemoveRequest,
         RunRequest, StreamInput, StreamOutput, containers_client::ContainersClient,
-        host_client::HostClient, run_event, run_request,
+        host_client::HostClient, run_event, run_request, worker_client::WorkerClient,
     },
 };
 use slipway_service::{Address, client};
@@ -58,6 +59,16 @@ impl Site {
     /// runtime-svc's host.
     pub fn host(&self) -> HostClient<Channel> {
         HostClient::new(self.channel("runtime"))
+    }
+
+    /// runtime-svc as a builder sees it, by a connection of its own.
+    pub fn worker(&self) -> WorkerClient<Channel> {
+        WorkerClient::new(self.channel("runtime"))
+    }
+
+    /// builder-svc.
+    pub fn builder(&self) -> BuilderClient<Channel> {
+        BuilderClient::new(self.channel("builder"))
     }
 
     /// Starts a container in the background; returns its id.

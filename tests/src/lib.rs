@@ -17,6 +17,7 @@ pub mod terminal;
 pub mod tree;
 mod uplink;
 mod watchdog;
+pub mod worker;
 
 use std::time::{Duration, Instant};
 

@@ -76,6 +76,17 @@ pub struct Listed {
     pub created: SystemTime,
 }
 
+/// A record, and what it takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnDisk {
+    /// The record.
+    pub record: Listed,
+    /// Bytes on disk of it and its layer.
+    pub bytes: u64,
+    /// Bytes of that which images have too.
+    pub shared: u64,
+}
+
 /// Which records are pruned.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Prune {
@@ -105,6 +116,20 @@ impl Cache {
         }
         found.sort_by_key(|r| r.created);
         Ok(found)
+    }
+
+    /// All records and what they take, oldest first.
+    pub async fn usage(&self) -> Result<Vec<OnDisk>> {
+        let sizes = self.registry.usage(REPOSITORY).await?;
+        let on_disk = |record: Listed| {
+            let (bytes, shared) = sizes.get(&record.key).copied().unwrap_or_default();
+            OnDisk {
+                record,
+                bytes,
+                shared,
+            }
+        };
+        Ok(self.list().await?.into_iter().map(on_disk).collect())
     }
 
     /// Removes records; returns their keys and the bytes that became free. A layer that an image

@@ -5,16 +5,27 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use slipway_image::{Digest, Digester};
+use slipway_service::disk;
 
 /// The files.
 #[derive(Debug)]
 pub struct ContentStore {
     root: PathBuf,
+}
+
+/// What all content takes on disk.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// Bytes of files.
+    pub files: u64,
+    /// Bytes of the folders that they are in.
+    pub other: u64,
 }
 
 /// Content on its way in.
@@ -95,33 +106,49 @@ impl ContentStore {
     }
 
     /// Removes the content that was used longest ago until at most `keep` bytes are left; returns how
-    /// many files and bytes went. To be called when no build runs.
+    /// many files and bytes on disk went. To be called when no build runs.
     pub fn evict(&self, keep: u64) -> io::Result<(u64, u64)> {
         let mut files = Vec::new();
         collect(&self.root.join("sha256"), &mut files)?;
         files.sort_unstable();
-        let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
+        let mut total: u64 = files.iter().map(|f| f.size).sum();
         let mut gone = (0, 0);
-        for (_, size, path) in files {
+        for file in files {
             if total <= keep {
                 break;
             }
-            fs::remove_file(path)?;
-            total -= size;
-            gone = (gone.0 + 1, gone.1 + size);
+            fs::remove_file(file.path)?;
+            total -= file.size;
+            gone = (gone.0 + 1, gone.1 + file.disk);
         }
         Ok(gone)
     }
 
-    /// Bytes that are here.
-    pub fn size(&self) -> io::Result<u64> {
+    /// Bytes that are here, on disk.
+    pub fn usage(&self) -> io::Result<Usage> {
         let mut files = Vec::new();
         collect(&self.root.join("sha256"), &mut files)?;
-        Ok(files.iter().map(|(_, size, _)| size).sum())
+        let files = files.iter().map(|f| f.disk).sum();
+        // The folder above holds nothing else.
+        let above = self.root.parent().unwrap_or(&self.root);
+        let all = disk::usage(above)?;
+        Ok(Usage {
+            files,
+            other: all.saturating_sub(files),
+        })
     }
 }
 
-fn collect(folder: &Path, files: &mut Vec<(SystemTime, u64, PathBuf)>) -> io::Result<()> {
+/// Content that is here.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Stored {
+    used: SystemTime,
+    size: u64,
+    disk: u64,
+    path: PathBuf,
+}
+
+fn collect(folder: &Path, files: &mut Vec<Stored>) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -132,7 +159,12 @@ fn collect(folder: &Path, files: &mut Vec<(SystemTime, u64, PathBuf)>) -> io::Re
         if meta.is_dir() {
             collect(&entry.path(), files)?;
         } else {
-            files.push((meta.modified()?, meta.len(), entry.path()));
+            files.push(Stored {
+                used: meta.modified()?,
+                size: meta.len(),
+                disk: meta.blocks() * 512,
+                path: entry.path(),
+            });
         }
     }
     Ok(())
@@ -269,8 +301,8 @@ mod tests {
                 .set_modified(time)
                 .unwrap();
         }
-        assert_eq!(store.evict(3).unwrap(), (1, 3));
+        assert_eq!(store.evict(3).unwrap().0, 1);
         assert!(store.has(&Digest::of("new"), 3));
-        assert_eq!(store.size().unwrap(), 3);
+        assert!(store.usage().unwrap().files >= 3);
     }
 }

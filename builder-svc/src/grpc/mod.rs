@@ -161,7 +161,7 @@ impl Service for BuilderService {
         _: Request<DiskUsageRequest>,
     ) -> Result<Response<DiskUsageResponse>, Status> {
         let store = self.builder.store.clone();
-        let size = tokio::task::spawn_blocking(move || store.size())
+        let usage = tokio::task::spawn_blocking(move || store.usage())
             .await
             .map_err(std::io::Error::other)
             .and_then(|r| r)
@@ -173,8 +173,12 @@ impl Service for BuilderService {
             .into_iter()
             .map(view::record)
             .collect();
-        records.push(view::content(size));
-        Ok(Response::new(DiskUsageResponse { records }))
+        records.push(view::content(usage.files));
+        Ok(Response::new(DiskUsageResponse {
+            records,
+            content: usage.files,
+            other: usage.other,
+        }))
     }
 
     async fn info(&self, _: Request<InfoRequest>) -> Result<Response<ServiceInfo>, Status> {

@@ -32,6 +32,7 @@ impl From<Error> for Status {
                 sentence,
                 ErrorDetails::with_error_info(reason.clone(), DOMAIN, HashMap::new()),
             ),
+            Error::WorkerLost { .. } => status(Code::Unavailable, "WORKER_LOST", sentence),
             Error::Context(_) => status(Code::FailedPrecondition, "CONTEXT_INCOMPLETE", sentence),
             Error::Conflict(_) => status(Code::FailedPrecondition, "CONFLICT", sentence),
             Error::Io { .. } => status(Code::Internal, "SYSTEM_ERROR", sentence),

@@ -9,7 +9,7 @@ use slipway_proto::builder::v1::{
 
 use crate::{
     build::{Entry, Outcome},
-    cache::Listed,
+    cache::OnDisk,
     events::{Event, State},
 };
 
@@ -110,12 +110,14 @@ pub fn entry(entry: Entry) -> list_builds_response::Build {
 }
 
 /// A record of the cache.
-pub fn record(listed: Listed) -> disk_usage_response::Record {
+pub fn record(on_disk: OnDisk) -> disk_usage_response::Record {
+    let listed = on_disk.record;
     disk_usage_response::Record {
         id: listed.key,
         description: listed.step,
-        size: listed.size,
+        size: on_disk.bytes,
         created: Some(listed.created.into()),
+        shared: on_disk.shared > 0,
         ..Default::default()
     }
 }

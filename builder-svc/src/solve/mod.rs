@@ -61,6 +61,8 @@ pub struct Solver {
     pub registry: Registry,
     /// Results of steps.
     pub cache: Cache,
+    /// What it is called where it has root filesystems.
+    pub title: String,
     /// Root filesystems.
     pub worker: Worker,
     /// The caller's files.
@@ -161,7 +163,7 @@ impl Solver {
     async fn lease(&self) -> Result<&Arc<Lease>> {
         self.progress
             .lease
-            .get_or_try_init(|| self.worker.lease())
+            .get_or_try_init(|| self.worker.lease(&self.title))
             .await
     }
 

@@ -1,7 +1,10 @@
 //! The worker: a runtime-svc that prepares root filesystems, runs steps in them and makes layers.
 //!
-//! Everything that a build has there belongs to a lease. It is renewed while the build goes on, ended
-//! with it, and lapses by itself when this service dies.
+//! Everything that a build has there belongs to a [lease](lease). It is renewed while the build goes on,
+//! ended with it, and lapses by itself when this service dies.
+
+mod lease;
+mod lost;
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,9 +12,9 @@ use slipway_image::Descriptor;
 use slipway_proto::{
     runtime::v1 as pb,
     runtime::v1::{
-        ApplyRequest, CommitSnapshotRequest, EndLeaseRequest, LeaseRequest, PrepareRequest,
-        ReadPathRequest, ReleaseRequest, ResolvePathRequest, RunStepRequest, Stream, apply_request,
-        prepare_event, run_step_event, worker_client::WorkerClient,
+        ApplyRequest, CommitSnapshotRequest, PrepareRequest, ReadPathRequest, ReleaseRequest,
+        ResolvePathRequest, RunStepRequest, Stream, apply_request, prepare_event, run_step_event,
+        worker_client::WorkerClient,
     },
     types::v1 as types,
 };
@@ -24,12 +27,11 @@ use crate::{
     events::{Event, Events},
     layer::Layer,
     plan::RunAction,
-    registry::remote,
 };
 
-/// How long a lease lives without being renewed, and how often it is.
-const TTL: Duration = Duration::from_secs(60);
-const RENEW: Duration = Duration::from_secs(20);
+pub use lease::Lease;
+use lost::failed;
+
 /// Chunks that wait between two services.
 pub const CHUNKS: usize = 8;
 
@@ -37,13 +39,8 @@ pub const CHUNKS: usize = 8;
 #[derive(Debug, Clone)]
 pub struct Worker {
     client: WorkerClient<Channel>,
-}
-
-/// What a build has at a worker.
-pub struct Lease {
-    client: WorkerClient<Channel>,
-    id: String,
-    renewal: tokio::task::JoinHandle<()>,
+    /// How long a lease lives without being renewed.
+    ttl: Duration,
 }
 
 /// A root filesystem at the worker; given back when dropped.
@@ -87,57 +84,13 @@ pub struct StepSettings {
 }
 
 impl Worker {
-    /// Over a channel.
-    pub fn new(channel: Channel) -> Self {
+    /// Over a channel; a lease lives so long without being renewed.
+    pub fn new(channel: Channel, ttl: Duration) -> Self {
         let limit = slipway_service::MAX_MESSAGE_SIZE;
         let client = WorkerClient::new(channel)
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit);
-        Self { client }
-    }
-
-    /// A lease for a build.
-    pub async fn lease(&self) -> Result<Arc<Lease>> {
-        let mut client = self.client.clone();
-        let ttl = prost_types::Duration::try_from(TTL).ok();
-        let request = LeaseRequest {
-            lease_id: String::new(),
-            ttl,
-        };
-        let answer = client.lease(request).await;
-        let answer = answer.map_err(|s| remote("cannot use the worker".to_owned(), &s))?;
-        let id = answer.into_inner().lease_id;
-        let request = LeaseRequest {
-            lease_id: id.clone(),
-            ttl,
-        };
-        let mut renewing = client.clone();
-        let renewal = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(RENEW).await;
-                if let Err(status) = renewing.lease(request.clone()).await {
-                    // The next use of a snapshot fails and says so.
-                    tracing::warn!(%status, "a worker's lease could not be renewed");
-                }
-            }
-        });
-        Ok(Arc::new(Lease {
-            client,
-            id,
-            renewal,
-        }))
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.renewal.abort();
-        let mut client = self.client.clone();
-        let lease_id = std::mem::take(&mut self.id);
-        give_back(async move {
-            // A lease that cannot be ended lapses.
-            let _ = client.end_lease(EndLeaseRequest { lease_id }).await;
-        });
+        Self { client, ttl }
     }
 }
 
@@ -168,10 +121,11 @@ fn give_back(work: impl Future<Output = ()> + Send + 'static) {
 impl Lease {
     /// A writable snapshot upon these layers.
     pub async fn prepare(self: &Arc<Self>, layers: &[Layer]) -> Result<Snapshot> {
-        let fail = |s| remote("cannot prepare a root filesystem".to_owned(), &s);
+        let fail = |s| failed("cannot prepare a root filesystem".to_owned(), &s);
         let request = PrepareRequest {
             lease_id: self.id.clone(),
             layers: layers.iter().map(layer_message).collect(),
+            ..PrepareRequest::default()
         };
         let mut events = self
             .client
@@ -205,7 +159,7 @@ impl Snapshot {
         events: &Events,
         index: u32,
     ) -> Result<i32> {
-        let fail = |s| remote("the step could not be run".to_owned(), &s);
+        let fail = |s| failed("the step could not be run".to_owned(), &s);
         let network = match action.network.as_str() {
             "" => settings.network.clone(),
             own => own.to_owned(),
@@ -262,7 +216,7 @@ impl Snapshot {
         let answer = self.lease.client.clone().apply(stream).await;
         answer
             .map(drop)
-            .map_err(|s| remote(format!("cannot copy to {}", target.folder), &s))
+            .map_err(|s| failed(format!("cannot copy to {}", target.folder), &s))
     }
 
     /// What a path is, links followed.
@@ -290,13 +244,13 @@ impl Snapshot {
         let answer = self.lease.client.clone().resolve(request).await;
         answer
             .map(tonic::Response::into_inner)
-            .map_err(|s| remote(format!("cannot look up {path}"), &s))
+            .map_err(|s| failed(format!("cannot look up {path}"), &s))
     }
 
     /// Streams a path as tar into `chunks`: a folder's content relative to it, anything else under its
     /// own name.
     pub async fn read(&self, path: &str, chunks: mpsc::Sender<bytes::Bytes>) -> Result<()> {
-        let fail = |s| remote(format!("cannot read {path}"), &s);
+        let fail = |s| failed(format!("cannot read {path}"), &s);
         let request = ReadPathRequest {
             snapshot_id: self.id.clone(),
             path: path.to_owned(),
@@ -321,7 +275,7 @@ impl Snapshot {
             ..CommitSnapshotRequest::default()
         };
         let answer = self.lease.client.clone().commit_snapshot(request).await;
-        let answer = answer.map_err(|s| remote("cannot make a layer".to_owned(), &s))?;
+        let answer = answer.map_err(|s| failed("cannot make a layer".to_owned(), &s))?;
         self.committed = true;
         answer.into_inner().layer.map(layer).transpose()
     }

@@ -1,15 +1,10 @@
 //! The build cache: `builder prune`.
 
 use clap::Subcommand;
-use slipway_proto::{builder::v1::PruneRequest, types::v1::Filter};
+use slipway_proto::builder::v1::PruneRequest;
 
-use super::confirm;
-use crate::{
-    client::Site,
-    failure::Outcome,
-    output::{self, human},
-    spec::units,
-};
+use super::{confirm, prune};
+use crate::{client::Site, failure::Outcome, spec::units};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -49,34 +44,9 @@ impl Command {
         }
         let request = PruneRequest {
             all,
-            filters: units::filters(&filter)?
-                .into_iter()
-                .map(in_seconds)
-                .collect::<Outcome<_>>()?,
+            filters: units::filters(&filter)?,
             keep_bytes: keep.unwrap_or(0).unsigned_abs(),
         };
-        let answer = site.builder().prune(request).await?.into_inner();
-        let mut out = String::new();
-        if !answer.removed.is_empty() {
-            out.push_str("Deleted build cache objects:\n");
-            for id in &answer.removed {
-                out.push_str(&format!("{id}\n"));
-            }
-            out.push('\n');
-        }
-        let size = human::size(answer.reclaimed);
-        out.push_str(&format!("Total reclaimed space: {size}\n"));
-        output::print(&out)?;
-        Ok(0)
+        prune::build_cache(site, request).await?.print()
     }
-}
-
-/// `until=24h` as a time in seconds since the epoch, as the builder wants it.
-fn in_seconds(mut filter: Filter) -> Outcome<Filter> {
-    if filter.key == "until" {
-        for value in &mut filter.values {
-            *value = units::moment(value)?.seconds.to_string();
-        }
-    }
-    Ok(filter)
 }

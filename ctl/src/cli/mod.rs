@@ -6,12 +6,14 @@ pub mod commit;
 pub mod container;
 pub mod context;
 pub mod copy;
+mod disk;
 pub mod events;
 pub mod exec;
 mod flags;
 pub mod image;
 pub mod logs;
 pub mod network;
+mod prune;
 #[cfg(test)]
 mod reference;
 mod refuse;
@@ -152,10 +154,13 @@ pub fn confirm(question: &str, force: bool) -> Outcome<bool> {
     if force {
         return Ok(true);
     }
-    eprint!("WARNING! {question}\nAre you sure you want to continue? [y/N] ");
+    crate::output::print(&format!(
+        "WARNING! {question}\nAre you sure you want to continue? [y/N] "
+    ))?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    // As docker: "yes" is no yes.
+    Ok(answer.trim().eq_ignore_ascii_case("y"))
 }
 
 #[cfg(test)]

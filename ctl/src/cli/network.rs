@@ -2,11 +2,10 @@
 
 use clap::Subcommand;
 use slipway_proto::netd::v1::{
-    CreateNetworkRequest, ListNetworksRequest, PruneNetworksRequest, RemoveNetworkRequest,
-    create_network_request::Pool,
+    CreateNetworkRequest, ListNetworksRequest, RemoveNetworkRequest, create_network_request::Pool,
 };
 
-use super::{confirm, each};
+use super::{confirm, each, prune};
 use crate::{
     client::Site,
     failure::{Failure, Outcome},
@@ -201,20 +200,8 @@ impl Command {
                 )? {
                     return Ok(0);
                 }
-                let answer = site
-                    .networks()
-                    .prune_networks(PruneNetworksRequest {
-                        filters: units::filters(&filter)?,
-                    })
-                    .await?
-                    .into_inner();
-                if !answer.removed.is_empty() {
-                    output::print(&format!(
-                        "Deleted Networks:\n{}\n\n",
-                        answer.removed.join("\n")
-                    ))?;
-                }
-                Ok(0)
+                let filters = units::filters(&filter)?;
+                prune::networks(site, filters).await?.print_names()
             }
         }
     }

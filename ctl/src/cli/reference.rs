@@ -7,7 +7,7 @@ use clap::{Command, CommandFactory as _};
 const PAGE: &str = include_str!("../../../docs/reference/options.md");
 
 /// Commands of the page.
-const COMMANDS: [&str; 29] = [
+const COMMANDS: [&str; 34] = [
     "run",
     "create",
     "exec",
@@ -37,6 +37,11 @@ const COMMANDS: [&str; 29] = [
     "volume inspect",
     "volume rm",
     "volume prune",
+    "image prune",
+    "network prune",
+    "builder prune",
+    "system df",
+    "system prune",
 ];
 
 /// `-a`, `--all`: as the page writes an option.

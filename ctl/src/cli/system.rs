@@ -7,12 +7,11 @@ use serde_json::{Map, json};
 use slipway_proto::{builder, netd, registry, runtime, types::v1::ServiceInfo};
 use slipway_service::Paths;
 
-use super::confirm;
 use crate::{
     client::Site,
     failure::{Failure, Outcome},
     host,
-    output::{self, human, table, template::Template},
+    output::{self, human, template::Template},
 };
 
 /// Commands at the top.
@@ -60,48 +59,17 @@ pub enum Group {
     #[command(flatten)]
     Common(Command),
     /// Show disk usage
-    Df,
+    Df(super::disk::Df),
     /// Remove unused data
-    Prune {
-        #[arg(short, long)]
-        all: bool,
-        #[arg(short, long)]
-        force: bool,
-    },
+    Prune(super::prune::Everything),
 }
 
 impl Group {
     pub async fn run(self, site: &Site, context: &str) -> Outcome {
         match self {
             Self::Common(command) => command.run(site, context).await,
-            Self::Df => df(site).await,
-            Self::Prune { all, force } => {
-                if !confirm(
-                    "This will remove all stopped containers, unused networks, unused images and what was unpacked of them.",
-                    force,
-                )? {
-                    return Ok(0);
-                }
-                let containers = site
-                    .containers()
-                    .prune(runtime::v1::PruneRequest::default())
-                    .await?
-                    .into_inner();
-                let networks = site
-                    .networks()
-                    .prune_networks(netd::v1::PruneNetworksRequest::default())
-                    .await?
-                    .into_inner();
-                for (what, names) in [
-                    ("Containers", containers.removed),
-                    ("Networks", networks.removed),
-                ] {
-                    if !names.is_empty() {
-                        output::print(&format!("Deleted {what}:\n{}\n\n", names.join("\n")))?;
-                    }
-                }
-                super::image::prune(site, all, Vec::new(), containers.reclaimed).await
-            }
+            Self::Df(df) => df.run(site).await,
+            Self::Prune(prune) => prune.run(site).await,
         }
     }
 }
@@ -234,7 +202,7 @@ async fn info(site: &Site, context: &str, format: Option<&str>) -> Outcome {
         .into_inner();
     let images = site
         .registry()
-        .disk_usage(registry::v1::DiskUsageRequest {})
+        .disk_usage(registry::v1::DiskUsageRequest::default())
         .await
         .map(|a| a.into_inner().images);
     let service = host.service.clone().unwrap_or_default();
@@ -286,70 +254,5 @@ async fn info(site: &Site, context: &str, format: Option<&str>) -> Outcome {
     for warning in service.warnings {
         eprintln!("WARNING: {warning}");
     }
-    Ok(0)
-}
-
-async fn df(site: &Site) -> Outcome {
-    let host = site
-        .host()
-        .disk_usage(runtime::v1::DiskUsageRequest {})
-        .await?
-        .into_inner();
-    let images = site
-        .registry()
-        .disk_usage(registry::v1::DiskUsageRequest {})
-        .await?
-        .into_inner();
-    let cache = site
-        .builder()
-        .disk_usage(builder::v1::DiskUsageRequest {})
-        .await?
-        .into_inner();
-    let line = |name: &str, total: u64, active: u64, size: u64, free: u64| {
-        let percent = (free * 100).checked_div(size).unwrap_or(0);
-        vec![
-            name.to_owned(),
-            total.to_string(),
-            active.to_string(),
-            human::size(size),
-            format!("{} ({percent}%)", human::size(free)),
-        ]
-    };
-    let mut lines = vec![
-        ["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
-    lines.push(line(
-        "Images",
-        images.images,
-        images.active,
-        images.size,
-        images.reclaimable,
-    ));
-    for (name, usage) in [
-        ("Containers", host.containers),
-        ("Local Volumes", host.volumes),
-        ("Unpacked Layers", host.layers),
-    ] {
-        let u = usage.unwrap_or_default();
-        lines.push(line(name, u.total, u.active, u.size, u.reclaimable));
-    }
-    let size = cache.records.iter().map(|r| r.size).sum();
-    let free = cache
-        .records
-        .iter()
-        .filter(|r| !r.in_use && !r.shared)
-        .map(|r| r.size)
-        .sum();
-    let active = cache.records.iter().filter(|r| r.in_use).count();
-    lines.push(line(
-        "Build Cache",
-        cache.records.len() as u64,
-        active as u64,
-        size,
-        free,
-    ));
-    output::print(&table::align(&lines))?;
     Ok(0)
 }

@@ -1,11 +1,9 @@
 //! Volumes.
 
 use clap::Subcommand;
-use slipway_proto::runtime::v1::{
-    CreateVolumeRequest, ListVolumesRequest, PruneVolumesRequest, RemoveVolumeRequest,
-};
+use slipway_proto::runtime::v1::{CreateVolumeRequest, ListVolumesRequest, RemoveVolumeRequest};
 
-use super::{confirm, each};
+use super::{confirm, each, prune};
 use crate::{
     client::Site,
     failure::Outcome,
@@ -158,25 +156,8 @@ impl Command {
                 if !confirm(&question, force)? {
                     return Ok(0);
                 }
-                let answer = site
-                    .volumes()
-                    .prune_volumes(PruneVolumesRequest {
-                        all,
-                        filters: units::filters(&filter)?,
-                    })
-                    .await?
-                    .into_inner();
-                if !answer.removed.is_empty() {
-                    output::print(&format!(
-                        "Deleted Volumes:\n{}\n\n",
-                        answer.removed.join("\n")
-                    ))?;
-                }
-                output::print(&format!(
-                    "Total reclaimed space: {}\n",
-                    human::size(answer.reclaimed)
-                ))?;
-                Ok(0)
+                let filters = units::filters(&filter)?;
+                prune::volumes(site, all, filters).await?.print()
             }
         }
     }

@@ -11,7 +11,7 @@
 //! * answers health and reflection and stops gracefully ([`server`]).
 //!
 //! Clients connect with [`client::connect`] and read errors with [`error`]; [`chunks`] carries bodies
-//! between channels and blocking code.
+//! between channels and blocking code, and [`disk`] tells how much of it they take.
 //!
 //! Architecture invariant: this crate knows no service's domain.
 
@@ -19,6 +19,7 @@
 
 pub mod chunks;
 pub mod client;
+pub mod disk;
 pub mod error;
 pub mod instance;
 pub mod listen;

@@ -261,36 +261,50 @@ pub(super) fn network(details: Details, host: &ResolvConf) -> pb::NetworkDetails
     }
 }
 
-/// docker's network filters: values of a key are alternatives, keys must all hold.
+/// docker's network filters: keys must all hold, values of a key are alternatives; but labels must all be
+/// there, and none of those behind `label!`. `until` is a time in seconds, a fraction allowed.
 pub(super) fn fits(
     network: &Network,
     filters: &[slipway_proto::types::v1::Filter],
     dangling: bool,
 ) -> Result<bool, Error> {
     for filter in filters {
-        let mut held = false;
-        for value in &filter.values {
-            held |= match filter.key.as_str() {
-                "name" => network.name.contains(value),
-                "id" => network.id.as_str().starts_with(value.as_str()),
-                "driver" => value == "bridge",
-                "scope" => value == "local",
-                "type" => (value == "builtin") == network.is_default(),
-                "dangling" => value.parse() == Ok(dangling),
-                "label" => match value.split_once('=') {
-                    Some((key, value)) => network.labels.get(key).is_some_and(|v| v == value),
-                    None => network.labels.contains_key(value),
-                },
-                key => {
-                    return Err(Error::Invalid(format!(
-                        "invalid filter '{key}': use name, id, driver, scope, type, dangling or label"
-                    )));
+        let any = |test: &dyn Fn(&str) -> bool| filter.values.iter().any(|v| test(v));
+        let held = match filter.key.as_str() {
+            "name" => any(&|v| network.name.contains(v)),
+            "id" => any(&|v| network.id.as_str().starts_with(v)),
+            "driver" => any(&|v| v == "bridge"),
+            "scope" => any(&|v| v == "local"),
+            "type" => any(&|v| (v == "builtin") == network.is_default()),
+            "dangling" => any(&|v| v.parse() == Ok(dangling)),
+            "label" => filter.values.iter().all(|v| has_label(network, v)),
+            "label!" => !any(&|v| has_label(network, v)),
+            "until" => {
+                let mut before = false;
+                for value in &filter.values {
+                    let seconds: f64 = value.parse().map_err(|_| {
+                        Error::Invalid(format!("until={value:?} is not a time in seconds"))
+                    })?;
+                    before |= network.created.as_duration().as_secs_f64() < seconds;
                 }
-            };
-        }
+                before
+            }
+            key => {
+                return Err(Error::Invalid(format!(
+                    "invalid filter '{key}': use name, id, driver, scope, type, dangling, label or until"
+                )));
+            }
+        };
         if !held {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+fn has_label(network: &Network, wanted: &str) -> bool {
+    match wanted.split_once('=') {
+        Some((key, value)) => network.labels.get(key).is_some_and(|v| v == value),
+        None => network.labels.contains_key(wanted),
+    }
 }

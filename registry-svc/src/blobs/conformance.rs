@@ -69,7 +69,7 @@ async fn adopted_content_is_read_back(store: &dyn BlobStore, staging: &Path) {
         assert_eq!(get(store, &digest, Range::default()).await, content);
         // Once more: nothing changes.
         assert_eq!(put(store, staging, &content).await, digest);
-        assert_eq!(store.delete(&digest).await.unwrap(), size as u64);
+        assert!(store.delete(&digest).await.unwrap() >= size as u64);
         assert_eq!(store.stat(&digest).await.unwrap(), None);
     }
     let digest = put(store, staging, b"small").await;

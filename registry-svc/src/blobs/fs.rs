@@ -124,7 +124,7 @@ impl BlobStore for FsStore {
         blocking(move || match fs::metadata(&path) {
             Ok(metadata) => {
                 fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;
-                Ok(metadata.size())
+                Ok(metadata.blocks() * 512)
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(e) => Err(Error::io("cannot remove", &path)(e)),
@@ -150,6 +150,7 @@ impl BlobStore for FsStore {
                         found.push(BlobInfo {
                             digest,
                             size: metadata.len(),
+                            disk: metadata.blocks() * 512,
                         });
                     }
                 }

@@ -61,6 +61,8 @@ pub struct BlobInfo {
     pub digest: Digest,
     /// Bytes.
     pub size: u64,
+    /// Bytes that it takes where it is stored.
+    pub disk: u64,
 }
 
 /// Where blobs are kept. See the module's page.

@@ -8,7 +8,7 @@ use tonic::Response;
 use super::{Answer, convert};
 use crate::{
     error::{Error, Result},
-    images::{filter::Filters, list::Listed},
+    images::{filter::Filters, list::Listed, usage},
     registry::Registry,
 };
 
@@ -174,4 +174,45 @@ fn parse(filters: &[types::Filter], allowed: &[&str]) -> Result<Filters> {
         filters.iter().map(|f| (f.key.as_str(), &f.values[..])),
         allowed,
     )
+}
+
+pub async fn disk_usage(
+    registry: &Arc<Registry>,
+    request: DiskUsageRequest,
+) -> Answer<DiskUsageResponse> {
+    let tags_of = match &*request.tags_of {
+        "" => None,
+        name => Some(registry.own.from_name(name)?),
+    };
+    let usage = registry
+        .disk_usage(&request.in_use, tags_of.as_ref())
+        .await?;
+    let image = |image: &usage::ImageUsage| ImageUsage {
+        image: Some(convert::summary(&image.listed)),
+        size: image.size,
+        shared: image.shared,
+        unique: image.size - image.shared,
+        containers: image.containers,
+    };
+    let tag = |tag: usage::TagUsage| TagUsage {
+        tag: tag.tag.to_string(),
+        size: tag.size,
+        shared: tag.shared,
+    };
+    Ok(Response::new(DiskUsageResponse {
+        images: usage.images.len() as u64,
+        active: usage.images.iter().filter(|i| i.containers > 0).count() as u64,
+        size: usage.size,
+        reclaimable: usage.reclaimable,
+        internal: usage.internal,
+        artifacts: usage.artifacts,
+        unneeded: usage.unneeded,
+        transfers: usage.transfers,
+        records: usage.records,
+        each: match request.verbose {
+            true => usage.images.iter().map(image).collect(),
+            false => Vec::new(),
+        },
+        tags: usage.tags.into_iter().map(tag).collect(),
+    }))
 }

@@ -131,14 +131,8 @@ impl Api for Service {
         )
     }
 
-    async fn disk_usage(&self, _: Request<DiskUsageRequest>) -> Answer<DiskUsageResponse> {
-        let usage = self.registry.disk_usage().await?;
-        Ok(Response::new(DiskUsageResponse {
-            images: usage.images,
-            active: usage.active,
-            size: usage.size,
-            reclaimable: usage.reclaimable,
-        }))
+    async fn disk_usage(&self, request: Request<DiskUsageRequest>) -> Answer<DiskUsageResponse> {
+        images::disk_usage(&self.registry, request.into_inner()).await
     }
 
     async fn info(&self, _: Request<InfoRequest>) -> Answer<types::ServiceInfo> {

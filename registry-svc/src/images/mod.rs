@@ -17,6 +17,7 @@ pub mod list;
 pub mod pull;
 pub mod push;
 pub mod remove;
+pub mod usage;
 
 /// An image that is here: everything that is needed to run it or build upon it.
 #[derive(Debug, Clone)]

@@ -1,5 +1,4 @@
-//! `docker rmi`, `docker image prune` and `docker system df`: which names go, which images go with
-//! them, and what that frees.
+//! `docker rmi` and `docker image prune`: which names go, which images go with them, and what that frees.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -21,19 +20,6 @@ pub struct Removed {
     pub deleted: Vec<String>,
     /// Bytes that became free.
     pub reclaimed: u64,
-}
-
-/// How much there is.
-#[derive(Debug, Clone, Default)]
-pub struct Usage {
-    /// Images.
-    pub images: u64,
-    /// Images that have a name.
-    pub active: u64,
-    /// Bytes of all blobs, each counted once.
-    pub size: u64,
-    /// Bytes that no named image needs.
-    pub reclaimable: u64,
 }
 
 impl Registry {
@@ -206,48 +192,5 @@ impl Registry {
             removed.reclaimed += self.sweep().await?;
         }
         Ok(removed)
-    }
-
-    /// docker system df, the images' part.
-    pub async fn disk_usage(&self) -> Result<Usage> {
-        let mut usage = Usage::default();
-        let mut needed = HashSet::new();
-        for listed in self.images().await? {
-            usage.images += 1;
-            if listed.is_dangling() {
-                continue;
-            }
-            usage.active += 1;
-        }
-        for (repository, digest, _) in self.index.all_manifests()? {
-            let name = ImageName {
-                repository: repository.clone(),
-                pointer: Pointer::Digest(digest.clone()),
-            };
-            let named = !self.names_of(&repository, &digest)?.is_empty()
-                || self
-                    .index
-                    .manifest(&repository, &digest)?
-                    .is_some_and(|m| m.by_digest)
-                || self
-                    .index
-                    .holders(&digest)?
-                    .iter()
-                    .any(|(_, m)| *m != digest);
-            if !named {
-                continue;
-            }
-            if let Some(parsed) = self.stored(&name).await?.and_then(|s| s.parse().ok()) {
-                needed.extend(parsed.references().iter().map(|d| d.digest.clone()));
-            }
-            needed.insert(digest);
-        }
-        for blob in self.blobs.list().await? {
-            usage.size += blob.size;
-            if !needed.contains(&blob.digest) {
-                usage.reclaimable += blob.size;
-            }
-        }
-        Ok(usage)
     }
 }

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     error::{Error, Tried as _},
     ids,
-    layers::Kept,
+    layers::{Holder, Kept},
     logs,
     registry::{Image, Notices},
     volumes::{Pin, copy_up},
@@ -78,8 +78,9 @@ impl Manager {
         check_mounts(&spec.mounts)?;
         let granted = self.grant_ids(&spec)?;
         // Other images that are mounted, held like its own.
-        let (image_mounts, _kept_images) =
-            self.prepare_images(&spec, &creation.pull, notices).await?;
+        let (image_mounts, _kept_images) = self
+            .prepare_images(&id, &spec, &creation.pull, notices)
+            .await?;
         let (pins, own_volumes) = self.prepare_mounts(&mut spec)?;
         let container_mounts = spec.mounts.clone();
         let mut record = record(&id, &name, spec, effective, &image);
@@ -97,7 +98,8 @@ impl Manager {
         plan::plan(&record, &places, false)?;
         confinement::label(&record.spec, &Modules::now())?;
         // Held until the container is there: from then on its record keeps them.
-        let kept = self.0.layers.ensure(&image.layers).await?;
+        let holder = Holder::Container(id.clone());
+        let kept = self.0.layers.ensure(&image.layers, holder).await?;
         // One container with volumes after the other: two that begin together fill a volume once, and
         // none finds it exchanged for a filled one while it runs.
         let turn = match container_mounts.iter().any(|m| m.r#type == "volume") {
@@ -159,6 +161,7 @@ impl Manager {
     /// The layers of images that are mounted, top first, by target; they stay while the answer lives.
     async fn prepare_images(
         &self,
+        id: &str,
         spec: &ContainerSpec,
         pull: &Policy,
         notices: Option<&Notices>,
@@ -167,7 +170,8 @@ impl Manager {
         for mount in spec.mounts.iter().filter(|m| m.r#type == "image") {
             let image = self.0.registry.image(&mount.source, *pull, None, notices);
             let image = image.await?;
-            kept.push(self.0.layers.ensure(&image.layers).await?);
+            let holder = Holder::Container(id.to_owned());
+            kept.push(self.0.layers.ensure(&image.layers, holder).await?);
             let mut ids: Vec<String> = Vec::new();
             for layer in image.layers.iter().rev() {
                 let id = layer.diff_id.to_string();

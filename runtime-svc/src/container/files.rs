@@ -168,15 +168,11 @@ impl Manager {
         container: &Arc<Container>,
     ) -> Result<Vec<(String, Change)>, Error> {
         let record = container.record();
-        let image = view(&self.lower(&record))?;
+        let lower = self.lower(&record);
         let upper = container.folder.join("upper");
         let name = record.name.clone();
         blocking(move || {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let upper = rustix::fs::open(&upper, flags, Mode::empty());
-            let mut all = Vec::new();
-            let upper = upper.tried(|| format!("cannot read the changes of {name}"))?;
-            walk(&upper, "", image.as_ref(), &mut all)
+            let mut all = changes_upon(&lower, &upper)
                 .tried(|| format!("cannot read the changes of {name}"))?;
             // What we mount upon, and had to make for that, is no change of the container's.
             all.retain(|(path, _)| !is_mounted(&record, path));
@@ -383,6 +379,16 @@ fn walk(
         }
     }
     Ok(())
+}
+
+/// What a layer changes of those below it, top first. A folder comes before what is in it.
+pub fn changes_upon(lower: &[PathBuf], upper: &Path) -> io::Result<Vec<(String, Change)>> {
+    let below = view(lower).map_err(|e| io::Error::other(e.to_string()))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let upper = rustix::fs::open(upper, flags, Mode::empty())?;
+    let mut all = Vec::new();
+    walk(&upper, "", below.as_ref(), &mut all)?;
+    Ok(all)
 }
 
 /// The folder and the name of a path: "/a" and "b" of "/a/b/".

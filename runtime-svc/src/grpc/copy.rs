@@ -233,15 +233,19 @@ pub async fn export(
 }
 
 /// docker's letters for what changed.
+pub const fn letter(change: files::Change) -> &'static str {
+    match change {
+        files::Change::Added => "A",
+        files::Change::Changed | files::Change::Touched => "C",
+        files::Change::Deleted => "D",
+    }
+}
+
+/// What changed in a container's own layer.
 pub async fn diff(
     manager: &Manager,
     container: &Arc<Container>,
 ) -> Result<pb::DiffResponse, Status> {
-    let letter = |change| match change {
-        files::Change::Added => "A",
-        files::Change::Changed | files::Change::Touched => "C",
-        files::Change::Deleted => "D",
-    };
     let changes = manager.changes(container).await?;
     Ok(pb::DiffResponse {
         changes: changes

@@ -4,7 +4,7 @@ use std::{pin::Pin, time::SystemTime};
 
 use slipway_proto::{
     runtime::v1::{
-        DiskUsageRequest, DiskUsageResponse, EventsRequest, HostInfo, InfoRequest,
+        self as pb, DiskUsageRequest, DiskUsageResponse, EventsRequest, HostInfo, InfoRequest,
         PruneLayersRequest, PruneLayersResponse, disk_usage_response::Usage, host_server::Host,
     },
     types::v1::{Event, ServiceInfo},
@@ -19,18 +19,25 @@ use crate::{
     disk,
     error::Tried as _,
     events::{Filters, Happening},
+    usage::{self, DiskUsage},
+    worker::Worker,
 };
 
 /// Tells about this host.
 pub struct HostService {
     manager: Manager,
+    worker: Worker,
     started: SystemTime,
 }
 
 impl HostService {
-    /// Over the host's containers.
-    pub const fn new(manager: Manager, started: SystemTime) -> Self {
-        Self { manager, started }
+    /// Over the host's containers and what builds have here.
+    pub const fn new(manager: Manager, worker: Worker, started: SystemTime) -> Self {
+        Self {
+            manager,
+            worker,
+            started,
+        }
     }
 }
 
@@ -111,15 +118,14 @@ impl Host for HostService {
 
     async fn disk_usage(
         &self,
-        _: Request<DiskUsageRequest>,
+        request: Request<DiskUsageRequest>,
     ) -> Result<Response<DiskUsageResponse>, Status> {
-        let manager = self.manager.clone();
-        let measured = tokio::task::spawn_blocking(move || measure(&manager))
+        let verbose = request.into_inner().verbose;
+        let (manager, worker) = (self.manager.clone(), self.worker.clone());
+        let usage = disk::measure(move || DiskUsage::of(&manager, &worker))
             .await
-            .map_err(std::io::Error::other)
-            .and_then(|r| r)
             .tried(|| "cannot measure what is on disk".to_owned())?;
-        Ok(Response::new(measured))
+        Ok(Response::new(disk_usage(usage, verbose)))
     }
 
     async fn prune_layers(
@@ -128,10 +134,89 @@ impl Host for HostService {
     ) -> Result<Response<PruneLayersResponse>, Status> {
         let done = collect::collect(&self.manager, request.into_inner().all).await?;
         Ok(Response::new(PruneLayersResponse {
-            removed: done.layers,
+            removed: done.layers.len() as u32,
             reclaimed: done.bytes,
+            diff_ids: done.layers.iter().map(ToString::to_string).collect(),
         }))
     }
+}
+
+/// A lease as a message.
+pub fn lease(lease: usage::Lease) -> pb::WorkLease {
+    let snapshot = |s: usage::Snapshot| pb::work_lease::Snapshot {
+        id: s.id,
+        created: Some(s.created.into()),
+        parent: s.parent,
+        size: s.bytes,
+    };
+    pb::WorkLease {
+        id: lease.id,
+        holder: lease.holder,
+        created: Some(lease.created.into()),
+        expires: lease.until.map(Into::into),
+        attached: lease.attached,
+        layers: lease.layers.iter().map(ToString::to_string).collect(),
+        snapshots: lease.snapshots.into_iter().map(snapshot).collect(),
+    }
+}
+
+fn disk_usage(usage: DiskUsage, verbose: bool) -> DiskUsageResponse {
+    /// Sums up: bytes, and whether it is in use.
+    fn sum(parts: impl Iterator<Item = (u64, bool)>) -> Option<Usage> {
+        let mut sum = Usage::default();
+        for (bytes, active) in parts {
+            sum.total += 1;
+            sum.size += bytes;
+            match active {
+                true => sum.active += 1,
+                false => sum.reclaimable += bytes,
+            }
+        }
+        Some(sum)
+    }
+    let snapshots = usage.leases.iter().flat_map(|l| &l.snapshots);
+    let mut told = DiskUsageResponse {
+        containers: sum(usage.containers.iter().map(|c| (c.bytes(), c.running))),
+        volumes: sum(usage.volumes.iter().map(|v| (v.bytes, v.links > 0))),
+        layers: sum(usage
+            .layers
+            .iter()
+            .map(|l| (l.bytes, l.containers > 0 || l.held))),
+        snapshots: sum(snapshots.map(|s| (s.bytes, true))),
+        temporary: usage.temporary,
+        other: usage.other,
+        foreign: usage.foreign,
+        ..DiskUsageResponse::default()
+    };
+    if !verbose {
+        return told;
+    }
+    told.leases = usage.leases.into_iter().map(lease).collect();
+    let containers = usage.containers.into_iter().map(|c| pb::ContainerUsage {
+        id: c.id,
+        writable: c.writable,
+        logs: c.logs,
+        other: c.other,
+        running: c.running,
+    });
+    told.each_container = containers.collect();
+    let volumes = usage.volumes.into_iter().map(|v| pb::VolumeUsage {
+        name: v.name,
+        size: v.bytes,
+        links: v.links,
+    });
+    told.each_volume = volumes.collect();
+    let layers = usage.layers.into_iter().map(|l| pb::LayerUsage {
+        diff_id: l.present.layer.to_string(),
+        size: l.bytes,
+        content: l.present.content,
+        containers: l.containers,
+        held: l.held,
+        built: l.present.built,
+        last_used: Some(l.present.last_use.into()),
+    });
+    told.each_layer = layers.collect();
+    told
 }
 
 fn event(happening: &Happening) -> Event {
@@ -142,45 +227,4 @@ fn event(happening: &Happening) -> Event {
         actor_id: happening.id.clone(),
         attributes: happening.attributes.clone(),
     }
-}
-
-/// Bytes on disk of everything that is this service's. Blocks.
-fn measure(manager: &Manager) -> std::io::Result<DiskUsageResponse> {
-    let mut containers = Usage::default();
-    for container in manager.all() {
-        let bytes = disk::usage(&container.folder)?;
-        containers.total += 1;
-        containers.size += bytes;
-        if container.running().is_some() {
-            containers.active += 1;
-        } else {
-            containers.reclaimable += bytes;
-        }
-    }
-    let mut volumes = Usage::default();
-    for volume in manager.volumes().list().map_err(std::io::Error::other)? {
-        // What a volume of a device holds is not the volume's.
-        let bytes = match volume.options.is_empty() {
-            true => disk::usage(&manager.volumes().data(&volume.name))?,
-            false => 0,
-        };
-        volumes.total += 1;
-        volumes.size += bytes;
-        if manager.users_of_volume(&volume.name).is_empty() {
-            volumes.reclaimable += bytes;
-        } else {
-            volumes.active += 1;
-        }
-    }
-    let [(total, size), (active, used)] = manager.layers().usage(&collect::in_use(manager))?;
-    Ok(DiskUsageResponse {
-        containers: Some(containers),
-        volumes: Some(volumes),
-        layers: Some(Usage {
-            total,
-            active,
-            size,
-            reclaimable: size - used,
-        }),
-    })
 }

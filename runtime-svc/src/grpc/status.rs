@@ -22,6 +22,13 @@ impl From<Error> for Status {
             Error::VolumeInUse { .. } => {
                 status(Code::FailedPrecondition, "VOLUME_IN_USE", sentence)
             }
+            Error::NoSuchLease(_) => status(Code::NotFound, "LEASE_NOT_FOUND", sentence),
+            Error::NoSuchSnapshot(_) => status(Code::NotFound, "SNAPSHOT_NOT_FOUND", sentence),
+            Error::SnapshotEnded(_) => status(Code::Aborted, "SNAPSHOT_ENDED", sentence),
+            Error::SnapshotInUse(_) => {
+                status(Code::FailedPrecondition, "SNAPSHOT_IN_USE", sentence)
+            }
+            Error::LeaseLimit(_) => status(Code::ResourceExhausted, "LEASE_LIMIT", sentence),
             Error::Conflict(_) => status(Code::FailedPrecondition, "CONFLICT", sentence),
             Error::Start(StartError::NotFound(..)) => {
                 status(Code::FailedPrecondition, "COMMAND_NOT_FOUND", sentence)

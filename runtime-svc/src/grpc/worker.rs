@@ -1,13 +1,14 @@
 //! The `Worker` service.
 
-use std::{io, pin::Pin};
+use std::{io, pin::Pin, time::Duration};
 
 use slipway_proto::{
     runtime::v1::{self as pb, worker_server::Worker as Service},
     types::v1::{Descriptor, Progress, progress::Phase},
 };
 use tokio::sync::mpsc;
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
 use crate::{
     error::Error,
     registry::Layer,
+    usage,
     worker::{Found, Step, Target, Worker},
 };
 
@@ -26,14 +28,19 @@ const QUEUE: usize = 16;
 /// Translates calls to the worker.
 pub struct WorkerService {
     worker: Worker,
+    /// Ends calls that would stay open.
+    shutdown: CancellationToken,
 }
 
 impl WorkerService {
     /// Over this host's worker.
-    pub const fn new(worker: Worker) -> Self {
-        Self { worker }
+    pub const fn new(worker: Worker, shutdown: CancellationToken) -> Self {
+        Self { worker, shutdown }
     }
 }
+
+/// Changes in one message.
+const CHANGES: usize = 1000;
 
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -56,17 +63,61 @@ impl Service for WorkerService {
         request: Request<pb::LeaseRequest>,
     ) -> Result<Response<pb::LeaseResponse>, Status> {
         let request = request.into_inner();
-        let ttl = request.ttl.and_then(|ttl| ttl.try_into().ok());
-        let lease_id = self.worker.lease(&request.lease_id, ttl)?;
-        Ok(Response::new(pb::LeaseResponse { lease_id }))
+        let ttl = match request.ttl {
+            None => None,
+            Some(ttl) => Some(
+                Duration::try_from(ttl)
+                    .map_err(|_| Error::Invalid("the time of a lease is negative".to_owned()))?,
+            ),
+        };
+        let leases = &self.worker.leases;
+        let (lease_id, expires) = match &*request.lease_id {
+            "" => leases.begin(&request.holder, ttl)?,
+            id => (id.to_owned(), leases.renew(id, ttl)?),
+        };
+        Ok(Response::new(pb::LeaseResponse {
+            lease_id,
+            expires: Some(expires.into()),
+        }))
+    }
+
+    type HoldLeaseStream = Events<pb::HoldLeaseEvent>;
+    async fn hold_lease(
+        &self,
+        request: Request<pb::HoldLeaseRequest>,
+    ) -> Result<Response<Self::HoldLeaseStream>, Status> {
+        let attached = self.worker.leases.attach(&request.into_inner().lease_id)?;
+        let first = tokio_stream::iter([Ok(pb::HoldLeaseEvent {})]);
+        let (shutdown, ended) = (self.shutdown.clone(), attached.ended.clone());
+        let (send, receive) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let _attached = attached;
+            tokio::select! {
+                () = send.closed() => {}
+                () = shutdown.cancelled() => {}
+                () = ended.cancelled() => {}
+            }
+        });
+        Ok(Response::new(Box::pin(
+            first.chain(ReceiverStream::new(receive)),
+        )))
     }
 
     async fn end_lease(
         &self,
         request: Request<pb::EndLeaseRequest>,
     ) -> Result<Response<pb::EndLeaseResponse>, Status> {
-        self.worker.end_lease(&request.into_inner().lease_id).await;
+        self.worker.leases.end(&request.into_inner().lease_id);
         Ok(Response::new(pb::EndLeaseResponse {}))
+    }
+
+    async fn list_leases(
+        &self,
+        _: Request<pb::ListLeasesRequest>,
+    ) -> Result<Response<pb::ListLeasesResponse>, Status> {
+        let leases = usage::leases(&self.worker);
+        let leases = leases.into_iter().map(super::host::lease).collect();
+        Ok(Response::new(pb::ListLeasesResponse { leases }))
     }
 
     type PrepareStream = Events<pb::PrepareEvent>;
@@ -98,7 +149,15 @@ impl Service for WorkerService {
                 )
                 .await;
             }
-            let prepared = worker.prepare(&request.lease_id, &layers).await;
+            let parent = &request.parent_snapshot_id;
+            let prepared = match (&**parent, &*layers) {
+                ("", _) => worker.prepare(&request.lease_id, &layers).await,
+                (parent, []) => worker.prepare_upon(&request.lease_id, parent).await,
+                _ => Err(Error::Invalid(
+                    "a snapshot is based upon layers or upon another snapshot, not upon both"
+                        .to_owned(),
+                )),
+            };
             let event = prepared.map(|id| pb::PrepareEvent {
                 event: Some(pb::prepare_event::Event::SnapshotId(id)),
             });
@@ -169,7 +228,7 @@ impl Service for WorkerService {
             .into());
         };
         let snapshot = self.worker.find(&start.snapshot_id)?;
-        let turn = snapshot.busy.clone().lock_owned().await;
+        let turn = snapshot.turn_to_change().await?;
         let target = Target {
             path: start.path,
             owner: start.owner,
@@ -185,25 +244,35 @@ impl Service for WorkerService {
                 // The call may end before the work does: the snapshot stays taken until then.
                 let _turn = turn;
                 let root = snapshot.open()?;
-                crate::worker::apply(
-                    &root,
-                    &target,
-                    slipway_service::chunks::ChunkReader::new(receive),
-                )
+                let stream = slipway_service::chunks::ChunkReader::new(receive);
+                let applied = crate::worker::apply(&root, &target, snapshot.limit(stream));
+                // What was refused in the middle is there, too.
+                snapshot.check_quota()?;
+                applied
             })
         };
         let feed = async {
             while let Some(request) = requests.message().await? {
-                if let Some(pb::apply_request::Part::Data(data)) = request.part
-                    && send.send(data).await.is_err()
-                {
+                let data = match request.part {
+                    Some(pb::apply_request::Part::Data(data)) => data,
+                    Some(pb::apply_request::Part::Start(_)) => {
+                        return Err(Error::Invalid(
+                            "an apply has only one start: its first message".to_owned(),
+                        )
+                        .into());
+                    }
+                    None => continue,
+                };
+                if send.send(data).await.is_err() {
                     break;
                 }
             }
             drop(send);
             Ok::<_, Status>(())
         };
-        let (applied, fed) = tokio::join!(work, feed);
+        // When the lease ends, feeding does, and with it the work.
+        let both = async { Ok::<_, Error>(tokio::join!(work, feed)) };
+        let (applied, fed) = snapshot.while_there(both).await?;
         fed?;
         let applied = applied?;
         Ok(Response::new(pb::ApplyResponse {
@@ -221,8 +290,15 @@ impl Service for WorkerService {
         let snapshot = self.worker.find(&request.snapshot_id)?;
         let (send, receive) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
-            let turn = snapshot.busy.clone().lock_owned().await;
-            let (snapshot, chunks) = (snapshot.clone(), send.clone());
+            let (turns, chunks) = (snapshot.clone(), send.clone());
+            let turn = match turns.turn().await {
+                Ok(turn) => turn,
+                Err(error) => {
+                    // The client is gone: nobody is to be told.
+                    let _ = send.send(Err(error.into())).await;
+                    return;
+                }
+            };
             let read = blocking(move || {
                 let _turn = turn;
                 let root = snapshot.open()?;
@@ -244,7 +320,9 @@ impl Service for WorkerService {
     ) -> Result<Response<pb::ResolvePathResponse>, Status> {
         let request = request.into_inner();
         let snapshot = self.worker.find(&request.snapshot_id)?;
+        let turn = snapshot.turn().await?;
         let answer = blocking(move || {
+            let _turn = turn;
             let root = snapshot.open()?;
             if slipway_pattern::has_wildcards(&request.path) {
                 let matches = crate::worker::expand(&root, &request.path)?;
@@ -260,6 +338,28 @@ impl Service for WorkerService {
         Ok(Response::new(answer.await?))
     }
 
+    type DiffStream = Events<pb::DiffSnapshotEvent>;
+    async fn diff(
+        &self,
+        request: Request<pb::DiffSnapshotRequest>,
+    ) -> Result<Response<Self::DiffStream>, Status> {
+        let snapshot = self.worker.find(&request.into_inner().snapshot_id)?;
+        let turn = snapshot.turn().await?;
+        let changes = blocking(move || {
+            let _turn = turn;
+            snapshot.changes()
+        });
+        let mut changes = changes.await?.into_iter().map(|(path, change)| {
+            let kind = super::copy::letter(change).to_owned();
+            pb::diff_snapshot_event::Change { kind, path }
+        });
+        let events = std::iter::from_fn(move || {
+            let changes: Vec<_> = changes.by_ref().take(CHANGES).collect();
+            (!changes.is_empty()).then_some(Ok(pb::DiffSnapshotEvent { changes }))
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(events))))
+    }
+
     async fn commit_snapshot(
         &self,
         request: Request<pb::CommitSnapshotRequest>,
@@ -270,7 +370,11 @@ impl Service for WorkerService {
         }
         let level = match request.level {
             0 => 6,
-            level => u32::try_from(level).unwrap_or(6).min(9),
+            level @ 1..=9 => level.unsigned_abs(),
+            level => {
+                let sentence = format!("{level} is no level of gzip: they go from 1 to 9");
+                return Err(Error::Invalid(sentence).into());
+            }
         };
         let committed = self
             .worker
@@ -305,7 +409,7 @@ impl Service for WorkerService {
         &self,
         request: Request<pb::ReleaseRequest>,
     ) -> Result<Response<pb::ReleaseResponse>, Status> {
-        self.worker.release(&request.into_inner().snapshot_id).await;
+        self.worker.release(&request.into_inner().snapshot_id);
         Ok(Response::new(pb::ReleaseResponse {}))
     }
 }

@@ -8,8 +8,10 @@ mod collect;
 mod fetch;
 mod hold;
 mod settle;
+mod size;
 
-pub use collect::{Collected, Reach};
+pub use collect::{Collected, Listed, Present, Reach};
+pub use hold::{Held, Holder};
 use hold::{Hold, Holds};
 
 use std::{
@@ -23,9 +25,13 @@ use slipway_image::{Digest, layer::pack::Packed};
 use tokio::sync::Semaphore;
 
 use crate::{
+    disk::Broom,
     error::{Error, Tried as _},
     registry::{Layer, Registry},
 };
+
+/// The file with the note beside a layer; without it there is no layer.
+const NOTE: &str = "layer.json";
 
 /// Layers that are unpacked at once.
 const AT_ONCE: usize = 3;
@@ -41,6 +47,9 @@ pub struct Layers {
     holds: Holds,
     /// One collection at a time.
     collecting: Arc<Mutex<()>>,
+    broom: Broom,
+    /// Told when layers were fetched: there may be too many now.
+    pub arrived: Arc<tokio::sync::Notify>,
 }
 
 /// Layers that are here, and stay while this lives.
@@ -65,7 +74,7 @@ struct Note {
 impl Note {
     /// Makes a complete folder the layer's, durably.
     fn keep(&self, temporary: &Path, target: &Path) -> io::Result<()> {
-        fs::write(temporary.join("layer.json"), serde_json::to_vec(self)?)?;
+        fs::write(temporary.join(NOTE), serde_json::to_vec(self)?)?;
         let folder = fs::File::open(temporary)?;
         rustix::fs::syncfs(&folder)?;
         match fs::rename(temporary, target) {
@@ -77,25 +86,47 @@ impl Note {
 }
 
 impl Layers {
-    /// Opens the folder; what an earlier instance left half done is removed.
+    /// Opens the folder; what an earlier instance left half done is removed, while everything else goes on.
     pub fn open(folder: PathBuf, registry: Registry) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
-        for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with("tmp-")
-                && let Err(error) = fs::remove_dir_all(entry.path())
-            {
-                tracing::warn!(path = %entry.path().display(), %error, "could not be removed");
-            }
-        }
-        Ok(Self {
+        let layers = Self {
             folder,
             registry,
             flights: Arc::default(),
             slots: Arc::new(Semaphore::new(AT_ONCE)),
             holds: Holds::default(),
             collecting: Arc::default(),
-        })
+            broom: Broom::start()?,
+            arrived: Arc::default(),
+        };
+        let listed = layers.list()?;
+        for half_done in listed.temporary {
+            layers.broom.sweep(half_done, None);
+        }
+        for name in listed.foreign {
+            tracing::warn!(
+                name,
+                "the folder of layers has something in it that is no layer: it is left alone"
+            );
+        }
+        Ok(layers)
+    }
+
+    /// What takes away whatever is not needed any more.
+    pub const fn broom(&self) -> &Broom {
+        &self.broom
+    }
+
+    /// Whether a layer is here whole. The note is written last and gives the folder its name with it, so a
+    /// folder without one was put there by somebody else.
+    pub fn is_here(&self, diff_id: &Digest) -> bool {
+        let home = self.folder.join(diff_id.encoded());
+        fs::metadata(home.join(NOTE)).is_ok_and(|note| note.len() > 2) && home.join("fs").is_dir()
+    }
+
+    /// The folder that layers are in.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The folder of an unpacked layer.
@@ -103,19 +134,24 @@ impl Layers {
         self.folder.join(diff_id.encoded()).join("fs")
     }
 
-    /// Makes all layers present. They stay while the answer lives.
-    pub async fn ensure(&self, layers: &[Layer]) -> Result<Kept, Error> {
+    /// Makes all layers present, for somebody. They stay while the answer lives.
+    pub async fn ensure(&self, layers: &[Layer], holder: Holder) -> Result<Kept, Error> {
         // Before looking whether they are there, so that they still are afterwards.
-        let hold = self.hold(layers.iter().map(|l| l.diff_id.clone()).collect());
+        let hold = self.hold(holder, layers.iter().map(|l| l.diff_id.clone()).collect());
         let mut tasks = tokio::task::JoinSet::new();
         for layer in layers {
-            if !self.path_of(&layer.diff_id).exists() {
+            if !self.is_here(&layer.diff_id) {
                 let (this, layer) = (self.clone(), layer.clone());
                 tasks.spawn(async move { this.fetch(&layer).await });
             }
         }
+        let fetched = !tasks.is_empty();
         while let Some(done) = tasks.join_next().await {
             done.map_err(|e| Error::Invalid(format!("unpacking was interrupted: {e}")))??;
+        }
+        if fetched {
+            self.arrived.notify_one();
+            self.refuse_broken(layers)?;
         }
         self.settle(layers).await?;
         let mut folders: Vec<PathBuf> = Vec::new();
@@ -130,6 +166,19 @@ impl Layers {
             folders,
             _hold: hold,
         })
+    }
+
+    /// What stands in a layer's place and is none is not shown to anybody.
+    fn refuse_broken(&self, layers: &[Layer]) -> Result<(), Error> {
+        match layers.iter().find(|l| !self.is_here(&l.diff_id)) {
+            None => Ok(()),
+            Some(layer) => Err(Error::Layer {
+                digest: layer.digest.to_string(),
+                why: "what is unpacked of it on this host is broken: remove the containers that use it, \
+                      then run: ctl image prune"
+                    .to_owned(),
+            }),
+        }
     }
 
     /// Gives folders that archives did not name the looks of those below; before anything shows them.

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write as _},
+    path::PathBuf,
 };
 
 use slipway_image::layer::pack::{self, LayerWriter, Options, Packed};
@@ -24,7 +25,7 @@ const CHUNKS: usize = 8;
 
 impl Worker {
     /// Packs what changed, stores it in `repository`, and keeps the snapshot as the layer's unpacked
-    /// form. The snapshot is gone afterwards.
+    /// form. The snapshot is gone afterwards. One that is cut off stores nothing.
     pub async fn commit(
         &self,
         id: &str,
@@ -33,44 +34,21 @@ impl Worker {
         latest: Option<i64>,
     ) -> Result<Committed, Error> {
         let snapshot = self.find(id)?;
-        let turn = snapshot.busy.clone().lock_owned().await;
-        let (send, receive) = mpsc::channel(CHUNKS);
+        let turn = snapshot.turn_to_change().await?;
         let upper = snapshot.folder.join("upper");
-        let packing = tokio::task::spawn_blocking(move || -> io::Result<Packed> {
-            let mut layer = LayerWriter::new(ChunkWriter::new(send), level);
-            let folder = fs::File::open(&upper)?;
-            pack::pack_folder(&mut layer, &folder, Options { latest })?;
-            let (mut writer, packed) = layer.finish()?;
-            writer.flush()?;
-            Ok(packed)
-        });
-        let stored = self.registry.write_blob(repository, receive).await;
-        let packed = packing.await.map_err(io::Error::other).and_then(|r| r);
-        // When the registry refused, the packer's own error only says that nobody took its bytes.
-        let stored = stored?;
-        let packed = packed.tried(|| "cannot pack a layer".to_owned())?;
-        if stored != packed.digest.to_string() {
-            return Err(Error::Layer {
-                digest: packed.digest.to_string(),
-                why: format!("registry-svc stored {stored}"),
-            });
-        }
-        if self.forget(id).is_none() {
-            return Err(Error::Conflict(format!(
-                "the lease of snapshot {id} has lapsed"
-            )));
+        let packed = snapshot.while_there(self.store(upper, repository, level, latest));
+        let packed = packed.await?;
+        if self.leases.take(id).is_none() {
+            return Err(Error::SnapshotEnded(id.to_owned()));
         }
         // From here on nobody else finds it. In a task of its own, since a call that ends in the middle
-        // would leave the folder behind.
+        // would leave half of it.
         let layers = self.manager.layers().clone();
-        let folder = snapshot.folder.clone();
         let finishing = tokio::spawn(async move {
             let kept = match packed.entries {
                 0 => Ok(()),
-                _ => layers.adopt(&packed, &folder).await,
+                _ => layers.adopt(&packed, &snapshot.folder).await,
             };
-            // What cannot be removed now is removed at the next start.
-            let _ = tokio::task::spawn_blocking(move || fs::remove_dir_all(folder)).await;
             drop(turn);
             kept.map(|()| Some(packed).filter(|p| p.entries > 0))
         });
@@ -79,5 +57,52 @@ impl Worker {
             .map_err(io::Error::other)
             .tried(|| "committing was interrupted".to_owned())??;
         Ok(Committed { packed })
+    }
+
+    /// Packs a folder into a blob of registry-svc.
+    async fn store(
+        &self,
+        folder: PathBuf,
+        repository: &str,
+        level: u32,
+        latest: Option<i64>,
+    ) -> Result<Packed, Error> {
+        let (send, receive) = mpsc::channel(CHUNKS);
+        // While this lives the stream has not ended: one that is dropped before was cut off, and the
+        // registry keeps nothing of it.
+        let unfinished = send.clone();
+        let packing = tokio::task::spawn_blocking(move || -> io::Result<Packed> {
+            let mut layer = LayerWriter::new(ChunkWriter::new(send), level);
+            let folder = fs::File::open(&folder)?;
+            pack::pack_folder(&mut layer, &folder, Options { latest })?;
+            let (mut writer, packed) = layer.finish()?;
+            writer.flush()?;
+            Ok(packed)
+        });
+        let mut packing = std::pin::pin!(async {
+            let packed = packing.await.map_err(io::Error::other).and_then(|r| r);
+            packed.tried(|| "cannot pack a layer".to_owned())
+        });
+        let mut storing = std::pin::pin!(self.registry.write_blob(repository, receive));
+        let (packed, stored) = tokio::select! {
+            // It refused, or has gone: the packer only says that nobody took its bytes.
+            stored = &mut storing => {
+                drop(unfinished);
+                let stored = stored?;
+                (packing.await?, stored)
+            }
+            packed = &mut packing => {
+                let packed = packed?;
+                drop(unfinished);
+                (packed, storing.await?)
+            }
+        };
+        if stored != packed.digest.to_string() {
+            return Err(Error::Layer {
+                digest: packed.digest.to_string(),
+                why: format!("registry-svc stored {stored}"),
+            });
+        }
+        Ok(packed)
     }
 }

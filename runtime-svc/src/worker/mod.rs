@@ -1,18 +1,21 @@
 //! Root filesystems for builder-svc: snapshots that steps run in and files are applied to, and that
 //! become layers. Nothing of it shows as a container.
 //!
-//! Everything belongs to a lease. A lease that is not renewed lapses, and what belongs to it is taken
-//! back; after a restart of this service all leases have lapsed.
+//! Everything belongs to a [lease](lease). A lease that is not renewed lapses, and what belongs to it is
+//! taken back; after a restart of this service all leases have lapsed.
 
 mod apply;
 mod commit;
+mod lease;
 mod paths;
+mod quota;
 mod read;
 mod snapshot;
 mod step;
 
 pub use apply::{Target, apply, user_in};
 pub use commit::Committed;
+pub use lease::{Attached, Leases, Limits, Told};
 pub use paths::{Found, expand, find as find_path};
 pub use read::read_path;
 pub use snapshot::{Snapshot, Worker};

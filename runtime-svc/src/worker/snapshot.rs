@@ -1,58 +1,151 @@
-//! Leases and the snapshots that belong to them.
+//! Snapshots: writable root filesystems upon layers, or upon each other.
 
 use std::{
-    collections::HashMap,
     fs, io,
     os::fd::OwnedFd,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, atomic::AtomicU64},
+    time::SystemTime,
 };
 
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    lease::{Leases, Limits},
+    quota::Quota,
+};
 use crate::{
-    container::manager::Manager,
+    container::{
+        files::{self, Change},
+        manager::Manager,
+    },
+    disk::Broom,
     error::{Error, Tried as _},
     executor::rootfs,
     ids,
-    layers::Kept,
+    layers::{Holder, Kept, Layers},
     registry::{Layer, Registry},
 };
 
-/// How long a lease lives when nothing else is said, and at most.
-const TTL: Duration = Duration::from_secs(60);
-const MAX_TTL: Duration = Duration::from_secs(3600);
-
-/// A root filesystem under construction.
+/// A root filesystem under construction. Its folder goes with the last that uses it: its lease, what is
+/// being done with it, and snapshots upon it.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Its id.
     pub id: String,
+    /// Since when.
+    pub created: SystemTime,
     /// Its folder: `upper`, `work`, and the files of a running step.
-    pub folder: PathBuf,
-    /// Folders of the layers below, top first.
+    pub folder: Folder,
+    /// Folders of what is below, top first.
     pub lower: Vec<PathBuf>,
-    /// Keeps them here.
-    _kept: Kept,
+    /// Keeps them here, where they are layers.
+    kept: Option<Kept>,
+    /// What is below, where that is another snapshot.
+    parent: Option<Parent>,
+    /// Each snapshot upon it has one more of these.
+    upon: Arc<()>,
     /// Held while something is done with it, until that has really ended: what works on the blocking
     /// pool takes the guard along.
-    pub busy: Arc<tokio::sync::Mutex<()>>,
+    busy: Arc<Mutex<()>>,
+    /// Cancelled when it is released or its lease ends.
+    pub ended: CancellationToken,
+    pub(super) quota: Arc<Quota>,
+    /// What the quota counts of it.
+    pub(super) bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Parent {
+    snapshot: Arc<Snapshot>,
+    _upon: Arc<()>,
+}
+
+/// A snapshot's folder; it is removed when this is dropped, where nobody waits for it.
+#[derive(Debug)]
+pub struct Folder(pub PathBuf, Broom);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is cut off is removed at the next start.
+        drop(self.1.sweep(std::mem::take(&mut self.0), None));
+    }
+}
+
+impl std::ops::Deref for Folder {
+    type Target = std::path::Path;
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.leave_quota();
+    }
 }
 
 impl Snapshot {
-    /// The merged view: a mount that is visible nowhere and goes with the descriptor.
+    /// The merged view: a mount that is visible nowhere and goes with the descriptor. To be written to only
+    /// by who has the turn for that.
     pub fn open(&self) -> Result<OwnedFd, Error> {
         let (upper, work) = (self.folder.join("upper"), self.folder.join("work"));
+        if self.has_others_upon() {
+            // overlayfs does not want to write where another reads.
+            let mut layers = vec![upper];
+            layers.extend(self.lower.iter().cloned());
+            return Ok(rootfs::overlay_in_service(&layers, None)?);
+        }
         Ok(rootfs::overlay_in_service(
             &self.lower,
             Some((&upper, &work)),
         )?)
     }
-}
 
-#[derive(Debug)]
-struct Lease {
-    until: Instant,
-    snapshots: HashMap<String, Arc<Snapshot>>,
+    /// The snapshot that it is based upon.
+    pub fn parent(&self) -> Option<&Self> {
+        self.parent.as_ref().map(|p| &*p.snapshot)
+    }
+
+    fn has_others_upon(&self) -> bool {
+        Arc::strong_count(&self.upon) > 1
+    }
+
+    /// Waits until nobody else does anything with it, to read it.
+    pub async fn turn(&self) -> Result<OwnedMutexGuard<()>, Error> {
+        tokio::select! {
+            biased;
+            () = self.ended.cancelled() => Err(Error::SnapshotEnded(self.id.clone())),
+            turn = self.busy.clone().lock_owned() => Ok(turn),
+        }
+    }
+
+    /// The same to change it, which is over when others are based upon it.
+    pub async fn turn_to_change(&self) -> Result<OwnedMutexGuard<()>, Error> {
+        let turn = self.turn().await?;
+        if self.has_others_upon() {
+            return Err(Error::SnapshotInUse(self.id.clone()));
+        }
+        Ok(turn)
+    }
+
+    /// Does something with it, but no longer than it is there.
+    pub async fn while_there<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        tokio::select! {
+            done = work => done,
+            () = self.ended.cancelled() => Err(Error::SnapshotEnded(self.id.clone())),
+        }
+    }
+
+    /// What it changes of what is below it. Blocks.
+    pub fn changes(&self) -> Result<Vec<(String, Change)>, Error> {
+        files::changes_upon(&self.lower, &self.folder.join("upper"))
+            .tried(|| format!("cannot read the changes of snapshot {}", self.id))
+    }
 }
 
 /// The worker of this host. Cheap to clone.
@@ -61,90 +154,81 @@ pub struct Worker {
     pub(super) manager: Manager,
     pub(super) registry: Registry,
     folder: PathBuf,
-    leases: Arc<Mutex<HashMap<String, Lease>>>,
+    /// Who has what.
+    pub leases: Leases,
 }
 
 impl Worker {
-    /// Opens the folder; what is left of an earlier instance is removed.
-    pub fn open(manager: Manager, registry: Registry) -> io::Result<Self> {
+    /// Opens the folder; what is left of an earlier instance is removed, while everything else goes on.
+    pub fn open(manager: Manager, registry: Registry, limits: Limits) -> io::Result<Self> {
         let folder = manager.state_folder().join("snapshots");
         fs::create_dir_all(&folder)?;
         super::step::end_orphans(&manager);
         for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
-            // Something may still be writing there: it takes room until the next start, no more.
-            if let Err(error) = fs::remove_dir_all(&path) {
-                tracing::warn!(%error, snapshot = %path.display(), "could not be removed");
-            }
+            // Something may still be writing there: then it takes room until the next start, no more.
+            manager.layers().broom().sweep(entry?.path(), None);
         }
         Ok(Self {
             manager,
             registry,
             folder,
-            leases: Arc::default(),
+            leases: Leases::new(limits),
         })
     }
 
-    /// Makes or renews a lease; returns its id.
-    pub fn lease(&self, id: &str, ttl: Option<Duration>) -> Result<String, Error> {
-        let until = Instant::now() + ttl.unwrap_or(TTL).min(MAX_TTL);
-        let mut leases = self.lock();
-        if id.is_empty() {
-            let id = ids::new_id();
-            leases.insert(
-                id.clone(),
-                Lease {
-                    until,
-                    snapshots: HashMap::new(),
-                },
-            );
-            return Ok(id);
-        }
-        let lease = leases
-            .get_mut(id)
-            .ok_or_else(|| Error::Conflict("the lease has lapsed".to_owned()))?;
-        lease.until = until;
-        Ok(id.to_owned())
-    }
-
-    /// Ends a lease and takes back what belongs to it. Not there is fine.
-    pub async fn end_lease(&self, id: &str) {
-        let lease = self.lock().remove(id);
-        for snapshot in lease.into_iter().flat_map(|l| l.snapshots.into_values()) {
-            remove(snapshot).await;
-        }
-    }
-
-    /// Takes back what belongs to leases that have lapsed; runs until the service stops.
-    pub async fn expire(self) {
-        let mut tick = tokio::time::interval(Duration::from_secs(5));
-        loop {
-            tick.tick().await;
-            let now = Instant::now();
-            let lapsed: Vec<String> = self
-                .lock()
-                .iter()
-                .filter(|(_, l)| l.until < now)
-                .map(|(id, _)| id.clone())
-                .collect();
-            for id in lapsed {
-                tracing::warn!(lease = id, "a lease has lapsed");
-                self.end_lease(&id).await;
-            }
-        }
+    /// The layers that snapshots are based upon.
+    pub fn layers(&self) -> &Layers {
+        self.manager.layers()
     }
 
     /// A writable snapshot upon these layers, base first.
     pub async fn prepare(&self, lease: &str, layers: &[Layer]) -> Result<String, Error> {
-        let kept = self.manager.layers().ensure(layers).await?;
+        let (quota, ended) = self.leases.room_for_snapshot(lease)?;
+        let id = ids::new_id();
+        let holder = Holder::Snapshot(id.clone());
+        let ensuring = self.manager.layers().ensure(layers, holder);
+        let kept = tokio::select! {
+            kept = ensuring => kept?,
+            () = ended.cancelled() => return Err(Error::NoSuchLease(lease.to_owned())),
+        };
         let mut lower = kept.folders.clone();
         if lower.is_empty() {
-            let empty = self.manager.state_folder().join("empty");
-            fs::create_dir_all(&empty).tried(|| "cannot make an empty layer".to_owned())?;
-            lower.push(empty);
+            let empty = self.manager.empty_layer();
+            lower.push(empty.tried(|| "cannot make an empty layer".to_owned())?);
         }
-        let id = ids::new_id();
-        let folder = self.folder.join(&id);
+        let mut snapshot = self.make(id, lower, quota, ended)?;
+        snapshot.kept = Some(kept);
+        self.give(lease, snapshot)
+    }
+
+    /// A writable snapshot upon another one of the same lease, which cannot be changed from now on.
+    pub async fn prepare_upon(&self, lease: &str, parent: &str) -> Result<String, Error> {
+        let (quota, ended) = self.leases.room_for_snapshot(lease)?;
+        let parent = self.leases.find_in(lease, parent)?;
+        // What is being done with it comes first.
+        let turn = parent.turn().await?;
+        let mut lower = vec![parent.folder.join("upper")];
+        lower.extend(parent.lower.iter().cloned());
+        let mut snapshot = self.make(ids::new_id(), lower, quota, ended)?;
+        let upon = parent.upon.clone();
+        drop(turn);
+        snapshot.parent = Some(Parent {
+            snapshot: parent,
+            _upon: upon,
+        });
+        self.give(lease, snapshot)
+    }
+
+    fn make(
+        &self,
+        id: String,
+        lower: Vec<PathBuf>,
+        quota: Arc<Quota>,
+        ended: CancellationToken,
+    ) -> Result<Snapshot, Error> {
+        // Removed again when something fails.
+        let broom = self.manager.layers().broom().clone();
+        let folder = Folder(self.folder.join(&id), broom);
         for name in ["upper", "work"] {
             use std::os::unix::fs::DirBuilderExt as _;
             fs::DirBuilder::new()
@@ -153,66 +237,36 @@ impl Worker {
                 .create(folder.join(name))
                 .tried(|| "cannot make a snapshot".to_owned())?;
         }
-        let snapshot = Arc::new(Snapshot {
-            id: id.clone(),
+        Ok(Snapshot {
+            id,
+            created: SystemTime::now(),
             folder,
             lower,
-            _kept: kept,
+            kept: None,
+            parent: None,
+            upon: Arc::default(),
             busy: Arc::default(),
-        });
-        let kept = match self.lock().get_mut(lease) {
-            Some(lease) => {
-                lease.snapshots.insert(id.clone(), snapshot.clone());
-                true
-            }
-            None => false,
-        };
-        if kept {
-            return Ok(id);
-        }
-        remove(snapshot).await;
-        Err(Error::Conflict("the lease has lapsed".to_owned()))
+            ended,
+            quota,
+            bytes: AtomicU64::new(0),
+        })
+    }
+
+    fn give(&self, lease: &str, snapshot: Snapshot) -> Result<String, Error> {
+        let id = snapshot.id.clone();
+        self.leases.insert(lease, Arc::new(snapshot))?;
+        Ok(id)
     }
 
     /// A snapshot by id.
     pub fn find(&self, id: &str) -> Result<Arc<Snapshot>, Error> {
-        self.lock()
-            .values()
-            .find_map(|lease| lease.snapshots.get(id).cloned())
-            .ok_or_else(|| {
-                Error::Conflict(format!(
-                    "there is no snapshot {id}: its lease may have lapsed"
-                ))
-            })
+        self.leases.find(id)
     }
 
-    /// Takes a snapshot back. Not there is fine.
-    pub async fn release(&self, id: &str) {
-        if let Some(snapshot) = self.forget(id) {
-            remove(snapshot).await;
+    /// Takes a snapshot back; what is being done with it ends. Not there is fine.
+    pub fn release(&self, id: &str) {
+        if let Some(snapshot) = self.leases.take(id) {
+            snapshot.ended.cancel();
         }
-    }
-
-    /// Takes a snapshot out of its lease.
-    pub(super) fn forget(&self, id: &str) -> Option<Arc<Snapshot>> {
-        self.lock()
-            .values_mut()
-            .find_map(|lease| lease.snapshots.remove(id))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Lease>> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Removes a snapshot's folder when nothing uses it any more.
-async fn remove(snapshot: Arc<Snapshot>) {
-    let _turn = snapshot.busy.lock().await;
-    let folder = snapshot.folder.clone();
-    let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(folder)).await;
-    if let Ok(Err(error)) = removed
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(snapshot = snapshot.id, %error, "a snapshot could not be removed");
     }
 }

@@ -74,7 +74,20 @@ impl Worker {
         step: Step,
         output: mpsc::Sender<Piece>,
     ) -> Result<ExitRecord, Error> {
-        let _turn = snapshot.busy.lock().await;
+        let _turn = snapshot.turn_to_change().await?;
+        tokio::select! {
+            ended = snapshot.while_there(self.run_alone(snapshot, step, output)) => ended,
+            error = snapshot.too_large() => Err(error),
+        }
+    }
+
+    /// Runs a step in a snapshot that is taken. Dropping the future kills it.
+    async fn run_alone(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        step: Step,
+        output: mpsc::Sender<Piece>,
+    ) -> Result<ExitRecord, Error> {
         let id = ids::new_id();
         let record = record(&id, step);
         let missing = missing_stubs(snapshot);
@@ -128,6 +141,11 @@ impl Worker {
             let _ = fs::remove_file(snapshot.folder.join(name));
         }
         remove_stubs(snapshot, &missing);
+        let measured = snapshot.clone();
+        tokio::task::spawn_blocking(move || measured.check_quota())
+            .await
+            .map_err(std::io::Error::other)
+            .tried(what)??;
         ended
     }
 }

@@ -7,22 +7,19 @@ mod update;
 
 use clap::{Args, Subcommand};
 use slipway_proto::runtime::v1::{
-    DiffRequest, KillRequest, PauseRequest, PruneRequest, RemoveRequest, RenameRequest,
-    RestartRequest, StopRequest, UnpauseRequest, WaitRequest, wait_request::Condition,
+    DiffRequest, KillRequest, PauseRequest, RemoveRequest, RenameRequest, RestartRequest,
+    StopRequest, UnpauseRequest, WaitRequest, wait_request::Condition,
 };
 
 pub use look::protocol;
-pub use ps::{list_all, state_word};
+pub use ps::{list_all, row, state_word};
 
 use self::{ps::Ps, stats::Stats, update::Update};
-use super::{commit, confirm, each, each_at_once, exec::Exec, logs::Logs, run};
+use super::{commit, confirm, each, each_at_once, exec::Exec, logs::Logs, prune, run};
 use crate::{
     client::Site,
     failure::{Failure, Outcome},
-    output::{
-        self,
-        human::{self},
-    },
+    output,
     spec::units,
 };
 
@@ -154,29 +151,11 @@ impl Group {
             Self::Ls(ps) => ps.run(site).await,
             Self::Inspect(inspect) => inspect.run(site, Some("container")).await,
             Self::Prune { filter, force } => {
-                let filters = units::filters(&filter)?
-                    .into_iter()
-                    .map(units::until_in_seconds)
-                    .collect::<Result<_, _>>()?;
+                let filters = units::filters(&filter)?;
                 if !confirm("This will remove all stopped containers.", force)? {
                     return Ok(0);
                 }
-                let answer = site
-                    .containers()
-                    .prune(PruneRequest { filters })
-                    .await?
-                    .into_inner();
-                if !answer.removed.is_empty() {
-                    output::print(&format!(
-                        "Deleted Containers:\n{}\n\n",
-                        answer.removed.join("\n")
-                    ))?;
-                }
-                output::print(&format!(
-                    "Total reclaimed space: {}\n",
-                    human::size(answer.reclaimed)
-                ))?;
-                Ok(0)
+                prune::containers(site, filters).await?.print()
             }
         }
     }

@@ -130,7 +130,8 @@ impl Ps {
     }
 }
 
-fn row(c: &ContainerSummary, whole: bool) -> Row {
+/// A container's line.
+pub fn row(c: &ContainerSummary, whole: bool) -> Row {
     let command = format!("\"{}\"", c.command);
     let image = match c.image.strip_prefix("sha256:") {
         Some(_) if !whole => short_id(&c.image).to_owned(),

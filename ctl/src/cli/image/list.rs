@@ -103,7 +103,7 @@ const WITH_DIGEST: [(&str, &str); 6] = [
     SHOWN[4],
 ];
 
-const HIDDEN: [(&str, &str); 6] = [
+pub const HIDDEN: [(&str, &str); 6] = [
     ("Digest", "DIGEST"),
     ("CreatedAt", "CREATED AT"),
     ("Containers", "CONTAINERS"),
@@ -113,7 +113,7 @@ const HIDDEN: [(&str, &str); 6] = [
 ];
 
 /// A line for each tag.
-fn rows(image: &ImageSummary, id: &str) -> Vec<Row> {
+pub fn rows(image: &ImageSummary, id: &str) -> Vec<Row> {
     let none = || "<none>".to_owned();
     let mut names: Vec<(String, String)> = image
         .repo_tags

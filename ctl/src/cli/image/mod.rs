@@ -7,14 +7,14 @@ mod transfer;
 use clap::Subcommand;
 use slipway_proto::registry::v1::TagImageRequest;
 
-pub use remove::prune;
+pub use list::{HIDDEN, rows};
 
 use self::{
     list::Ls,
     remove::Rm,
     transfer::{Pull, Push},
 };
-use super::confirm;
+use super::{confirm, prune};
 use crate::{client::Site, failure::Outcome, spec::units};
 
 /// Commands that stand at the top and below `image`.
@@ -95,7 +95,7 @@ impl Group {
                 if !confirm(&format!("This will remove {what}."), force)? {
                     return Ok(0);
                 }
-                prune(site, all, filters, 0).await
+                prune::images(site, all, filters).await?.print()
             }
         }
     }

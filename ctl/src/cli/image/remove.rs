@@ -1,19 +1,16 @@
-//! `rmi` and `image prune`.
+//! `rmi`.
 
 use clap::Args;
 use slipway_proto::{
-    registry::v1::{InspectImageRequest, PruneImagesRequest, RemoveImageRequest},
-    runtime::v1::{ListRequest, PruneLayersRequest},
+    registry::v1::{InspectImageRequest, RemoveImageRequest},
+    runtime::v1::ListRequest,
 };
 
 use super::super::{container, each};
 use crate::{
     client::Site,
     failure::{Failure, Outcome},
-    output::{
-        self,
-        human::{self, short_id},
-    },
+    output::human::short_id,
 };
 
 #[derive(Debug, Args)]
@@ -26,61 +23,6 @@ pub struct Rm {
     no_prune: bool,
     #[arg(required = true)]
     images: Vec<String>,
-}
-
-/// Removes unused images, and what the runtime host unpacked of them; what containers use is asked
-/// first. `before` was reclaimed already.
-pub async fn prune(
-    site: &Site,
-    all: bool,
-    filters: Vec<slipway_proto::types::v1::Filter>,
-    before: u64,
-) -> Outcome {
-    let used = container::list_all(
-        site,
-        ListRequest {
-            all: true,
-            ..ListRequest::default()
-        },
-    )
-    .await?;
-    let in_use = used.into_iter().map(|c| c.image_id).collect();
-    let answer = site
-        .registry()
-        .prune_images(PruneImagesRequest {
-            all,
-            filters,
-            in_use,
-            dry_run: false,
-        })
-        .await?
-        .into_inner();
-    let unpacked = site
-        .host()
-        .prune_layers(PruneLayersRequest { all })
-        .await?
-        .into_inner();
-    let mut out = String::new();
-    if !answer.untagged.is_empty() || !answer.deleted.is_empty() {
-        out.push_str("Deleted Images:\n");
-        answer.untagged.iter().for_each(|n| {
-            out.push_str(&format!(
-                "untagged: {}\n",
-                crate::cli::run::familiar_kept(n)
-            ))
-        });
-        answer
-            .deleted
-            .iter()
-            .for_each(|n| out.push_str(&format!("deleted: {n}\n")));
-        out.push('\n');
-    }
-    out.push_str(&format!(
-        "Total reclaimed space: {}\n",
-        human::size(before + answer.reclaimed + unpacked.reclaimed)
-    ));
-    output::print(&out)?;
-    Ok(0)
 }
 
 /// As docker: the last name of an image that a container uses stays, unless that is forced.

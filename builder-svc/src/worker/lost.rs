@@ -1,0 +1,45 @@
+//! When the worker is gone in the middle of a build.
+
+use tonic::{Code, Status};
+
+use crate::{error::Error, registry::remote};
+
+/// What a worker said that it does not have any more.
+const FORGOTTEN: [&str; 3] = ["LEASE_NOT_FOUND", "SNAPSHOT_NOT_FOUND", "SNAPSHOT_ENDED"];
+
+/// A worker's answer as an error of ours. A root filesystem that is gone cannot be made again in the middle
+/// of a step, so the build ends; what was done before is in the cache.
+pub fn failed(what: String, status: &Status) -> Error {
+    let reason = slipway_service::error::reason(status);
+    // What answers gives a reason; without one the connection broke.
+    let broken = reason.is_empty()
+        && matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled
+        );
+    match broken || FORGOTTEN.contains(&&*reason) {
+        true => Error::WorkerLost {
+            what,
+            why: status.message().to_owned(),
+        },
+        false => remote(what, status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_gone_and_who_refuses() {
+        let lost = |status| matches!(failed("x".to_owned(), &status), Error::WorkerLost { .. });
+        let said = |code, reason| slipway_service::error::status(code, reason, "no".to_owned());
+        assert!(lost(Status::unavailable("transport error")));
+        assert!(lost(Status::unknown("h2 protocol error")));
+        assert!(lost(said(Code::NotFound, "LEASE_NOT_FOUND")));
+        assert!(lost(said(Code::Aborted, "SNAPSHOT_ENDED")));
+        assert!(!lost(said(Code::Unavailable, "UPSTREAM_UNAVAILABLE")));
+        assert!(!lost(said(Code::ResourceExhausted, "LEASE_LIMIT")));
+        assert!(!lost(Status::invalid_argument("no")));
+    }
+}
