@@ -24,7 +24,7 @@ const ROOM: Duration = Duration::from_secs(60);
 /// Between attempts to listen to a registry-svc that is away.
 const RETRY: Duration = Duration::from_secs(10);
 /// How long registry-svc has for telling what its images need.
-const ANSWER: Duration = Duration::from_secs(15);
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// How much room unpacked layers may take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -123,10 +123,10 @@ mod tests {
     fn room_for_layers_and_leases() {
         let parse = |text: &str| toml_like(text).layer_limits();
         let limits = parse(r#"{"layers_max_bytes": "20g", "layers_min_free": "10%"}"#).unwrap();
-        assert_eq!(limits.bytes, Some(20 << 30));
+        assert_eq!(limits.bytes, Some(20_000_000_000));
         assert_eq!(limits.free, Some(collect::Free::Percent(10)));
         let limits = parse(r#"{"layers_min_free": "512m"}"#).unwrap();
-        assert_eq!(limits.free, Some(collect::Free::Bytes(512 << 20)));
+        assert_eq!(limits.free, Some(collect::Free::Bytes(512_000_000)));
         for wrong in ["100%", "x%", "many"] {
             let text = format!(r#"{{"layers_min_free": "{wrong}"}}"#);
             let error = format!("{:#}", parse(&text).unwrap_err());
@@ -134,7 +134,7 @@ mod tests {
         }
         let leases = toml_like(r#"{"lease_max_snapshots": 3, "lease_max_bytes": "1m"}"#);
         let limits = leases.lease_limits().unwrap();
-        assert_eq!((limits.snapshots, limits.bytes), (3, Some(1 << 20)));
+        assert_eq!((limits.snapshots, limits.bytes), (3, Some(1_000_000)));
     }
 
     fn toml_like(json: &str) -> File {

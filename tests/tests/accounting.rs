@@ -79,10 +79,8 @@ async fn the_parts_together_are_what_du_says() {
     .ok();
     site.ctl(&["volume", "create", "lonely"]).ok();
     eventually("it has written all", async || {
-        site.ctl(&["exec", "busy", "cat", "/vol/data"])
-            .ok()
-            .contains("data")
-            .then_some(())
+        let said = site.ctl(&["exec", "busy", "cat", "/vol/data"]);
+        (said.out == "data\n").then_some(())
     })
     .await;
     let build = site.begin_build("a test", Duration::from_secs(60)).await;
@@ -252,7 +250,9 @@ impl Disk {
             said.is_ok_and(|s| s.status.success())
         };
         let (image, mount) = (image.display().to_string(), mount.display().to_string());
-        if ok("mkfs.ext4", &["-q", &image]) && ok("mount", &["-o", "loop", &image, &mount]) {
+        if ok("mkfs.ext4", &["-q", "-b", "4096", &image])
+            && ok("mount", &["-o", "loop", &image, &mount])
+        {
             return Some(Self(folder));
         }
         slipway_tests::skipped("cannot make a file system in a file");

@@ -347,7 +347,7 @@ async fn everything_at_once() {
     std::fs::write(site.path("context/Dockerfile"), file).unwrap();
     let context = site.path("context").display().to_string();
     let site = &site;
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(12);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(8);
     let on = || std::time::Instant::now() < until;
     // Kept by a container from the beginning to the end.
     ok(site.ctl(&["run", "-d", "--name", "kept", "busybox", "sleep", "1000"]));

@@ -140,7 +140,13 @@ async fn what_is_applied_is_what_is_committed_and_what_is_on_disk() {
         let file = site.path("stream.tar");
         fs::write(&file, &stream).unwrap();
         let unpacked = Command::new("tar")
-            .args(["--numeric-owner", "-xpf", file.to_str().unwrap(), "-C"])
+            .args([
+                "--numeric-owner",
+                "--delay-directory-restore",
+                "-xpf",
+                file.to_str().unwrap(),
+                "-C",
+            ])
             .arg(&reference)
             .output()
             .unwrap();
@@ -169,7 +175,13 @@ async fn what_is_applied_is_what_is_committed_and_what_is_on_disk() {
         let pulled = site.path(&format!("pulled-{seed}"));
         fs::create_dir(&pulled).unwrap();
         let unpacked = Command::new("tar")
-            .args(["--numeric-owner", "-xzpf", blob.to_str().unwrap(), "-C"])
+            .args([
+                "--numeric-owner",
+                "--delay-directory-restore",
+                "-xzpf",
+                blob.to_str().unwrap(),
+                "-C",
+            ])
             .arg(&pulled)
             .output()
             .unwrap();

@@ -13,7 +13,7 @@ use slipway_proto::{
     types::v1::RegistryAuth,
 };
 
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard};
 
 use super::{
     confinement::{self, Modules},
@@ -34,6 +34,16 @@ use crate::{
     volumes::{Pin, copy_up},
 };
 
+/// A container that was made.
+pub struct Created {
+    /// The container.
+    pub container: Arc<Container>,
+    /// Nobody removes it while this is held.
+    pub opening: OwnedRwLockReadGuard<()>,
+    /// What was left out of what was asked for.
+    pub warnings: Vec<String>,
+}
+
 /// What a new container is made with.
 #[derive(Default)]
 pub struct Creation {
@@ -51,7 +61,7 @@ impl Manager {
         &self,
         creation: Creation,
         notices: Option<&Notices>,
-    ) -> Result<(Arc<Container>, Vec<String>), Error> {
+    ) -> Result<Created, Error> {
         let mut spec = creation.spec;
         unsupported::check(&spec)?;
         self.name_peers_by_id(&mut spec);
@@ -114,6 +124,8 @@ impl Manager {
             .tried(|| format!("cannot make the folder of container {name}"))?;
         let run_folder = self.0.run.join("containers").join(&id);
         let container = Arc::new(Container::new(record, Status::Created, folder, run_folder));
+        // Before anybody can find it: whoever prunes what does not run must not take it from its start.
+        let opening = container.opening.clone().read_owned().await;
         self.insert(container.clone());
         // From now on its record has them.
         drop(granted);
@@ -129,7 +141,11 @@ impl Manager {
         release.keep();
         pins.into_iter().for_each(Pin::keep);
         self.tell(&container, "create", &[]);
-        Ok((container, warnings))
+        Ok(Created {
+            container,
+            opening,
+            warnings,
+        })
     }
 
     /// Named volumes are made when first used; anonymous ones get a name. Returns those apart.

@@ -9,7 +9,7 @@ use slipway_proto::{
         StreamInput, attach_event, attach_request, run_event, run_request,
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedRwLockReadGuard, mpsc};
 use tonic::{Status, Streaming};
 
 use super::{
@@ -50,11 +50,10 @@ pub async fn run(
         pull: Policy::try_from(start.pull).unwrap_or_default(),
         auth: start.auth,
     };
-    let container = create(&manager, creation, start.quiet, &client).await?;
+    let (container, opening) = create(&manager, creation, start.quiet, &client).await?;
     if !start.detach {
         manager.tell(&container, "attach", &[]);
     }
-    let opening = Arc::clone(&container.opening).read_owned().await;
     // All of its output, until it is known where that begins.
     let hold = (!start.detach).then(|| container.holds.take(0));
     // From here on losing the client does not end the container.
@@ -181,7 +180,7 @@ async fn create(
     creation: Creation,
     quiet: bool,
     client: &Client<RunEvent>,
-) -> Result<Arc<Container>, Status> {
+) -> Result<(Arc<Container>, OwnedRwLockReadGuard<()>), Status> {
     let (send, mut notices) = mpsc::channel(QUEUE);
     let tell = async {
         while let Some(step) = notices.recv().await {
@@ -201,15 +200,16 @@ async fn create(
         made
     };
     let both = async { tokio::join!(make, tell).0 };
-    let (container, warnings) = tokio::select! {
+    let made = tokio::select! {
         made = both => made?,
         // Nobody waits for it any more: whatever was begun is dropped, and with it taken back.
         () = client.closed() => return Err(Status::cancelled("the client went away")),
     };
+    let container = made.container;
     let created = run_event::Created {
         id: container.id.clone(),
         name: container.name(),
-        warnings,
+        warnings: made.warnings,
     };
     streams::send(
         client,
@@ -218,7 +218,7 @@ async fn create(
         },
     )
     .await;
-    Ok(container)
+    Ok((container, made.opening))
 }
 
 /// Serves one `Attach` call.

@@ -245,7 +245,9 @@ impl Service for WorkerService {
                 let _turn = turn;
                 let root = snapshot.open()?;
                 let stream = slipway_service::chunks::ChunkReader::new(receive);
-                let applied = crate::worker::apply(&root, &target, snapshot.limit(stream));
+                let mut stream = snapshot.limit(stream);
+                let applied = crate::worker::apply(&root, &target, &mut stream);
+                stream.check()?;
                 // What was refused in the middle is there, too.
                 snapshot.check_quota()?;
                 applied

@@ -11,7 +11,10 @@ use slipway_service::chunks::ChunkWriter;
 use tokio::sync::mpsc;
 
 use super::Worker;
-use crate::error::{Error, Tried as _};
+use crate::{
+    error::{Error, Tried as _},
+    registry::Whole,
+};
 
 /// A committed layer.
 #[derive(Debug, Clone)]
@@ -68,34 +71,27 @@ impl Worker {
         latest: Option<i64>,
     ) -> Result<Packed, Error> {
         let (send, receive) = mpsc::channel(CHUNKS);
-        // While this lives the stream has not ended: one that is dropped before was cut off, and the
-        // registry keeps nothing of it.
-        let unfinished = send.clone();
+        let whole = Whole::default();
+        let sent = whole.clone();
         let packing = tokio::task::spawn_blocking(move || -> io::Result<Packed> {
             let mut layer = LayerWriter::new(ChunkWriter::new(send), level);
             let folder = fs::File::open(&folder)?;
             pack::pack_folder(&mut layer, &folder, Options { latest })?;
             let (mut writer, packed) = layer.finish()?;
             writer.flush()?;
+            sent.tell();
             Ok(packed)
         });
-        let mut packing = std::pin::pin!(async {
-            let packed = packing.await.map_err(io::Error::other).and_then(|r| r);
-            packed.tried(|| "cannot pack a layer".to_owned())
-        });
-        let mut storing = std::pin::pin!(self.registry.write_blob(repository, receive));
-        let (packed, stored) = tokio::select! {
-            // It refused, or has gone: the packer only says that nobody took its bytes.
-            stored = &mut storing => {
-                drop(unfinished);
-                let stored = stored?;
-                (packing.await?, stored)
+        let stored = self.registry.write_blob(repository, receive, whole).await;
+        let packed = packing.await.map_err(io::Error::other).and_then(|r| r);
+        let (packed, stored) = match (packed, stored) {
+            (Ok(packed), Ok(stored)) => (packed, stored),
+            // The registry refused: that nobody took its bytes is all that the packer says.
+            (Err(packed), Err(stored)) if packed.kind() == io::ErrorKind::BrokenPipe => {
+                return Err(stored);
             }
-            packed = &mut packing => {
-                let packed = packed?;
-                drop(unfinished);
-                (packed, storing.await?)
-            }
+            (Err(error), _) => return Err(error).tried(|| "cannot pack a layer".to_owned()),
+            (Ok(_), Err(error)) => return Err(error),
         };
         if stored != packed.digest.to_string() {
             return Err(Error::Layer {

@@ -104,16 +104,20 @@ pub struct Limited<'a, R> {
     read: u64,
 }
 
+impl<R> Limited<'_, R> {
+    /// Whether that was so: who read it told it in other words.
+    pub fn check(&self) -> Result<(), Error> {
+        self.quota.check(self.read)
+    }
+}
+
 impl<R: Read> Read for Limited<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
         self.read += n as u64;
-        match self.quota.check(self.read) {
-            Ok(()) => Ok(n),
-            Err(error) => Err(io::Error::new(
-                io::ErrorKind::QuotaExceeded,
-                error.to_string(),
-            )),
-        }
+        let kind = io::ErrorKind::QuotaExceeded;
+        self.check()
+            .map_err(|e| io::Error::new(kind, e.to_string()))?;
+        Ok(n)
     }
 }

@@ -37,7 +37,7 @@ use super::{
 use crate::{
     cgroup::Group,
     error::{Error, Tried as _},
-    registry::Image,
+    registry::{Image, Whole},
 };
 
 /// Where an image without a name goes, as builds' do. It shows as `<none>`.
@@ -127,6 +127,8 @@ impl Manager {
     ) -> Result<Option<Packed>, Error> {
         let (send, receive) = mpsc::channel(CHUNKS);
         let (upper, seen) = (container.folder.join("upper"), record.clone());
+        let whole = Whole::default();
+        let sent = whole.clone();
         let packing = tokio::task::spawn_blocking(move || -> io::Result<Packed> {
             let mut layer = LayerWriter::new(ChunkWriter::new(send), LEVEL);
             let mut visible = Visible {
@@ -136,13 +138,19 @@ impl Manager {
             pack::pack_folder(&mut visible, fs::File::open(&upper)?, Options::default())?;
             let (mut writer, packed) = layer.finish()?;
             writer.flush()?;
+            sent.tell();
             Ok(packed)
         });
-        let stored = self.registry().write_blob(repository, receive).await;
+        let stored = self.registry().write_blob(repository, receive, whole).await;
         let packed = packing.await.map_err(io::Error::other).and_then(|r| r);
-        // When the registry refused, the packer's own error only says that nobody took its bytes.
-        let stored = stored?;
-        let packed = packed.tried(|| format!("cannot pack the changes of {}", record.name))?;
+        let (packed, stored) = match (packed, stored) {
+            (Ok(packed), stored) => (packed, stored?),
+            // The registry refused: that nobody took its bytes is all that the packer says.
+            (Err(e), Err(stored)) if e.kind() == io::ErrorKind::BrokenPipe => return Err(stored),
+            (Err(e), _) => {
+                return Err(e).tried(|| format!("cannot pack the changes of {}", record.name));
+            }
+        };
         if stored != packed.digest.to_string() {
             return Err(Error::Layer {
                 digest: packed.digest.to_string(),
@@ -183,6 +191,8 @@ impl Manager {
         let id = Digest::of(&bytes);
         let config = Descriptor::new(media_type::OCI_CONFIG, id.clone(), bytes.len() as u64);
         let (send, receive) = mpsc::channel(1);
+        let whole = Whole::default();
+        let sent = whole.clone();
         let sending = tokio::spawn(async move {
             for chunk in bytes.chunks(slipway_service::CHUNK_SIZE) {
                 // Whoever hung up says why.
@@ -194,8 +204,11 @@ impl Manager {
                     return;
                 }
             }
+            sent.tell();
         });
-        self.registry().write_blob(repository, receive).await?;
+        self.registry()
+            .write_blob(repository, receive, whole)
+            .await?;
         // It has ended: its channel has.
         let _ = sending.await;
         let manifest = ImageManifest {
