@@ -8,7 +8,8 @@ use slipway_proto::{
     runtime::v1::{
         ContainerSpec, ContainerSummary, Exited, ListRequest, LogsRequest, RemoveRequest,
         RunRequest, StreamInput, StreamOutput, containers_client::ContainersClient,
-        host_client::HostClient, run_event, run_request, worker_client::WorkerClient,
+        host_client::HostClient, run_event, run_request, volumes_client::VolumesClient,
+        worker_client::WorkerClient,
     },
 };
 use slipway_service::{Address, client};
@@ -59,6 +60,11 @@ impl Site {
     /// runtime-svc's host.
     pub fn host(&self) -> HostClient<Channel> {
         HostClient::new(self.channel("runtime"))
+    }
+
+    /// runtime-svc's volumes.
+    pub fn volumes(&self) -> VolumesClient<Channel> {
+        VolumesClient::new(self.channel("runtime"))
     }
 
     /// runtime-svc as a builder sees it, by a connection of its own.

@@ -304,15 +304,22 @@ async fn what_is_told_to_be_reclaimed_is_what_the_file_system_gets_back() {
         .await;
     };
     let told = usage(&site).await;
-    let reclaimed = |pruned: &str| pruned.lines().last().unwrap().to_owned();
 
     let (before, size) = (disk.free(), told.containers.unwrap().reclaimable);
-    let said = site.ctl(&["container", "prune", "-f"]).ok();
-    assert!(reclaimed(&said).contains("MB"), "{said}");
+    let request = slipway_proto::runtime::v1::PruneRequest::default();
+    let pruned = site.containers().prune(request).await.unwrap().into_inner();
+    assert_eq!(pruned.reclaimed, size);
     gained("container prune", size, before).await;
 
     let (before, size) = (disk.free(), told.volumes.unwrap().size);
-    site.ctl(&["volume", "prune", "-f"]).ok();
+    let request = slipway_proto::runtime::v1::PruneVolumesRequest::default();
+    let pruned = site
+        .volumes()
+        .prune_volumes(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(pruned.reclaimed, size);
     gained("volume prune", size, before).await;
 
     let (before, size) = (disk.free(), told.layers.unwrap().size);

@@ -133,7 +133,7 @@ async fn sizes_are_told_and_given_back() {
     assert!(pruned.contains("Total reclaimed space: 3"), "{pruned}");
 }
 
-fn runtime_pid(site: &Site, service: &str) -> rustix::process::Pid {
+fn pid_of(site: &Site, service: &str) -> rustix::process::Pid {
     let text = std::fs::read_to_string(site.path(&format!("run/{service}.pid"))).unwrap();
     rustix::process::Pid::from_raw(text.trim().parse().unwrap()).unwrap()
 }
@@ -190,8 +190,18 @@ async fn nothing_goes_while_the_registry_is_away() {
     };
     ok(site.ctl(&["run", "--rm", "busybox", "true"]));
     // It is there and does not answer.
-    let registry = runtime_pid(&site, "registry");
+    let registry = pid_of(&site, "registry");
     rustix::process::kill_process(registry, rustix::process::Signal::STOP).unwrap();
+    let tasks = format!("/proc/{}/task", registry.as_raw_nonzero());
+    eventually("all of it stands still", async || {
+        let mut tasks = std::fs::read_dir(&tasks).unwrap().flatten();
+        let stopped = |task: std::fs::DirEntry| {
+            let status = std::fs::read_to_string(task.path().join("status"));
+            status.is_ok_and(|s| s.contains("State:\tT"))
+        };
+        tasks.all(stopped).then_some(())
+    })
+    .await;
     let error = prune_layers(&site, false).await.unwrap_err();
     rustix::process::kill_process(registry, rustix::process::Signal::CONT).unwrap();
     assert!(error.message().contains("did not answer"), "{error}");

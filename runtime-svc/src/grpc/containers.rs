@@ -59,10 +59,8 @@ impl ContainersService {
 /// Bytes on disk of a container's folder, or of a part of it. Gone meanwhile is none.
 async fn used(container: &Container, part: &str) -> Result<u64, Error> {
     let folder = container.folder.join(part);
-    tokio::task::spawn_blocking(move || disk::usage(&folder))
+    disk::measure(move || disk::usage(&folder))
         .await
-        .map_err(std::io::Error::other)
-        .and_then(|r| r)
         .tried(|| format!("cannot measure container {}", container.name()))
 }
 

@@ -1,5 +1,7 @@
 //! The `Volumes` service.
 
+use std::path::PathBuf;
+
 use slipway_proto::{
     runtime::v1::{self as pb, volumes_server::Volumes},
     types::v1::Filter,
@@ -25,18 +27,22 @@ impl VolumesService {
         Self { manager }
     }
 
-    /// What a volume of a device holds is not the volume's.
+    /// Bytes on disk of a volume's data. What a volume of a device holds is not the volume's.
     async fn size(&self, volume: &Volume) -> Result<u64, Error> {
-        if !volume.options.is_empty() {
-            return Ok(0);
+        match volume.options.is_empty() {
+            true => {
+                let data = self.manager.volumes().data(&volume.name);
+                measure(&volume.name, data).await
+            }
+            false => Ok(0),
         }
-        let name = &volume.name;
-        let data = self.manager.volumes().data(name);
-        tokio::task::spawn_blocking(move || disk::usage(&data))
-            .await
-            .map_err(std::io::Error::other)
-            .and_then(|r| r)
-            .tried(|| format!("cannot measure volume {name}"))
+    }
+
+    /// Bytes on disk that its removal gives back: of its data and its record.
+    async fn whole_size(&self, volume: &Volume) -> Result<u64, Error> {
+        let mut folder = self.manager.volumes().data(&volume.name);
+        folder.pop();
+        measure(&volume.name, folder).await
     }
 
     fn view(&self, volume: Volume, size: u64) -> pb::Volume {
@@ -71,6 +77,12 @@ impl VolumesService {
         self.manager.tell_volume(name, "destroy");
         Ok(())
     }
+}
+
+async fn measure(name: &str, folder: PathBuf) -> Result<u64, Error> {
+    disk::measure(move || disk::usage(&folder))
+        .await
+        .tried(|| format!("cannot measure volume {name}"))
 }
 
 /// Whether a volume passes docker's filters.
@@ -186,7 +198,7 @@ impl Volumes for VolumesService {
             {
                 continue;
             }
-            let size = self.size(&volume).await?;
+            let size = self.whole_size(&volume).await?;
             match self.remove(&volume.name).await {
                 Ok(()) => {
                     pruned.removed.push(volume.name);
