@@ -1,6 +1,6 @@
 //! The names on one network: a plain value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -16,13 +16,18 @@ struct Entry {
 }
 
 /// Names and addresses of the endpoints on one network.
+///
+/// Every query asks for a name or two that most often are none of ours: it must not matter how many there are.
 #[derive(Debug)]
 pub struct Zone {
     network: String,
     subnet: Ipv4Net,
     gateway: Ipv4Addr,
     internal: bool,
-    entries: BTreeMap<EndpointId, Entry>,
+    entries: HashMap<EndpointId, Entry>,
+    /// Who has a name, in the order of their ids.
+    by_name: HashMap<String, BTreeMap<EndpointId, Ipv4Addr>>,
+    by_address: HashMap<Ipv4Addr, EndpointId>,
 }
 
 impl Zone {
@@ -33,29 +38,45 @@ impl Zone {
             subnet: network.subnet,
             gateway: network.gateway,
             internal: network.internal,
-            entries: BTreeMap::new(),
+            entries: HashMap::new(),
+            by_name: HashMap::new(),
+            by_address: HashMap::new(),
         }
     }
 
     /// Adds an endpoint's names.
     pub fn insert(&mut self, endpoint: &Endpoint) {
-        let names = endpoint
+        let (id, address) = (&endpoint.id, endpoint.address);
+        let names: Vec<String> = endpoint
             .names()
             .iter()
             .map(|name| name.to_ascii_lowercase())
             .collect();
-        self.entries.insert(
-            endpoint.id.clone(),
-            Entry {
-                names,
-                address: endpoint.address,
-            },
-        );
+        self.remove(id);
+        for name in &names {
+            let holders = self.by_name.entry(name.clone()).or_default();
+            holders.insert(id.clone(), address);
+        }
+        self.by_address.insert(address, id.clone());
+        self.entries.insert(id.clone(), Entry { names, address });
     }
 
     /// Removes an endpoint's names.
     pub fn remove(&mut self, id: &EndpointId) {
-        self.entries.remove(id);
+        let Some(entry) = self.entries.remove(id) else {
+            return;
+        };
+        for name in &entry.names {
+            if let Some(holders) = self.by_name.get_mut(name) {
+                holders.remove(id);
+                if holders.is_empty() {
+                    self.by_name.remove(name);
+                }
+            }
+        }
+        if self.by_address.get(&entry.address) == Some(id) {
+            self.by_address.remove(&entry.address);
+        }
     }
 
     /// Whether a client may ask: containers on this network and the host itself.
@@ -83,11 +104,8 @@ impl Zone {
     }
 
     fn exactly(&self, name: &str) -> Vec<Ipv4Addr> {
-        let named = self
-            .entries
-            .values()
-            .filter(|entry| entry.names.iter().any(|n| n == name));
-        named.map(|entry| entry.address).collect()
+        let holders = self.by_name.get(name);
+        holders.map_or_else(Vec::new, |holders| holders.values().copied().collect())
     }
 
     /// The name that belongs to an address, as docker gives it: `web.front`. `None` outside the
@@ -96,12 +114,58 @@ impl Zone {
         if !self.subnet.contains(&address) {
             return None;
         }
-        let entry = self.entries.values().find(|entry| entry.address == address);
+        let holder = self.by_address.get(&address);
+        let entry = holder.and_then(|id| self.entries.get(id));
         Some(entry.and_then(|entry| Some(format!("{}.{}", entry.names.first()?, self.network))))
     }
 
     /// The address that the server listens on.
     pub fn gateway(&self) -> Ipv4Addr {
         self.gateway
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::Request;
+
+    fn endpoint(id: &str, name: &str, address: &str) -> Endpoint {
+        let text = format!(
+            r#"{{"id":"{id}","network":"n","container":"c{id}","container_name":"{name}","hostname":"",
+                "aliases":["Shared"],"interface":"eth0","mac":"02:42:ac:11:00:02","address":"{address}",
+                "ports":[],"dns":[],"dns_search":[],"dns_options":[]}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn names_come_and_go_with_their_endpoints() {
+        let request = Request {
+            name: "front".to_owned(),
+            ..Request::default()
+        };
+        let network = request.plan("10.0.0.0/24".parse().unwrap(), 1500).unwrap();
+        let mut zone = Zone::new(&network);
+        let (a, b) = ("10.0.0.2".parse().unwrap(), "10.0.0.3".parse().unwrap());
+        zone.insert(&endpoint("1", "one", "10.0.0.2"));
+        zone.insert(&endpoint("2", "two", "10.0.0.3"));
+        assert_eq!(zone.lookup("shared"), [a, b]);
+        assert_eq!(zone.lookup("TWO.front."), [b]);
+        // Another name takes the place of the former one.
+        zone.insert(&endpoint("2", "three", "10.0.0.3"));
+        assert_eq!(
+            (zone.lookup("two"), zone.lookup("three")),
+            (vec![], vec![b])
+        );
+        assert_eq!(zone.reverse(b), Some(Some("three.front".to_owned())));
+        zone.remove(&EndpointId::named("1"));
+        assert_eq!(
+            (zone.lookup("shared"), zone.lookup("one")),
+            (vec![b], vec![])
+        );
+        assert_eq!(zone.reverse(a), Some(None));
+        zone.remove(&EndpointId::named("2"));
+        assert!(zone.by_name.is_empty() && zone.by_address.is_empty());
     }
 }
