@@ -4,6 +4,7 @@
 //! takes `State` first. Making a namespace holds neither while the kernel works.
 
 mod attach;
+mod neighbours;
 mod networks;
 mod pool;
 mod prepare;

@@ -4,7 +4,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::netlink::{Route, conntrack, link};
 
@@ -12,6 +12,9 @@ use super::Host;
 
 /// How many it takes at once.
 const BATCH: usize = 256;
+/// How long it waits for more. Ends come in bursts, and the kernel takes most links along with the namespace
+/// that their other end is in.
+const SETTLE: Duration = Duration::from_millis(50);
 /// How many may wait; whoever brings more deletes by itself.
 const QUEUE: usize = 1024;
 
@@ -63,9 +66,13 @@ impl Reaper {
             .stack_size(128 << 10)
             .spawn(move || {
                 while let Ok(first) = doomed.recv() {
-                    let batch: Vec<Doomed> = std::iter::once(first)
-                        .chain(doomed.try_iter().take(BATCH))
-                        .collect();
+                    let mut batch = vec![first];
+                    let until = Instant::now() + SETTLE;
+                    while batch.len() < BATCH
+                        && let Ok(next) = doomed.recv_timeout(until - Instant::now().min(until))
+                    {
+                        batch.push(next);
+                    }
                     reap(&mut route, &batch);
                     *backlog.lock() -= batch.len();
                     backlog.fewer.notify_all();

@@ -27,6 +27,7 @@ impl Host {
             return Ok(());
         }
         self.enable_forwarding()?;
+        self.make_room_for_neighbours()?;
         let mut stored = self.store.networks()?;
         if !stored.iter().any(Network::is_default) {
             let network = self.plan_default(state, &stored)?;
