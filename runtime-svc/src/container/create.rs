@@ -130,13 +130,7 @@ impl Manager {
         // From now on its record has them.
         drop(granted);
         // Its id is told at once; a moment later it survives power loss too.
-        let folder = container.folder.clone();
-        tokio::task::spawn_blocking(move || {
-            // Removed already is fine; a disk that fails is noticed by whatever is written next.
-            if let Err(error) = super::record::sync(&folder) {
-                tracing::debug!(%error, "a container's record could not be synced");
-            }
-        });
+        super::record::sync_soon(container.folder.clone());
         drop(turn);
         release.keep();
         pins.into_iter().for_each(Pin::keep);

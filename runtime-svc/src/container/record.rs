@@ -1,9 +1,15 @@
 //! What is kept of a container on disk: `config.json` in its folder, the truth about it.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock},
+};
 
 use serde::{Deserialize, Serialize};
 use slipway_proto::runtime::v1::ContainerSpec;
+use tokio::sync::Semaphore;
 
 use super::merge::Effective;
 use crate::executor::plan::UserMap;
@@ -78,8 +84,29 @@ mod spec_as_hex {
     }
 }
 
+/// How many records are synced at the same time: each waits for the disk on a thread that others need, and
+/// of many that begin at once the short-lived ones are gone before their turn.
+const SYNCED_AT_ONCE: usize = 4;
+
 /// Makes sure that a container's record survives power loss. Not on the way of a start.
-pub fn sync(folder: &Path) -> io::Result<()> {
+pub fn sync_soon(folder: PathBuf) {
+    static TURNS: LazyLock<Arc<Semaphore>> =
+        LazyLock::new(|| Arc::new(Semaphore::new(SYNCED_AT_ONCE)));
+    tokio::spawn(async move {
+        let Ok(turn) = TURNS.clone().acquire_owned().await else {
+            return;
+        };
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            // Removed already is fine; a disk that fails is noticed by whatever is written next.
+            if let Err(error) = sync(&folder) {
+                tracing::debug!(%error, "a container's record could not be synced");
+            }
+        });
+    });
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
     fs::File::open(folder.join("config.json"))?.sync_all()?;
     fs::File::open(folder)?.sync_all()?;
     match folder.parent() {
