@@ -45,8 +45,8 @@ grow() {
 
 # Starts what does not run, and asks both services something.
 up_again() {
-    "$bin/ctl" up
-    "$bin/ctl" ps -q
+    "$bin/ctl" up || return 1
+    "$bin/ctl" ps -q || return 1
     "$bin/ctl" network ls
 }
 
@@ -76,7 +76,7 @@ quiet() {
     local left there
     for ((left = 1200; left > 0; left--)); do
         # A few are netd's own, prepared for the next.
-        there=$(ip -o link show type veth | wc -l)
+        there=$(ip -o link show type veth 2>/dev/null | wc -l)
         [ "$there" -gt $(($("$bin/ctl" ps -q | wc -l) + 8)) ] || return 0
         sleep 0.05
     done

@@ -50,14 +50,19 @@ workplace() {
 
 # What the stages leave when they were killed, and what no namespace takes away.
 clean_host() {
-    local folder
+    local folder id
     if [ -d "$work" ]; then
         "$bin/ctl" down --timeout 5 >/dev/null 2>&1 || true
+        # Containers outlive their services: those that are left are of a run that failed.
+        for id in $(ls "$SLIPWAY_STATE_DIR/runtime/containers" 2>/dev/null); do
+            cat /sys/fs/cgroup/{,*/}"slipway/$id/cgroup.procs" 2>/dev/null | sort -u | xargs -r kill -9 2>/dev/null || true
+            group+="|$id"
+        done
         rm -rf --one-file-system "$work" || echo "bench: $work could not be removed" >&2
     fi
     while read -r folder; do
         rmdir "$folder" 2>/dev/null || true
-    done < <(find /sys/fs/cgroup -depth -type d -path "*/$group*" 2>/dev/null)
+    done < <(find /sys/fs/cgroup -depth -type d -regextype posix-extended -regex ".*/($group).*" 2>/dev/null)
 }
 
 # In the peers' own namespaces: what they must see of this machine, and what they must not reach.
