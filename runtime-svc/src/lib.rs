@@ -21,6 +21,7 @@ pub mod logs;
 pub mod monitor;
 pub mod network;
 pub mod oci;
+pub mod quiet;
 pub mod registry;
 pub mod settings;
 pub mod sys;

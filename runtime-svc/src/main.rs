@@ -11,9 +11,10 @@ use runtime_svc::{
     grpc::{ContainersService, HostService, VolumesService, WorkerService},
     monitor::spawner,
     network::Netd,
-    oci,
+    oci, quiet,
     registry::Registry,
     settings,
+    sys::heap,
     worker::Worker,
 };
 use slipway_proto::runtime::v1::{
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         let lock = PathBuf::from(arguments.next().unwrap_or_default());
         return ExitCode::from(u8::try_from(spawner::main(&lock)).unwrap_or(1));
     }
+    heap::share_among_threads();
     let args = Args::parse();
     slipway_service::run(IDENTITY, &args.service, 2, open)
 }
@@ -76,6 +78,7 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
     tokio::spawn(stop().run_until_cancelled_owned(collect::run(manager.clone())));
     let keeping = collect::keep_room(manager.clone(), file.layer_limits()?);
     tokio::spawn(stop().run_until_cancelled_owned(keeping));
+    tokio::spawn(stop().run_until_cancelled_owned(quiet::give_back(manager.clone())));
     let containers = ContainersServer::new(ContainersService::new(manager.clone()))
         .max_decoding_message_size(MAX_MESSAGE_SIZE)
         .max_encoding_message_size(MAX_MESSAGE_SIZE);

@@ -91,8 +91,8 @@ snapshot() { # LABEL
         mapfile -t pids < <("$bin/ctl" inspect -f '{{.State.Pid}}' "${ids[@]}")
         mapfile -t keepers < <(parents "${pids[@]}")
     fi
-    # Threads that were busy go after two seconds.
-    sleep 3
+    # Threads that were busy go after two seconds, memory after five.
+    sleep 8
     for service in registry netd runtime builder; do
         pid=$(cat "$SLIPWAY_RUN_DIR/$service.pid")
         echo -e "service\t$label\t$(cat "/proc/$pid/comm")\t$(memory_sum $(with_descendants "$pid"))\t$(ls "/proc/$pid/fd" | wc -l)\t$(ls "/proc/$pid/task" | wc -l)"
