@@ -22,11 +22,11 @@ grow() {
 
     say "services killed and started again"
     pid=$(cat "$SLIPWAY_RUN_DIR/runtime.pid")
-    kill -9 "$pid"
+    killed "$pid"
     took recover-runtime "$count" up_again
     [ "$("$bin/ctl" ps -q | wc -l)" = "$count" ] || fail "runtime-svc lost containers"
     pid=$(cat "$SLIPWAY_RUN_DIR/netd.pid")
-    kill -9 "$pid"
+    killed "$pid"
     took recover-netd "$count" up_again
     [ "$("$bin/ctl" network inspect -f '{{len .Containers}}' bridge)" = "$count" ] || fail "netd lost endpoints"
 
@@ -41,6 +41,16 @@ grow() {
     quiet
     snapshot after
     [ -z "$("$bin/ctl" ps -aq)" ] || fail "containers were left behind: $("$bin/ctl" ps -a)"
+}
+
+# With a thousand connections to close, a process that was killed takes a moment to be gone.
+killed() { # PID
+    kill -9 "$1"
+    local left
+    for ((left = 1000; left > 0; left--)); do
+        kill -0 "$1" 2>/dev/null || return 0
+        sleep 0.01
+    done
 }
 
 # Starts what does not run, and asks both services something.
