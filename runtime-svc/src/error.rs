@@ -97,6 +97,27 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the same request may succeed a moment later: a service was away, a transfer broke.
+    pub fn may_pass(&self) -> bool {
+        use tonic::Code;
+        match self {
+            Self::Registry(remote) => !matches!(
+                Code::from_i32(remote.code),
+                Code::NotFound
+                    | Code::InvalidArgument
+                    | Code::PermissionDenied
+                    | Code::Unauthenticated
+                    | Code::FailedPrecondition
+                    | Code::OutOfRange
+                    | Code::Unimplemented
+                    | Code::DataLoss
+            ),
+            _ => false,
+        }
+    }
+}
+
 /// An answer of another service that is passed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {

@@ -71,7 +71,8 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
     )?);
     let netd = Netd::new(client::connect(&file.netd_address(&context.paths), None)?);
     let (ids, logs) = (file.user_namespaces()?, file.log_defaults()?);
-    let manager = Manager::open(state, run, registry.clone(), netd, ids, logs).await?;
+    let unpack = file.unpack_limits()?;
+    let manager = Manager::open(state, run, registry.clone(), netd, ids, logs, unpack).await?;
     let worker = Worker::open(manager.clone(), registry, file.lease_limits()?)?;
     let stop = || context.shutdown.clone();
     tokio::spawn(stop().run_until_cancelled_owned(worker.leases.clone().expire()));

@@ -13,15 +13,16 @@ use std::{
 use slipway_image::{Digest, ImageConfig};
 use slipway_proto::{
     registry::v1::{
-        EventsRequest, ListImagesRequest, PullRequest, PutManifestRequest, ReadBlobRequest,
-        ResolveRequest, ResolvedImage, WriteBlobRequest, pull_event::Event as PullStep,
-        pull_request::Policy, registry_client::RegistryClient, write_blob_request,
+        EventsRequest, ListImagesRequest, PullDone, PullEvent, PullRequest, PutManifestRequest,
+        ReadBlobRequest, ResolveRequest, ResolvedImage, WriteBlobRequest,
+        pull_event::Event as PullStep, pull_request::Policy, registry_client::RegistryClient,
+        write_blob_request,
     },
-    types::v1::{Page, RegistryAuth},
+    types::v1::{Page, RegistryAuth, progress::Phase},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Code, transport::Channel};
+use tonic::{Code, Streaming, transport::Channel};
 
 use crate::error::{Error, Remote};
 
@@ -81,6 +82,21 @@ impl Registry {
         auth: Option<RegistryAuth>,
         notices: Option<&Notices>,
     ) -> Result<Image, Error> {
+        let (image, arriving) = self.arriving(reference, policy, auth, notices).await?;
+        if let Some(arriving) = arriving {
+            arriving.arrived().await?;
+        }
+        Ok(image)
+    }
+
+    /// The same, but while layers of it are still on their way to registry-svc: they can be read meanwhile.
+    pub async fn arriving(
+        &self,
+        reference: &str,
+        policy: Policy,
+        auth: Option<RegistryAuth>,
+        notices: Option<&Notices>,
+    ) -> Result<(Image, Option<Arriving>), Error> {
         let mut client = self.client.clone();
         if policy != Policy::Always {
             let request = ResolveRequest {
@@ -88,7 +104,7 @@ impl Registry {
                 platform: None,
             };
             match client.resolve(request).await {
-                Ok(found) => return image(found.into_inner()),
+                Ok(found) => return Ok((image(found.into_inner())?, None)),
                 Err(status) if status.code() == Code::NotFound && policy != Policy::Never => {}
                 Err(status) => return Err(failed(&status)),
             }
@@ -109,32 +125,42 @@ impl Registry {
             match event.event {
                 Some(PullStep::Resolved(found)) => resolved = Some(found),
                 Some(step) => {
+                    let moving =
+                        matches!(&step, PullStep::Progress(p) if p.phase() == Phase::Downloading);
                     if let Some(notices) = notices {
                         // Nobody listens any more: the pull goes on all the same.
                         let _ = notices.send(step).await;
+                    }
+                    if moving && let Some(found) = resolved {
+                        let done = PullDone {
+                            reference: found.reference.clone(),
+                            digest: found.digest.clone(),
+                            newer: true,
+                        };
+                        let rest =
+                            Arriving::follow(events, notices.map(mpsc::Sender::downgrade), done);
+                        return Ok((image(found)?, Some(rest)));
                     }
                 }
                 None => {}
             }
         }
-        image(
-            resolved.ok_or_else(|| {
-                Error::Invalid(format!("registry-svc did not resolve {reference}"))
-            })?,
-        )
+        let resolved = resolved
+            .ok_or_else(|| Error::Invalid(format!("registry-svc did not resolve {reference}")))?;
+        Ok((image(resolved)?, None))
     }
 
-    /// Streams a blob from `offset` into `chunks`.
+    /// Streams a blob from `offset` into `chunks`, and counts what it has sent, also when it fails.
     pub async fn read_blob(
         &self,
         layer: &Layer,
-        offset: u64,
+        offset: &mut u64,
         chunks: &mpsc::Sender<bytes::Bytes>,
-    ) -> Result<u64, Error> {
+    ) -> Result<(), Error> {
         let request = ReadBlobRequest {
             repository: layer.repository.clone(),
             digest: layer.digest.to_string(),
-            offset,
+            offset: *offset,
             length: 0,
         };
         let mut stream = self
@@ -144,14 +170,72 @@ impl Registry {
             .await
             .map_err(|s| failed(&s))?
             .into_inner();
-        let mut read = 0;
         while let Some(chunk) = stream.message().await.map_err(|s| failed(&s))? {
-            read += chunk.data.len() as u64;
+            let length = chunk.data.len() as u64;
             if chunks.send(chunk.data).await.is_err() {
                 break;
             }
+            *offset += length;
         }
-        Ok(read)
+        Ok(())
+    }
+}
+
+/// A pull whose layers are on their way. Dropped, it ends.
+#[derive(Debug)]
+pub struct Arriving {
+    rest: Option<JoinHandle<Result<(), Error>>>,
+    done: PullDone,
+}
+
+impl Arriving {
+    fn follow(
+        mut events: Streaming<PullEvent>,
+        notices: Option<mpsc::WeakSender<PullStep>>,
+        done: PullDone,
+    ) -> Self {
+        let rest = tokio::spawn(async move {
+            while let Some(event) = events.message().await.map_err(|s| failed(&s))? {
+                // How far it is, as long as somebody wants to know. The end is told by `let_go`.
+                if let Some(step @ PullStep::Progress(_)) = event.event
+                    && let Some(notices) = notices.as_ref().and_then(mpsc::WeakSender::upgrade)
+                {
+                    let _ = notices.send(step).await;
+                }
+            }
+            Ok(())
+        });
+        Self {
+            rest: Some(rest),
+            done,
+        }
+    }
+
+    /// Waits until registry-svc has all of it, durably.
+    pub async fn arrived(mut self) -> Result<(), Error> {
+        match &mut self.rest {
+            Some(rest) => rest
+                .await
+                .map_err(|e| Error::Invalid(format!("the pull was interrupted: {e}")))?,
+            None => Ok(()),
+        }
+    }
+
+    /// All bytes were read: what registry-svc still does for itself goes on by itself.
+    pub async fn let_go(mut self, notices: Option<&Notices>) {
+        self.rest = None;
+        if let Some(notices) = notices {
+            // Nobody listens any more.
+            let _ = notices.send(PullStep::Done(self.done.clone())).await;
+        }
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if let Some(rest) = &self.rest {
+            rest.abort();
+        }
     }
 }
 

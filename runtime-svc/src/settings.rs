@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::Context as _;
+use slipway_image::layer::limits::Limits;
 use slipway_proto::runtime::v1::LogConfig;
 use slipway_service::{Address, Paths};
 
@@ -44,6 +45,14 @@ pub struct File {
     pub lease_max_snapshots: Option<usize>,
     /// Most room that the snapshots of one lease may take: "20g".
     pub lease_max_bytes: Option<String>,
+    /// Most content of one layer: "256g".
+    pub unpack_max_bytes: Option<String>,
+    /// Most files, folders and links of one layer.
+    pub unpack_max_entries: Option<u64>,
+    /// How many times its size a layer may unpack to, beyond the first gigabyte; 0: any.
+    pub unpack_max_ratio: Option<u64>,
+    /// Largest window of zstd, which costs as much memory for each layer on its way: "128m".
+    pub unpack_zstd_window: Option<String>,
 }
 
 impl File {
@@ -76,6 +85,24 @@ impl File {
         Ok(worker::Limits {
             snapshots: self.lease_max_snapshots.unwrap_or(default.snapshots),
             bytes: bytes("lease_max_bytes", self.lease_max_bytes.as_deref())?,
+    /// What is the most that a layer may be.
+    pub fn unpack_limits(&self) -> Result<Limits, Error> {
+        let default = Limits::default();
+        let size = |text: &Option<String>| text.as_deref().map(config::size).transpose();
+        let window = size(&self.unpack_zstd_window)?;
+        if window.is_some_and(|window| !(1 << 10..=1 << 31).contains(&window)) {
+            return Err(Error::Invalid(
+                "unpack_zstd_window goes from 1k to 2g".to_owned(),
+            ));
+        }
+        Ok(Limits {
+            entries: self.unpack_max_entries.unwrap_or(default.entries),
+            bytes: size(&self.unpack_max_bytes)?.unwrap_or(default.bytes),
+            ratio: self.unpack_max_ratio.unwrap_or(default.ratio),
+            // zstd's windows are hardly ever anything else than powers of two.
+            zstd_window_log: window.map_or(default.zstd_window_log, |w| {
+                w.next_power_of_two().trailing_zeros()
+            }),
         })
     }
 

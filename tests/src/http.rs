@@ -27,7 +27,18 @@ pub struct Reply {
     pub length: Option<u64>,
 }
 
-type Handler = dyn Fn(&str, &str) -> Reply + Send + Sync;
+/// A request, without its body.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// GET and the like.
+    pub method: String,
+    /// With the query.
+    pub path: String,
+    /// Where the range that is wanted begins; 0 without one.
+    pub offset: u64,
+}
+
+type Handler = dyn Fn(&Request, &TcpStream) + Send + Sync;
 
 /// Answers until it is dropped.
 pub struct Server {
@@ -43,6 +54,16 @@ impl Server {
     pub fn start(
         site: &Site,
         handler: impl Fn(&str, &str) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_raw(site, move |request, out| {
+            handler(&request.method, &request.path).send(request, out);
+        })
+    }
+
+    /// Starts a server whose handler writes its answers itself, at its own pace.
+    pub fn start_raw(
+        site: &Site,
+        handler: impl Fn(&Request, &TcpStream) + Send + Sync + 'static,
     ) -> Self {
         let namespace = site.namespace_path();
         let listener = within(&namespace, || TcpListener::bind("127.0.0.1:0").unwrap());
@@ -105,11 +126,20 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<String>>, handler: &Handler) {
     if reader.read_line(&mut first).is_err() {
         return;
     }
+    let mut offset = 0;
     loop {
         let mut header = String::new();
         match reader.read_line(&mut header) {
             Ok(n) if n > 0 && header != "\r\n" => {}
             _ => break,
+        }
+        let header = header.to_ascii_lowercase();
+        if let Some(range) = header.strip_prefix("range: bytes=") {
+            offset = range
+                .split('-')
+                .next()
+                .and_then(|n| n.parse().ok())
+                .unwrap_or(0);
         }
     }
     let mut words = first.split(' ');
@@ -117,20 +147,30 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<String>>, handler: &Handler) {
         return;
     };
     seen.lock().unwrap().push(format!("{method} {path}"));
-    let reply = handler(method, path);
-    let length = reply.length.unwrap_or(reply.body.len() as u64);
-    let mut head = format!(
-        "HTTP/1.1 {} X\r\nConnection: close\r\nContent-Length: {length}\r\n",
-        reply.status
-    );
-    for (name, value) in &reply.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    head.push_str("\r\n");
-    let mut out = &stream;
-    // A client that goes away is its own affair.
-    let _ = out.write_all(head.as_bytes());
-    if method != "HEAD" {
-        let _ = out.write_all(&reply.body);
+    let request = Request {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        offset,
+    };
+    handler(&request, &stream);
+}
+
+impl Reply {
+    /// Writes it as the answer to a request.
+    pub fn send(&self, request: &Request, mut out: &TcpStream) {
+        let length = self.length.unwrap_or(self.body.len() as u64);
+        let mut head = format!(
+            "HTTP/1.1 {} X\r\nConnection: close\r\nContent-Length: {length}\r\n",
+            self.status
+        );
+        for (name, value) in &self.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        // A client that goes away is its own affair.
+        let _ = out.write_all(head.as_bytes());
+        if request.method != "HEAD" {
+            let _ = out.write_all(&self.body);
+        }
     }
 }

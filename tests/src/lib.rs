@@ -22,7 +22,7 @@ pub mod worker;
 use std::time::{Duration, Instant};
 
 pub use ctl::Said;
-pub use http::{Reply, Server};
+pub use http::{Reply, Request, Server};
 pub use oci::Oci;
 pub use site::Site;
 pub use terminal::Terminal;

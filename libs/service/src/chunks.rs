@@ -1,8 +1,9 @@
 //! Blocking readers and writers upon channels of chunks: where a streamed body meets code that reads
 //! and writes on the blocking pool.
 
-use std::io;
+use std::io::{self, BufRead as _};
 
+use bytes::Buf as _;
 use tokio::sync::mpsc;
 
 use crate::CHUNK_SIZE;
@@ -23,16 +24,26 @@ impl ChunkReader {
     }
 }
 
-impl io::Read for ChunkReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl io::BufRead for ChunkReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.chunk.is_empty() {
             match self.receive.blocking_recv() {
                 Some(chunk) => self.chunk = chunk,
-                None => return Ok(0),
+                None => return Ok(&[]),
             }
         }
-        let n = self.chunk.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&self.chunk.split_to(n));
+        Ok(&self.chunk)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.chunk.advance(amount);
+    }
+}
+
+impl io::Read for ChunkReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
         Ok(n)
     }
 }

@@ -54,6 +54,9 @@ pub struct State {
     pub written: u64,
     /// Size of the blob, once known.
     pub total: Option<u64>,
+    /// The file holds the right bytes. What is left is to make them durable, and readers need not wait
+    /// for that.
+    pub verified: bool,
     /// Set at the end.
     pub outcome: Option<Result<(), Arc<Error>>>,
 }
@@ -172,11 +175,12 @@ impl Plan {
             .await
             .map_err(fail)?;
         let size = verified.size();
-        self.blobs.adopt(verified).await.map_err(fail)?;
         state.send_modify(|s| {
             s.written = size;
             s.total = Some(size);
+            s.verified = true;
         });
+        self.blobs.adopt(verified).await.map_err(fail)?;
         Ok(())
     }
 
@@ -310,11 +314,14 @@ impl Flight {
                 }
                 let available = {
                     let seen = state
-                        .wait_for(|s| s.outcome.is_some() || s.written.min(total - 1) > at)
+                        .wait_for(|s| {
+                            s.outcome.is_some() || s.verified || s.written.min(total - 1) > at
+                        })
                         .await
                         .map_err(|_| Error::Interrupted("the transfer was stopped".to_owned()))?;
                     match &seen.outcome {
                         Some(Ok(())) => total,
+                        _ if seen.verified => total,
                         Some(Err(error)) => return Err(Arc::clone(error).into()),
                         None => seen.written.min(total - 1),
                     }

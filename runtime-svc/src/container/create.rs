@@ -74,10 +74,10 @@ impl Manager {
         let id = ids::new_id();
         let name = self.take_name(&spec.name, &id)?;
         let release = ReleaseName::unless_kept(self, &name);
-        let image = self
+        let (image, arriving) = self
             .0
             .registry
-            .image(&spec.image, creation.pull, creation.auth, notices)
+            .arriving(&spec.image, creation.pull, creation.auth, notices)
             .await?;
         self.add_volumes_from(&mut spec)?;
         let effective = merge::merge(&id, &spec, &image.config)?;
@@ -110,6 +110,9 @@ impl Manager {
         // Held until the container is there: from then on its record keeps them.
         let holder = Holder::Container(id.clone());
         let kept = self.0.layers.ensure(&image.layers, holder).await?;
+        if let Some(arriving) = arriving {
+            arriving.let_go(notices).await;
+        }
         // One container with volumes after the other: two that begin together fill a volume once, and
         // none finds it exchanged for a filled one while it runs.
         let turn = match container_mounts.iter().any(|m| m.r#type == "volume") {

@@ -16,6 +16,7 @@ use super::{manager::Manager, record::Record, state::Container};
 use crate::{
     error::{Error, Tried as _},
     executor::{plan::UserMap, rootfs, userns::FilesOfRoot},
+    layers::stack,
     worker,
 };
 
@@ -113,7 +114,7 @@ impl Manager {
                 "image" => {
                     let layers = record.image_mounts.get(&mount.target);
                     let layers = layers.into_iter().flatten();
-                    let layers: Vec<_> = layers.map(|id| self.layer_folder(id)).collect();
+                    let layers = stack(layers.map(|id| self.layer_folder(id)));
                     view(&layers)?
                 }
                 _ => None,
@@ -192,14 +193,8 @@ impl Manager {
 
     /// Folders of a container's image, top first.
     pub fn lower(&self, record: &Record) -> Vec<PathBuf> {
-        let mut lower: Vec<PathBuf> = Vec::new();
-        for layer in record.layers.iter().rev().filter_map(|l| l.parse().ok()) {
-            let folder = self.layers().path_of(&layer);
-            if !lower.contains(&folder) {
-                lower.push(folder);
-            }
-        }
-        lower
+        let layers = record.layers.iter().rev().filter_map(|l| l.parse().ok());
+        stack(layers.map(|layer| self.layers().path_of(&layer)))
     }
 
     /// Folder of an unpacked layer by its diff id.

@@ -159,14 +159,10 @@ impl Manager {
         let mut record = container.record();
         record.spec.terminal_size = size.or(record.spec.terminal_size);
         let what = || format!("cannot start container {}", record.name);
+        self.bring_back_layers(&record).await?;
         let mut lower = self.lower(&record);
         if lower.is_empty() {
             lower.push(self.empty_layer().tried(what)?);
-        } else if !lower.iter().all(|l| l.exists()) {
-            return Err(Error::Conflict(format!(
-                "the image of container {} is no longer unpacked here: create the container again",
-                record.name
-            )));
         }
         fs::create_dir_all(container.run_folder.join("rootfs")).tried(what)?;
         let of_devices = self.open_sources(&record).await?;

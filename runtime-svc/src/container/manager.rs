@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
+use slipway_image::layer::limits::Limits;
 use slipway_proto::runtime::v1::Mount;
 
 use super::{resources, state::Container, userns::UserNamespaces};
@@ -58,6 +59,7 @@ impl Manager {
         netd: Netd,
         user_namespaces: UserNamespaces,
         log_defaults: Defaults,
+        unpack: Limits,
     ) -> anyhow::Result<Self> {
         log_defaults.check()?;
         fs::create_dir_all(state.join("containers"))?;
@@ -69,7 +71,7 @@ impl Manager {
             tokio::task::spawn_blocking(move || spawner::wait_for_last(&lock)).await??;
         }
         let spawner = Spawner::start(Path::new("/proc/self/exe"), &lock)?;
-        let layers = Layers::open(state.join("layers"), registry.clone())?;
+        let layers = Layers::open(state.join("layers"), registry.clone(), unpack)?;
         let volumes = Volumes::open(state.join("volumes"))?;
         let hierarchies = Hierarchies::detect()?;
         tracing::info!(cgroup = hierarchies.version(), controllers = ?hierarchies.v2_controllers, "host");

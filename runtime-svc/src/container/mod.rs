@@ -10,6 +10,7 @@ pub mod exec;
 pub mod files;
 pub mod filter;
 pub mod health;
+mod layers;
 pub mod lifecycle;
 mod logging;
 pub mod manager;

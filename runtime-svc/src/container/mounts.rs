@@ -8,6 +8,7 @@ use super::{plan::Places, record::Record, tmpfs};
 use crate::{
     error::Error,
     executor::plan::{Mount, MountSource, Propagation},
+    layers::stack,
 };
 
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -151,7 +152,7 @@ fn own_mount(mount: &SpecMount, record: &Record, places: &Places<'_>) -> Result<
             let layers = record.image_mounts.get(&mount.target);
             let layers = layers.into_iter().flatten();
             let source = MountSource::Layers {
-                lower: layers.map(|layer| (places.layer)(layer)).collect(),
+                lower: stack(layers.map(|layer| (places.layer)(layer))),
                 path: mount.subpath.clone(),
             };
             Mount {

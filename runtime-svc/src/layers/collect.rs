@@ -270,6 +270,8 @@ impl Layers {
 
 #[cfg(test)]
 mod tests {
+    use slipway_image::layer::limits::Limits;
+
     use super::*;
     use crate::{disk, layers::Holder, registry::Registry};
 
@@ -340,7 +342,7 @@ mod tests {
             fs::write(layer.join(NOTE), r#"{"size":1,"entries":1}"#).unwrap();
         }
         let channel = tonic::transport::Endpoint::from_static("http://nobody").connect_lazy();
-        Layers::open(folder.to_owned(), Registry::new(channel)).unwrap()
+        Layers::open(folder.to_owned(), Registry::new(channel), Limits::default()).unwrap()
     }
 
     fn hold(layers: &Layers, name: &str) -> super::super::hold::Hold {

@@ -19,8 +19,9 @@ use crate::{
 
 /// Chunks that wait for the unpacker, of 256 KiB at most each.
 const CHUNKS: usize = 16;
-/// How often a broken transfer is taken up again.
-const ATTEMPTS: u32 = 5;
+/// How often a transfer is taken up again that does not get on: five seconds, time enough for a service to
+/// be started again.
+const ATTEMPTS: u32 = 6;
 
 /// A folder that goes when nobody works in it any more, unless it was given another name: also when the
 /// transfer was dropped half way.
@@ -62,7 +63,7 @@ impl Layers {
         ));
         let (send, receive) = mpsc::channel(CHUNKS);
         let unpacking = {
-            let (temporary, limits) = (temporary.clone(), unpack::Limits::default());
+            let (temporary, limits) = (temporary.clone(), self.limits);
             tokio::task::spawn_blocking(move || {
                 let root = temporary.0.join("fs");
                 fs::create_dir_all(&root)?;
@@ -98,23 +99,28 @@ impl Layers {
         layer: &Layer,
         chunks: &mpsc::Sender<bytes::Bytes>,
     ) -> Result<(), Error> {
-        let mut offset = 0;
-        let mut attempt = 1;
-        let mut wait = std::time::Duration::from_millis(200);
+        let (mut offset, mut failures) = (0, 0);
         while offset < layer.size {
-            match self.registry.read_blob(layer, offset, chunks).await {
-                Ok(0) => break,
-                Ok(read) => offset += read,
-                Err(error) if attempt == ATTEMPTS || chunks.is_closed() => return Err(error),
-                Err(_) => {
-                    attempt += 1;
-                    tokio::time::sleep(wait).await;
-                    wait *= 2;
-                }
-            }
+            let before = offset;
+            let read = self.registry.read_blob(layer, &mut offset, chunks).await;
             if chunks.is_closed() {
                 // The unpacker has refused it and says why.
                 return Ok(());
+            }
+            if offset > before {
+                failures = 0;
+            }
+            match read {
+                // It is not as long as the manifest says: its digest tells.
+                Ok(()) if offset == before => break,
+                Ok(()) => {}
+                Err(error) if failures + 1 == ATTEMPTS || !error.may_pass() => return Err(error),
+                Err(error) => {
+                    info!(layer = %layer.diff_id.short(), offset, %error, "transfer broke off: going on");
+                    let wait = std::time::Duration::from_millis(200 << failures.min(3));
+                    tokio::time::sleep(wait).await;
+                    failures += 1;
+                }
             }
         }
         Ok(())
@@ -146,11 +152,13 @@ impl Layers {
             size: unpacked.size,
             entries: unpacked.entries,
             built: false,
+            unsynced: None,
         };
+        let keeper = self.keeper.clone();
         let implicit = unpacked.implicit_folders.clone();
         tokio::task::spawn_blocking(move || {
             settle::note(&temporary.0, &implicit)?;
-            note.keep(&temporary.0, &target)
+            keeper.keep(note, &temporary.0, &target)
         })
         .await
         .map_err(io::Error::other)

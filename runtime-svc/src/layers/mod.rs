@@ -1,18 +1,21 @@
 //! Unpacked layers: read-only, one folder each, named by diff id, shared by all containers.
 //!
-//! A layer is unpacked under a temporary name, synced, and renamed: a folder under its own name is
-//! whole, also after a power loss. They are a cache: what is missing is fetched again (`fetch`), what
+//! A layer is unpacked under a temporary name and renamed: a folder under its own name is whole, also after
+//! a power loss (`durable`). They are a cache: what is missing is fetched again (`fetch`), what
 //! nobody needs is taken away (`collect`), except while somebody is about to use it (`hold`).
 
 mod collect;
+mod durable;
 mod fetch;
 mod hold;
 mod settle;
 mod size;
+mod stack;
 
 pub use collect::{Collected, Listed, Present, Reach};
 pub use hold::{Held, Holder};
 use hold::{Hold, Holds};
+pub use stack::stack;
 
 use std::{
     collections::HashMap,
@@ -21,7 +24,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use slipway_image::{Digest, layer::pack::Packed};
+use slipway_image::{
+    Digest,
+    layer::{limits::Limits, pack::Packed},
+};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -33,8 +39,11 @@ use crate::{
 /// The file with the note beside a layer; without it there is no layer.
 const NOTE: &str = "layer.json";
 
-/// Layers that are unpacked at once.
-const AT_ONCE: usize = 3;
+/// Layers that are unpacked at once: each keeps one processor busy and another one half, and some wait for
+/// what arrives. More than these only share a disk.
+fn at_once() -> usize {
+    std::thread::available_parallelism().map_or(3, |n| n.get().clamp(3, 8))
+}
 
 /// The layers of this host.
 #[derive(Clone)]
@@ -50,6 +59,8 @@ pub struct Layers {
     broom: Broom,
     /// Told when layers were fetched: there may be too many now.
     pub arrived: Arc<tokio::sync::Notify>,
+    keeper: durable::Keeper,
+    limits: Limits,
 }
 
 /// Layers that are here, and stay while this lives.
@@ -69,35 +80,27 @@ struct Note {
     /// Made by a build here, not fetched: no image may name it yet.
     #[serde(default)]
     built: bool,
-}
-
-impl Note {
-    /// Makes a complete folder the layer's, durably.
-    fn keep(&self, temporary: &Path, target: &Path) -> io::Result<()> {
-        fs::write(temporary.join(NOTE), serde_json::to_vec(self)?)?;
-        let folder = fs::File::open(temporary)?;
-        rustix::fs::syncfs(&folder)?;
-        match fs::rename(temporary, target) {
-            // Somebody else made the same layer meanwhile.
-            Err(_) if target.exists() => fs::remove_dir_all(temporary),
-            other => other,
-        }
-    }
+    /// The boot in which it was unpacked, while the disk may not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unsynced: Option<durable::Boot>,
 }
 
 impl Layers {
     /// Opens the folder; what an earlier instance left half done is removed, while everything else goes on.
-    pub fn open(folder: PathBuf, registry: Registry) -> io::Result<Self> {
+    pub fn open(folder: PathBuf, registry: Registry, limits: Limits) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
+        let keeper = durable::Keeper::open(&folder)?;
         let layers = Self {
             folder,
             registry,
             flights: Arc::default(),
-            slots: Arc::new(Semaphore::new(AT_ONCE)),
+            slots: Arc::new(Semaphore::new(at_once())),
             holds: Holds::default(),
             collecting: Arc::default(),
             broom: Broom::start()?,
             arrived: Arc::default(),
+            keeper,
+            limits,
         };
         let listed = layers.list()?;
         for half_done in listed.temporary {
@@ -154,16 +157,9 @@ impl Layers {
             self.refuse_broken(layers)?;
         }
         self.settle(layers).await?;
-        let mut folders: Vec<PathBuf> = Vec::new();
-        for layer in layers.iter().rev() {
-            let folder = self.path_of(&layer.diff_id);
-            // overlayfs takes no folder twice; the upper one of two hides the other anyway.
-            if !folders.contains(&folder) {
-                folders.push(folder);
-            }
-        }
+        let folders = layers.iter().rev().map(|l| self.path_of(&l.diff_id));
         Ok(Kept {
-            folders,
+            folders: stack(folders),
             _hold: hold,
         })
     }
@@ -211,14 +207,16 @@ impl Layers {
             size: packed.size,
             entries: packed.entries,
             built: true,
+            unsynced: None,
         };
+        let keeper = self.keeper.clone();
         tokio::task::spawn_blocking(move || {
             if target.exists() {
                 return Ok(());
             }
             fs::create_dir(&temporary)?;
             fs::rename(upper, temporary.join("fs"))?;
-            note.keep(&temporary, &target)
+            keeper.keep(note, &temporary, &target)
         })
         .await
         .map_err(io::Error::other)

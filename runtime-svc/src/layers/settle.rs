@@ -19,11 +19,36 @@ use rustix::{
 const OPEN: &str = "implicit.json";
 
 /// Notes the folders that had to be made.
-pub fn note(layer: &Path, implicit: &[String]) -> io::Result<()> {
+pub fn note(layer: &Path, implicit: &[Vec<u8>]) -> io::Result<()> {
     if implicit.is_empty() {
         return Ok(());
     }
-    fs::write(layer.join(OPEN), serde_json::to_vec(implicit)?)
+    let names: Vec<Name> = implicit.iter().map(|path| Name::of(path)).collect();
+    fs::write(layer.join(OPEN), serde_json::to_vec(&names)?)
+}
+
+/// A path; JSON has no strings but UTF-8.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+enum Name {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Name {
+    fn of(path: &[u8]) -> Self {
+        match std::str::from_utf8(path) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Bytes(path.to_vec()),
+        }
+    }
+
+    fn path(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
 }
 
 /// Whether a layer has open ones.
@@ -39,9 +64,9 @@ pub fn settle(layer: &Path, below: &[PathBuf]) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
-    let open: Vec<String> = serde_json::from_slice(&open)?;
+    let open: Vec<Name> = serde_json::from_slice(&open)?;
     let own = layer.join("fs");
-    for path in &open {
+    for path in open.iter().map(Name::path) {
         for layer in below {
             match look(layer, path)? {
                 Seen::Folder(model) => wear(&own, path, &model)?,
@@ -66,7 +91,7 @@ enum Seen {
     Hidden,
 }
 
-fn look(layer: &Path, path: &str) -> io::Result<Seen> {
+fn look(layer: &Path, path: &[u8]) -> io::Result<Seen> {
     match open(layer, path) {
         Ok(folder) => Ok(Seen::Folder(Box::new(rustix::fs::fstat(&folder)?))),
         Err(Errno::NOENT) => Ok(Seen::Nothing),
@@ -76,16 +101,16 @@ fn look(layer: &Path, path: &str) -> io::Result<Seen> {
 }
 
 /// Opens a folder below another without following any link.
-fn open(root: &Path, path: &str) -> rustix::io::Result<OwnedFd> {
+fn open(root: &Path, path: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut folder = rustix::fs::open(root, flags, Mode::empty())?;
-    for part in path.split('/').filter(|p| !p.is_empty()) {
+    for part in path.split(|b| *b == b'/').filter(|p| !p.is_empty()) {
         folder = rustix::fs::openat(&folder, part, flags, Mode::empty())?;
     }
     Ok(folder)
 }
 
-fn wear(root: &Path, path: &str, model: &rustix::fs::Stat) -> io::Result<()> {
+fn wear(root: &Path, path: &[u8], model: &rustix::fs::Stat) -> io::Result<()> {
     // A later entry of the same archive may have put something else in its place.
     let folder = match open(root, path) {
         Ok(folder) => folder,
@@ -150,7 +175,7 @@ mod tests {
         let old = fs::File::open(base.join("fs/tmp")).unwrap();
         old.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000))
             .unwrap();
-        let implicit = ["tmp", "a", "a/b", "new"].map(str::to_owned);
+        let implicit = ["tmp", "a", "a/b", "new"].map(|p| p.as_bytes().to_vec());
         note(&top, &implicit).unwrap();
         assert!(is_open(&top));
         settle(&top, &[middle.join("fs"), base.join("fs")]).unwrap();
@@ -171,7 +196,7 @@ mod tests {
         let base = layer(root.path(), "base", &[("secret", 0o700)]);
         std::os::unix::fs::symlink("secret", base.join("fs/door")).unwrap();
         let top = layer(root.path(), "top", &[("door", 0o755)]);
-        note(&top, &["door".to_owned()]).unwrap();
+        note(&top, &[b"door".to_vec()]).unwrap();
         settle(&top, &[base.join("fs")]).unwrap();
         assert_eq!(mode(&top, "door"), 0o755);
     }

@@ -2,10 +2,12 @@
 //!
 //! * [`tar_read`] and [`tar_write`]: the tar format, byte by byte, with limits;
 //! * [`compression`]: which compression a stream has, and reading it;
+//! * [`limits`]: what is the most that a layer may be;
 //! * [`unpack`]: a layer into a folder, as overlayfs wants it;
 //! * [`pack`]: a folder, as overlayfs left it, into a layer.
 
 pub mod compression;
+pub mod limits;
 pub mod pack;
 pub mod tar_read;
 pub mod tar_write;

@@ -423,7 +423,7 @@ fn xattrs(file: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::unpack::{Limits, unpack_layer};
+    use crate::layer::{limits::Limits, unpack::unpack_layer};
     use std::{fs, os::unix::fs::symlink};
 
     fn pack(path: &std::path::Path) -> (Vec<u8>, Packed) {

@@ -3,13 +3,18 @@
 //! Whiteouts become overlayfs' own: a character device 0:0, and `trusted.overlay.opaque` on folders
 //! (Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories").
 //!
-//! Confinement: a name with `..` or a leading slash is refused, and so is one whose parent is a
-//! symbolic link of the same layer; every parent is opened one component at a time with O_NOFOLLOW
-//! from the folder's own descriptor. So nothing outside can be reached, whatever the archive says.
+//! Confinement is [`tree`]'s: every name is made clean first, a name that leads out is refused, and every
+//! parent is found inside the root; the last component is never followed.
+//!
+//! Most layers are tens of thousands of small files, so each costs as few system calls as possible: made
+//! with O_EXCL and its final mode, written from the buffer that it was inflated into, one call for its time.
+//! Owner and mode are set only where the kernel would give others.
+
+mod pipeline;
+mod tree;
 
 use std::{
-    collections::{HashMap, HashSet},
-    io::{self, Read},
+    io::{self, BufRead},
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -20,35 +25,15 @@ use rustix::{
 
 use super::{
     Entry, Kind, OPAQUE, OPAQUE_XATTR, WHITEOUT,
-    compression::decompress,
+    limits::Limits,
     tar_read::{TarError, TarReader},
 };
-use crate::digest::{Algorithm, Digest, DigestReader, Digester};
+use crate::digest::Digest;
+use pipeline::Plain;
+use tree::{Tree, clean, split};
 
-/// What is the most that a layer may be.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Entries.
-    pub entries: u64,
-    /// Content, bytes.
-    pub bytes: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            entries: 5_000_000,
-            bytes: 1 << 40,
-        }
-    }
-}
-
-/// Longest name, bytes (PATH_MAX).
-const MAX_PATH: usize = 4096;
-/// How many parents are kept open.
-const MAX_PARENTS: usize = 256;
-/// How much is read and written at once, bytes.
-const BUFFER: usize = 256 * 1024;
+/// Names of folders that are remembered to set their times at the end, bytes.
+const MAX_REMEMBERED: usize = 256 << 20;
 
 /// Why a layer was refused.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +67,28 @@ pub enum UnpackError {
     },
 }
 
+impl UnpackError {
+    fn io(entry: &[u8], error: Errno) -> Self {
+        Self::Io {
+            path: lossy(entry),
+            source: error.into(),
+        }
+    }
+
+    fn escape(entry: &[u8], why: &'static str) -> Self {
+        Self::Escape {
+            path: lossy(entry),
+            why,
+        }
+    }
+}
+
+impl From<io::Error> for UnpackError {
+    fn from(error: io::Error) -> Self {
+        Self::Tar(error.into())
+    }
+}
+
 /// A layer that was unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpacked {
@@ -97,117 +104,156 @@ pub struct Unpacked {
     pub entries: u64,
     /// Folders that the archive did not name and that had to be made: they must look like the same
     /// folders of the layers below.
-    pub implicit_folders: Vec<String>,
+    pub implicit_folders: Vec<Vec<u8>>,
 }
 
-/// Unpacks a layer, compressed or not, into an empty folder. One pass: hash, inflate, hash, write.
+/// Unpacks a layer, compressed or not, into an empty folder. One pass: hash, inflate, hash, write, each on
+/// a thread of its own; this one writes.
 pub fn unpack_layer(
-    compressed: impl Read,
+    compressed: impl BufRead + Send,
     folder: impl AsFd,
     limits: Limits,
 ) -> Result<Unpacked, UnpackError> {
-    let mut compressed = DigestReader::new(compressed, Digester::new(Algorithm::Sha256));
-    let (diff_id, done) = {
-        let plain = decompress(&mut compressed).map_err(TarError::from)?;
-        let plain = DigestReader::new(plain, Digester::new(Algorithm::Sha256));
+    let (done, hashes) = pipeline::run(compressed, limits, |plain| {
         let mut reader = TarReader::new(plain);
         let mut unpacker = Unpacker::new(folder.as_fd(), limits)?;
         while let Some(entry) = reader.next_entry()? {
             unpacker.entry(&entry, &mut reader)?;
         }
         let done = unpacker.finish()?;
-        // What follows the end mark belongs to the digests too.
-        let mut plain = reader.into_inner();
-        io::copy(&mut plain, &mut io::sink()).map_err(TarError::from)?;
-        (plain.into_parts().1.finish(), done)
-    };
-    io::copy(&mut compressed, &mut io::sink()).map_err(TarError::from)?;
-    let (_, digester) = compressed.into_parts();
+        // What follows the end mark belongs to the digest too.
+        io::copy(reader.into_inner(), &mut io::sink())?;
+        Ok::<_, UnpackError>(done)
+    })?;
     Ok(Unpacked {
-        compressed_size: digester.bytes(),
-        digest: digester.finish(),
-        diff_id,
+        digest: hashes.digest,
+        compressed_size: hashes.compressed_size,
+        diff_id: hashes.diff_id,
         size: done.bytes,
         entries: done.entries,
         implicit_folders: done.implicit,
     })
 }
 
+type Reader<'a> = TarReader<&'a mut Plain>;
+
 struct Unpacker {
-    root: OwnedFd,
+    tree: Tree,
     limits: Limits,
-    parents: HashMap<Vec<u8>, OwnedFd>,
-    explicit: HashSet<Vec<u8>>,
-    implicit: HashSet<Vec<u8>>,
+    owner: Owner,
     /// Times of folders, set when nothing more is written into them.
     folder_times: Vec<(Vec<u8>, (i64, u32))>,
-    buffer: Vec<u8>,
+    remembered: usize,
     entries: u64,
     bytes: u64,
+}
+
+/// What the kernel gives to a file that this process makes.
+struct Owner {
+    uid: u32,
+    gid: u32,
+    umask: u32,
+    /// A folder of the layer hands its group down.
+    inherited: bool,
 }
 
 struct Done {
     entries: u64,
     bytes: u64,
-    implicit: Vec<String>,
+    implicit: Vec<Vec<u8>>,
+}
+
+impl Owner {
+    fn new() -> Self {
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            umask: umask().unwrap_or(0o7777),
+            inherited: false,
+        }
+    }
+
+    fn is_given(&self, entry: &Entry) -> bool {
+        (entry.uid, entry.gid) == (self.uid, self.gid) && !self.inherited
+    }
+
+    /// Whether a file made with this mode has it. setuid and setgid go when the owner changes.
+    fn mode_is_given(&self, entry: &Entry) -> bool {
+        entry.mode & (self.umask | 0o7000) == 0
+    }
+}
+
+/// umask(2) can only be asked by changing it, for all threads at once.
+fn umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("Umask:"))?;
+    u32::from_str_radix(line.trim(), 8).ok()
 }
 
 impl Unpacker {
     fn new(folder: impl AsFd, limits: Limits) -> Result<Self, UnpackError> {
-        let root = rustix::io::fcntl_dupfd_cloexec(folder, 3).map_err(|e| UnpackError::Io {
-            path: "/".to_owned(),
-            source: e.into(),
-        })?;
+        let fail = |e: Errno| UnpackError::io(b"/", e);
+        // Whatever the folder above hands down to new files is not for these.
+        match rustix::fs::fremovexattr(&folder, "system.posix_acl_default") {
+            Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => {}
+            Err(e) => return Err(fail(e)),
+        }
+        let mut owner = Owner::new();
+        let stat = rustix::fs::fstat(&folder).map_err(fail)?;
+        owner.inherited = stat.st_mode & 0o2000 != 0;
         Ok(Self {
-            root,
+            tree: Tree::new(folder).map_err(fail)?,
             limits,
-            parents: HashMap::new(),
-            explicit: HashSet::new(),
-            implicit: HashSet::new(),
+            owner,
             folder_times: Vec::new(),
-            buffer: vec![0; BUFFER],
+            remembered: 0,
             entries: 0,
             bytes: 0,
         })
     }
 
-    fn entry<R: Read>(
-        &mut self,
-        entry: &Entry,
-        reader: &mut TarReader<R>,
-    ) -> Result<(), UnpackError> {
+    fn entry(&mut self, entry: &Entry, reader: &mut Reader<'_>) -> Result<(), UnpackError> {
         self.entries += 1;
-        if self.entries > self.limits.entries {
+        if self.entries + self.tree.made() > self.limits.entries {
             return Err(UnpackError::TooLarge {
                 limit: self.limits.entries,
                 what: "entries",
             });
         }
-        let parts = components(&entry.path)?;
-        let Some((name, parent_parts)) = parts.split_last() else {
+        let path = clean(&entry.path).map_err(|why| UnpackError::escape(&entry.path, why))?;
+        let Some((folder, name)) = split(&path) else {
             return self.root_entry(entry);
         };
-        let fail = |source: Errno| UnpackError::Io {
-            path: lossy(&entry.path),
-            source: source.into(),
-        };
-        let parent = self.parent(parent_parts, &entry.path)?;
-        let path = parts.join(&b'/');
-        if *name == OPAQUE {
-            return mark_opaque(&parent).map_err(fail);
+        if is_reserved(folder) || (is_reserved(name) && name != OPAQUE) {
+            return Ok(());
+        }
+        let parent = self.tree.parent(folder, &entry.path)?;
+        if name == OPAQUE {
+            return mark_opaque(&parent).map_err(|e| UnpackError::io(&entry.path, e));
         }
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
-            // Other names with this prefix were aufs' own records.
-            if hidden.starts_with(WHITEOUT) {
-                return Ok(());
-            }
-            return self.whiteout(&parent, hidden, &entry.path);
+            return whiteout(&parent, hidden, &entry.path);
         }
-        let hides = self.make_room(&parent, name, &path, entry).map_err(fail)?;
-        self.create(entry, reader, &parent, name, &path)?;
+        if entry.kind == Kind::CharacterDevice(0, 0) {
+            // overlayfs' own whiteout, from a tool that packed an upper folder as it was: it hides what
+            // is below in docker's containers, and here.
+            self.make_room(&parent, name, &path, entry)
+                .map_err(|e| UnpackError::io(&entry.path, e))?;
+            return whiteout(&parent, name, &entry.path);
+        }
+        match self.create(entry, reader, &parent, name, &path) {
+            Err(Failure::Exists) => {}
+            other => return other.map_err(|e| e.of(entry)),
+        }
+        let hides = self
+            .make_room(&parent, name, &path, entry)
+            .map_err(|e| UnpackError::io(&entry.path, e))?;
+        self.create(entry, reader, &parent, name, &path)
+            .map_err(|e| e.of(entry))?;
         if hides && entry.kind == Kind::Folder {
-            let folder = open_folder(&parent, name).map_err(fail)?;
-            mark_opaque(&folder).map_err(fail)?;
+            open_folder(&parent, name)
+                .and_then(|folder| mark_opaque(&folder))
+                .map_err(|e| UnpackError::io(&entry.path, e))?;
         }
         Ok(())
     }
@@ -215,29 +261,15 @@ impl Unpacker {
     /// The root folder itself may be named, as `./`.
     fn root_entry(&mut self, entry: &Entry) -> Result<(), UnpackError> {
         if entry.kind != Kind::Folder {
-            return Err(UnpackError::Escape {
-                path: lossy(&entry.path),
-                why: "would replace the root",
-            });
+            return Err(UnpackError::escape(&entry.path, "would replace the root"));
         }
-        let fail = |source: Errno| UnpackError::Io {
-            path: "/".to_owned(),
-            source: source.into(),
-        };
-        let root = open_folder(&self.root, b".").map_err(fail)?;
-        rustix::fs::fchown(
-            &root,
-            Some(Uid::from_raw(entry.uid)),
-            Some(Gid::from_raw(entry.gid)),
-        )
-        .map_err(fail)?;
-        rustix::fs::fchmod(&root, Mode::from_raw_mode(entry.mode)).map_err(fail)?;
-        self.folder_times.push((Vec::new(), entry.mtime));
-        self.explicit.insert(Vec::new());
-        Ok(())
+        let root = self.tree.parent(b"", &entry.path)?;
+        self.dress_folder(entry, &root, b".", b"")
+            .map_err(|e| e.of(entry))
     }
 
-    /// Takes away what an earlier entry put in this place. Returns whether that was a whiteout.
+    /// Takes away what an earlier entry put in this place, unless both are folders. Returns whether that was
+    /// a whiteout.
     fn make_room(
         &mut self,
         parent: &OwnedFd,
@@ -251,151 +283,161 @@ impl Unpacker {
             Err(e) => return Err(e),
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
-        let whiteout = kind.is_char_device() && stat.st_rdev == 0;
         if kind.is_dir() {
             if entry.kind == Kind::Folder {
                 return Ok(false);
             }
             self.forget(path);
             remove_tree(parent, name)?;
-        } else {
-            rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
+            return Ok(false);
         }
-        Ok(whiteout)
+        if kind.is_symlink() {
+            self.forget(path);
+        }
+        rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
+        Ok(kind.is_char_device() && stat.st_rdev == 0)
     }
 
-    /// Drops what is known of a folder that is going.
+    /// Drops what is known of a folder or link that is going. Times of folders that are gone are passed over
+    /// at the end; those of a folder that takes their place come later in the list.
     fn forget(&mut self, path: &[u8]) {
-        let inside =
-            |p: &Vec<u8>| p == path || (p.starts_with(path) && p.get(path.len()) == Some(&b'/'));
-        self.parents.retain(|p, _| !inside(p));
-        self.implicit.retain(|p| !inside(p));
-        self.folder_times.retain(|(p, _)| !inside(p));
+        self.tree.forget(path);
     }
 
-    fn create<R: Read>(
+    fn create(
         &mut self,
         entry: &Entry,
-        reader: &mut TarReader<R>,
+        reader: &mut Reader<'_>,
         parent: &OwnedFd,
         name: &[u8],
         path: &[u8],
-    ) -> Result<(), UnpackError> {
-        let fail = |source: Errno| UnpackError::Io {
-            path: lossy(&entry.path),
-            source: source.into(),
-        };
-        let mode = Mode::from_raw_mode(entry.mode);
-        match &entry.kind {
+    ) -> Result<(), Failure> {
+        let device = match &entry.kind {
             Kind::File => return self.file(entry, reader, parent, name),
             // Owner, mode and times are those of the first name.
             Kind::HardLink(target) => return self.hard_link(entry, target, parent, name),
-            Kind::Symlink(target) => {
-                rustix::fs::symlinkat(&target[..], parent, name).map_err(fail)?;
-            }
-            Kind::Folder => match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(e) => return Err(fail(e)),
-            },
-            Kind::CharacterDevice(major, minor) => {
-                let device = rustix::fs::makedev(*major, *minor);
-                if device == 0 {
-                    // It would be overlayfs' whiteout.
-                    return Err(UnpackError::Escape {
-                        path: lossy(&entry.path),
-                        why: "is the device 0:0",
-                    });
+            Kind::Folder => {
+                let mode = Mode::from_raw_mode(entry.mode & 0o1777);
+                match rustix::fs::mkdirat(parent, name, mode) {
+                    Ok(()) => return self.dress_folder(entry, parent, name, path),
+                    Err(Errno::EXIST) => {}
+                    Err(e) => return Err(e.into()),
                 }
-                rustix::fs::mknodat(
-                    parent,
-                    name,
-                    FileType::CharacterDevice,
-                    Mode::empty(),
-                    device,
-                )
-                .map_err(fail)?;
+                let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                return match FileType::from_raw_mode(stat.st_mode).is_dir() {
+                    true => self.dress_folder(entry, parent, name, path),
+                    false => Err(Failure::Exists),
+                };
             }
+            Kind::Symlink(target) => {
+                rustix::fs::symlinkat(&target[..], parent, name)?;
+                None
+            }
+            Kind::CharacterDevice(major, minor) => Some((
+                FileType::CharacterDevice,
+                rustix::fs::makedev(*major, *minor),
+            )),
             Kind::BlockDevice(major, minor) => {
-                let device = rustix::fs::makedev(*major, *minor);
-                rustix::fs::mknodat(parent, name, FileType::BlockDevice, Mode::empty(), device)
-                    .map_err(fail)?;
+                Some((FileType::BlockDevice, rustix::fs::makedev(*major, *minor)))
             }
-            Kind::Fifo => {
-                rustix::fs::mknodat(parent, name, FileType::Fifo, Mode::empty(), 0)
-                    .map_err(fail)?;
-            }
+            Kind::Fifo => Some((FileType::Fifo, 0)),
+        };
+        let mode = Mode::from_raw_mode(entry.mode);
+        if let Some((kind, number)) = device {
+            rustix::fs::mknodat(parent, name, kind, Mode::empty(), number)?;
         }
-        let owner = (
-            Some(Uid::from_raw(entry.uid)),
-            Some(Gid::from_raw(entry.gid)),
-        );
-        rustix::fs::chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(fail)?;
-        if !matches!(entry.kind, Kind::Symlink(_)) {
+        chown(entry, parent, name)?;
+        if device.is_some() {
             // We have just made it ourselves in a folder that nobody else sees: no link to follow.
-            rustix::fs::chmodat(parent, name, mode, AtFlags::empty()).map_err(fail)?;
+            rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
         }
-        if entry.kind == Kind::Folder {
-            let folder = open_folder(parent, name).map_err(fail)?;
-            set_xattrs(&folder, entry).map_err(fail)?;
-            self.implicit.remove(path);
-            self.explicit.insert(path.to_vec());
-            self.folder_times.push((path.to_vec(), entry.mtime));
-        } else {
-            rustix::fs::utimensat(parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(fail)?;
-        }
+        rustix::fs::utimensat(parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(())
     }
 
-    fn file<R: Read>(
+    /// A folder that was made, or is named again, or is the root: `name` in `parent`.
+    fn dress_folder(
         &mut self,
         entry: &Entry,
-        reader: &mut TarReader<R>,
         parent: &OwnedFd,
         name: &[u8],
-    ) -> Result<(), UnpackError> {
-        let fail = |source: Errno| UnpackError::Io {
-            path: lossy(&entry.path),
-            source: source.into(),
-        };
-        if self
-            .bytes
-            .checked_add(entry.size)
-            .is_none_or(|all| all > self.limits.bytes)
-        {
-            return Err(UnpackError::TooLarge {
-                limit: self.limits.bytes,
-                what: "bytes",
-            });
+        path: &[u8],
+    ) -> Result<(), Failure> {
+        chown(entry, parent, name)?;
+        // No link: it is a folder, and nobody else is here.
+        let mode = Mode::from_raw_mode(entry.mode);
+        rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
+        if !entry.xattrs.is_empty() {
+            set_xattrs(&open_folder(parent, name)?, entry)?;
         }
-        self.bytes += entry.size;
+        self.owner.inherited |= entry.mode & 0o2000 != 0;
+        self.tree.name(path);
+        self.remembered += path.len() + 64;
+        if self.remembered > MAX_REMEMBERED {
+            return Err(Failure::Unpack(UnpackError::TooLarge {
+                limit: MAX_REMEMBERED as u64,
+                what: "bytes of folder names",
+            }));
+        }
+        self.folder_times.push((path.to_vec(), entry.mtime));
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        entry: &Entry,
+        reader: &mut Reader<'_>,
+        parent: &OwnedFd,
+        name: &[u8],
+    ) -> Result<(), Failure> {
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)).map_err(fail)?;
-        loop {
-            let n = reader.read_content(&mut self.buffer)?;
-            if n == 0 {
-                break;
-            }
-            let mut rest = &self.buffer[..n];
-            while !rest.is_empty() {
-                let written =
-                    rustix::io::retry_on_intr(|| rustix::io::write(&file, rest)).map_err(fail)?;
-                rest = &rest[written..];
-            }
+        let file = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(entry.mode))?;
+        let written = self.content(entry, reader, &file)?;
+        if written < entry.size {
+            rustix::fs::ftruncate(&file, entry.size)?;
         }
         // The owner first: a change of owner clears setuid, setgid and security.capability.
-        rustix::fs::fchown(
-            &file,
-            Some(Uid::from_raw(entry.uid)),
-            Some(Gid::from_raw(entry.gid)),
-        )
-        .map_err(fail)?;
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode)).map_err(fail)?;
-        set_xattrs(&file, entry).map_err(fail)?;
-        rustix::fs::futimens(&file, &times(entry.mtime)).map_err(fail)
+        if !self.owner.is_given(entry) {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+        }
+        if !self.owner.mode_is_given(entry) {
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))?;
+        }
+        set_xattrs(&file, entry)?;
+        rustix::fs::futimens(&file, &times(entry.mtime))?;
+        Ok(())
+    }
+
+    /// Writes content but no holes; returns where the last of it ends.
+    fn content(
+        &mut self,
+        entry: &Entry,
+        reader: &mut Reader<'_>,
+        file: &OwnedFd,
+    ) -> Result<u64, Failure> {
+        let mut end = 0;
+        while let Some((at, mut piece)) = reader.next_piece().map_err(UnpackError::from)? {
+            self.bytes = self.bytes.saturating_add(piece.len() as u64);
+            if self.bytes > self.limits.bytes {
+                return Err(Failure::Unpack(UnpackError::TooLarge {
+                    limit: self.limits.bytes,
+                    what: "bytes",
+                }));
+            }
+            if at != end {
+                rustix::fs::seek(file, rustix::fs::SeekFrom::Start(at))
+                    .map_err(|e| UnpackError::io(&entry.path, e))?;
+            }
+            end = at + piece.len() as u64;
+            while !piece.is_empty() {
+                let n = rustix::io::retry_on_intr(|| rustix::io::write(file, piece))?;
+                piece = &piece[n..];
+            }
+        }
+        reader.release();
+        Ok(end)
     }
 
     fn hard_link(
@@ -404,167 +446,119 @@ impl Unpacker {
         target: &[u8],
         parent: &OwnedFd,
         name: &[u8],
-    ) -> Result<(), UnpackError> {
-        let fail = |source: Errno| UnpackError::Io {
-            path: lossy(&entry.path),
-            source: source.into(),
+    ) -> Result<(), Failure> {
+        let refuse = |why| Failure::Unpack(UnpackError::escape(&entry.path, why));
+        let target =
+            clean(target).map_err(|_| refuse("is a hard link that leads out of the layer"))?;
+        let Some((folder, target_name)) = split(&target) else {
+            return Err(refuse("is a hard link to the root"));
         };
-        let parts = components(target).map_err(|_| UnpackError::Escape {
-            path: lossy(&entry.path),
-            why: "is a hard link that leads out of the layer",
-        })?;
-        let Some((target_name, target_parent)) = parts.split_last() else {
-            return Err(UnpackError::Escape {
-                path: lossy(&entry.path),
-                why: "is a hard link to the root",
-            });
+        // Like docker and containerd, which unpack a layer into a folder of its own too.
+        let missing = "is a hard link to what the layer does not have";
+        let from = match self.tree.folder_of_target(folder)? {
+            Some(from) => from,
+            None => return Err(refuse(missing)),
         };
-        let from = self.parent(target_parent, &entry.path)?;
-        let stat =
-            rustix::fs::statat(&from, *target_name, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
+        let stat = match rustix::fs::statat(&from, target_name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Err(refuse(missing)),
+            Err(e) => return Err(e.into()),
+        };
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind.is_dir() || (kind.is_char_device() && stat.st_rdev == 0) {
-            return Err(fail(Errno::PERM));
+        if kind.is_dir() {
+            return Err(refuse("is a hard link to a folder"));
+        }
+        if kind.is_char_device() && stat.st_rdev == 0 {
+            return Err(refuse(missing));
         }
         // Without AT_SYMLINK_FOLLOW: a link to a symbolic link is one to the link itself.
-        rustix::fs::linkat(&from, *target_name, parent, name, AtFlags::empty()).map_err(fail)
-    }
-
-    fn whiteout(
-        &mut self,
-        parent: &OwnedFd,
-        hidden: &[u8],
-        path: &[u8],
-    ) -> Result<(), UnpackError> {
-        let fail = |source: Errno| UnpackError::Io {
-            path: lossy(path),
-            source: source.into(),
-        };
-        if hidden.is_empty() || hidden == b"." || hidden == b".." {
-            return Err(UnpackError::Escape {
-                path: lossy(path),
-                why: "hides no name",
-            });
-        }
-        match rustix::fs::mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), 0) {
-            Ok(()) => Ok(()),
-            // A whiteout speaks of the layers below: what this layer has itself stays, and a folder
-            // of it does not merge with the one below.
-            Err(Errno::EXIST) => match open_folder(parent, hidden) {
-                Ok(folder) => mark_opaque(&folder).map_err(fail),
-                Err(_) => Ok(()),
-            },
-            Err(e) => Err(fail(e)),
-        }
-    }
-
-    /// Opens a folder below the root, one component at a time; makes what is missing.
-    fn parent(&mut self, parts: &[&[u8]], path: &[u8]) -> Result<OwnedFd, UnpackError> {
-        let fail = |source: Errno| UnpackError::Io {
-            path: lossy(path),
-            source: source.into(),
-        };
-        let whole = parts.join(&b'/');
-        if let Some(open) = self.parents.get(&whole) {
-            return rustix::io::fcntl_dupfd_cloexec(open, 3).map_err(fail);
-        }
-        let mut folder = rustix::io::fcntl_dupfd_cloexec(&self.root, 3).map_err(fail)?;
-        let mut so_far: Vec<u8> = Vec::new();
-        for part in parts {
-            if !so_far.is_empty() {
-                so_far.push(b'/');
-            }
-            so_far.extend(*part);
-            folder = match open_folder(&folder, part) {
-                Ok(next) => next,
-                Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(&folder, *part, Mode::from_raw_mode(0o755))
-                        .map_err(fail)?;
-                    self.implicit.insert(so_far.clone());
-                    open_folder(&folder, part).map_err(fail)?
+        match rustix::fs::linkat(&from, target_name, parent, name, AtFlags::empty()) {
+            Err(Errno::EXIST) => {
+                // To itself: GNU tar writes that when a file was named twice.
+                let there = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                match (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino) {
+                    true => Ok(()),
+                    false => Err(Failure::Exists),
                 }
-                Err(e @ (Errno::NOTDIR | Errno::LOOP)) => {
-                    return Err(self.no_folder(&folder, part, path, e));
-                }
-                Err(e) => return Err(fail(e)),
-            };
-        }
-        if self.parents.len() >= MAX_PARENTS {
-            self.parents.clear();
-        }
-        let copy = rustix::io::fcntl_dupfd_cloexec(&folder, 3).map_err(fail)?;
-        self.parents.insert(whole, copy);
-        Ok(folder)
-    }
-
-    fn no_folder(&self, folder: &OwnedFd, part: &[u8], path: &[u8], error: Errno) -> UnpackError {
-        let is_link = rustix::fs::statat(folder, part, AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|s| FileType::from_raw_mode(s.st_mode).is_symlink());
-        if is_link {
-            UnpackError::Escape {
-                path: lossy(path),
-                why: "has a symbolic link as its parent",
             }
-        } else {
-            UnpackError::Io {
-                path: lossy(path),
-                source: error.into(),
-            }
+            other => Ok(other?),
         }
     }
 
     fn finish(mut self) -> Result<Done, UnpackError> {
-        self.parents.clear();
-        for (path, time) in std::mem::take(&mut self.folder_times).iter().rev() {
-            let fail = |source: Errno| UnpackError::Io {
-                path: lossy(path),
-                source: source.into(),
-            };
-            let parts: Vec<&[u8]> = path
-                .split(|b| *b == b'/')
-                .filter(|p| !p.is_empty())
-                .collect();
-            let folder = match parts.is_empty() {
-                true => open_folder(&self.root, b".").map_err(fail)?,
-                false => self.parent(&parts, path)?,
-            };
-            rustix::fs::utimensat(&folder, ".", &times(*time), AtFlags::empty()).map_err(fail)?;
+        // The later of two entries for one folder counts.
+        for (path, time) in std::mem::take(&mut self.folder_times) {
+            let fail = |e: Errno| UnpackError::io(&path, e);
+            // A later entry may have put something else in its place.
+            if let Some(folder) = self.tree.folder(&path).map_err(fail)? {
+                rustix::fs::utimensat(&folder, ".", &times(time), AtFlags::empty())
+                    .map_err(fail)?;
+            }
         }
-        let mut implicit: Vec<String> = self.implicit.iter().map(|p| lossy(p)).collect();
-        implicit.sort_unstable();
         Ok(Done {
             entries: self.entries,
             bytes: self.bytes,
-            implicit,
+            implicit: self.tree.into_implicit(),
         })
     }
 }
 
-/// Splits a name into components; empty and `.` are dropped.
-fn components(path: &[u8]) -> Result<Vec<&[u8]>, UnpackError> {
-    let escape = |why| {
-        Err(UnpackError::Escape {
-            path: lossy(path),
-            why,
-        })
-    };
-    if path.len() > MAX_PATH {
-        return escape("is longer than 4096 bytes");
+/// Why an entry could not be made.
+enum Failure {
+    /// Something of an earlier entry is there.
+    Exists,
+    Kernel(Errno),
+    Unpack(UnpackError),
+}
+
+impl Failure {
+    fn of(self, entry: &Entry) -> UnpackError {
+        match self {
+            Self::Exists => UnpackError::io(&entry.path, Errno::EXIST),
+            Self::Kernel(error) => UnpackError::io(&entry.path, error),
+            Self::Unpack(error) => error,
+        }
     }
-    if path.starts_with(b"/") {
-        return escape("is an absolute path");
+}
+
+impl From<Errno> for Failure {
+    fn from(error: Errno) -> Self {
+        match error {
+            Errno::EXIST => Self::Exists,
+            error => Self::Kernel(error),
+        }
     }
-    if path.contains(&0) {
-        return escape("holds a zero byte");
+}
+
+impl From<UnpackError> for Failure {
+    fn from(error: UnpackError) -> Self {
+        Self::Unpack(error)
     }
-    let parts: Vec<&[u8]> = path
-        .split(|b| *b == b'/')
-        .filter(|p| !p.is_empty() && *p != b".")
-        .collect();
-    if parts.contains(&&b".."[..]) {
-        return escape("leads out with ..");
+}
+
+/// Names that aufs kept its own records under, and what is in them.
+fn is_reserved(path: &[u8]) -> bool {
+    path.split(|b| *b == b'/').any(|part| {
+        part.strip_prefix(WHITEOUT)
+            .is_some_and(|rest| rest.starts_with(WHITEOUT))
+    })
+}
+
+fn whiteout(parent: &OwnedFd, hidden: &[u8], entry: &[u8]) -> Result<(), UnpackError> {
+    let fail = |e: Errno| UnpackError::io(entry, e);
+    if hidden.is_empty() || hidden == b"." || hidden == b".." {
+        return Err(UnpackError::escape(entry, "hides no name"));
     }
-    Ok(parts)
+    match rustix::fs::mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), 0) {
+        Ok(()) => Ok(()),
+        // A whiteout speaks of the layers below: what this layer has itself stays, and a folder
+        // of it does not merge with the one below.
+        Err(Errno::EXIST) => match open_folder(parent, hidden) {
+            Ok(folder) => mark_opaque(&folder).map_err(fail),
+            Err(_) => Ok(()),
+        },
+        Err(e) => Err(fail(e)),
+    }
 }
 
 fn open_folder(parent: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
@@ -572,7 +566,20 @@ fn open_folder(parent: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
+fn chown(entry: &Entry, parent: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+    rustix::fs::chownat(
+        parent,
+        name,
+        Some(uid),
+        Some(gid),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+}
+
 fn mark_opaque(folder: &OwnedFd) -> rustix::io::Result<()> {
+    // Parents are opened for finding things in them only.
+    let folder = open_folder(folder, b".")?;
     rustix::fs::fsetxattr(folder, OPAQUE_XATTR, b"y", XattrFlags::empty())
 }
 
@@ -580,10 +587,11 @@ fn mark_opaque(folder: &OwnedFd) -> rustix::io::Result<()> {
 /// `security.selinux` and the rest belong to the host.
 fn set_xattrs(file: &OwnedFd, entry: &Entry) -> rustix::io::Result<()> {
     for (name, value) in &entry.xattrs {
-        if name == b"security.capability" || name.starts_with(b"user.") {
+        let users = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
+        if name == b"security.capability" || users {
             match rustix::fs::fsetxattr(file, &name[..], value, XattrFlags::empty()) {
                 // A file system without user attributes keeps the file without them, as docker does.
-                Err(Errno::NOTSUP) if name.starts_with(b"user.") => {}
+                Err(Errno::NOTSUP) if users => {}
                 other => other?,
             }
         }

@@ -1,0 +1,28 @@
+//! The unpacker beside GNU tar and bsdtar, on archives with one quirk each; hostile archives; layers upon
+//! each other. Needs root; says so and passes without.
+
+mod archive;
+mod corpus;
+mod differential;
+mod faults;
+mod stacking;
+mod tree;
+
+use std::{fs, path::Path};
+
+use slipway_image::layer::{
+    limits::Limits,
+    unpack::{UnpackError, Unpacked, unpack_layer},
+};
+
+fn root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("skipped: needs root");
+    }
+    root
+}
+
+fn unpack(bytes: &[u8], folder: &Path) -> Result<Unpacked, UnpackError> {
+    unpack_layer(bytes, fs::File::open(folder).unwrap(), Limits::default())
+}
