@@ -85,19 +85,20 @@ impl File {
         Ok(worker::Limits {
             snapshots: self.lease_max_snapshots.unwrap_or(default.snapshots),
             bytes: bytes("lease_max_bytes", self.lease_max_bytes.as_deref())?,
+        })
+    }
+
     /// What is the most that a layer may be.
-    pub fn unpack_limits(&self) -> Result<Limits, Error> {
+    pub fn unpack_limits(&self) -> anyhow::Result<Limits> {
         let default = Limits::default();
-        let size = |text: &Option<String>| text.as_deref().map(config::size).transpose();
-        let window = size(&self.unpack_zstd_window)?;
-        if window.is_some_and(|window| !(1 << 10..=1 << 31).contains(&window)) {
-            return Err(Error::Invalid(
-                "unpack_zstd_window goes from 1k to 2g".to_owned(),
-            ));
+        let window = bytes("unpack_zstd_window", self.unpack_zstd_window.as_deref())?;
+        if window.is_some_and(|window| !(1000..=1 << 31).contains(&window)) {
+            anyhow::bail!("unpack_zstd_window goes from 1k to 2g");
         }
         Ok(Limits {
             entries: self.unpack_max_entries.unwrap_or(default.entries),
-            bytes: size(&self.unpack_max_bytes)?.unwrap_or(default.bytes),
+            bytes: bytes("unpack_max_bytes", self.unpack_max_bytes.as_deref())?
+                .unwrap_or(default.bytes),
             ratio: self.unpack_max_ratio.unwrap_or(default.ratio),
             // zstd's windows are hardly ever anything else than powers of two.
             zstd_window_log: window.map_or(default.zstd_window_log, |w| {
@@ -162,6 +163,25 @@ mod tests {
         let leases = toml_like(r#"{"lease_max_snapshots": 3, "lease_max_bytes": "1m"}"#);
         let limits = leases.lease_limits().unwrap();
         assert_eq!((limits.snapshots, limits.bytes), (3, Some(1_000_000)));
+    }
+
+    #[test]
+    fn what_a_layer_may_be() {
+        let limits = toml_like("{}").unpack_limits().unwrap();
+        assert_eq!(limits, Limits::default());
+        let json =
+            r#"{"unpack_max_bytes": "1g", "unpack_max_ratio": 0, "unpack_zstd_window": "128m"}"#;
+        let limits = toml_like(json).unpack_limits().unwrap();
+        assert_eq!(
+            (limits.bytes, limits.ratio, limits.zstd_window_log),
+            (1_000_000_000, 0, 27)
+        );
+        for wrong in ["4g", "1", "wide"] {
+            let limits =
+                toml_like(&format!(r#"{{"unpack_zstd_window": "{wrong}"}}"#)).unpack_limits();
+            let error = format!("{:#}", limits.unwrap_err());
+            assert!(error.contains("unpack_zstd_window"), "{error}");
+        }
     }
 
     fn toml_like(json: &str) -> File {
