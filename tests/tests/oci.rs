@@ -1,14 +1,7 @@
 //! The OCI runtime command line: verbs, hooks, and what config.json can say. What the specification's own
 //! validation programs check (opencontainers/runtime-tools, `runtimetest`) is checked from inside here.
 
-use std::{
-    fs,
-    io::Read as _,
-    os::{fd::AsRawFd as _, unix::fs::symlink},
-    path::Path,
-    process::Stdio,
-    time::Instant,
-};
+use std::{fs, io::Read as _, os::unix::fs::symlink, path::Path, process::Stdio, time::Instant};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde_json::{Value, json};
@@ -477,6 +470,42 @@ async fn the_root_file_system_is_what_config_json_says() {
 }
 
 #[tokio::test]
+async fn a_tight_filter_is_no_hindrance() {
+    let Some(oci) = Oci::new() else { return };
+    // What runc needs of it as well, and what busybox does. Without no_new_privs it is in force early.
+    let allowed = "execve read write close capset capget prctl setgroups setresuid setresgid openat2 fstat \
+        exit_group brk mmap mprotect arch_prctl getuid rt_sigaction fcntl set_tid_address getpid";
+    for privileges in [false, true] {
+        for verb in ["run", "create"] {
+            let bundle = oci.bundle("tight", "", |c| {
+                c["process"]["args"] = json!(["echo", "hi"]);
+                c["process"]["noNewPrivileges"] = json!(!privileges);
+                c["linux"]["seccomp"] = json!({
+                    "defaultAction": "SCMP_ACT_ERRNO",
+                    "syscalls": [{
+                        "names": allowed.split_whitespace().collect::<Vec<_>>(),
+                        "action": "SCMP_ACT_ALLOW",
+                    }],
+                });
+            });
+            let said = oci.call(&[verb, "--bundle", path(&bundle), "tight"]);
+            assert_eq!(said.code, 0, "{verb} {privileges}: {}", said.err);
+            if verb == "create" {
+                oci.ok(&["start", "tight"]);
+                eventually("it has ended", async || {
+                    (oci.status("tight") == "stopped").then_some(())
+                })
+                .await;
+                oci.ok(&["delete", "tight"]);
+            } else {
+                assert_eq!(said.out, "hi\n", "{}", said.err);
+            }
+            fs::remove_dir_all(&bundle).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn limits_and_devices_are_the_kernels() {
     let Some(oci) = Oci::new() else { return };
     let bundle = oci.bundle("limits", "sleep 1000", |c| {
@@ -649,6 +678,34 @@ async fn ids_can_be_other_ones_on_the_host() {
     assert_eq!(said.out, "0\n 0 100000 65536\n0\n5\n", "{}", said.err);
     let made = fs::metadata(oci.site.path("mapped/rootfs/made")).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), 100000);
+
+    // Its root has power over its network; further processes and other containers join it.
+    let bundle = oci.bundle("first", "sleep 1000", |c| {
+        let namespaces = c["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.push(json!({"type": "user"}));
+        c["linux"]["uidMappings"] = mapping.clone();
+        c["linux"]["gidMappings"] = mapping.clone();
+    });
+    oci.ok(&["run", "-d", "--bundle", path(&bundle), "first"]);
+    let words = [
+        "exec",
+        "--cap",
+        "CAP_NET_ADMIN",
+        "first",
+        "busybox",
+        "sh",
+        "-c",
+    ];
+    let script = "busybox ip link set lo mtu 1000 && echo powers; tr -s ' ' < /proc/self/uid_map";
+    let said = oci.ok(&[&words[..], &[script]].concat());
+    assert_eq!(said, "powers\n 0 100000 65536\n");
+    let pid = oci.state("first")["pid"].clone();
+    let said = oci.run("second", "tr -s ' ' < /proc/self/uid_map; id -u", |c| {
+        let namespaces = c["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.push(json!({"type": "user", "path": format!("/proc/{pid}/ns/user")}));
+    });
+    assert_eq!(said.out, " 0 100000 65536\n0\n", "{}", said.err);
+    oci.ok(&["delete", "-f", "first"]);
 }
 
 /// Receives a terminal as conmon and containerd do.
@@ -942,10 +999,9 @@ async fn hostile_bundles_get_nowhere() {
         ),
         (
             "working directory",
-            Box::new(|c, rootfs| {
+            Box::new(|c, _| {
                 c["root"]["readonly"] = json!(false);
                 c["process"]["cwd"] = json!("/proc/self/fd/7");
-                let _ = rootfs;
             }),
         ),
         (
@@ -999,7 +1055,7 @@ async fn hostile_bundles_get_nowhere() {
         oci.fails(&["run", "--bundle", path(&bundle), "bad"])
             .contains("longer than")
     );
-    let _ = file.as_raw_fd();
+    drop(file);
     for text in [
         "",
         "{",

@@ -108,6 +108,9 @@ fn prepare(process: &Process, entry: Option<Entry<'_>>) -> Result<Ready, StartEr
         false => bpf::install_seccomp(&filter, flags)
             .step(|| "cannot install the seccomp filter".to_owned()),
     };
+    if let Some(identity) = &process.identity {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(identity.umask & 0o777));
+    }
     if process.no_new_privs {
         prctl::set_no_new_privs().step(|| "cannot set no_new_privs".to_owned())?;
     }
@@ -131,9 +134,6 @@ fn prepare(process: &Process, entry: Option<Entry<'_>>) -> Result<Ready, StartEr
     }
     if early.is_err() {
         enter_working_dir(&process.working_dir)?;
-    }
-    if let Some(identity) = &process.identity {
-        rustix::process::umask(rustix::fs::Mode::from_raw_mode(identity.umask & 0o777));
     }
     if process.no_new_privs {
         install()?;
@@ -168,8 +168,11 @@ impl Ready {
         use rustix::fs::{Access, AtFlags, CWD};
         let mut refused = None;
         for candidate in &self.candidates {
-            match rustix::fs::accessat(CWD, candidate, Access::EXEC_OK, AtFlags::EACCESS) {
+            // Real and effective ids are the same by now: the plain call will do, which old filters know.
+            match rustix::fs::accessat(CWD, candidate, Access::EXEC_OK, AtFlags::empty()) {
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
+                // The caller's filter does not let us ask: the exec will tell.
+                Err(Errno::PERM | Errno::NOSYS) => return Ok(()),
                 Err(e) => {
                     refused.get_or_insert(StartError::NotExecutable(self.name(), plain(&e.into())));
                 }
