@@ -41,7 +41,7 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Held {
     folder: PathBuf,
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 /// What is remembered.
@@ -219,10 +219,7 @@ impl Held {
         };
         rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive))
             .tried(what)?;
-        Ok(Self {
-            folder,
-            _lock: lock,
-        })
+        Ok(Self { folder, lock })
     }
 
     /// What is remembered; `None` of one whose making was cut off at its very beginning.
@@ -285,6 +282,14 @@ impl Held {
             }
         }
         fs::remove_dir(&self.folder).tried(what)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // A first process that waits has a copy of the descriptor, which a tight filter of system calls may
+        // keep it from closing: the lock is given back for all copies. It cannot fail.
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
     }
 }
 
