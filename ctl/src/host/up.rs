@@ -45,13 +45,13 @@ pub async fn up(paths: &Paths, quiet: bool) -> Outcome {
         for service in round {
             if pid(paths, *service)?.is_none() {
                 children.push((*service, Some(spawn(paths, *service)?)));
-                started += 1;
             } else {
                 children.push((*service, None));
             }
         }
         for (service, mut child) in children {
-            wait_until_serving(paths, &context, service, child.as_mut()).await?;
+            wait_until_serving(paths, &context, service, &mut child).await?;
+            started += usize::from(child.is_some());
         }
     }
     if !quiet {
@@ -155,7 +155,7 @@ async fn wait_until_serving(
     paths: &Paths,
     context: &Context,
     service: Service,
-    mut child: Option<&mut Child>,
+    child: &mut Option<Child>,
 ) -> Outcome<()> {
     let begun = Instant::now();
     let mut health = HealthClient::new(channel(service.program, service.address(context)));
@@ -170,10 +170,15 @@ async fn wait_until_serving(
         {
             return Ok(());
         }
-        if let Some(child) = &mut child
-            && let Some(status) = child.try_wait()?
-        {
-            return Err(failed(paths, service, &format!("ended at once ({status})")));
+        match child {
+            Some(child) => {
+                if let Some(status) = child.try_wait()? {
+                    return Err(failed(paths, service, &format!("ended at once ({status})")));
+                }
+            }
+            // It was just ending: with a thousand connections that takes a moment.
+            None if pid(paths, service)?.is_none() => *child = Some(spawn(paths, service)?),
+            None => {}
         }
         if begun.elapsed() > DEADLINE {
             return Err(failed(paths, service, "is not healthy after 30 seconds"));
