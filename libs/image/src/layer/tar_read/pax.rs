@@ -102,7 +102,7 @@ impl Extension {
         }
         let real = records.real.ok_or(BAD)?;
         match records.version {
-            (0, 0 | 1) if records.map.len() % 2 == 0 => {
+            (0, 0 | 1) if records.map.len().is_multiple_of(2) => {
                 let pairs = records.map.chunks_exact(2).map(|p| (p[0], p[1]));
                 Ok(Some(Sparse::Map(real, pairs.collect())))
             }
@@ -121,7 +121,7 @@ impl Records {
             b"size" | b"realsize" => self.real = Some(decimal(value)?),
             b"name" => self.name = (!value.is_empty()).then(|| value.to_vec()),
             // 0.0: both many times, in turns.
-            b"offset" if self.map.len() % 2 == 0 => self.map.push(decimal(value)?),
+            b"offset" if self.map.len().is_multiple_of(2) => self.map.push(decimal(value)?),
             b"numbytes" if self.map.len() % 2 == 1 => self.map.push(decimal(value)?),
             b"offset" | b"numbytes" => return None,
             b"map" => {
