@@ -65,6 +65,9 @@ pub enum Error {
     /// A lease has as much as it may.
     #[error("{0}")]
     LeaseLimit(String),
+    /// Its monitor was killed while it started.
+    #[error("cannot start container {0}: the container's monitor was killed")]
+    NoMonitor(String),
     /// The program could not be started.
     #[error("{0}")]
     Start(#[from] StartError),

@@ -5,8 +5,10 @@
 //! whatever the programs left behind fails it (`leaks`). Tests wait for conditions with
 //! [`eventually`], never for a time, and no test goes on for ever (`watchdog`).
 
+pub mod audit;
 mod calls;
 pub mod ctl;
+mod faults;
 pub mod fixtures;
 mod http;
 pub mod image;
@@ -21,6 +23,7 @@ pub mod worker;
 
 use std::time::{Duration, Instant};
 
+pub use audit::Audit;
 pub use ctl::Said;
 pub use http::{Reply, Request, Server};
 pub use oci::Oci;

@@ -109,6 +109,16 @@ impl Site {
 
     /// Starts one service and waits until it listens.
     pub async fn start_service(&mut self, name: &'static str) {
+        self.spawn_service(name);
+        let socket = self.socket(name);
+        eventually(&format!("{name} listens"), async || {
+            tokio::net::UnixStream::connect(&socket).await.ok()
+        })
+        .await;
+    }
+
+    /// Starts one service, which may not live for long.
+    pub fn spawn_service(&mut self, name: &'static str) {
         let program = if name == "netd" {
             "netd".to_owned()
         } else {
@@ -130,10 +140,36 @@ impl Site {
             .spawn()
             .unwrap_or_else(|e| panic!("{program}: {e}: build the workspace first"));
         self.services.push((name, child));
-        eventually(&format!("{program} listens"), async || {
-            tokio::net::UnixStream::connect(&socket).await.ok()
-        })
-        .await;
+    }
+
+    /// Starts a service again that has ended by itself or was killed.
+    pub async fn revive(&mut self, name: &'static str) {
+        if self.has_ended(name) {
+            self.services.retain(|(n, _)| *n != name);
+            self.start_service(name).await;
+        }
+    }
+
+    /// Processes of a name in the site's network namespace.
+    pub fn processes(&self, name: &str) -> std::collections::BTreeSet<i32> {
+        let called = |pid: &String| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == name)
+        };
+        let all = watchdog::processes(&self.namespace);
+        let named = all.iter().filter(|pid| called(pid));
+        named.filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    /// The process of a service.
+    pub fn service_pid(&self, name: &str) -> u32 {
+        let found = self.services.iter().find(|(n, _)| *n == name);
+        found.map(|(_, child)| child.id()).unwrap()
+    }
+
+    /// Whether a service has ended by itself.
+    pub fn has_ended(&mut self, name: &str) -> bool {
+        let found = self.services.iter_mut().find(|(n, _)| *n == name);
+        found.is_none_or(|(_, child)| child.try_wait().unwrap().is_some())
     }
 
     /// Kills a service with SIGKILL and starts it again.
@@ -181,6 +217,9 @@ impl Site {
             .env("SLIPWAY_CONFIG_DIR", self.path("etc"))
             .env("XDG_CONFIG_HOME", self.path("xdg"))
             .env("HOME", self.path("home"));
+        if let Some(folder) = self.faults() {
+            command.env(slipway_fault::VARIABLE, folder);
+        }
         command
     }
 
@@ -197,6 +236,21 @@ impl Site {
             .status
             .success()
             .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Its network namespace's name.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Links there that are the harness' own.
+    pub(crate) fn own_links(&self) -> &[String] {
+        &self.links
+    }
+
+    /// Ids of the containers that there have been.
+    pub(crate) fn known_containers(&self) -> std::collections::BTreeSet<String> {
+        self.watchdog.containers()
     }
 
     pub(crate) fn socket(&self, service: &str) -> PathBuf {

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::endpoint::{Endpoint, Request};
-use crate::error::Error;
+use crate::error::{Doing as _, Error};
 use crate::firewall;
 use crate::id::EndpointId;
 use crate::ipam::Unavailable;
@@ -117,6 +117,7 @@ impl Host {
             };
             (live.network.clone(), live.index, address)
         };
+        slipway_fault::point("netd.attach.addressed");
         let wanted = Wanted {
             network: &network,
             bridge,
@@ -155,6 +156,7 @@ impl Host {
         request: Request,
         take_back: impl FnOnce(Prepared),
     ) -> Result<Attached, Error> {
+        slipway_fault::point("netd.attach.prepared");
         let mut state = self.state();
         let ports = match state
             .ports
@@ -167,6 +169,7 @@ impl Host {
                 return Err(error);
             }
         };
+        slipway_fault::point("netd.attach.reserved");
         let endpoint = Endpoint {
             id: prepared.id.clone(),
             network: prepared.network.clone(),
@@ -187,6 +190,10 @@ impl Host {
         let done = self
             .store
             .put_endpoint(&endpoint)
+            .and_then(|()| {
+                slipway_fault::fallible("netd.attach.recorded")
+                    .doing(|| "write the record of an endpoint".to_owned())
+            })
             .and_then(|()| self.publish(&mut state, &endpoint.ports, endpoint.address));
         if let Err(error) = done {
             state.ports.give_back(&endpoint.id, &endpoint.ports);
@@ -195,6 +202,7 @@ impl Host {
             self.discard(prepared);
             return Err(error);
         }
+        slipway_fault::point("netd.attach.published");
         if let Some(zone) = state.zone(&endpoint.network) {
             zone.write()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -203,6 +211,7 @@ impl Host {
         let id = endpoint.id.clone();
         state.endpoints.insert(id.clone(), endpoint);
         state.namespaces.insert(id.clone(), prepared.netns);
+        slipway_fault::point("netd.attach.known");
         state.answer(&id)
     }
 
@@ -290,6 +299,7 @@ impl Host {
             let mut endpoint = state.known(id)?.clone();
             endpoint.container_name = name.to_owned();
             self.store.put_endpoint(&endpoint)?;
+            slipway_fault::point("netd.rename.recorded");
             if let Some(zone) = state.zone(&endpoint.network) {
                 let mut zone = zone
                     .write()

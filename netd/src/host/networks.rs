@@ -50,13 +50,16 @@ impl Host {
             )));
         }
         self.store.put_network(&network)?;
+        slipway_fault::point("netd.network.recorded");
         let made = self
             .network_up(&mut state, network.clone())
+            .inspect(|()| slipway_fault::point("netd.network.up"))
             .and_then(|()| self.kernel().nft.apply(state.table()).map_err(Error::from));
         if let Err(error) = made {
             self.forget_network(&mut state, &network)?;
             return Err(error);
         }
+        slipway_fault::point("netd.network.ruled");
         Ok(network)
     }
 
@@ -87,11 +90,16 @@ impl Host {
         Ok(network)
     }
 
+    /// Out of the kernel first: as long as the store has it, a start that follows on a kill knows of what
+    /// is left of it.
     fn forget_network(&self, state: &mut State, network: &Network) -> Result<(), Error> {
-        self.store.remove_network(&network.id)?;
         state.networks.remove(&network.id);
         self.kernel().nft.apply(state.table())?;
+        slipway_fault::point("netd.unnetwork.unruled");
         self.delete_link(&network.device);
+        slipway_fault::point("netd.unnetwork.deleted");
+        self.store.remove_network(&network.id)?;
+        slipway_fault::point("netd.unnetwork.forgotten");
         Ok(())
     }
 

@@ -93,6 +93,7 @@ impl Host {
         self.kernel()
             .route
             .apply(&[pair.create(), link::set_hairpin(pair.host)])?;
+        slipway_fault::point("netd.attach.paired");
         // IPv6 would give the container a link-local address and a way to its neighbours that
         // no rule of ours looks at. A kernel without IPv6 has no such file.
         ignore_missing(sysctl::write(

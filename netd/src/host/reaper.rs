@@ -116,6 +116,7 @@ fn reap(route: &mut Route, batch: &[Doomed]) {
             tracing::warn!(links, %error, "cannot delete links; the next start tries again");
         }
     }
+    slipway_fault::point("netd.release.deleted");
 }
 
 impl Host {

@@ -37,6 +37,7 @@ impl Host {
         for network in stored {
             self.network_up(state, network)?;
         }
+        slipway_fault::point("netd.recover.networks");
         let links = self
             .kernel()
             .route
@@ -46,8 +47,11 @@ impl Host {
         for endpoint in self.store.endpoints()? {
             self.endpoint_up(state, endpoint, &by_name)?;
         }
+        slipway_fault::point("netd.recover.endpoints");
         self.remove_orphans(state, &links);
+        slipway_fault::point("netd.recover.orphans");
         self.kernel().nft.apply(state.table())?;
+        slipway_fault::point("netd.recover.table");
         state.up = true;
         Ok(())
     }

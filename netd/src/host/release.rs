@@ -43,6 +43,7 @@ impl Host {
         for id in &released {
             self.release_in(&mut state, id)?;
         }
+        slipway_fault::point("netd.sync.released");
         let lost = std::mem::take(&mut state.lost);
         let lost = lost
             .into_iter()
@@ -58,9 +59,11 @@ impl Host {
         let Some(endpoint) = state.endpoints.remove(id) else {
             return Ok(false);
         };
+        slipway_fault::point("netd.release.begun");
         // Ports first: nobody may be led to an address that is about to become somebody else's.
         self.withdraw(&endpoint.ports, endpoint.address);
         state.ports.give_back(id, &endpoint.ports);
+        slipway_fault::point("netd.release.withdrawn");
         if let Some(live) = state.networks.get_mut(&endpoint.network) {
             live.zone
                 .write()
@@ -70,6 +73,7 @@ impl Host {
         }
         state.namespaces.remove(id);
         self.store.remove_endpoint(id)?;
+        slipway_fault::point("netd.release.forgotten");
         self.reap(Doomed {
             link: id.host_link(),
             address: Some(endpoint.address),

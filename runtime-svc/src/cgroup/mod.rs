@@ -134,6 +134,9 @@ impl Hierarchies {
     }
 }
 
+/// How often processes of a group are looked for to be killed, a millisecond apart.
+const ROUNDS: usize = 100;
+
 /// The groups of one container, one in each tree.
 #[derive(Debug, Clone)]
 pub struct Group {
@@ -303,11 +306,20 @@ impl Group {
                 other => return other,
             }
         }
-        for pid in self.processes()? {
-            match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(e) => return Err(e.into()),
+        // Who forks while we look has a child that we have not seen: until nobody is there. What the kernel
+        // cannot end (in a system call that waits for a disk) does not hold us for ever.
+        for _ in 0..ROUNDS {
+            let processes = self.processes()?;
+            if processes.is_empty() {
+                break;
             }
+            for pid in processes {
+                match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
         Ok(())
     }

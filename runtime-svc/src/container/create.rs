@@ -1,7 +1,7 @@
 //! Making a container: image, name, volumes, folder; nothing runs yet.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -31,7 +31,7 @@ use crate::{
     layers::{Holder, Kept},
     logs,
     registry::{Image, Notices},
-    volumes::{Pin, copy_up},
+    volumes::{Name, Pin, Volumes, copy_up},
 };
 
 /// A container that was made.
@@ -74,6 +74,7 @@ impl Manager {
         let id = ids::new_id();
         let name = self.take_name(&spec.name, &id)?;
         let release = ReleaseName::unless_kept(self, &name);
+        slipway_fault::point("runtime.create.named");
         let (image, arriving) = self
             .0
             .registry
@@ -91,7 +92,7 @@ impl Manager {
         let (image_mounts, _kept_images) = self
             .prepare_images(&id, &spec, &creation.pull, notices)
             .await?;
-        let (pins, own_volumes) = self.prepare_mounts(&mut spec)?;
+        let own_volumes = prepare_mounts(&mut spec)?;
         let container_mounts = spec.mounts.clone();
         let mut record = record(&id, &name, spec, effective, &image);
         record.own_volumes = own_volumes;
@@ -107,12 +108,21 @@ impl Manager {
         };
         plan::plan(&record, &places, false)?;
         confinement::label(&record.spec, &Modules::now())?;
+        let folder = self.0.state.join("containers").join(&id);
+        // Before anything is made for it: what is left of that, should we end, is found by this.
+        let making = Making::begin(&folder, &record)
+            .tried(|| format!("cannot make the folder of container {name}"))?;
+        let pins = self.pin_volumes(&container_mounts)?;
+        slipway_fault::point("runtime.create.pinned");
         // Held until the container is there: from then on its record keeps them.
         let holder = Holder::Container(id.clone());
         let kept = self.0.layers.ensure(&image.layers, holder).await?;
         if let Some(arriving) = arriving {
             arriving.let_go(notices).await;
         }
+        slipway_fault::point("runtime.create.held");
+        // Before anybody waits for our turn: a device may take long to answer.
+        let devices = self.open_devices(&container_mounts).await?;
         // One container with volumes after the other: two that begin together fill a volume once, and
         // none finds it exchanged for a filled one while it runs.
         let turn = match container_mounts.iter().any(|m| m.r#type == "volume") {
@@ -120,16 +130,18 @@ impl Manager {
             false => None,
         };
         let kept = Arc::new(kept);
-        self.fill_volumes(&container_mounts, kept.clone(), turn.clone())
+        self.fill_volumes(&container_mounts, kept.clone(), devices, turn.clone())
             .await?;
-        let folder = self.0.state.join("containers").join(&id);
-        make_folder(&folder, &record)
+        slipway_fault::point("runtime.create.filled");
+        making
+            .finish(&folder)
             .tried(|| format!("cannot make the folder of container {name}"))?;
         let run_folder = self.0.run.join("containers").join(&id);
         let container = Arc::new(Container::new(record, Status::Created, folder, run_folder));
         // Before anybody can find it: whoever prunes what does not run must not take it from its start.
         let opening = container.opening.clone().read_owned().await;
         self.insert(container.clone());
+        slipway_fault::point("runtime.create.inserted");
         // From now on its record has them.
         drop(granted);
         // Its id is told at once; a moment later it survives power loss too.
@@ -145,30 +157,23 @@ impl Manager {
         })
     }
 
-    /// Named volumes are made when first used; anonymous ones get a name. Returns those apart.
-    fn prepare_mounts(&self, spec: &mut ContainerSpec) -> Result<(Vec<Pin>, Vec<String>), Error> {
-        let (mut pins, mut own) = (Vec::new(), Vec::new());
-        for mount in &mut spec.mounts {
-            match mount.r#type.as_str() {
-                "volume" => {
-                    let labels = mount.volume_labels.clone().into_iter().collect();
-                    let options = mount.volume_options.clone().into_iter().collect();
-                    let pin = self.0.volumes.create(&mount.source, labels, options)?;
-                    if pin.is_new() {
-                        self.tell_volume(pin.name(), "create");
-                    }
-                    if mount.source.is_empty() {
-                        mount.anonymous = true;
-                        own.push(pin.name().to_owned());
-                    }
-                    pin.name().clone_into(&mut mount.source);
-                    pins.push(pin);
-                }
-                "bind" => sources::bind(mount)?,
-                _ => {}
+    /// The volumes among these, which are made when first used.
+    fn pin_volumes(&self, mounts: &[Mount]) -> Result<Vec<Pin>, Error> {
+        let mut pins = Vec::new();
+        for mount in mounts.iter().filter(|m| m.r#type == "volume") {
+            let labels = mount.volume_labels.clone().into_iter().collect();
+            let options = mount.volume_options.clone().into_iter().collect();
+            let name = match mount.anonymous && !mount.inherited {
+                true => Name::Anonymous(&mount.source),
+                false => Name::Given(&mount.source),
+            };
+            let pin = self.0.volumes.create(name, labels, options)?;
+            if pin.is_new() {
+                self.tell_volume(pin.name(), "create");
             }
+            pins.push(pin);
         }
-        Ok((pins, own))
+        Ok(pins)
     }
 
     /// The layers of images that are mounted, top first, by target; they stay while the answer lives.
@@ -203,20 +208,45 @@ impl Manager {
         Ok((layers, kept))
     }
 
+    /// Mounts the devices of volumes that are to be filled.
+    async fn open_devices(&self, mounts: &[Mount]) -> Result<OpenDevices, Error> {
+        let mut devices = OpenDevices {
+            volumes: self.0.volumes.clone(),
+            opener: format!("copy {}", ids::new_id()),
+            mounted: HashSet::new(),
+        };
+        let names: Vec<String> = to_fill(mounts).map(|m| m.source.clone()).collect();
+        if names.is_empty() {
+            return Ok(devices);
+        }
+        // It closes them when nobody waits for it any more.
+        tokio::task::spawn_blocking(move || {
+            for name in names {
+                if devices.volumes.open_device(&name, &devices.opener)? {
+                    devices.mounted.insert(name);
+                }
+            }
+            Ok(devices)
+        })
+        .await
+        .map_err(io::Error::other)
+        .tried(|| "cannot open the volumes".to_owned())?
+    }
+
     /// Empty volumes get what the image has in their places. The caller may go in the middle: what the
     /// work counts on goes with the work.
     async fn fill_volumes(
         &self,
         mounts: &[Mount],
         kept: Arc<Kept>,
+        devices: OpenDevices,
         turn: Option<Arc<OwnedMutexGuard<()>>>,
     ) -> Result<(), Error> {
-        // A part of a volume is there already, or cannot be mounted.
-        let wanted: Vec<(String, String, bool)> = mounts
-            .iter()
-            .filter(|m| m.r#type == "volume" && !m.no_copy && m.subpath.is_empty())
+        let wanted: Vec<(String, String, bool)> = to_fill(mounts)
             .map(|m| {
-                let in_place = !self.users_of_volume(&m.source).is_empty();
+                // What is mounted there cannot be exchanged.
+                let in_place = devices.mounted.contains(&m.source)
+                    || !self.users_of_volume(&m.source).is_empty();
                 (m.target.clone(), m.source.clone(), in_place)
             })
             .collect();
@@ -226,14 +256,10 @@ impl Manager {
         let volumes = self.0.volumes.clone();
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let opener = format!("copy {}", ids::new_id());
-            let filled = wanted.iter().try_for_each(|(target, name, in_place)| {
-                // What is mounted there cannot be exchanged.
-                let in_place = volumes.open_device(name, &opener)? || *in_place;
-                copy_up(&kept.folders, target, &volumes.data(name), in_place)
-            });
-            volumes.close_devices(&opener);
-            filled
+            let _devices = devices;
+            wanted.iter().try_for_each(|(target, name, in_place)| {
+                copy_up(&kept.folders, target, &volumes.data(name), *in_place)
+            })
         })
         .await
         .map_err(io::Error::other)
@@ -293,6 +319,7 @@ fn record(
         user_map: None,
         image_mounts: Default::default(),
         starting: false,
+        updating: false,
         life: Life::default(),
     }
 }
@@ -343,17 +370,91 @@ fn add_image_volumes(spec: &mut ContainerSpec, volumes: &[String]) {
     }
 }
 
-/// Makes a container's folder under a temporary name first: it is there whole or not at all.
-fn make_folder(folder: &Path, record: &Record) -> io::Result<()> {
+/// Volumes of devices that are mounted to be filled, until this goes.
+struct OpenDevices {
+    volumes: Volumes,
+    opener: String,
+    mounted: HashSet<String>,
+}
+
+impl Drop for OpenDevices {
+    fn drop(&mut self) {
+        self.volumes.close_devices(&self.opener);
+    }
+}
+
+/// Volumes that get what the image has in their places, if they are empty. A part of a volume is there
+/// already, or cannot be mounted.
+fn to_fill(mounts: &[Mount]) -> impl Iterator<Item = &Mount> {
+    mounts
+        .iter()
+        .filter(|m| m.r#type == "volume" && !m.no_copy && m.subpath.is_empty())
+}
+
+/// Anonymous volumes get their names, which are returned; binds their sources.
+fn prepare_mounts(spec: &mut ContainerSpec) -> Result<Vec<String>, Error> {
+    let mut own = Vec::new();
+    for mount in &mut spec.mounts {
+        match mount.r#type.as_str() {
+            "volume" if mount.source.is_empty() => {
+                mount.anonymous = true;
+                mount.source = ids::new_id();
+                own.push(mount.source.clone());
+            }
+            "volume" => mount.anonymous &= mount.inherited,
+            "bind" => sources::bind(mount)?,
+            _ => {}
+        }
+    }
+    Ok(own)
+}
+
+/// The folder of a container that is being made, under a temporary name: it is there whole or not at
+/// all. Its record says which volumes are made for it; when this goes unfinished, or the service does,
+/// both go.
+struct Making(Option<PathBuf>);
+
+impl Making {
+    fn begin(folder: &Path, record: &Record) -> io::Result<Self> {
+        let making = Self(Some(folder.with_extension("new")));
+        if let Some(folder) = &making.0 {
+            fill_folder(folder, record)?;
+        }
+        Ok(making)
+    }
+
+    fn finish(mut self, folder: &Path) -> io::Result<()> {
+        if let Some(temporary) = &self.0 {
+            fs::rename(temporary, folder)?;
+        }
+        self.0 = None;
+        slipway_fault::point("runtime.create.renamed");
+        Ok(())
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.0
+            && let Err(error) = fs::remove_dir_all(folder)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(folder = %folder.display(), %error, "could not be removed");
+        }
+    }
+}
+
+fn fill_folder(temporary: &Path, record: &Record) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let temporary = folder.with_extension("new");
-    fs::DirBuilder::new().mode(0o700).create(&temporary)?;
+    fs::DirBuilder::new().mode(0o700).create(temporary)?;
+    slipway_fault::point("runtime.create.folder");
     for name in ["upper", "work"] {
         // The upper folder's mode is that of the container's root.
         fs::DirBuilder::new()
             .mode(0o755)
             .create(temporary.join(name))?;
     }
-    record.write(&temporary)?;
-    fs::rename(&temporary, folder)
+    slipway_fault::point("runtime.create.upper");
+    slipway_fault::fallible("runtime.create.record")?;
+    record.write(temporary)
 }

@@ -129,10 +129,12 @@ impl Manager {
             user: record.user_map.clone(),
             time: false,
         };
+        slipway_fault::point("runtime.exec.connected");
         connection
             .request(&Request::Exec(Box::new(plan)), fds)
             .await
             .tried(what)?;
+        slipway_fault::point("runtime.exec.asked");
         Ok(connection)
     }
 

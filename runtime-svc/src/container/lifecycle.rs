@@ -65,6 +65,7 @@ impl Manager {
         size: Option<TerminalSize>,
         life: Life,
     ) -> Result<(), Error> {
+        slipway_fault::point("runtime.start.begun");
         let attached = self.attach(container).await?;
         match self.launch(container, attached.as_ref(), size, life).await {
             Ok((connection, running)) => {
@@ -74,6 +75,7 @@ impl Manager {
                 self.tell_mounts(container, "mount");
                 self.begin_health(container);
                 self.supervise(container.clone(), connection, running);
+                slipway_fault::point("runtime.start.supervised");
                 self.tell(container, "start", &[]);
                 Ok(())
             }
@@ -82,24 +84,9 @@ impl Manager {
                     self.0.netd.release(&container.id).await;
                 }
                 self.clean_up(container);
-                // As docker: what could not be started has ended with that.
-                if let Error::Start(start) = &error {
-                    let code = match start {
-                        StartError::NotFound(..) => 127,
-                        StartError::NotExecutable(..) => 126,
-                        StartError::Failed { .. } => 128,
-                    };
-                    let now = crate::monitor::now();
-                    let record = ExitRecord {
-                        code,
-                        oom_killed: false,
-                        started: now,
-                        finished: now,
-                    };
-                    container.set_status(Status::Exited {
-                        record,
-                        error: start.to_string(),
-                    });
+                // Before that it was not asked for, and nothing of it has changed.
+                if container.record().starting {
+                    ended_at_once(container, &error);
                 }
                 Err(error)
             }
@@ -132,14 +119,17 @@ impl Manager {
                     .await?,
             ),
         };
+        slipway_fault::point("runtime.start.endpoint");
         let endpoint = attached.as_ref().map(|a| &a.endpoint);
-        let written = etc::write(
-            &container.folder,
-            &record.effective,
-            &record.spec.domainname,
-            &config,
-            endpoint,
-        );
+        let written = slipway_fault::fallible("runtime.start.etc").and_then(|()| {
+            etc::write(
+                &container.folder,
+                &record.effective,
+                &record.spec.domainname,
+                &config,
+                endpoint,
+            )
+        });
         if let Err(e) = written {
             if attached.is_some() {
                 self.0.netd.release(&container.id).await;
@@ -165,6 +155,7 @@ impl Manager {
             lower.push(self.empty_layer().tried(what)?);
         }
         fs::create_dir_all(container.run_folder.join("rootfs")).tried(what)?;
+        slipway_fault::point("runtime.start.run-folder");
         let of_devices = self.open_sources(&record).await?;
         let volume = |name: &str| self.0.volumes.data(name);
         let layer = |id: &str| self.layer_folder(id);
@@ -195,6 +186,7 @@ impl Manager {
             record.life = life;
             record.effective = effective;
         };
+        slipway_fault::fallible("runtime.start.recorded").tried(what)?;
         container.update(starting).tried(what)?;
         // After that, so that at no instant it looks as if it had never been started: what a policy
         // brings back would stay away.
@@ -202,18 +194,17 @@ impl Manager {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).tried(what),
             _ => {}
         }
+        slipway_fault::point("runtime.start.forgotten");
         let socket = self.spawn(&plan, attached, &peers).tried(what)?;
         let connection = Connection::new(socket).tried(what)?;
+        slipway_fault::point("runtime.start.asked");
         match connection.next().await.tried(what)? {
-            Some((Event::Running(running), _)) => Ok((connection, running)),
-            Some((Event::Failed(error), _)) => {
-                container.update(|r| r.starting = false).tried(what)?;
-                Err(error.into())
+            Some((Event::Running(running), _)) => {
+                slipway_fault::point("runtime.start.running");
+                Ok((connection, running))
             }
-            _ => Err(Error::Conflict(format!(
-                "the monitor of container {} was killed while it started",
-                record.name
-            ))),
+            Some((Event::Failed(error), _)) => Err(error.into()),
+            _ => Err(Error::NoMonitor(record.name)),
         }
     }
 
@@ -309,41 +300,35 @@ impl Manager {
         record: Option<ExitRecord>,
         told_of_memory: bool,
     ) {
-        let (record, error) = match record {
-            Some(record) => (record, String::new()),
+        slipway_fault::point("runtime.end.heard");
+        let record = match record {
+            Some(record) => record,
             None => {
                 // The monitor was killed; its container dies with it, or now.
                 tracing::error!(
                     container = container.id,
                     "the monitor was killed, its container ends"
                 );
-                let finished = crate::monitor::now();
-                let record = ExitRecord {
-                    code: 137,
-                    oom_killed: false,
-                    started: running.started,
-                    finished,
-                };
-                // So that the next instance knows it as well.
-                let _ = fs::write(
-                    container.exit_file(),
-                    serde_json::to_vec(&record).unwrap_or_default(),
-                );
-                (record, "the container's monitor was killed".to_owned())
+                let record = ExitRecord::without_monitor(running.started);
+                keep_end(container, &record);
+                record
             }
         };
         self.clean_up(container);
+        slipway_fault::point("runtime.end.cleaned");
         let mode = mode(container);
         let own = !matches!(mode.as_str(), "host" | "none") && peers::of(&mode).is_none();
         if container.endpoint().is_some() || own {
             self.0.netd.release(&container.id).await;
         }
+        slipway_fault::point("runtime.end.released");
         self.tell_network(container, "disconnect", container.endpoint().as_ref());
         container.set_endpoint(None);
         logging::finish(container).await;
         if let Err(e) = container.update(|r| r.starting = false) {
             tracing::warn!(container = container.id, error = %e, "its record was not updated");
         }
+        slipway_fault::point("runtime.end.recorded");
         let ran = Duration::from_nanos(record.finished.saturating_sub(record.started));
         let (code, oom) = (record.code, record.oom_killed);
         let (policy, ending) = verdict(container, code);
@@ -351,10 +336,11 @@ impl Manager {
         let goes = container.goes_with_its_end();
         if policy.after_end(ending) {
             let delay = restart::delay(container.delay(), ran);
-            self.bring_back(container, record, error, delay);
+            self.bring_back(container, record, delay);
         } else {
-            container.set_status(Status::Exited { record, error });
+            container.set_status(Status::Exited { record });
         }
+        slipway_fault::point("runtime.end.known");
         self.end_health(container);
         if oom && !told_of_memory {
             self.tell(container, "oom", &[]);
@@ -379,17 +365,13 @@ impl Manager {
         &self,
         container: &Arc<Container>,
         record: ExitRecord,
-        error: String,
         delay: Duration,
     ) {
         let wait = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
         let next = crate::monitor::now().saturating_add(wait);
         container.set_delay(Some(delay));
-        container.set_status(Status::Restarting {
-            record,
-            error,
-            next,
-        });
+        container.set_status(Status::Restarting { record, next });
+        slipway_fault::point("runtime.restart.waiting");
         let (manager, container) = (self.clone(), container.clone());
         tokio::spawn(async move { manager.come_back(container, next, delay).await });
     }
@@ -403,13 +385,14 @@ impl Manager {
         }
         let _turn = container.operation.lock().await;
         let now = container.status();
-        let (true, Status::Restarting { record, error, .. }) = (waits(&now), now) else {
+        let (true, Status::Restarting { mut record, .. }) = (waits(&now), now) else {
             return;
         };
+        slipway_fault::point("runtime.restart.due");
         let (policy, ending) = verdict(&container, record.code);
         if policy == Policy::No {
             // It was taken away from it meanwhile.
-            container.set_status(Status::Exited { record, error });
+            container.set_status(Status::Exited { record });
             return;
         }
         let life = Life {
@@ -422,13 +405,14 @@ impl Manager {
             Err(error @ (Error::Network { .. } | Error::Io { .. })) => {
                 tracing::warn!(container = container.id, %error, "not restarted yet");
                 let delay = restart::delay(Some(delay), Duration::ZERO);
-                self.bring_back(&container, record, error.to_string(), delay);
+                record.error = error.to_string();
+                self.bring_back(&container, record, delay);
             }
             Err(error) => {
                 tracing::warn!(container = container.id, %error, "not restarted");
                 if container.is_up() {
-                    let error = error.to_string();
-                    container.set_status(Status::Exited { record, error });
+                    record.error = error.to_string();
+                    container.set_status(Status::Exited { record });
                 }
             }
         }
@@ -438,8 +422,8 @@ impl Manager {
     pub(super) async fn stay_down(&self, container: &Container) -> bool {
         let _turn = container.operation.lock().await;
         match container.status() {
-            Status::Restarting { record, error, .. } => {
-                container.set_status(Status::Exited { record, error });
+            Status::Restarting { record, .. } => {
+                container.set_status(Status::Exited { record });
                 true
             }
             _ => false,
@@ -459,6 +443,34 @@ impl Manager {
         {
             tracing::warn!(container = container.id, %error, "its run folder could not be removed");
         }
+    }
+}
+
+/// As docker: what could not be started has ended with that.
+fn ended_at_once(container: &Container, error: &Error) {
+    let record = match error {
+        Error::Start(start) => {
+            let code = match start {
+                StartError::NotFound(..) => 127,
+                StartError::NotExecutable(..) => 126,
+                StartError::Failed { .. } => 128,
+            };
+            ExitRecord::without_code(code, 0, start.to_string())
+        }
+        Error::NoMonitor(_) => ExitRecord::without_monitor(0),
+        other => ExitRecord::without_code(128, 0, other.to_string()),
+    };
+    keep_end(container, &record);
+    if let Err(error) = container.update(|r| r.starting = false) {
+        tracing::warn!(container = container.id, %error, "its record was not updated");
+    }
+    container.set_status(Status::Exited { record });
+}
+
+/// Leaves the end of a container for the next instance, which is to know it as well.
+pub(super) fn keep_end(container: &Container, record: &ExitRecord) {
+    if let Err(error) = record.write(&container.exit_file()) {
+        tracing::warn!(container = container.id, %error, "its end could not be recorded");
     }
 }
 

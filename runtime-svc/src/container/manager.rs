@@ -71,6 +71,7 @@ impl Manager {
             tokio::task::spawn_blocking(move || spawner::wait_for_last(&lock)).await??;
         }
         let spawner = Spawner::start(Path::new("/proc/self/exe"), &lock)?;
+        slipway_fault::point("runtime.recover.spawner");
         let layers = Layers::open(state.join("layers"), registry.clone(), unpack)?;
         let volumes = Volumes::open(state.join("volumes"))?;
         let hierarchies = Hierarchies::detect()?;

@@ -292,6 +292,7 @@ mod tests {
             user_map: None,
             image_mounts: Default::default(),
             starting: false,
+            updating: false,
             life: Default::default(),
         };
         let places = Places {

@@ -46,6 +46,9 @@ pub struct Record {
     /// A start was asked for and its outcome is not known yet.
     #[serde(default)]
     pub starting: bool,
+    /// Its limits are being changed: the kernel may not have them all yet.
+    #[serde(default)]
+    pub updating: bool,
     /// What its restart policy has to know.
     #[serde(default)]
     pub life: Life,

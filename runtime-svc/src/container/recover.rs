@@ -1,6 +1,6 @@
 //! Finding every container again, whatever the last instance was doing when it ended.
 
-use std::{fs, sync::Arc, sync::PoisonError, time::Duration};
+use std::{fs, path::PathBuf, sync::Arc, sync::PoisonError, time::Duration};
 
 use tokio::task::JoinSet;
 
@@ -8,6 +8,7 @@ use super::{
     lifecycle, logging,
     manager::Manager,
     record::Record,
+    remove::REMOVED_WITH_VOLUMES,
     restart,
     state::{Container, Status},
 };
@@ -44,19 +45,12 @@ impl Manager {
         let mut live = Vec::new();
         let mut ended = Vec::new();
         let mut silent = Vec::new();
-        // Of removals that were cut off: nobody else has these, or will ever ask for them.
-        let mut volumes = Vec::new();
+        let mut half_done = Vec::new();
         for entry in fs::read_dir(self.0.state.join("containers"))? {
             let folder = entry?.path();
             // `<id>.new` was never acknowledged, `<id>.removed` is being removed.
             if folder.extension().is_some() {
-                let record = Record::read(&folder).ok();
-                if let Some(record) = record.filter(|r| r.spec.auto_remove) {
-                    volumes.extend(record.own_volumes);
-                }
-                if let Err(error) = fs::remove_dir_all(&folder) {
-                    tracing::warn!(folder = %folder.display(), %error, "could not be removed");
-                }
+                half_done.push(folder);
                 continue;
             }
             let record = match Record::read(&folder) {
@@ -104,6 +98,7 @@ impl Manager {
                         // Not there any more is fine.
                         let _ = fs::remove_file(container.commit_mark());
                     }
+                    self.finish_update(&container).await;
                     self.supervise(container.clone(), connection, running.clone());
                     if paused {
                         container.set_status(Status::Running { running, paused });
@@ -127,18 +122,18 @@ impl Manager {
                 }
             }
         }
+        slipway_fault::point("runtime.recover.read");
         let running = live.len();
-        if let Err(status) = self.0.netd.sync(live).await {
-            tracing::warn!(
-                error = status.message(),
-                "netd was not told which containers live"
-            );
+        if self.0.netd.sync(live).await {
+            self.learn_endpoints().await;
+        } else {
+            let manager = self.clone();
+            tokio::spawn(async move {
+                manager.0.netd.settled().await;
+                manager.learn_endpoints().await;
+            });
         }
-        for endpoint in self.0.netd.endpoints().await {
-            if let Ok(container) = self.find(&endpoint.container_id) {
-                container.set_endpoint(Some(endpoint));
-            }
-        }
+        slipway_fault::point("runtime.recover.synced");
         for container in self.all().iter().filter(|c| c.running().is_some()) {
             let record = container.record();
             let volumes = record.spec.mounts.iter().filter(|m| m.r#type == "volume");
@@ -153,16 +148,58 @@ impl Manager {
                 settling.join_next().await;
             }
             let manager = self.clone();
-            settling.spawn(async move { manager.settle_ended(&container).await });
+            settling.spawn(async move {
+                manager.settle_ended(&container).await;
+                slipway_fault::point("runtime.recover.settled");
+            });
         }
         settling.join_all().await;
-        self.remove_own_volumes(&volumes).await;
+        for folder in half_done {
+            self.remove_half_done(folder).await;
+        }
         for container in silent {
             tracing::warn!(container = container.id, "its monitor does not answer");
             tokio::spawn(self.clone().ask_again(container));
         }
+        slipway_fault::point("runtime.recover.done");
         tracing::info!(running, "recovered");
         Ok(())
+    }
+
+    /// Asks netd for the endpoints of containers that outlived us.
+    async fn learn_endpoints(&self) {
+        for endpoint in self.0.netd.endpoints().await {
+            let Ok(container) = self.find(&endpoint.container_id) else {
+                continue;
+            };
+            // Renamed when we ended.
+            let name = container.name();
+            if !endpoint.dns_names.contains(&name) {
+                self.0.netd.rename(&container.id, &name).await;
+            }
+            // One that was started meanwhile knows its own.
+            if container.endpoint().is_none() {
+                container.set_endpoint(Some(endpoint));
+            }
+        }
+    }
+
+    /// Finishes a removal that was cut off, and takes back what was made for a container that was not.
+    async fn remove_half_done(&self, folder: PathBuf) {
+        if let Ok(record) = Record::read(&folder) {
+            let extension = folder.extension().unwrap_or_default();
+            // Nobody else has these, or will ever ask for them.
+            if extension == "new" || extension == REMOVED_WITH_VOLUMES || record.spec.auto_remove {
+                self.remove_own_volumes(&record.own_volumes).await;
+            }
+            let run_folder = self.0.run.join("containers").join(&record.id);
+            let container = Container::new(record, Status::Removed, folder.clone(), run_folder);
+            self.clean_up(&container);
+        }
+        // Last: as long as it is there, all that it names can still be found.
+        if let Err(error) = fs::remove_dir_all(&folder) {
+            tracing::warn!(folder = %folder.display(), %error, "could not be removed");
+        }
     }
 
     /// Asks a monitor that said nothing until it says something or has gone.
@@ -188,20 +225,13 @@ impl Manager {
 
     /// A container whose monitor is gone: it ended while we were away, or never began.
     async fn settle_ended(&self, container: &Arc<Container>) {
-        let status = match ExitRecord::read(&container.exit_file()) {
-            Some(record) => Status::Exited {
-                record,
-                error: String::new(),
-            },
-            None if container.record().starting => Status::Exited {
-                record: ExitRecord {
-                    code: 137,
-                    oom_killed: false,
-                    started: 0,
-                    finished: crate::monitor::now(),
-                },
-                error: "the container's monitor was killed".to_owned(),
-            },
+        let record = match ExitRecord::read(&container.exit_file()) {
+            Some(record) => record,
+            None if container.record().starting => {
+                let record = ExitRecord::without_monitor(0);
+                lifecycle::keep_end(container, &record);
+                record
+            }
             // Never started, and nobody is about to any more.
             None => return self.remove_unstarted(container).await,
         };
@@ -209,15 +239,13 @@ impl Manager {
         logging::finish(container).await;
         self.resume_health(container);
         self.end_health(container);
-        if let Status::Exited { record, error } = &status {
-            let (policy, ending) = lifecycle::verdict(container, record.code);
-            if policy.at_service_start(ending) {
-                let delay = restart::delay(None, Duration::ZERO);
-                self.bring_back(container, record.clone(), error.clone(), delay);
-                return;
-            }
+        let (policy, ending) = lifecycle::verdict(container, record.code);
+        if policy.at_service_start(ending) {
+            let delay = restart::delay(None, Duration::ZERO);
+            self.bring_back(container, record, delay);
+            return;
         }
-        container.set_status(status);
+        container.set_status(Status::Exited { record });
         if container.record().spec.auto_remove
             && let Err(error) = self.remove(container, true, true).await
         {

@@ -8,6 +8,9 @@ use super::{
 };
 use crate::error::{Error, Tried as _};
 
+/// What the folder of a container ends with that goes with its own volumes.
+pub(super) const REMOVED_WITH_VOLUMES: &str = "removed-with-volumes";
+
 impl Manager {
     /// Removes a container; a running one only with `force`.
     pub async fn remove(
@@ -46,14 +49,21 @@ impl Manager {
         }
         let record = container.record();
         // Out of the way under another name first: a removal that is cut off is finished at the next start.
-        let gone = container.folder.with_extension("removed");
+        let gone = container.folder.with_extension(match volumes {
+            true => REMOVED_WITH_VOLUMES,
+            false => "removed",
+        });
         let what = || format!("cannot remove container {}", record.name);
         fs::rename(&container.folder, &gone).tried(what)?;
+        slipway_fault::point("runtime.rm.renamed");
         self.clean_up(container);
+        slipway_fault::point("runtime.rm.cleaned");
         self.forget(container);
+        slipway_fault::point("runtime.rm.forgotten");
         if volumes {
             self.remove_own_volumes(&record.own_volumes).await;
         }
+        slipway_fault::point("runtime.rm.volumes");
         // Name and volumes are free: who waits for that need not wait for the disk.
         container.set_status(Status::Removed);
         self.tell(container, "destroy", &[]);
@@ -61,7 +71,9 @@ impl Manager {
             .await
             .map_err(io::Error::other)
             .and_then(|r| r)
-            .tried(what)
+            .tried(what)?;
+        slipway_fault::point("runtime.rm.gone");
+        Ok(())
     }
 
     /// One of `--rm` that could not be started goes at once, as docker's does. Its caller must not hold

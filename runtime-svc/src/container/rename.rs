@@ -23,10 +23,11 @@ impl Manager {
         }
         let new = self.take_name(name, &container.id)?;
         let release = ReleaseName::unless_kept(self, &new);
-        container
-            .update(|r| r.name.clone_from(&new))
+        slipway_fault::fallible("runtime.rename.recorded")
+            .and_then(|()| container.update(|r| r.name.clone_from(&new)))
             .tried(|| format!("cannot rename {old}"))?;
         release.keep();
+        slipway_fault::point("runtime.rename.renamed");
         if container.endpoint().is_some() {
             self.0.netd.rename(&container.id, &new).await;
         }

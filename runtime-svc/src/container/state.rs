@@ -4,7 +4,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -39,15 +39,11 @@ pub enum Status {
     Exited {
         /// How.
         record: ExitRecord,
-        /// Why it ended without an exit code of its own, else "".
-        error: String,
     },
     /// It ended, and its restart policy brings it back.
     Restarting {
-        /// How it ended.
+        /// How it ended, or why it could not be started last.
         record: ExitRecord,
-        /// Why it ended without an exit code of its own, or could not be started last, else "".
-        error: String,
         /// When, in nanoseconds since the epoch.
         next: u64,
     },
@@ -82,8 +78,8 @@ pub struct Container {
     exits: watch::Sender<u64>,
     /// The wait before its last restart.
     delay: Mutex<Option<Duration>>,
-    /// `restart` is at work: `--rm` does not count for this end.
-    restarted_by_hand: AtomicBool,
+    /// How many `restart`s are at work: `--rm` does not count for an end meanwhile.
+    restarted_by_hand: AtomicUsize,
     health: Mutex<Option<Health>>,
     /// Length of the log, bytes.
     /// What attached clients have still to read of the log.
@@ -115,7 +111,7 @@ impl Container {
             last_exit: Mutex::new(None),
             exits: watch::Sender::new(0),
             delay: Mutex::new(None),
-            restarted_by_hand: AtomicBool::new(false),
+            restarted_by_hand: AtomicUsize::new(0),
             health: Mutex::new(None),
             holds: Holds::default(),
             sink: Sink::default(),
@@ -199,13 +195,13 @@ impl Container {
 
     /// Until the returned guard goes, an end does not remove it.
     pub fn keep_over_restart(&self) -> KeptOverRestart<'_> {
-        self.restarted_by_hand.store(true, Ordering::SeqCst);
+        self.restarted_by_hand.fetch_add(1, Ordering::SeqCst);
         KeptOverRestart(self)
     }
 
     /// Whether its end removes it.
     pub fn goes_with_its_end(&self) -> bool {
-        lock(&self.record).spec.auto_remove && !self.restarted_by_hand.load(Ordering::SeqCst)
+        lock(&self.record).spec.auto_remove && self.restarted_by_hand.load(Ordering::SeqCst) == 0
     }
 
     /// Its health, when that is looked after.
@@ -301,7 +297,7 @@ pub struct KeptOverRestart<'a>(&'a Container);
 
 impl Drop for KeptOverRestart<'_> {
     fn drop(&mut self) {
-        self.0.restarted_by_hand.store(false, Ordering::SeqCst);
+        self.0.restarted_by_hand.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -50,8 +50,8 @@ impl Manager {
         if container.record().life.stopped_by_hand {
             return Ok(());
         }
-        container
-            .update(|r| r.life.stopped_by_hand = true)
+        slipway_fault::fallible("runtime.stop.recorded")
+            .and_then(|()| container.update(|r| r.life.stopped_by_hand = true))
             .tried(|| format!("cannot record the end of container {}", container.name()))
     }
 
@@ -85,6 +85,7 @@ impl Manager {
             // A restart that was under way has forgotten it again.
             self.stopped_by_hand(container)?;
             self.signal(container, signal).await?;
+            slipway_fault::point("runtime.stop.signalled");
             self.tell(container, "kill", &[("signal", signal.to_string())]);
             self.thaw(container).await?;
             // The sender lives as long as the container.
@@ -97,6 +98,7 @@ impl Manager {
                 .is_err()
             {
                 self.signal(container, libc::SIGKILL).await?;
+                slipway_fault::point("runtime.stop.killed");
                 let killed = libc::SIGKILL.to_string();
                 self.tell(container, "kill", &[("signal", killed)]);
                 let _ = exits.changed().await;

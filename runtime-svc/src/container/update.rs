@@ -1,11 +1,15 @@
 //! `update`: other limits for a container that is there, running or not.
 
+use std::io;
+
 use slipway_proto::runtime::v1::{Resources, RestartPolicy};
 
 use super::{manager::Manager, resources as rules, restart::Policy, state::Container, unsupported};
 use crate::{
     cgroup::Group,
     error::{Error, Tried as _},
+    executor::plan::Limits,
+    monitor::{client::Connection, protocol::Request},
 };
 
 impl Manager {
@@ -17,7 +21,8 @@ impl Manager {
         restart: Option<RestartPolicy>,
     ) -> Result<Vec<String>, Error> {
         let _turn = container.operation.lock().await;
-        let mut spec = container.record().spec;
+        let old_spec = container.record().spec;
+        let mut spec = old_spec.clone();
         let old = spec.resources.clone().unwrap_or_default();
         // docker: whoever lowers swap below memory without saying so would not get what he thinks.
         if asked.memory > old.memory_swap && old.memory_swap > 0 && asked.memory_swap == 0 {
@@ -25,16 +30,7 @@ impl Manager {
         }
         let mut resources = merged(old, asked);
         let warnings = rules::check(&mut resources, &self.0.host, true)?;
-        let mut limits = rules::limits(&resources);
-        rules::add_devices(&mut limits, &resources)?;
-        if asked.pids_limit < 0 {
-            // Nothing said is no limit for a new group; an old one must be told.
-            limits.pids = Some(u64::MAX);
-        }
-        if asked.cpu_quota < 0 {
-            limits.cpu_quota = Some(u64::MAX);
-            limits.cpu_period = limits.cpu_period.or(Some(100_000));
-        }
+        let limits = changed(&resources)?;
         spec.resources = Some(resources);
         if let Some(restart) = restart {
             if Policy::parse(Some(&restart))? != Policy::No && spec.auto_remove {
@@ -46,16 +42,97 @@ impl Manager {
             spec.restart = Some(restart);
         }
         unsupported::check(&spec)?;
-        if container.running().is_some() {
-            let group = Group::open(self.hierarchies(), &container.record().cgroup());
-            group
-                .limit(self.hierarchies(), &limits)
-                .tried(|| format!("Cannot update container {}", container.name()))?;
-        }
+        let name = container.name();
+        let what = || format!("cannot record the limits of {name}");
+        let runs = container.running().is_some();
+        // The record first: should we end before the kernel has all of it, the next instance goes on.
+        slipway_fault::fallible("runtime.update.recorded").tried(what)?;
         container
-            .update(|record| record.spec = spec)
-            .tried(|| format!("cannot record the limits of {}", container.name()))?;
+            .update(|record| {
+                record.spec = spec;
+                record.updating = runs;
+            })
+            .tried(what)?;
+        if runs {
+            slipway_fault::point("runtime.update.asked");
+            let done = self.limit(container, &limits).await;
+            slipway_fault::point("runtime.update.limited");
+            if done.is_err() {
+                // What the kernel has taken of it goes back, as far as it can.
+                if let Ok(limits) = old_spec
+                    .resources
+                    .as_ref()
+                    .map_or(Ok(Limits::default()), changed)
+                {
+                    drop(self.limit(container, &limits).await);
+                }
+            }
+            let refused = done.is_err();
+            container
+                .update(|record| {
+                    record.updating = false;
+                    if refused {
+                        record.spec = old_spec;
+                    }
+                })
+                .tried(what)?;
+            done.tried(|| format!("Cannot update container {name}"))?;
+        }
         Ok(warnings)
+    }
+}
+
+impl Manager {
+    async fn limit(&self, container: &Container, limits: &Limits) -> io::Result<()> {
+        let group = Group::open(self.hierarchies(), &container.record().cgroup());
+        group.limit(self.hierarchies(), limits)?;
+        if limits.memory.is_some() {
+            watch_memory(container).await;
+        }
+        Ok(())
+    }
+
+    /// Finishes an update that was cut off.
+    pub(super) async fn finish_update(&self, container: &Container) {
+        let record = container.record();
+        if !record.updating {
+            return;
+        }
+        let resources = record.spec.resources.unwrap_or_default();
+        let finished = match changed(&resources) {
+            Ok(limits) => self.limit(container, &limits).await,
+            Err(error) => Err(io::Error::other(error)),
+        };
+        let finished = finished.and_then(|()| container.update(|record| record.updating = false));
+        if let Err(error) = finished {
+            tracing::warn!(container = container.id, %error, "its limits are not what was asked for");
+        }
+    }
+}
+
+/// Limits for a group that is there: nothing said is no limit for a new one; an old one must be told.
+fn changed(resources: &Resources) -> Result<Limits, Error> {
+    let mut limits = rules::limits(resources);
+    rules::add_devices(&mut limits, resources)?;
+    if resources.pids_limit < 0 {
+        limits.pids = Some(u64::MAX);
+    }
+    if resources.cpu_quota < 0 {
+        limits.cpu_quota = Some(u64::MAX);
+        limits.cpu_period = limits.cpu_period.or(Some(100_000));
+    }
+    Ok(limits)
+}
+
+/// Has the monitor tell when memory runs out: it watches for that only with a limit.
+async fn watch_memory(container: &Container) {
+    let asked = match Connection::open(&container.socket()) {
+        Ok(connection) => connection.request(&Request::WatchMemory, &[]).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = asked {
+        // It has just ended, or its end tells it.
+        tracing::debug!(container = container.id, %error, "its memory is not watched");
     }
 }
 

@@ -155,10 +155,11 @@ pub fn run(plan: &ContainerPlan, mut inherited: Inherited<'_>) -> ! {
     let ready = become_container(plan, inherited).and_then(|()| launch::mark(&plan.process));
     let (error, report) = match (ready, gate) {
         (Ok(()), Some(gate)) => launch::become_program_at(gate, &plan.process, entry, report),
-        (Ok(()), None) => (
-            launch::become_program(&plan.process, entry, &report),
-            report,
-        ),
+        (Ok(()), None) => {
+            slipway_fault::point("init.start.ready");
+            let error = launch::become_first_program(&plan.process, entry, &report);
+            (error, report)
+        }
         (Err(error), _) => (error, report),
     };
     send_error(&report, &error);
@@ -177,16 +178,24 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
     // Nobody in a joined namespace may look into us while we still hold the host's things.
     prctl::set_dumpable(false).step(|| "cannot become undumpable".to_owned())?;
     reset_signals()?;
+    // Until it is the program, whose own comes with it: the monitor may be killed at any step. One that
+    // was killed before this is missed by `wait_until_placed`.
+    if !plan.process.outlives {
+        prctl::set_parent_death_signal(libc::SIGKILL)
+            .step(|| "cannot bind to the monitor".to_owned())?;
+    }
     if plan.process.init {
         // While /proc is the host's. At worst `ps` shows the spawner's words.
         let _ = prctl::set_command_line(&reaper::command_line(&plan.process.args));
     }
     rustix::process::setsid().step(|| "cannot begin a session".to_owned())?;
+    slipway_fault::point("init.start.cloned");
     wait_until_placed(&inherited.report)?;
     inherited
         .group
         .join()
         .step(|| "cannot join the cgroups".to_owned())?;
+    slipway_fault::point("init.start.placed");
     if plan.new_keyring {
         crate::sys::keyring::begin_session()
             .step(|| "cannot begin a session keyring".to_owned())?;
@@ -204,6 +213,7 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
         crate::sys::loopback::up().step(|| "cannot switch the loopback device on".to_owned())?;
     }
 
+    slipway_fault::point("init.start.joined");
     if let Some(user) = inherited.user {
         user.own_files()?;
     }
@@ -213,6 +223,7 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
     rustix::process::umask(rustix::fs::Mode::empty());
     let stage = &plan.files.mount_point;
     let root = rootfs::mount_root(&plan.root, stage, inherited.user, connected_root)?;
+    slipway_fault::point("init.start.rooted");
     let context = mounts::Context {
         stage,
         shm: shm.as_ref(),
@@ -222,6 +233,7 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
         mappings: inherited.mappings,
     };
     mounts::make(&root, &plan.mounts, connected, &context)?;
+    slipway_fault::point("init.start.mounted");
     if plan.own_dev {
         let user = plan.user.as_ref();
         dev::populate(&root, &plan.devices, plan.host_devices, user)?;
@@ -272,6 +284,7 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
         mounts::make_read_only(&root)?;
     }
     rootfs::pivot(&root)?;
+    slipway_fault::point("init.start.pivoted");
     drop(root);
     if matches!(plan.root_propagation, libc::MS_SHARED | libc::MS_UNBINDABLE) {
         mounts::propagate_root(plan.root_propagation)?;

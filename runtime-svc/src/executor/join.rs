@@ -48,11 +48,16 @@ pub fn run(plan: &ExecPlan, inherited: Inherited<'_>) -> ! {
 fn enter(plan: &ExecPlan, inherited: Inherited<'_>) -> Result<(), StartError> {
     prctl::set_dumpable(false).step(|| "cannot become undumpable".to_owned())?;
     init::reset_signals()?;
+    if !plan.process.outlives {
+        prctl::set_parent_death_signal(libc::SIGKILL)
+            .step(|| "cannot bind to the monitor".to_owned())?;
+    }
     init::wait_until_placed(&inherited.report)?;
     inherited
         .group
         .join()
         .step(|| "cannot join the container's cgroups".to_owned())?;
+    slipway_fault::point("join.exec.begun");
     launch::mark(&plan.process)?;
     let mut all = Kind::MOUNT
         | Kind::HOST_NAME_AND_NIS_DOMAIN_NAME
@@ -65,6 +70,7 @@ fn enter(plan: &ExecPlan, inherited: Inherited<'_>) -> Result<(), StartError> {
     }
     rustix::thread::move_into_thread_name_spaces(inherited.target.as_fd(), all)
         .step(|| "cannot join the container's namespaces".to_owned())?;
+    slipway_fault::point("join.exec.joined");
     // Last of all comes the user namespace: its root may do nothing of what is still to be done.
     let user = plan.user.clone();
     let user = user.map(|map| UserNamespace::of(inherited.target, map));
@@ -100,6 +106,7 @@ fn enter(plan: &ExecPlan, inherited: Inherited<'_>) -> Result<(), StartError> {
 
     match fork::clone3(libc::CLONE_PARENT, None).step(|| "cannot make a process".to_owned())? {
         Clone::Parent(pid, _pidfd) => {
+            slipway_fault::point("join.exec.cloned");
             let message = pid.as_raw_nonzero().to_string();
             fdpass::send(
                 &inherited.report,
@@ -133,5 +140,6 @@ fn settle(plan: &ExecPlan, stdio: (OwnedFd, OwnedFd, OwnedFd)) -> Result<(), Sta
         terminal::make_controlling(&stdio.0).step(|| "cannot take the terminal".to_owned())?;
     }
     init::install_stdio(stdio)?;
+    slipway_fault::point("join.exec.ready");
     fork::cloexec_from(3).step(|| "cannot close what is not the container's".to_owned())
 }

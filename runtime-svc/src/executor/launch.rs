@@ -31,10 +31,26 @@ pub enum Entry<'a> {
     Join(&'a UserNamespace),
 }
 
+/// What a monitor hears of a first process before the last steps, which nothing but SIGKILL keeps from the
+/// exec or an error.
+pub const LAST_STEPS: &[u8] = b"last steps";
+
 /// Becomes the program. Returns only when that failed, and then nothing but `report` is open any more.
 /// Runs inside the container's root.
 pub fn become_program(process: &Process, entry: Option<Entry<'_>>, report: &OwnedFd) -> StartError {
-    match prepare(process, entry) {
+    match prepare(process, entry, None) {
+        Ok(ready) => ready.exec(report),
+        Err(error) => error,
+    }
+}
+
+/// As [`become_program`], of a container's first process: says [`LAST_STEPS`] before them.
+pub fn become_first_program(
+    process: &Process,
+    entry: Option<Entry<'_>>,
+    report: &OwnedFd,
+) -> StartError {
+    match prepare(process, entry, Some(report)) {
         Ok(ready) => ready.exec(report),
         Err(error) => error,
     }
@@ -48,7 +64,7 @@ pub fn become_program_at(
     entry: Option<Entry<'_>>,
     report: OwnedFd,
 ) -> (StartError, OwnedFd) {
-    let ready = match prepare(process, entry).and_then(|ready| ready.look().map(|()| ready)) {
+    let ready = match prepare(process, entry, None).and_then(|ready| ready.look().map(|()| ready)) {
         Ok(ready) => ready,
         Err(error) => return (error, report),
     };
@@ -67,7 +83,11 @@ struct Ready {
     descriptors: u32,
 }
 
-fn prepare(process: &Process, entry: Option<Entry<'_>>) -> Result<Ready, StartError> {
+fn prepare(
+    process: &Process,
+    entry: Option<Entry<'_>>,
+    first: Option<&OwnedFd>,
+) -> Result<Ready, StartError> {
     let who = match &process.identity {
         Some(identity) => user::exactly(identity),
         None => user::resolve(&process.user, &process.groups)?,
@@ -86,6 +106,11 @@ fn prepare(process: &Process, entry: Option<Entry<'_>>) -> Result<Ready, StartEr
     let early = enter_working_dir(&process.working_dir);
     if process.identity.is_none() {
         early.clone()?;
+    }
+    if let Some(report) = first {
+        // While no filter forbids it: whoever ends without it was killed on its way in. A monitor that is
+        // gone is noticed by that as well, before the change of user undoes our bond to it.
+        rustix::io::write(report, LAST_STEPS).step(|| "the monitor went away".to_owned())?;
     }
     // Without no_new_privs the filter needs CAP_SYS_ADMIN, so it comes first then; otherwise last, so
     // that it need not allow what follows.

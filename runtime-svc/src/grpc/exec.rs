@@ -77,6 +77,7 @@ pub async fn exec(
             }
         }
     };
+    slipway_fault::point("runtime.exec.started");
     // Its number may be another's when a signal comes; this stays its own.
     let process = rustix::process::Pid::from_raw(pid)
         .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
@@ -98,6 +99,7 @@ pub async fn exec(
             // Until it ends it is listed.
             let _running = running;
             let code = ended(&connection).await;
+            slipway_fault::point("runtime.exec.ended");
             manager.tell_exec(&container, "exec_die", &id, Some(code));
             code
         })

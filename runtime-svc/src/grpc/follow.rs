@@ -121,8 +121,8 @@ pub async fn follow<T: Send>(
         }
         if ended || !reading.follow {
             return Ok(match container.status() {
-                State::Exited { record, error } | State::Restarting { record, error, .. } => {
-                    view::exited(&record, &error)
+                State::Exited { record } | State::Restarting { record, .. } => {
+                    view::exited(&record)
                 }
                 _ => Exited {
                     exit_code: container.last_exit_code(),

@@ -197,15 +197,15 @@ async fn create(
     let make = async {
         let made = manager.create(creation, Some(&send)).await;
         drop(send);
-        made
+        made.map(|made| (Unclaimed::new(manager, made.container.clone()), made))
     };
     let both = async { tokio::join!(make, tell).0 };
-    let made = tokio::select! {
+    let (unclaimed, made) = tokio::select! {
         made = both => made?,
         // Nobody waits for it any more: whatever was begun is dropped, and with it taken back.
         () = client.closed() => return Err(Status::cancelled("the client went away")),
     };
-    let container = made.container;
+    let container = unclaimed.claim();
     let created = run_event::Created {
         id: container.id.clone(),
         name: container.name(),
@@ -219,6 +219,42 @@ async fn create(
     )
     .await;
     Ok((container, made.opening))
+}
+
+/// A container that was just made: it goes when its client has gone before it was told of it.
+struct Unclaimed {
+    manager: Manager,
+    container: Arc<Container>,
+    claimed: bool,
+}
+
+impl Unclaimed {
+    fn new(manager: &Manager, container: Arc<Container>) -> Self {
+        Self {
+            manager: manager.clone(),
+            container,
+            claimed: false,
+        }
+    }
+
+    fn claim(mut self) -> Arc<Container> {
+        self.claimed = true;
+        self.container.clone()
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if self.claimed {
+            return;
+        }
+        let (manager, container) = (self.manager.clone(), self.container.clone());
+        tokio::spawn(async move {
+            if let Err(error) = manager.remove(&container, false, true).await {
+                tracing::debug!(container = container.id, %error, "somebody uses it already");
+            }
+        });
+    }
 }
 
 /// Serves one `Attach` call.

@@ -36,7 +36,7 @@ impl From<Error> for Status {
             Error::Start(StartError::NotExecutable(..)) => {
                 status(Code::FailedPrecondition, "COMMAND_NOT_EXECUTABLE", sentence)
             }
-            Error::Start(StartError::Failed { .. }) => {
+            Error::Start(StartError::Failed { .. }) | Error::NoMonitor(_) => {
                 status(Code::FailedPrecondition, "START_FAILED", sentence)
             }
             Error::Registry(remote) => passed_on(&remote, sentence),

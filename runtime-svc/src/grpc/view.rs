@@ -39,12 +39,12 @@ pub fn nanoseconds(time: &Timestamp) -> u64 {
 }
 
 /// An end.
-pub fn exited(record: &ExitRecord, error: &str) -> Exited {
+pub fn exited(record: &ExitRecord) -> Exited {
     Exited {
         exit_code: record.code,
         oom_killed: record.oom_killed,
         at: time(record.finished),
-        error: error.to_owned(),
+        error: record.error.clone(),
     }
 }
 
@@ -73,23 +73,19 @@ fn state(status: &State) -> ContainerState {
             started: time(running.started),
             ..Default::default()
         },
-        State::Exited { record, error } => ContainerState {
+        State::Exited { record } => ContainerState {
             status: ContainerStatus::Exited.into(),
             exit_code: record.code,
-            error: error.clone(),
+            error: record.error.clone(),
             oom_killed: record.oom_killed,
             started: time(record.started),
             finished: time(record.finished),
             ..Default::default()
         },
-        State::Restarting {
-            record,
-            error,
-            next,
-        } => ContainerState {
+        State::Restarting { record, next } => ContainerState {
             status: ContainerStatus::Restarting.into(),
             exit_code: record.code,
-            error: error.clone(),
+            error: record.error.clone(),
             oom_killed: record.oom_killed,
             started: time(record.started),
             finished: time(record.finished),

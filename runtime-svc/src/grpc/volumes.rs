@@ -13,6 +13,7 @@ use crate::{
     container::manager::Manager,
     disk,
     error::{Error, Tried as _},
+    volumes::Name,
     volumes::Volume,
 };
 
@@ -124,10 +125,12 @@ impl Volumes for VolumesService {
         }
         let labels = request.labels.into_iter().collect();
         let options = request.options.into_iter().collect();
-        let pin = self
-            .manager
-            .volumes()
-            .create(&request.name, labels, options)?;
+        let id = crate::ids::new_id();
+        let name = match request.name.as_str() {
+            "" => Name::Anonymous(&id),
+            given => Name::Given(given),
+        };
+        let pin = self.manager.volumes().create(name, labels, options)?;
         let name = pin.name().to_owned();
         pin.keep();
         self.manager.tell_volume(&name, "create");

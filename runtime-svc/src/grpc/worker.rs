@@ -205,7 +205,7 @@ impl Service for WorkerService {
                 () = send.closed() => {}
                 ended = work => {
                     let event = ended.map(|record| pb::RunStepEvent {
-                        event: Some(pb::run_step_event::Event::Exited(view::exited(&record, ""))),
+                        event: Some(pb::run_step_event::Event::Exited(view::exited(&record))),
                     });
                     // The client is gone: nobody is to be told.
                     let _ = send.send(event.map_err(Status::from)).await;

@@ -1,8 +1,13 @@
 //! From a plan to a running first process: its streams, its clone, the end of its way in.
 
-use std::os::fd::OwnedFd;
+use std::{
+    io,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     net::{RecvFlags, SendFlags},
     pipe::PipeFlags,
     process::Pid,
@@ -12,12 +17,15 @@ use super::{log_format::Stream, output::Source, supervise::message_pair};
 use crate::{
     cgroup::Group,
     executor::{
-        StartError, Step as _, init,
+        self, StartError, Step as _, init,
         plan::{ContainerPlan, Stdio},
         userns::UserNamespace,
     },
     sys::{fdpass, fork::Clone},
 };
+
+/// How long the first process has until it is the program.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What came of it.
 pub struct Launched {
@@ -96,6 +104,7 @@ pub fn launch(plan: &ContainerPlan, joined: Joined, group: &Group) -> Result<Lau
         }
         Clone::Parent(pid, fd) => (pid, fd),
     };
+    slipway_fault::point("monitor.start.cloned");
     drop((child_pipes, report_child, joined, user));
     if let Some(home) = home {
         init::leave_pid_namespace(&home)?;
@@ -105,17 +114,21 @@ pub fn launch(plan: &ContainerPlan, joined: Joined, group: &Group) -> Result<Lau
             .add_unified(init)
             .step(|| "cannot put the process into its cgroups".to_owned())?;
     }
-    fdpass::send(&report, b"g", &[], SendFlags::empty()).step(|| "cannot begin".to_owned())?;
+    fdpass::send(&report, b"g", &[], SendFlags::empty()).map_err(lost)?;
 
-    let mut terminal = None;
+    slipway_fault::point("monitor.start.placed");
+    let deadline = Instant::now() + PATIENCE;
+    let (mut terminal, mut ready) = (None, false);
     let mut buffer = [0; 4096];
     loop {
-        let (length, mut fds) = fdpass::receive(&report, &mut buffer, RecvFlags::empty())
-            .step(|| "cannot hear from the first process".to_owned())?;
+        wait_for(&report, deadline)?;
+        let (length, mut fds) =
+            fdpass::receive(&report, &mut buffer, RecvFlags::empty()).map_err(lost)?;
         match &buffer[..length] {
-            // Closed by the exec: the program runs. A death before that would have sent an error, or
-            // the end is noticed like any other.
-            [] => break,
+            // Closed by the exec: the program runs.
+            [] if ready => break,
+            [] => return Err(lost(io::ErrorKind::UnexpectedEof.into())),
+            executor::launch::LAST_STEPS => ready = true,
             b"terminal" => terminal = fds.pop(),
             error => {
                 return Err(
@@ -146,6 +159,43 @@ pub fn launch(plan: &ContainerPlan, joined: Joined, group: &Group) -> Result<Lau
         stdin,
         terminal,
     })
+}
+
+/// Why the first process says nothing more. By somebody's SIGKILL, or the kernel's: too little memory is
+/// allowed, say.
+fn lost(error: io::Error) -> StartError {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    let why = match error.kind() {
+        BrokenPipe | ConnectionReset | UnexpectedEof => {
+            "the container's first process was killed on its way in".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    StartError::Failed {
+        step: "cannot start".to_owned(),
+        why,
+    }
+}
+
+/// Waits for a message of the first process. Something that it mounts may never answer: then nobody could
+/// stop or remove the container.
+fn wait_for(report: &OwnedFd, deadline: Instant) -> Result<(), StartError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    };
+    match poll(&mut [PollFd::new(report, PollFlags::IN)], Some(&timeout)) {
+        Ok(0) => Err(StartError::Failed {
+            step: "cannot start".to_owned(),
+            why: format!(
+                "the container's first process was not there after {} seconds",
+                PATIENCE.as_secs()
+            ),
+        }),
+        // What went wrong with it is said by the receiving.
+        _ => Ok(()),
+    }
 }
 
 fn nonblocking(fd: &OwnedFd) -> Result<(), StartError> {

@@ -47,6 +47,8 @@ pub enum Request {
     /// Hand out a pidfd of the first process. Answered with [`Event::FirstProcess`]: since the monitor is
     /// the parent, the number still means that process.
     FirstProcess,
+    /// Tell from now on when the kernel kills for want of memory: a limit was set.
+    WatchMemory,
     /// Run another process. Without a terminal three descriptors come along: its streams.
     Exec(Box<ExecPlan>),
 }
@@ -110,9 +112,38 @@ pub struct ExitRecord {
     pub started: u64,
     /// Nanoseconds since the epoch.
     pub finished: u64,
+    /// Why it ended without an exit code of its own, else "".
+    #[serde(default)]
+    pub error: String,
 }
 
 impl ExitRecord {
+    /// Of what did not end by itself: just now, for this reason.
+    pub fn without_code(code: i32, started: u64, error: String) -> Self {
+        let finished = super::now();
+        Self {
+            code,
+            oom_killed: false,
+            started: if started == 0 { finished } else { started },
+            finished,
+            error,
+        }
+    }
+
+    /// Of a container whose monitor was killed: it had to go with it, how it would have ended is not known.
+    pub fn without_monitor(started: u64) -> Self {
+        let why = "the container's monitor was killed".to_owned();
+        Self::without_code(137, started, why)
+    }
+
+    /// Leaves it for whoever looks later: the old one or the new one is there, never half of one.
+    pub fn write(&self, file: &Path) -> std::io::Result<()> {
+        let temporary = file.with_extension("new");
+        // Plain data with string keys: serialising cannot fail.
+        std::fs::write(&temporary, serde_json::to_vec(self).unwrap_or_default())?;
+        std::fs::rename(temporary, file)
+    }
+
     /// What a monitor left; none when it did not come to that.
     pub fn read(file: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(file).ok()?).ok()

@@ -67,6 +67,7 @@ impl Spawner {
             // Room for the words that a container's init process shows instead.
             .arg(" ".repeat(ROOM))
             .env_clear()
+            .envs(slipway_fault::environment())
             .stdin(theirs)
             .stdout(std::process::Stdio::null())
             .current_dir("/")
@@ -190,6 +191,7 @@ fn serve(lock: &Path) -> io::Result<()> {
             Err(rustix::io::Errno::INTR) => continue,
             Err(e) => return Err(e.into()),
         }
+        slipway_fault::point("spawner.start.ready");
         if !fork_taker(&socket, &held)? {
             return Ok(());
         }
@@ -222,6 +224,8 @@ fn fork_taker(socket: &OwnedFd, held: &OwnedFd) -> io::Result<bool> {
             match status.and_then(|(_, status)| status.exit_status()) {
                 Some(TAKEN) => Ok(true),
                 Some(CLOSED) => Ok(false),
+                // Somebody has killed it: that is one request's end, and its requester hears of it.
+                None => Ok(true),
                 _ => Err(io::Error::other("a request could not be taken")),
             }
         }
@@ -236,6 +240,7 @@ fn take(socket: &OwnedFd, held: &OwnedFd) -> io::Result<bool> {
     if length == 0 {
         return Ok(false);
     }
+    slipway_fault::point("taker.start.read");
     let mut fds = fds.into_iter();
     let Some(requester) = fds.next() else {
         return Ok(true);
@@ -249,6 +254,7 @@ fn take(socket: &OwnedFd, held: &OwnedFd) -> io::Result<bool> {
             };
             let peers = fds.collect();
             fork_monitor(&plan, requester, Joined { net, peers }, held, socket);
+            slipway_fault::point("taker.start.forked");
         }
         Err(e) => refuse(&requester, "cannot read the plan", &e.to_string()),
     }

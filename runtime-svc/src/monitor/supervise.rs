@@ -45,6 +45,7 @@ pub fn run(plan: &ContainerPlan, requester: OwnedFd, joined: Joined, held: Owned
             monitor.clients.push((0, first));
             // What the start took. The container runs: nobody waits for this.
             heap::give_back();
+            slipway_fault::point("monitor.start.told");
             monitor.serve();
             fork::exit_now(0)
         }
@@ -99,18 +100,23 @@ fn start<'a>(
     held: OwnedFd,
 ) -> Result<Monitor<'a>, StartError> {
     settle()?;
+    slipway_fault::point("monitor.start.begun");
     let listener = listener::bind(&plan.files.socket)
         .step(|| "cannot make the monitor's socket".to_owned())?;
     drop(held);
+    slipway_fault::point("monitor.start.listening");
     let output = Output::open(plan.files.log.as_deref(), plan.files.log_limits)
         .step(|| "cannot open the log".to_owned())?;
     let log_start = output.position();
+    slipway_fault::point("monitor.start.log");
     let signals = child_signals().step(|| "cannot watch for ended processes".to_owned())?;
     let hierarchies = Hierarchies::detect().step(|| "cannot look at the cgroups".to_owned())?;
     let group =
         Group::create(&hierarchies, &plan.cgroup).step(|| "cannot make the cgroups".to_owned())?;
+    slipway_fault::point("monitor.start.cgroup");
     match launch(plan, joined, &group) {
         Ok(launched) => {
+            slipway_fault::point("monitor.start.launched");
             let running = Running {
                 pid: launched.init.as_raw_nonzero().get(),
                 monitor_pid: rustix::process::getpid().as_raw_nonzero().get(),
@@ -369,6 +375,10 @@ impl Monitor<'_> {
                 Some(terminal) => init::set_size(terminal, rows, columns).map_err(io::Error::other),
                 None => Ok(()),
             },
+            Request::WatchMemory => {
+                self.oom = self.oom.take().or_else(|| self.group.watch_oom());
+                Ok(())
+            }
             Request::FirstProcess => {
                 match self.exit_code {
                     None => client.tell(&Event::FirstProcess, &[self.init_fd.as_fd()]),
@@ -396,7 +406,10 @@ impl Monitor<'_> {
                     })
                     .and_then(|target| Exec::begin(number, &plan, target, fds, &self.group));
                 match begun {
-                    Ok(exec) => self.execs.push(exec),
+                    Ok(exec) => {
+                        slipway_fault::point("monitor.exec.forked");
+                        self.execs.push(exec);
+                    }
                     Err(error) => self.clients[index].1.tell(&Event::ExecFailed(error), &[]),
                 }
                 return;
@@ -426,6 +439,7 @@ impl Monitor<'_> {
             Progress::Wait => {}
             Progress::Started => {
                 let terminal = exec.terminal.take();
+                slipway_fault::point("monitor.exec.started");
                 let pid = exec.pid.map_or(0, |p| p.as_raw_nonzero().get());
                 if client.is_none() {
                     exec.client_left();
@@ -459,9 +473,11 @@ impl Monitor<'_> {
                 continue;
             };
             if pid == self.init {
+                slipway_fault::point("monitor.end.reaped");
                 self.exit_code = Some(code);
                 // Without a process namespace of its own the rest lives on, and would hold the pipes.
                 let _ = self.group.kill();
+                slipway_fault::point("monitor.end.killed");
                 continue;
             }
             if let Some(exec) = self.execs.iter_mut().find(|e| e.helper == Some(pid)) {
@@ -472,6 +488,7 @@ impl Monitor<'_> {
                     continue;
                 }
                 exec.pid = None;
+                slipway_fault::point("monitor.exec.ended");
                 let number = exec.client;
                 if let Some((_, client)) = self.clients.iter_mut().find(|(n, _)| *n == number) {
                     client.tell(&Event::ExecExited { code }, &[]);
@@ -518,27 +535,27 @@ impl Monitor<'_> {
             oom_killed: self.group.oom_killed(),
             started: self.running.started,
             finished: now(),
+            error: String::new(),
         };
         let path = &self.plan.files.exit;
-        let temporary = path.with_extension("new");
-        let bytes = serde_json::to_vec(&record).unwrap_or_default();
+        slipway_fault::point("monitor.end.drained");
         // A full disk: wait for room, since an exit code must not be lost.
-        while std::fs::write(&temporary, &bytes)
-            .and_then(|()| std::fs::rename(&temporary, path))
-            .is_err()
-        {
+        while record.write(path).is_err() {
             if !path.parent().is_some_and(std::path::Path::exists) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+        slipway_fault::point("monitor.end.recorded");
         // Its last moment may have been that one.
         self.hear_of_memory();
         self.oom = None;
         // Cgroups and socket go before anybody is told: who hears of the end may rely on that. What
         // cannot be removed is found and removed with the container.
         let _ = self.group.remove();
+        slipway_fault::point("monitor.end.uncgrouped");
         let _ = std::fs::remove_file(&self.plan.files.socket);
+        slipway_fault::point("monitor.end.closed");
         for (_, client) in &mut self.clients {
             client.tell(&Event::Exited(record.clone()), &[]);
         }

@@ -56,6 +56,15 @@ struct Pins {
     undo: bool,
 }
 
+/// What a volume is to be called.
+#[derive(Debug, Clone, Copy)]
+pub enum Name<'a> {
+    /// As somebody has called it.
+    Given(&'a str),
+    /// By an id, for one container.
+    Anonymous(&'a str),
+}
+
 /// A volume that stays while this lives.
 #[derive(Debug)]
 pub struct Pin {
@@ -144,21 +153,19 @@ impl Volumes {
         self.folder.join(name).join("_data")
     }
 
-    /// Makes a volume unless it is there, as docker does; "" = an anonymous one.
+    /// Makes a volume unless it is there, as docker does.
     pub fn create(
         &self,
-        name: &str,
+        name: Name<'_>,
         labels: BTreeMap<String, String>,
         options: BTreeMap<String, String>,
     ) -> Result<Pin, Error> {
         check_options(&options)?;
-        let anonymous = name.is_empty();
-        let name = if anonymous {
-            ids::new_id()
-        } else {
-            check_name(name)?;
-            name.to_owned()
+        let (name, anonymous) = match name {
+            Name::Given(name) => (name.to_owned(), false),
+            Name::Anonymous(id) => (id.to_owned(), true),
         };
+        check_name(&name)?;
         let mut pins = self.lock();
         let undo = !self.data(&name).exists();
         if undo {
@@ -194,7 +201,9 @@ impl Volumes {
             file.sync_all()?;
             fs::File::open(&temporary)?.sync_all()?;
         }
+        slipway_fault::fallible("runtime.volume.made")?;
         fs::rename(&temporary, self.folder.join(&volume.name))?;
+        slipway_fault::point("runtime.volume.named");
         if !volume.anonymous {
             fs::File::open(&self.folder)?.sync_all()?;
         }
@@ -245,8 +254,11 @@ impl Volumes {
         // What is mounted there is somebody else's.
         let gone = self.is_plain(name).and_then(|()| self.set_aside(name));
         drop(pins);
+        slipway_fault::point("runtime.unvolume.aside");
         gone.and_then(fs::remove_dir_all)
-            .tried(|| format!("cannot remove volume {name}"))
+            .tried(|| format!("cannot remove volume {name}"))?;
+        slipway_fault::point("runtime.unvolume.gone");
+        Ok(())
     }
 
     fn set_aside(&self, name: &str) -> io::Result<PathBuf> {
@@ -295,7 +307,7 @@ mod tests {
         let volumes = Volumes::open(folder.path().to_owned()).unwrap();
         let labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
         let pin = volumes
-            .create("data", labels.clone(), BTreeMap::new())
+            .create(Name::Given("data"), labels.clone(), BTreeMap::new())
             .unwrap();
         let busy = volumes.remove("data", Vec::new).unwrap_err();
         assert!(busy.to_string().contains("is in use"), "{busy}");
@@ -304,7 +316,7 @@ mod tests {
         // There already: it stays as it is, and stays when what wanted it fails.
         drop(
             volumes
-                .create("data", BTreeMap::new(), BTreeMap::new())
+                .create(Name::Given("data"), BTreeMap::new(), BTreeMap::new())
                 .unwrap(),
         );
         assert_eq!(volumes.list().unwrap().len(), 1);
@@ -314,7 +326,7 @@ mod tests {
         assert!(matches!(volumes.find("data"), Err(Error::NoSuchVolume(_))));
         assert!(
             volumes
-                .create("../x", BTreeMap::new(), BTreeMap::new())
+                .create(Name::Given("../x"), BTreeMap::new(), BTreeMap::new())
                 .is_err()
         );
         assert!(volumes.find("..").is_err());
@@ -326,16 +338,16 @@ mod tests {
         let volumes = Volumes::open(folder.path().to_owned()).unwrap();
         drop(
             volumes
-                .create("", BTreeMap::new(), BTreeMap::new())
+                .create(Name::Anonymous("a0"), BTreeMap::new(), BTreeMap::new())
                 .unwrap(),
         );
         assert!(volumes.list().unwrap().is_empty());
         // Somebody else counts on it meanwhile.
         let first = volumes
-            .create("shared", BTreeMap::new(), BTreeMap::new())
+            .create(Name::Given("shared"), BTreeMap::new(), BTreeMap::new())
             .unwrap();
         let second = volumes
-            .create("shared", BTreeMap::new(), BTreeMap::new())
+            .create(Name::Given("shared"), BTreeMap::new(), BTreeMap::new())
             .unwrap();
         drop(second);
         drop(first);

@@ -257,6 +257,7 @@ fn record(id: &str, step: Step) -> Record {
         user_map: None,
         image_mounts: Default::default(),
         starting: false,
+        updating: false,
         life: Default::default(),
     }
 }

@@ -90,9 +90,11 @@ impl Manager {
             true => Frozen::begin(self, container)?,
             false => None,
         };
+        slipway_fault::point("runtime.commit.frozen");
         let packed = self.pack_changes(container, &record, &repository).await;
         drop(frozen);
         let packed = packed?;
+        slipway_fault::point("runtime.commit.layer");
         let now = jiff::Timestamp::now().to_string();
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         image.created = Some(now.clone());
@@ -209,6 +211,7 @@ impl Manager {
         self.registry()
             .write_blob(repository, receive, whole)
             .await?;
+        slipway_fault::point("runtime.commit.config");
         // It has ended: its channel has.
         let _ = sending.await;
         let manifest = ImageManifest {
@@ -225,6 +228,7 @@ impl Manager {
         self.registry()
             .put_manifest(repository, tags, content)
             .await?;
+        slipway_fault::point("runtime.commit.tagged");
         Ok(id.to_string())
     }
 }

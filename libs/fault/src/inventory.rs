@@ -1,0 +1,193 @@
+//! All fault points, by the process that comes by them.
+//!
+//! A name has three parts: the program, what is asked of it, and the step that is done. The tests
+//! know by the second part what to do to come by a point.
+
+/// A fault point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Point {
+    /// `<program>.<operation>.<step>`.
+    pub name: &'static str,
+    /// The step can be made to fail: it is a [`fallible`](crate::fallible) one.
+    pub can_fail: bool,
+}
+
+impl Point {
+    /// The process that comes by it.
+    pub fn program(&self) -> &'static str {
+        self.part(0)
+    }
+
+    /// What is asked for when it does.
+    pub fn operation(&self) -> &'static str {
+        self.part(1)
+    }
+
+    fn part(&self, number: usize) -> &'static str {
+        self.name.split('.').nth(number).unwrap_or_default()
+    }
+}
+
+const fn step(name: &'static str) -> Point {
+    Point {
+        name,
+        can_fail: false,
+    }
+}
+
+const fn fails(name: &'static str) -> Point {
+    Point {
+        name,
+        can_fail: true,
+    }
+}
+
+/// runtime-svc.
+pub const RUNTIME: &[Point] = &[
+    step("runtime.create.named"),
+    step("runtime.create.pinned"),
+    step("runtime.create.held"),
+    step("runtime.create.filled"),
+    step("runtime.create.folder"),
+    step("runtime.create.upper"),
+    fails("runtime.create.record"),
+    step("runtime.create.renamed"),
+    step("runtime.create.inserted"),
+    step("runtime.start.begun"),
+    step("runtime.start.endpoint"),
+    fails("runtime.start.etc"),
+    step("runtime.start.run-folder"),
+    fails("runtime.start.recorded"),
+    step("runtime.start.forgotten"),
+    step("runtime.start.asked"),
+    step("runtime.start.running"),
+    step("runtime.start.supervised"),
+    step("runtime.exec.connected"),
+    step("runtime.exec.asked"),
+    step("runtime.exec.started"),
+    step("runtime.exec.ended"),
+    fails("runtime.stop.recorded"),
+    step("runtime.stop.signalled"),
+    step("runtime.stop.killed"),
+    step("runtime.end.heard"),
+    step("runtime.end.cleaned"),
+    step("runtime.end.released"),
+    step("runtime.end.recorded"),
+    step("runtime.end.known"),
+    step("runtime.rm.renamed"),
+    step("runtime.rm.cleaned"),
+    step("runtime.rm.forgotten"),
+    step("runtime.rm.volumes"),
+    step("runtime.rm.gone"),
+    step("runtime.commit.frozen"),
+    step("runtime.commit.layer"),
+    step("runtime.commit.config"),
+    step("runtime.commit.tagged"),
+    fails("runtime.rename.recorded"),
+    step("runtime.rename.renamed"),
+    fails("runtime.update.recorded"),
+    step("runtime.update.asked"),
+    step("runtime.update.limited"),
+    step("runtime.restart.waiting"),
+    step("runtime.restart.due"),
+    fails("runtime.volume.made"),
+    step("runtime.volume.named"),
+    step("runtime.unvolume.aside"),
+    step("runtime.unvolume.gone"),
+    step("runtime.recover.spawner"),
+    step("runtime.recover.read"),
+    step("runtime.recover.synced"),
+    step("runtime.recover.settled"),
+    step("runtime.recover.done"),
+];
+
+/// The spawner, and the process that it forks to take a request.
+pub const SPAWNER: &[Point] = &[
+    step("spawner.start.ready"),
+    step("taker.start.read"),
+    step("taker.start.forked"),
+];
+
+/// A monitor.
+pub const MONITOR: &[Point] = &[
+    step("monitor.start.begun"),
+    step("monitor.start.listening"),
+    step("monitor.start.log"),
+    step("monitor.start.cgroup"),
+    step("monitor.start.cloned"),
+    step("monitor.start.placed"),
+    step("monitor.start.launched"),
+    step("monitor.start.told"),
+    step("monitor.exec.forked"),
+    step("monitor.exec.started"),
+    step("monitor.exec.ended"),
+    step("monitor.end.reaped"),
+    step("monitor.end.killed"),
+    step("monitor.end.drained"),
+    step("monitor.end.recorded"),
+    step("monitor.end.uncgrouped"),
+    step("monitor.end.closed"),
+];
+
+/// A container's first process on its way in, and those of an exec.
+pub const INIT: &[Point] = &[
+    step("init.start.cloned"),
+    step("init.start.placed"),
+    step("init.start.joined"),
+    step("init.start.rooted"),
+    step("init.start.mounted"),
+    step("init.start.pivoted"),
+    step("init.start.ready"),
+    step("join.exec.begun"),
+    step("join.exec.joined"),
+    step("join.exec.cloned"),
+    step("join.exec.ready"),
+];
+
+/// netd.
+pub const NETD: &[Point] = &[
+    step("netd.attach.addressed"),
+    step("netd.attach.paired"),
+    step("netd.attach.prepared"),
+    step("netd.attach.reserved"),
+    fails("netd.attach.recorded"),
+    step("netd.attach.published"),
+    step("netd.attach.known"),
+    step("netd.release.begun"),
+    step("netd.release.withdrawn"),
+    step("netd.release.forgotten"),
+    step("netd.release.deleted"),
+    step("netd.network.recorded"),
+    step("netd.network.up"),
+    step("netd.network.ruled"),
+    step("netd.unnetwork.forgotten"),
+    step("netd.unnetwork.unruled"),
+    step("netd.unnetwork.deleted"),
+    step("netd.rename.recorded"),
+    step("netd.sync.released"),
+    step("netd.recover.networks"),
+    step("netd.recover.endpoints"),
+    step("netd.recover.orphans"),
+    step("netd.recover.table"),
+];
+
+/// All of them.
+pub fn all() -> impl Iterator<Item = &'static Point> {
+    [RUNTIME, SPAWNER, MONITOR, INIT, NETD]
+        .into_iter()
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_three_parts_and_are_used_once() {
+        let mut seen = std::collections::BTreeSet::new();
+        for point in all() {
+            assert_eq!(point.name.split('.').count(), 3, "{}", point.name);
+            assert!(seen.insert(point.name), "{} is listed twice", point.name);
+        }
+    }
+}
