@@ -1,11 +1,15 @@
 # Who is measured. Each has start_NAME (sets `why` and fails where it cannot take part) and once_NAME, the
-# command that is timed. Each gets folders of its own below $work.
+# command that is timed; those with a command line for it also begin_exec_NAME, once_exec_NAME and
+# end_exec_NAME, for a process in a container that runs. Each gets folders of its own below $work and $live.
 
 start_slipway() {
     "$bin/ctl" version --format '{{.Client.Version}}' >"$work/version-slipway" 2>/dev/null ||
         echo "$(git -C "$root" describe --always --dirty 2>/dev/null || echo unknown)" >"$work/version-slipway"
 }
 once_slipway() { "$bin/ctl" run --rm busybox true; }
+begin_exec_slipway() { "$bin/ctl" run -d -i --name bench-exec busybox sh; }
+once_exec_slipway() { "$bin/ctl" exec bench-exec true; }
+end_exec_slipway() { "$bin/ctl" rm -f bench-exec; }
 
 # The lowest possible: an OCI runtime alone, without image, writable layer, log or network connection. All
 # three run the very same bundle, but for the name of its cgroup.
@@ -27,7 +31,7 @@ start_oci() {
     bundle oci || return 1
     "$work/slipway-oci" --version | awk 'NR == 1 { print $3 }' >"$work/version-oci"
 }
-once_oci() { "$work/slipway-oci" --root "$work/oci/state" run --bundle "$work/oci/bundle" bench; }
+once_oci() { "$work/slipway-oci" --root "$live/oci" run --bundle "$work/oci/bundle" bench; }
 
 start_crun() {
     why="crun is not installed (Debian: crun)"
@@ -35,7 +39,7 @@ start_crun() {
     bundle crun || return 1
     crun --version | awk 'NR == 1 { print $3 }' >"$work/version-crun"
 }
-once_crun() { crun --root "$work/crun/state" --cgroup-manager cgroupfs run --bundle "$work/crun/bundle" bench; }
+once_crun() { crun --root "$live/crun" --cgroup-manager cgroupfs run --bundle "$work/crun/bundle" bench; }
 
 start_runc() {
     why="runc is not installed (Debian: runc)"
@@ -43,7 +47,7 @@ start_runc() {
     bundle runc || return 1
     runc --version | awk 'NR == 1 { print $3 }' >"$work/version-runc"
 }
-once_runc() { runc --root "$work/runc/state" run --bundle "$work/runc/bundle" bench; }
+once_runc() { runc --root "$live/runc" run --bundle "$work/runc/bundle" bench; }
 
 start_docker() {
     why="docker is not installed (Debian: docker.io iptables)"
@@ -51,7 +55,7 @@ start_docker() {
     mkdir -p "$work/docker"
     # A configuration file of the host's would be merged with these.
     echo '{}' >"$work/docker/daemon.json"
-    dockerd --config-file "$work/docker/daemon.json" --data-root "$work/docker/data" --exec-root "$work/docker/exec" \
+    dockerd --config-file "$work/docker/daemon.json" --data-root "$work/docker/data" --exec-root "$live/docker" \
         --pidfile "$work/docker/pid" --host "unix://$work/docker/sock" --group "$(id -gn)" \
         --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$group" >"$work/docker/log" 2>&1 &
     docker_pid=$!
@@ -67,6 +71,9 @@ start_docker() {
 }
 docker_client() { docker --host "unix://$work/docker/sock" --config "$work/docker/client" "$@"; }
 once_docker() { docker_client run --rm busybox true; }
+begin_exec_docker() { docker_client run -d -i --name bench-exec busybox sh; }
+once_exec_docker() { docker_client exec bench-exec true; }
+end_exec_docker() { docker_client rm -f bench-exec; }
 memory_docker() { memory_of_trees docker "dockerd + containerd" "$docker_pid"; }
 
 start_podman() {
@@ -81,7 +88,7 @@ start_podman() {
     podman --version | awk '{ print $3 }' >"$work/version-podman"
 }
 podman_client() {
-    podman --root "$work/podman/data" --runroot "$work/podman/run" --tmpdir "$work/podman/tmp" \
+    podman --root "$work/podman/data" --runroot "$live/podman" --tmpdir "$work/podman/tmp" \
         --network-config-dir "$work/podman/networks" --cgroup-manager cgroupfs --events-backend file "$@"
 }
 # Explicit limits, below the 32 Ki processes that podman lowers itself to: its own defaults of a million each
@@ -90,6 +97,13 @@ once_podman() {
     podman_client run --rm --pull never --cgroup-parent "/$group" --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 \
         localhost/busybox true
 }
+
+begin_exec_podman() {
+    podman_client run -d -i --name bench-exec --pull never --cgroup-parent "/$group" --ulimit nofile=1024:1024 \
+        --ulimit nproc=4096:4096 localhost/busybox sh
+}
+once_exec_podman() { podman_client exec bench-exec true; }
+end_exec_podman() { podman_client rm -f -t 0 bench-exec; }
 
 # Ends what was started here, by pid; the namespaces do the rest.
 stop_contenders() {

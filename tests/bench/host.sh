@@ -35,16 +35,19 @@ programs() { # BUILD
     export bin
 }
 
-# Sets `work`, a folder for everything, and `group`; both go when the script ends.
+# Sets `work`, a folder for everything, `live`, one in memory for what everybody has in /run, and `group`;
+# all go when the script ends.
 workplace() {
     work=$(mktemp -d "${TMPDIR:-/tmp}/slipway-bench.XXXXXX")
+    live=$work
+    [ "$(stat -f -c %T /dev/shm 2>/dev/null)" != tmpfs ] || live=$(mktemp -d /dev/shm/slipway-bench.XXXXXX)
     # Also the name of the cgroup that the peers' containers are made in.
     group=slipway-bench-$$
     trap clean_host EXIT
     trap 'exit 130' INT TERM
     mkdir -p "$work/results"
-    export work group
-    export SLIPWAY_STATE_DIR=$work/state SLIPWAY_RUN_DIR=$work/run SLIPWAY_CONFIG_DIR=$work/etc
+    export work live group
+    export SLIPWAY_STATE_DIR=$work/state SLIPWAY_RUN_DIR=$live/run SLIPWAY_CONFIG_DIR=$work/etc
     export XDG_CONFIG_HOME=$work/xdg SLIPWAY_CONTEXT=default
 }
 
@@ -58,7 +61,7 @@ clean_host() {
             cat /sys/fs/cgroup/{,*/}"slipway/$id/cgroup.procs" 2>/dev/null | sort -u | xargs -r kill -9 2>/dev/null || true
             group+="|$id"
         done
-        rm -rf --one-file-system "$work" || echo "bench: $work could not be removed" >&2
+        rm -rf --one-file-system "$work" "$live" || echo "bench: $work could not be removed" >&2
     fi
     while read -r folder; do
         rmdir "$folder" 2>/dev/null || true

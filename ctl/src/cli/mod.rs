@@ -13,6 +13,7 @@ mod flags;
 pub mod image;
 pub mod logs;
 pub mod network;
+mod often;
 mod prune;
 #[cfg(test)]
 mod reference;
@@ -81,10 +82,15 @@ enum Command {
 
 /// Parses the process's words and does what they say.
 pub async fn main() -> Outcome {
-    let words = flags::plain(&Line::command(), std::env::args_os());
-    let line = match Line::try_parse_from(&words) {
-        Ok(line) => line,
-        Err(error) => return refuse::refuse(&error, Line::command(), &words),
+    let line = match often::parse(&std::env::args_os().collect::<Vec<_>>()) {
+        Some(line) => line,
+        None => {
+            let words = flags::plain(&Line::command(), std::env::args_os());
+            match Line::try_parse_from(&words) {
+                Ok(line) => line,
+                Err(error) => return refuse::refuse(&error, Line::command(), &words),
+            }
+        }
     };
     if let Command::Context(command) = line.command {
         return command.run();

@@ -79,6 +79,13 @@ fn page<T>(mut items: Vec<T>, page: Option<&Page>, key: impl Fn(&T) -> String) -
 impl Network for NetworkService {
     async fn create_endpoint(&self, request: Request<CreateEndpointRequest>) -> Answer<Endpoint> {
         let request = convert::endpoint_request(request.into_inner())?;
+        if self.host.has_ready(&request) {
+            // A small file in memory and a few maps: quicker done than given to another thread.
+            let text = std::fs::read_to_string(&self.resolv_conf).unwrap_or_default();
+            let attached = self.host.attach(request)?;
+            let conf = ResolvConf::parse(&text);
+            return Ok(Response::new(convert::endpoint(attached, &conf)));
+        }
         self.on_pool(|host, conf| Ok(convert::endpoint(host.attach(request)?, conf)))
             .await
     }

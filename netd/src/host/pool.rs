@@ -24,6 +24,10 @@ pub(super) struct Pool {
 /// tries again what failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
+/// How long after a request what it took is made again, while there is enough left: until then both
+/// processors are busy with the container that it was for.
+const REST: Duration = Duration::from_millis(30);
+
 impl Pool {
     pub fn new(size: usize) -> Self {
         Self {
@@ -77,7 +81,15 @@ fn keep_full(host: &Weak<Host>, pool: &Pool) {
         let ready = pool.lock();
         if !full || ready.len() >= pool.size {
             // A poisoned lock would end the refilling; the pool's content is valid all the same.
-            drop(pool.changed.wait_timeout(ready, LOOK_AGAIN));
+            let Ok((ready, _)) = pool.changed.wait_timeout(ready, LOOK_AGAIN) else {
+                continue;
+            };
+            if ready.len() < pool.size && ready.len() >= pool.size / 2 {
+                drop(
+                    pool.changed
+                        .wait_timeout_while(ready, REST, |ready| ready.len() >= pool.size / 2),
+                );
+            }
         }
     }
 }
