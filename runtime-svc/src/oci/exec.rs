@@ -16,7 +16,7 @@ use crate::{
     cgroup::Group,
     executor::{
         StartError, capabilities, join,
-        plan::{ExecPlan, Namespace, Process, Stdio},
+        plan::{ExecPlan, Label, Namespace, Process, Stdio},
     },
     monitor::supervise::message_pair,
     oci::error::Tried as _,
@@ -26,6 +26,8 @@ use crate::{
 /// Runs a further process in a container.
 pub fn exec(store: &Store, options: &cli::Exec) -> Result<u8, Error> {
     let id = &options.id;
+    // Before anything of ours is open: it could be taken for one of the caller's.
+    let descriptors = create::descriptors(options.preserve_fds)?;
     let record = store.read(id)?;
     let alive = match store.status(&record) {
         (Status::Paused, Some(alive)) if options.ignore_paused => alive,
@@ -55,7 +57,7 @@ pub fn exec(store: &Store, options: &cli::Exec) -> Result<u8, Error> {
             "--cgroup: a process begins in the container's own group".to_owned(),
         ));
     }
-    let (process, stdio) = process(&record, options)?;
+    let (process, stdio) = process(&record, options, descriptors)?;
     console::check(stdio, options.console_socket.as_deref(), options.detach)?;
     let plan = ExecPlan {
         process,
@@ -83,8 +85,11 @@ pub fn exec(store: &Store, options: &cli::Exec) -> Result<u8, Error> {
 }
 
 /// What is to run: what a file says, or the container's own process with the options' changes.
-fn process(record: &Record, options: &cli::Exec) -> Result<(Process, Stdio), Error> {
-    let descriptors = create::descriptors(options.preserve_fds)?;
+fn process(
+    record: &Record,
+    options: &cli::Exec,
+    descriptors: u32,
+) -> Result<(Process, Stdio), Error> {
     let container = &record.plan.process;
     let Some(path) = &options.process else {
         return changed(container, options, descriptors);
@@ -93,6 +98,7 @@ fn process(record: &Record, options: &cli::Exec) -> Result<(Process, Stdio), Err
         .map_err(|e| Error::Invalid(format!("{} is not understood: {e}", path.display())))?;
     let mut process = config::process::process(&given, descriptors)?;
     process.seccomp = container.seccomp.clone();
+    inherit(&mut process, &given, container);
     process.tuning.personality = container.tuning.personality;
     process.tuning.processors = config::process::processors(&given)?;
     let stdio = match given.terminal().unwrap_or(false) || options.tty {
@@ -100,6 +106,22 @@ fn process(record: &Record, options: &cli::Exec) -> Result<(Process, Stdio), Err
         false => Stdio::Pipes { stdin: true },
     };
     Ok((process, stdio))
+}
+
+/// What the file does not say is as for the container's own process (runc, newInitConfig): above all its
+/// profile, without which it would be less confined than what it joins.
+fn inherit(process: &mut Process, given: &Given, container: &Process) {
+    if process.label == Label::None && given.apparmor_profile().is_none() {
+        process.label = container.label.clone();
+    }
+    if given.capabilities().is_none() {
+        process.sets = container.sets;
+        process.capabilities = container.capabilities;
+    }
+    if process.rlimits.is_empty() {
+        process.rlimits = container.rlimits.clone();
+    }
+    process.oom_score_adj = process.oom_score_adj.or(container.oom_score_adj);
 }
 
 fn changed(
@@ -129,9 +151,14 @@ fn changed(
     let mut identity = process.identity.take().unwrap_or_default();
     if let Some(user) = &options.user {
         let bad = || Error::Invalid(format!("--user {user:?} is not UID[:GID] in numbers"));
-        let (uid, gid) = user.split_once(':').unwrap_or((user, "0"));
+        let (uid, gid) = match user.split_once(':') {
+            Some((uid, gid)) => (uid, Some(gid)),
+            None => (&**user, None),
+        };
         identity.uid = uid.parse().map_err(|_| bad())?;
-        identity.gid = gid.parse().map_err(|_| bad())?;
+        if let Some(gid) = gid {
+            identity.gid = gid.parse().map_err(|_| bad())?;
+        }
     }
     identity.groups.extend(&options.additional_gids);
     process.identity = Some(identity);
@@ -141,8 +168,9 @@ fn changed(
         sets.bounding |= bit;
         sets.effective |= bit;
         sets.permitted |= bit;
-        sets.inheritable |= bit;
-        sets.ambient |= bit;
+        // Never inheritable: file capabilities of the image would raise privileges by it (CVE-2022-29162).
+        // Ambient are only those that are inheritable anyway.
+        sets.ambient |= bit & sets.inheritable;
     }
     process.capabilities = sets.effective;
     process.sets = Some(sets);
