@@ -32,7 +32,7 @@ pub fn answer(rules: &[LinuxDeviceCgroup]) -> Result<Answer, Error> {
         }
         let made = device(rule)?;
         if rule.allow() == answer.allowed {
-            answer.take(&made);
+            answer.take(&made)?;
         } else {
             answer.add(made);
         }
@@ -48,16 +48,37 @@ impl Answer {
         }
     }
 
-    fn take(&mut self, rule: &DeviceRule) {
-        for exception in self.exceptions.iter_mut().filter(|e| same(e, rule)) {
-            exception.access &= !rule.access;
+    /// No list of exceptions has a hole in one: what asks for that would not be kept (runc's rmRule).
+    fn take(&mut self, rule: &DeviceRule) -> Result<(), Error> {
+        for exception in &mut self.exceptions {
+            if covers(rule, exception) {
+                exception.access &= !rule.access;
+            } else if overlap(rule, exception) && rule.access & exception.access != 0 {
+                return Err(Error::Unsupported(
+                    "resources.devices: a rule about a part of what an earlier one is about is not supported"
+                        .to_owned(),
+                ));
+            }
         }
         self.exceptions.retain(|e| e.access != 0);
+        Ok(())
     }
 }
 
 fn same(one: &DeviceRule, other: &DeviceRule) -> bool {
     (one.kind, one.major, one.minor) == (other.kind, other.major, other.minor)
+}
+
+/// Whether all devices of the other rule are also of this one.
+fn covers(this: &DeviceRule, other: &DeviceRule) -> bool {
+    let number = |this: Option<u32>, other: Option<u32>| this.is_none() || this == other;
+    this.kind == other.kind && number(this.major, other.major) && number(this.minor, other.minor)
+}
+
+fn overlap(one: &DeviceRule, other: &DeviceRule) -> bool {
+    let number =
+        |one: Option<u32>, other: Option<u32>| one.is_none() || other.is_none() || one == other;
+    one.kind == other.kind && number(one.major, other.major) && number(one.minor, other.minor)
 }
 
 fn device(rule: &LinuxDeviceCgroup) -> Result<DeviceRule, Error> {
@@ -136,5 +157,21 @@ mod tests {
         );
         assert!(of(r#"[{"allow":true,"type":"b","access":"x"}]"#).is_err());
         assert!(of(r#"[{"allow":true,"type":"p"}]"#).is_err());
+    }
+
+    #[test]
+    fn no_denial_is_passed_over() {
+        let all = r#"{"allow":true,"type":"c","access":"rw"}"#;
+        let one = r#"{"allow":true,"type":"c","major":1,"minor":3,"access":"rw"}"#;
+        let deny = |numbers: &str| format!(r#"{{"allow":false,"type":"c"{numbers},"access":"w"}}"#);
+        let narrow = deny(r#","major":1,"minor":3"#);
+        assert!(of(&format!("[{all},{narrow}]")).is_err());
+        let found = of(&format!("[{one},{}]", deny(r#","major":1"#))).unwrap();
+        assert_eq!(found.exceptions[0].access, DeviceRule::READ);
+        let other = of(&format!("[{one},{}]", deny(r#","major":2"#))).unwrap();
+        assert_eq!(
+            other.exceptions[0].access,
+            DeviceRule::READ | DeviceRule::WRITE
+        );
     }
 }
