@@ -22,6 +22,7 @@ use super::{
     StartError,
     plan::{About, Hook},
 };
+use crate::sys::signals;
 
 /// Most of what a hook said that is repeated in an error.
 const SAID: u64 = 2048;
@@ -112,6 +113,8 @@ fn begin(hook: &Hook, state: &str, said: &File) -> io::Result<Child> {
     if let Some((name, arguments)) = hook.args.split_first() {
         command.arg0(name).args(arguments);
     }
+    // Who waits for a container takes signals in its own way.
+    signals::unblock_in(&mut command);
     let variables = hook.env.iter().filter_map(|entry| entry.split_once('='));
     command
         .env_clear()

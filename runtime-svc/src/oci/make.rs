@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, Write as _},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
 };
@@ -120,6 +121,9 @@ pub fn begin(
         pidfd,
         finished: false,
     };
+    if plan.time.namespace == Namespace::New {
+        leave_time()?;
+    }
     if let Some(home) = home {
         init::leave_pid_namespace(&home)?;
     }
@@ -183,6 +187,13 @@ fn begin_time(plan: &ContainerPlan) -> Result<(), Error> {
         false => fs::write("/proc/self/timens_offsets", lines)
             .tried(|| "cannot set the offsets of the clocks".to_owned()),
     }
+}
+
+/// Whoever is made from here on, a hook above all, has the caller's clocks.
+fn leave_time() -> Result<(), Error> {
+    let what = || "cannot leave a time namespace".to_owned();
+    let own = fs::File::open("/proc/self/ns/time").tried(what)?;
+    rustix::thread::move_into_link_name_space(own.as_fd(), None).tried(what)
 }
 
 impl Making {
@@ -265,6 +276,12 @@ pub fn write_pid(path: &Path, pid: Pid) -> Result<(), Error> {
     let mut new = std::ffi::OsString::from(".");
     new.push(name);
     let new = path.with_file_name(new);
-    fs::write(&new, pid.as_raw_pid().to_string()).tried(what)?;
+    // Of a call that was killed. It is made anew: in a folder such as /tmp it may be somebody's link.
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).tried(what),
+        _ => {}
+    }
+    let mut file = fs::File::create_new(&new).tried(what)?;
+    write!(file, "{}", pid.as_raw_pid()).tried(what)?;
     fs::rename(&new, path).tried(what)
 }

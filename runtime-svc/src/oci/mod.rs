@@ -57,6 +57,12 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         eprintln!("{}", protect::protect());
         return ExitCode::FAILURE;
     }
+    // What the caller left open is no hook's, and no container's that does not ask for it
+    // (CVE-2024-21626).
+    if let Err(error) = crate::sys::fork::cloexec_from(3) {
+        eprintln!("cannot keep descriptors from containers: {error}");
+        return ExitCode::FAILURE;
+    }
     let cli = match cli::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(said) => return cli::explain(&said),

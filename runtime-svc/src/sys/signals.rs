@@ -25,6 +25,18 @@ pub fn block_all() -> nix::Result<()> {
     SigSet::all().thread_block()
 }
 
+/// Has a program begin with no signal blocked, whatever is blocked here.
+pub fn unblock_in(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let unblock = || {
+        // A filter of system calls may forbid it; then nothing is blocked, or the program lives with it.
+        let _ = SigSet::empty().thread_set_mask();
+        Ok(())
+    };
+    // SAFETY: between fork and exec it does nothing but sigprocmask(2).
+    unsafe { command.pre_exec(unblock) };
+}
+
 /// Waits for any signal, all of which are blocked, and takes it (sigwaitinfo(2)). Also the real-time
 /// ones, for which nix has no names.
 pub fn wait_any() -> std::io::Result<i32> {
