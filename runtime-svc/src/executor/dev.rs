@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags},
+    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
     mount::OpenTreeFlags,
 };
@@ -128,8 +128,13 @@ pub struct Terminal {
 pub fn open_terminal(root: &OwnedFd) -> Result<Terminal, StartError> {
     let what = || "cannot open a terminal".to_owned();
     let devpts = rootfs::open_inside(root, "/dev/pts", OFlags::DIRECTORY).step(what)?;
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let master = rustix::fs::openat(&devpts, "ptmx", flags, Mode::empty()).step(what)?;
+    // Nothing that a container's root has put there, or upon it: opening a device does things.
+    if rustix::fs::fstatfs(&devpts).step(what)?.f_type != libc::DEVPTS_SUPER_MAGIC {
+        return Err(Errno::NODEV).step(|| "there is no devpts on /dev/pts".to_owned());
+    }
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+    let master = rustix::fs::openat2(&devpts, "ptmx", flags, Mode::empty(), resolve).step(what)?;
     terminal::unlock(&master).step(what)?;
     let peer = terminal::open_peer(&master).step(what)?;
     Ok(Terminal { master, peer })
