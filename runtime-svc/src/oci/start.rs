@@ -14,7 +14,12 @@ pub fn start(store: &Store, id: &str) -> Result<u8, Error> {
         .ok_or_else(|| Error::Missing(id.to_owned()))?;
     let alive = match store.status(&record) {
         (Status::Created, Some(alive)) => alive,
-        (Status::Running | Status::Paused, _) => {
+        (Status::Paused, _) => {
+            return Err(Error::Conflict(format!(
+                "cannot start a paused container: {id}"
+            )));
+        }
+        (Status::Running, _) => {
             return Err(Error::Conflict(format!(
                 "cannot start a container that has been started: {id}"
             )));

@@ -8,7 +8,7 @@
 use std::{
     fs, io,
     os::fd::OwnedFd,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -135,12 +135,7 @@ impl Store {
         if !folder.is_dir() {
             return Err(Error::Missing(id.to_owned()));
         }
-        let held = Held::lock(folder, id)?;
-        match held.folder.is_dir() {
-            true => Ok(held),
-            // Deleted while we waited.
-            false => Err(Error::Missing(id.to_owned())),
-        }
+        Held::lock(folder, id)
     }
 
     /// What is remembered of a container.
@@ -179,10 +174,11 @@ impl Store {
             return (Status::Stopped, None);
         };
         let id = &record.plan.id;
-        let status = if self.waits(id) {
-            Status::Created
-        } else if record.group().is_ok_and(|group| group.is_frozen()) {
+        // First of all: who waits can be paused, too, and would hear of no start.
+        let status = if record.group().is_ok_and(|group| group.is_frozen()) {
             Status::Paused
+        } else if self.waits(id) {
+            Status::Created
         } else {
             Status::Running
         };
@@ -219,7 +215,13 @@ impl Held {
         };
         rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive))
             .tried(what)?;
-        Ok(Self { folder, lock })
+        let held = Self { folder, lock };
+        let locked = rustix::fs::fstat(&held.lock).tried(what)?;
+        match fs::metadata(&held.folder) {
+            Ok(now) if (now.dev(), now.ino()) == (locked.st_dev, locked.st_ino) => Ok(held),
+            // Deleted while we waited; what has the name now is another's, who has the lock of that.
+            _ => Err(Error::Missing(id.to_owned())),
+        }
     }
 
     /// What is remembered; `None` of one whose making was cut off at its very beginning.
