@@ -327,7 +327,7 @@ pub struct Exec {
 }
 
 /// Sizes in bytes; the system refuses what makes no sense.
-#[derive(Debug, Args, Default)]
+#[derive(Debug, Args, Default, PartialEq, Eq)]
 pub struct Update {
     /// File with the resources of a config.json; - is standard input
     #[arg(short, long, value_name = "FILE")]

@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use super::error::{Error, Tried as _};
-use crate::sys::signals;
+use crate::sys::{signals, terminal};
 
 /// Signals wait from here on for [`wait`].
 pub fn block_signals() -> Result<(), Error> {
@@ -101,6 +101,8 @@ fn reap(child: Pid) -> Result<Option<u8>, Error> {
 /// Our own terminal, if that is what we have, as the container's.
 struct Screen {
     master: OwnedFd,
+    /// Held so that the master does not hang up, and wake us without end, while nobody inside has it open.
+    _peer: OwnedFd,
     before: Option<Termios>,
 }
 
@@ -108,6 +110,7 @@ impl Screen {
     fn begin(master: OwnedFd) -> Result<Self, Error> {
         let what = || "cannot use the terminal".to_owned();
         rustix::io::ioctl_fionbio(&master, true).tried(what)?;
+        let peer = terminal::open_peer(&master).tried(what)?;
         let before = match rustix::termios::tcgetattr(stdin()) {
             Ok(before) => {
                 let mut raw = before.clone();
@@ -118,7 +121,11 @@ impl Screen {
             // Somebody pipes into it.
             Err(_) => None,
         };
-        let screen = Self { master, before };
+        let screen = Self {
+            master,
+            _peer: peer,
+            before,
+        };
         screen.resize();
         Ok(screen)
     }

@@ -25,6 +25,11 @@ pub fn update(store: &Store, options: &cli::Update) -> Result<u8, Error> {
     let given = match &options.resources {
         None => from_options(options)?,
         Some(path) => {
+            if *options != only_file(options) {
+                return Err(Error::invalid(
+                    "--resources and other options do not go together",
+                ));
+            }
             let text = match path.to_str() {
                 Some("-") => {
                     config::read_from(std::io::stdin().lock(), "cannot read the resources")?
@@ -43,6 +48,15 @@ pub fn update(store: &Store, options: &cli::Update) -> Result<u8, Error> {
         .limit(&hierarchies, &limits)
         .tried(|| format!("cannot update container {id}"))?;
     Ok(0)
+}
+
+/// What was said, if that was only where the resources are.
+fn only_file(options: &cli::Update) -> cli::Update {
+    cli::Update {
+        resources: options.resources.clone(),
+        id: options.id.clone(),
+        ..cli::Update::default()
+    }
 }
 
 /// Options as config.json would have them.
