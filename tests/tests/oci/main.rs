@@ -1,6 +1,8 @@
 //! The OCI runtime command line: verbs, hooks, and what config.json can say. What the specification's own
 //! validation programs check (opencontainers/runtime-tools, `runtimetest`) is checked from inside here.
 
+mod confined;
+
 use std::{fs, io::Read as _, os::unix::fs::symlink, path::Path, process::Stdio, time::Instant};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
