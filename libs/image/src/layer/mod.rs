@@ -4,11 +4,13 @@
 //! * [`compression`]: which compression a stream has, and reading it;
 //! * [`limits`]: what is the most that a layer may be;
 //! * [`unpack`]: a layer into a folder, as overlayfs wants it;
-//! * [`pack`]: a folder, as overlayfs left it, into a layer.
+//! * [`pack`]: a folder, as overlayfs left it, into a layer;
+//! * [`remove`]: away with a tree, however deep.
 
 pub mod compression;
 pub mod limits;
 pub mod pack;
+pub mod remove;
 pub mod tar_read;
 pub mod tar_write;
 pub mod unpack;

@@ -185,7 +185,8 @@ fn tree(sink: &mut impl Sink, folder: impl AsFd, live: Option<Live<'_>>) -> io::
     let stat = rustix::fs::fstat(&folder)?;
     let own = walk.entry(b".".to_vec(), Kind::Folder, &stat, Vec::new());
     walk.sink.append(&own, &mut io::empty())?;
-    walk.folder(&folder, &[])
+    let top = walk.level(folder, Vec::new())?;
+    walk.descend(top)
 }
 
 /// Writes one thing of `folder` under its own name.
@@ -217,7 +218,10 @@ fn one(
         live,
     };
     let folder = open(folder, b".", OFlags::DIRECTORY)?;
-    walk.child(&folder, name, name.to_vec())
+    match walk.child(&folder, name, name.to_vec())? {
+        Some(below) => walk.descend(below),
+        None => Ok(()),
+    }
 }
 
 /// Writes everything below `folder`, whiteouts in OCI's form. The folder itself is not an entry.
@@ -230,8 +234,12 @@ pub fn pack_folder(sink: &mut impl Sink, folder: impl AsFd, options: Options) ->
         live: None,
     };
     let folder = open(folder, b".", OFlags::DIRECTORY)?;
-    walk.folder(&folder, &[])
+    let top = walk.level(folder, Vec::new())?;
+    walk.descend(top)
 }
+
+/// Longest name of an entry, bytes: PATH_MAX, as the unpacker has it, and docker too.
+const LONGEST: usize = 4096;
 
 struct Walk<'a, S> {
     sink: &'a mut S,
@@ -243,39 +251,69 @@ struct Walk<'a, S> {
     live: Option<Live<'a>>,
 }
 
+/// A folder that is being written: what is left of it.
+struct Level {
+    folder: OwnedFd,
+    path: Vec<u8>,
+    names: std::vec::IntoIter<Vec<u8>>,
+}
+
 impl<S: Sink> Walk<'_, S> {
-    fn folder(&mut self, folder: &OwnedFd, path: &[u8]) -> io::Result<()> {
-        if self.live.is_some_and(|live| live.without.contains(&path)) {
-            return Ok(());
-        }
-        let mut names = Vec::new();
-        for child in rustix::fs::Dir::read_from(folder)? {
-            let child = child?;
-            let name = child.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                names.push(name.to_vec());
-            }
-        }
-        names.sort_unstable();
-        for name in names {
-            let child = if path.is_empty() {
-                name.clone()
-            } else {
-                [path, b"/", &name].concat()
+    /// Writes what is in a folder and in those below. Not by recursion: who made them may have nested them
+    /// as deep as he liked.
+    fn descend(&mut self, top: Level) -> io::Result<()> {
+        let mut open = vec![top];
+        while let Some(level) = open.last_mut() {
+            let Some(name) = level.names.next() else {
+                open.pop();
+                continue;
             };
-            match self.child(folder, &name, child) {
+            let path = match &level.path[..] {
+                [] => name.clone(),
+                above => [above, b"/", &name].concat(),
+            };
+            if path.len() > LONGEST {
+                let start = String::from_utf8_lossy(&path[..100]);
+                return Err(io::Error::other(format!(
+                    "{start}...: the name is longer than {LONGEST} bytes, which nobody could unpack"
+                )));
+            }
+            match self.child(&level.folder, &name, path) {
                 Err(e) if self.live.is_some() && e.kind() == io::ErrorKind::NotFound => {}
-                other => other?,
+                below => open.extend(below?),
             }
         }
         Ok(())
     }
 
-    fn child(&mut self, parent: &OwnedFd, name: &[u8], path: Vec<u8>) -> io::Result<()> {
+    fn level(&self, folder: OwnedFd, path: Vec<u8>) -> io::Result<Level> {
+        let mut names = Vec::new();
+        if !self
+            .live
+            .is_some_and(|live| live.without.contains(&&path[..]))
+        {
+            for child in rustix::fs::Dir::read_from(&folder)? {
+                let child = child?;
+                let name = child.file_name().to_bytes();
+                if name != b"." && name != b".." {
+                    names.push(name.to_vec());
+                }
+            }
+        }
+        names.sort_unstable();
+        Ok(Level {
+            folder,
+            path,
+            names: names.into_iter(),
+        })
+    }
+
+    /// Writes one thing; a folder without what is in it, which is the answer.
+    fn child(&mut self, parent: &OwnedFd, name: &[u8], path: Vec<u8>) -> io::Result<Option<Level>> {
         let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if self.whiteouts && kind.is_char_device() && stat.st_rdev == 0 {
-            return self.mark(&path, &stat);
+            return self.mark(&path, &stat).map(|()| None);
         }
         if !kind.is_dir() && stat.st_nlink > 1 {
             let first = self
@@ -285,7 +323,8 @@ impl<S: Sink> Walk<'_, S> {
             if *first != path {
                 let kind = Kind::HardLink(first.clone());
                 let entry = self.entry(path, kind, &stat, Vec::new());
-                return self.sink.append(&entry, &mut io::empty());
+                self.sink.append(&entry, &mut io::empty())?;
+                return Ok(None);
             }
         }
         let device = (
@@ -302,7 +341,7 @@ impl<S: Sink> Walk<'_, S> {
             FileType::BlockDevice => Kind::BlockDevice(device.0, device.1),
             FileType::Fifo => Kind::Fifo,
             // A socket lives only as long as its program: GNU tar leaves it out, and so does docker.
-            _ => return Ok(()),
+            _ => return Ok(None),
         };
         match kind {
             Kind::File => {
@@ -313,7 +352,8 @@ impl<S: Sink> Walk<'_, S> {
                 }
                 let xattrs = xattrs(&file)?;
                 let entry = self.entry(path, kind, &stat, xattrs);
-                self.sink.append(&entry, &mut File::from(file))
+                self.sink.append(&entry, &mut File::from(file))?;
+                Ok(None)
             }
             Kind::Folder => {
                 let folder = open(parent, name, OFlags::DIRECTORY)?;
@@ -331,11 +371,12 @@ impl<S: Sink> Walk<'_, S> {
                         &mut io::empty(),
                     )?;
                 }
-                self.folder(&folder, &path)
+                self.level(folder, path).map(Some)
             }
             kind => {
                 let entry = self.entry(path, kind, &stat, Vec::new());
-                self.sink.append(&entry, &mut io::empty())
+                self.sink.append(&entry, &mut io::empty())?;
+                Ok(None)
             }
         }
     }
@@ -435,6 +476,29 @@ mod tests {
         )
         .unwrap();
         writer.finish().unwrap()
+    }
+
+    #[test]
+    fn what_is_nested_deeper_than_a_stack_is_refused_or_packed_but_no_crash() {
+        let folder = tempfile::tempdir().unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let mut at = rustix::fs::open(folder.path(), flags, Mode::empty()).unwrap();
+        let mut packed = Vec::new();
+        for depth in 1..=2100 {
+            rustix::fs::mkdirat(&at, "a", Mode::from(0o755)).unwrap();
+            at = rustix::fs::openat(&at, "a", flags, Mode::empty()).unwrap();
+            if depth % 700 == 0 {
+                let folder = File::open(folder.path()).unwrap();
+                let pack = move || {
+                    let mut writer = LayerWriter::new(io::sink(), 1);
+                    pack_folder(&mut writer, &folder, Options::default())
+                };
+                let thread = std::thread::Builder::new().stack_size(512 << 10);
+                packed.push(thread.spawn(pack).unwrap().join().unwrap().is_ok());
+            }
+        }
+        assert_eq!(packed, [true, true, false]);
+        crate::layer::remove::remove_tree(&folder.path().join("a")).unwrap();
     }
 
     #[test]

@@ -26,13 +26,15 @@ use rustix::{
 use super::{
     Entry, Kind, OPAQUE, OPAQUE_XATTR, WHITEOUT,
     limits::Limits,
+    remove::remove_tree_at,
     tar_read::{TarError, TarReader},
 };
 use crate::digest::Digest;
 use pipeline::Plain;
 use tree::{Tree, clean, split};
 
-/// Names of folders that are remembered to set their times at the end, bytes.
+/// Names of folders that are remembered to set their times at the end, and of those that were made for what
+/// is in them, bytes.
 const MAX_REMEMBERED: usize = 256 << 20;
 
 /// Why a layer was refused.
@@ -228,6 +230,12 @@ impl Unpacker {
             return Ok(());
         }
         let parent = self.tree.parent(folder, &entry.path)?;
+        if self.remembered + self.tree.remembered() > MAX_REMEMBERED {
+            return Err(UnpackError::TooLarge {
+                limit: MAX_REMEMBERED as u64,
+                what: "bytes of folder names",
+            });
+        }
         if name == OPAQUE {
             return mark_opaque(&parent).map_err(|e| UnpackError::io(&entry.path, e));
         }
@@ -288,7 +296,7 @@ impl Unpacker {
                 return Ok(false);
             }
             self.forget(path);
-            remove_tree(parent, name)?;
+            remove_tree_at(parent, name)?;
             return Ok(false);
         }
         if kind.is_symlink() {
@@ -372,13 +380,7 @@ impl Unpacker {
         }
         self.owner.inherited |= entry.mode & 0o2000 != 0;
         self.tree.name(path);
-        self.remembered += path.len() + 64;
-        if self.remembered > MAX_REMEMBERED {
-            return Err(Failure::Unpack(UnpackError::TooLarge {
-                limit: MAX_REMEMBERED as u64,
-                what: "bytes of folder names",
-            }));
-        }
+        self.remembered += tree::cost(path);
         self.folder_times.push((path.to_vec(), entry.mtime));
         Ok(())
     }
@@ -597,22 +599,6 @@ fn set_xattrs(file: &OwnedFd, entry: &Entry) -> rustix::io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn remove_tree(parent: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
-    let folder = open_folder(parent, name)?;
-    for child in rustix::fs::Dir::read_from(&folder)? {
-        let child = child?;
-        let child_name = child.file_name().to_bytes();
-        if child_name == b"." || child_name == b".." {
-            continue;
-        }
-        match rustix::fs::unlinkat(&folder, child_name, AtFlags::empty()) {
-            Err(Errno::ISDIR) => remove_tree(&folder, child_name)?,
-            other => other?,
-        }
-    }
-    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
 }
 
 fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {

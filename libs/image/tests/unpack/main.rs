@@ -5,6 +5,7 @@ mod archive;
 mod corpus;
 mod differential;
 mod faults;
+mod hostile;
 mod stacking;
 mod tree;
 

@@ -2,6 +2,9 @@
 
 use super::{TarError, sparse::MAX_PIECES};
 
+/// Most extended attributes of an entry: no file system takes as many, and each is looked up among the others.
+const MAX_XATTRS: usize = 4096;
+
 /// See the module's page.
 #[derive(Default)]
 pub(super) struct Extension {
@@ -67,7 +70,7 @@ impl Extension {
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
             self.xattrs.retain(|(other, _)| other != name);
             self.xattrs.push((name.to_vec(), value.to_vec()));
-            return Some(());
+            return (self.xattrs.len() <= MAX_XATTRS).then_some(());
         }
         // No value: as if the record were not there.
         let given = !value.is_empty();

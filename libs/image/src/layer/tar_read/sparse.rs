@@ -122,8 +122,11 @@ impl<R: Read> TarReader<R> {
                 lines.drain(..=end);
                 within(usize::try_from(numbers[0]).unwrap_or(usize::MAX))?;
             }
-            // A number has 20 digits at most.
-            if numbers.is_empty() && lines.len() > 20 {
+            // A number has 20 digits at most. What follows the last one fills up the block.
+            let is_whole = numbers
+                .first()
+                .is_some_and(|count| numbers.len() as u64 == 1 + 2 * count);
+            if !is_whole && lines.len() > 20 {
                 return Err(BAD);
             }
         }

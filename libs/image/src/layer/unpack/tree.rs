@@ -5,7 +5,7 @@
 //! on it). Where there is no openat2 links in parents are refused. What is missing is made.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     os::fd::{AsFd, OwnedFd},
     rc::Rc,
 };
@@ -32,9 +32,10 @@ pub(super) struct Tree {
     /// The last one: most entries are in the same folder as the one before.
     last: Option<(Vec<u8>, Rc<OwnedFd>)>,
     /// Folders that were made because something is in them.
-    implicit: HashSet<Vec<u8>>,
-    /// How many were made ever.
+    implicit: BTreeSet<Vec<u8>>,
+    /// How many were made ever, and what their names cost.
     made: u64,
+    remembered: usize,
 }
 
 impl Tree {
@@ -44,8 +45,9 @@ impl Tree {
             root: Rc::new(root),
             open: HashMap::new(),
             last: None,
-            implicit: HashSet::new(),
+            implicit: BTreeSet::new(),
             made: 0,
+            remembered: 0,
         })
     }
 
@@ -53,11 +55,14 @@ impl Tree {
         self.made
     }
 
+    /// Bytes that the names of folders take which were made.
+    pub fn remembered(&self) -> usize {
+        self.remembered
+    }
+
     /// The folders that the archive did not name, sorted.
     pub fn into_implicit(self) -> Vec<Vec<u8>> {
-        let mut all: Vec<_> = self.implicit.into_iter().collect();
-        all.sort_unstable();
-        all
+        self.implicit.into_iter().collect()
     }
 
     /// Opens a folder by its clean path, following links of the layer inside the root; makes what is missing.
@@ -104,6 +109,7 @@ impl Tree {
                     rustix::fs::mkdirat(&folder, part, Mode::from_raw_mode(0o755)).map_err(fail)?;
                     self.implicit.insert(so_far.to_vec());
                     self.made += 1;
+                    self.remembered += cost(so_far);
                     let made = rustix::fs::openat(&folder, part, flags, Mode::empty());
                     let made = made.map_err(fail)?;
                     // Whatever this process' umask is.
@@ -191,10 +197,19 @@ impl Tree {
     pub fn forget(&mut self, path: &[u8]) {
         self.open.clear();
         self.last = None;
-        self.implicit.retain(|known| {
-            !(known.starts_with(path) && matches!(known.get(path.len()), None | Some(b'/')))
-        });
+        self.implicit.remove(path);
+        // A layer may do this a million times: only those below are looked at. `0` follows `/`.
+        let (first, end) = ([path, b"/"].concat(), [path, b"0"].concat());
+        let below: Vec<_> = self.implicit.range(first..end).cloned().collect();
+        for path in below {
+            self.implicit.remove(&path);
+        }
     }
+}
+
+/// Bytes that it takes to remember a path.
+pub(super) fn cost(path: &[u8]) -> usize {
+    path.len() + 64
 }
 
 fn inside(root: &OwnedFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
@@ -250,6 +265,29 @@ pub(super) fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn made_folders_are_known_and_counted_until_they_go() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = std::fs::File::open(root.path()).unwrap();
+        let mut tree = Tree::new(&folder).unwrap();
+        for path in ["a/b", "a/b.c", "a.b", "a/b/c"] {
+            tree.parent(path.as_bytes(), b"entry").unwrap();
+        }
+        let all = ["a", "a.b", "a/b", "a/b.c", "a/b/c"].map(|p| p.as_bytes().to_vec());
+        assert_eq!(
+            tree.remembered(),
+            all.iter().map(|p| cost(p)).sum::<usize>()
+        );
+        tree.forget(b"a/b");
+        assert_eq!(
+            tree.implicit.clone().into_iter().collect::<Vec<_>>(),
+            [&all[..2], &all[3..4]].concat()
+        );
+        tree.name(b"a");
+        tree.forget(b"nothing");
+        assert_eq!(tree.into_implicit(), [all[1].clone(), all[3].clone()]);
+    }
 
     #[test]
     fn names_become_clean_paths() {
