@@ -26,6 +26,7 @@ use super::{
     unsupported,
 };
 use crate::{
+    disk::remove_tree,
     error::{Error, Tried as _},
     ids,
     layers::{Holder, Kept},
@@ -436,7 +437,7 @@ impl Making {
 impl Drop for Making {
     fn drop(&mut self) {
         if let Some(folder) = &self.0
-            && let Err(error) = fs::remove_dir_all(folder)
+            && let Err(error) = remove_tree(folder)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(folder = %folder.display(), %error, "could not be removed");

@@ -328,19 +328,31 @@ fn is_below(path: &str, above: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// Longest path that is told of, bytes: near PATH_MAX, beyond which nobody could open it by its name.
+const LONGEST: usize = 4000;
+
+/// Not by recursion: a container may have nested folders as deep as it liked.
 fn walk(
-    folder: &OwnedFd,
-    path: &str,
+    folder: OwnedFd,
     image: Option<&OwnedFd>,
     all: &mut Vec<(String, Change)>,
 ) -> io::Result<()> {
-    for entry in rustix::fs::Dir::read_from(folder)? {
+    let mut open = vec![(rustix::fs::Dir::new(folder)?, String::new())];
+    while let Some((entries, above)) = open.last_mut() {
+        let Some(entry) = entries.read() else {
+            open.pop();
+            continue;
+        };
         let entry = entry?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        let path = format!("{path}/{}", name.to_string_lossy());
+        let folder = entries.fd()?;
+        let path = format!("{above}/{}", name.to_string_lossy());
+        if path.len() > LONGEST {
+            continue;
+        }
         let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             // Gone since it was listed.
@@ -367,7 +379,7 @@ fn walk(
         if kind.is_dir() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             match rustix::fs::openat(folder, name, flags, Mode::empty()) {
-                Ok(child) => walk(&child, &path, image, all)?,
+                Ok(child) => open.push((rustix::fs::Dir::new(child)?, path)),
                 Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
                 Err(e) => return Err(e.into()),
             }
@@ -382,7 +394,7 @@ pub fn changes_upon(lower: &[PathBuf], upper: &Path) -> io::Result<Vec<(String, 
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let upper = rustix::fs::open(upper, flags, Mode::empty())?;
     let mut all = Vec::new();
-    walk(&upper, "", below.as_ref(), &mut all)?;
+    walk(upper, below.as_ref(), &mut all)?;
     Ok(all)
 }
 
@@ -401,6 +413,26 @@ pub fn split(path: &str) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changes_nested_deeper_than_a_stack_end_where_no_name_leads() {
+        let folder = tempfile::tempdir().unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let mut at = rustix::fs::open(folder.path(), flags, Mode::empty()).unwrap();
+        for _ in 0..2500 {
+            rustix::fs::mkdirat(&at, "a", Mode::from(0o755)).unwrap();
+            at = rustix::fs::openat(&at, "a", flags, Mode::empty()).unwrap();
+        }
+        let upper = folder.path().to_owned();
+        let changes = std::thread::Builder::new()
+            .stack_size(256 << 10)
+            .spawn(move || changes_upon(&[], &upper).unwrap())
+            .unwrap()
+            .join()
+            .unwrap();
+        assert_eq!(changes.len(), LONGEST / 2);
+        crate::disk::remove_tree(&folder.path().join("a")).unwrap();
+    }
 
     #[test]
     fn paths_as_words() {

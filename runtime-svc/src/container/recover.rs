@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     cgroup::Group,
+    disk::remove_tree,
     monitor::{
         client::{self, Connection},
         protocol::{Event, ExitRecord, Running},
@@ -197,9 +198,13 @@ impl Manager {
             self.clean_up(&container);
         }
         // Last: as long as it is there, all that it names can still be found.
-        if let Err(error) = fs::remove_dir_all(&folder) {
-            tracing::warn!(folder = %folder.display(), %error, "could not be removed");
-        }
+        let removing = tokio::task::spawn_blocking(move || {
+            if let Err(error) = remove_tree(&folder) {
+                tracing::warn!(folder = %folder.display(), %error, "could not be removed");
+            }
+        });
+        // A panic there has told of itself.
+        let _ = removing.await;
     }
 
     /// Asks a monitor that said nothing until it says something or has gone.

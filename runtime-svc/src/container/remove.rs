@@ -6,7 +6,10 @@ use super::{
     manager::Manager,
     state::{Container, Status},
 };
-use crate::error::{Error, Tried as _};
+use crate::{
+    disk::remove_tree,
+    error::{Error, Tried as _},
+};
 
 /// What the folder of a container ends with that goes with its own volumes.
 pub(super) const REMOVED_WITH_VOLUMES: &str = "removed-with-volumes";
@@ -67,7 +70,7 @@ impl Manager {
         // Name and volumes are free: who waits for that need not wait for the disk.
         container.set_status(Status::Removed);
         self.tell(container, "destroy", &[]);
-        tokio::task::spawn_blocking(move || fs::remove_dir_all(gone))
+        tokio::task::spawn_blocking(move || remove_tree(&gone))
             .await
             .map_err(io::Error::other)
             .and_then(|r| r)

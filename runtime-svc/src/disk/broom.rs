@@ -5,14 +5,14 @@
 
 use std::{
     collections::VecDeque,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
 use tokio::sync::oneshot;
 
-use super::usage;
+use super::{remove_tree, usage};
 use crate::sys::schedule;
 
 /// `IOPRIO_CLASS_BE` and its last level (linux/ioprio.h). Not the idle class: a removal must come to its end
@@ -117,12 +117,7 @@ fn remove(path: &Path, bytes: Option<u64>) -> io::Result<u64> {
         Some(bytes) => bytes,
         None => usage(path)?,
     };
-    let removed = match fs::symlink_metadata(path) {
-        Ok(stat) if stat.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match removed {
+    match remove_tree(path) {
         Ok(()) => Ok(bytes),
         // Somebody else was quicker.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
@@ -132,6 +127,8 @@ fn remove(path: &Path, bytes: Option<u64>) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -6,6 +6,7 @@ pub use broom::{Broom, Swept};
 
 use std::io;
 
+pub use slipway_image::layer::remove::remove_tree;
 pub use slipway_service::disk::{Room, of_folder, room, usage};
 use tokio::sync::Semaphore;
 

@@ -13,6 +13,7 @@ use tracing::info;
 
 use super::{Layers, Note, settle};
 use crate::{
+    disk::remove_tree,
     error::{Error, Tried as _},
     registry::Layer,
 };
@@ -30,7 +31,7 @@ struct Temporary(PathBuf);
 impl Drop for Temporary {
     fn drop(&mut self) {
         // Renamed is the good end; what cannot be removed now is removed at the next start.
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = remove_tree(&self.0);
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 
 use crate::{
+    disk::remove_tree,
     error::{Error, Tried as _},
     executor::rootfs,
     worker::{self, Target},
@@ -37,7 +38,7 @@ pub fn copy_up(lower: &[PathBuf], target: &str, data: &Path, in_place: bool) -> 
         data.with_extension("new")
     };
     if !in_place {
-        match fs::remove_dir_all(&temporary) {
+        match remove_tree(&temporary) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).tried(what),
             _ => fs::create_dir(&temporary).tried(what)?,
         }
@@ -59,7 +60,7 @@ pub fn copy_up(lower: &[PathBuf], target: &str, data: &Path, in_place: bool) -> 
     match fs::rename(&temporary, data) {
         // Somebody has written into it meanwhile: theirs stays, as docker copies into empty ones only.
         Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
-            fs::remove_dir_all(&temporary).tried(what)
+            remove_tree(&temporary).tried(what)
         }
         done => done.tried(what),
     }

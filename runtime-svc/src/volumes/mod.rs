@@ -19,6 +19,7 @@ pub use device::check as check_options;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    disk::remove_tree,
     error::{Error, Tried as _},
     ids,
 };
@@ -110,7 +111,7 @@ impl Drop for Pin {
         // Set aside before anybody can pin it again.
         let gone = self.volumes.set_aside(&self.name);
         drop(all);
-        if let Err(error) = gone.and_then(fs::remove_dir_all) {
+        if let Err(error) = gone.and_then(|gone| remove_tree(&gone)) {
             tracing::warn!(volume = self.name, %error, "could not be removed");
         }
     }
@@ -129,7 +130,7 @@ impl Volumes {
                 entry.path().join("_data.new")
             };
             // Something immutable in it, say: it takes room, no more.
-            match fs::remove_dir_all(&half_done) {
+            match remove_tree(&half_done) {
                 Err(error)
                     if !matches!(
                         error.kind(),
@@ -255,7 +256,7 @@ impl Volumes {
         let gone = self.is_plain(name).and_then(|()| self.set_aside(name));
         drop(pins);
         slipway_fault::point("runtime.unvolume.aside");
-        gone.and_then(fs::remove_dir_all)
+        gone.and_then(|gone| remove_tree(&gone))
             .tried(|| format!("cannot remove volume {name}"))?;
         slipway_fault::point("runtime.unvolume.gone");
         Ok(())
