@@ -9,6 +9,7 @@
 use std::{
     collections::HashSet,
     fs, io,
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     thread,
@@ -16,6 +17,7 @@ use std::{
 };
 
 use super::{NOTE, Note};
+use crate::disk::remove_tree;
 
 /// Beside the folder of layers: the boot in which it was opened last.
 const LAST_BOOT: &str = "boot";
@@ -89,7 +91,7 @@ impl Keeper {
                 Ok(())
             }
             // Somebody else made the same layer meanwhile.
-            Err(_) if target.exists() => fs::remove_dir_all(temporary),
+            Err(_) if target.exists() => remove_tree(temporary),
             Err(error) => Err(error),
         }
     }
@@ -99,10 +101,7 @@ impl Keeper {
 /// not have.
 fn sort_out(folder: &Path, boot: Option<Boot>) -> io::Result<Vec<PathBuf>> {
     // Torn notes are a power cut's only if there was one: with containers still running nothing is touched.
-    let rebooted = noted_boot(folder, boot).unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot note the id of this boot");
-        false
-    });
+    let rebooted = boot.is_some_and(|boot| is_another_boot(folder, boot));
     let mut unsynced = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -130,27 +129,41 @@ fn sort_out(folder: &Path, boot: Option<Boot>) -> io::Result<Vec<PathBuf>> {
             fs::rename(&path, folder.join(format!("tmp-{}", crate::ids::new_id())))?;
         }
     }
+    // Last: who is killed in the middle of it begins again.
+    if let Some(boot) = boot
+        && let Err(error) = note_boot(folder, boot)
+    {
+        tracing::warn!(%error, "cannot note the id of this boot");
+    }
     Ok(unsynced)
 }
 
-/// Whether the folder was opened in another boot before.
-fn noted_boot(folder: &Path, boot: Option<Boot>) -> io::Result<bool> {
-    let (Some(boot), Some(home)) = (boot, folder.parent()) else {
-        return Ok(false);
-    };
-    let path = home.join(LAST_BOOT);
-    let last = match fs::read_to_string(&path) {
-        Ok(text) => Boot::try_from(text.trim().to_owned()).ok(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        Err(e) => return Err(e),
-    };
-    if last != Some(boot) {
-        let new = home.join(format!("{LAST_BOOT}.new"));
-        fs::write(&new, String::from(boot))?;
-        fs::File::open(&new)?.sync_all()?;
-        fs::rename(new, path)?;
+/// Whether the folder was opened in another boot before, as far as is known.
+fn is_another_boot(folder: &Path, boot: Boot) -> bool {
+    match fs::read_to_string(place_of_boot(folder)) {
+        Ok(text) => text.trim().to_owned().try_into() != Ok(boot),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => {
+            tracing::warn!(%error, "cannot read the id of the last boot");
+            false
+        }
     }
-    Ok(last.is_some_and(|last| last != boot))
+}
+
+fn note_boot(folder: &Path, boot: Boot) -> io::Result<()> {
+    let path = place_of_boot(folder);
+    let text = String::from(boot);
+    if fs::read(&path).is_ok_and(|noted| noted == text.as_bytes()) {
+        return Ok(());
+    }
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    fs::File::open(&new)?.sync_all()?;
+    fs::rename(new, path)
+}
+
+fn place_of_boot(folder: &Path) -> PathBuf {
+    folder.with_file_name(LAST_BOOT)
 }
 
 fn read(layer: &Path) -> io::Result<Note> {
@@ -186,13 +199,22 @@ fn sync_all(receive: &Receiver<PathBuf>, mut layers: Vec<PathBuf>) {
 }
 
 fn sync(layers: &HashSet<PathBuf>) -> io::Result<()> {
-    let opened = layers.iter().find_map(|layer| fs::File::open(layer).ok());
-    // All were collected meanwhile.
-    let Some(folder) = opened else { return Ok(()) };
-    rustix::fs::syncfs(&folder)?;
-    for layer in layers {
-        match trust(layer) {
-            // Collected meanwhile.
+    // Those that were collected meanwhile are gone.
+    let opened: Vec<_> = layers
+        .iter()
+        .filter_map(|layer| fs::File::open(layer).ok())
+        .collect();
+    let Some(any) = opened.first() else {
+        return Ok(());
+    };
+    rustix::fs::syncfs(any)?;
+    for layer in &opened {
+        // Not by its name: another may have that by now, fetched again after a collection, and the disk
+        // does not have that one.
+        match trust(&PathBuf::from(format!(
+            "/proc/self/fd/{}",
+            layer.as_raw_fd()
+        ))) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             other => other?,
         }
@@ -253,7 +275,11 @@ mod tests {
         let here = |layers: &[PathBuf]| layers.iter().map(|l| l.exists()).collect::<Vec<_>>();
         assert_eq!(here(&layers), [true, true, false, true]);
 
-        fs::write(home.path().join(LAST_BOOT), OTHER).unwrap();
+        // Whatever is noted and is not this boot was another one.
+        for last in [OTHER, ""] {
+            fs::write(home.path().join(LAST_BOOT), last).unwrap();
+            assert!(is_another_boot(&folder, boot));
+        }
         let layers = make();
         sort_out(&folder, Some(boot)).unwrap();
         assert_eq!(here(&layers), [true, true, false, false]);
