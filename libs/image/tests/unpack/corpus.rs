@@ -207,8 +207,10 @@ fn compressed() -> Vec<Case> {
     );
     add("gzip, zeros behind", [gzip(&plain), vec![0; 1024]].concat());
     add("gzip, all fields, stored blocks", gzip_with_fields(&plain));
+    add("estargz", estargz(&plain));
     let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 3).unwrap();
     add("zstd", zstd(&plain));
+    add("zstd:chunked", zstd_chunked(&plain));
     add(
         "zstd, two frames",
         [zstd(&plain[..700]), zstd(&plain[700..])].concat(),
@@ -219,4 +221,39 @@ fn compressed() -> Vec<Case> {
         [&skippable[..], b"\x50\x2a\x4d\x18\0\0\0\0"].concat(),
     );
     cases
+}
+
+/// Seekable gzip (containerd/stargz-snapshotter, docs/estargz.md): a member for each chunk, a list of
+/// contents as the last file, and an empty member whose extra field says where that begins.
+fn estargz(plain: &[u8]) -> Vec<u8> {
+    let (files, end) = plain.split_at(plain.len() - 1024);
+    let mut bytes: Vec<u8> = files.chunks(1536).flat_map(gzip).collect();
+    let list_begins = bytes.len();
+    let list = Archive::default().file("stargz.index.json", r#"{"version":1,"entries":[]}"#);
+    bytes.extend(gzip(&[&list.bytes(), end].concat()));
+    let place = format!("{list_begins:016x}STARGZ");
+    let extra = [b"SG\x16\0", place.as_bytes()].concat();
+    let footer = flate2::GzBuilder::new().extra(extra);
+    let footer = footer.write(Vec::new(), flate2::Compression::none());
+    bytes.extend(footer.finish().unwrap());
+    bytes
+}
+
+/// zstd with a frame for each chunk, the list of contents and where that is in frames that are passed over
+/// (containers/storage, pkg/chunked/internal/minimal/compression.go).
+fn zstd_chunked(plain: &[u8]) -> Vec<u8> {
+    let frame = |bytes: &[u8]| zstd::encode_all(bytes, 3).unwrap();
+    let passed_over = |content: &[u8]| {
+        let length = u32::try_from(content.len()).unwrap().to_le_bytes();
+        [b"\x50\x2a\x4d\x18", &length[..], content].concat()
+    };
+    let mut bytes: Vec<u8> = plain.chunks(1536).flat_map(frame).collect();
+    let list_begins = bytes.len() as u64 + 8;
+    let list = frame(br#"{"version":1,"entries":[]}"#);
+    bytes.extend(passed_over(&list));
+    let numbers = [list_begins, list.len() as u64, 26, 1, 0, 0, 0];
+    let mut footer: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+    footer.extend(b"GNUlInUx");
+    bytes.extend(passed_over(&footer));
+    bytes
 }

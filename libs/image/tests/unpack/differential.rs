@@ -100,6 +100,11 @@ fn by(other: Other, bytes: &[u8], folder: &Path) -> bool {
     run(command, bytes)
 }
 
+/// Unpacks by GNU tar, as for a container.
+pub fn by_gnu_tar(bytes: &[u8], folder: &Path) -> bool {
+    by(Other::Gnu, bytes, folder)
+}
+
 fn has(program: &str) -> bool {
     Command::new(program)
         .arg("--version")

@@ -6,6 +6,7 @@ mod corpus;
 mod differential;
 mod faults;
 mod hostile;
+mod round_trip;
 mod stacking;
 mod tree;
 
