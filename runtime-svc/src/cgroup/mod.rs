@@ -5,6 +5,7 @@
 
 mod devices;
 mod oom;
+mod processes;
 mod support;
 mod usage;
 mod v1;
@@ -16,16 +17,12 @@ pub use usage::Usage;
 
 use std::{
     fs, io,
-    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
 
 use rustix::process::Pid;
 
-use crate::{
-    executor::plan::{Cgroup as Plan, Limits},
-    sys::fork::{self, Clone},
-};
+use crate::executor::plan::{Cgroup as Plan, Limits};
 
 /// The group that containers' groups are in, unless `--cgroup-parent` says another.
 pub const PARENT: &str = "slipway";
@@ -134,12 +131,11 @@ impl Hierarchies {
     }
 }
 
-/// How often processes of a group are looked for to be killed, a millisecond apart.
-const ROUNDS: usize = 100;
-
 /// The groups of one container, one in each tree.
 #[derive(Debug, Clone)]
 pub struct Group {
+    /// Below each tree's root.
+    path: String,
     v1: Vec<(PathBuf, Hierarchy)>,
     v2: Option<PathBuf>,
 }
@@ -156,6 +152,7 @@ impl Group {
     /// Names the groups of a container without making them.
     pub fn open(hierarchies: &Hierarchies, path: &str) -> Self {
         Self {
+            path: path.to_owned(),
             v1: hierarchies
                 .v1
                 .iter()
@@ -245,22 +242,6 @@ impl Group {
         }
     }
 
-    /// Makes a process that begins in the v2 group where that can be, and says whether it did; else it
-    /// is to be [added](Self::add_unified).
-    pub fn begin_inside(&self, flags: i32) -> io::Result<(Clone, bool)> {
-        let Some(path) = self.unified_folder() else {
-            return Ok((fork::clone3(flags, None)?, false));
-        };
-        use rustix::fs::{Mode, OFlags};
-        let flags_of_folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(path, flags_of_folder, Mode::empty())?;
-        match fork::clone3(flags, Some(folder.as_raw_fd())) {
-            // A v2 tree beside v1 ones may be set up so that nobody can begin there (threaded groups).
-            Err(_) if self.has_others() => Ok((fork::clone3(flags, None)?, false)),
-            cloned => Ok((cloned?, true)),
-        }
-    }
-
     /// Stops or continues all processes; returns when the kernel has done it.
     pub fn freeze(&self, frozen: bool) -> io::Result<()> {
         if let Some(path) = self
@@ -295,49 +276,6 @@ impl Group {
                 .v1
                 .iter()
                 .any(|(path, _)| says(path.join("freezer.state"), "FROZEN"))
-    }
-
-    /// Kills every process in the group.
-    pub fn kill(&self) -> io::Result<()> {
-        if let Some(path) = &self.v2 {
-            // Linux 5.14.
-            match write(&path.join("cgroup.kill"), "1") {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                other => return other,
-            }
-        }
-        // Who forks while we look has a child that we have not seen: until nobody is there. What the kernel
-        // cannot end (in a system call that waits for a disk) does not hold us for ever.
-        for _ in 0..ROUNDS {
-            let processes = self.processes()?;
-            if processes.is_empty() {
-                break;
-            }
-            for pid in processes {
-                match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
-                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                    Err(e) => return Err(e.into()),
-                }
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        Ok(())
-    }
-
-    /// Processes in the group, as seen from this process namespace.
-    pub fn processes(&self) -> io::Result<Vec<Pid>> {
-        let Some(path) = self.folders().next() else {
-            return Ok(Vec::new());
-        };
-        let text = match fs::read_to_string(path.join("cgroup.procs")) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(e),
-        };
-        Ok(text
-            .lines()
-            .filter_map(|l| l.parse().ok().and_then(Pid::from_raw))
-            .collect())
     }
 
     /// Whether the kernel killed a process of it for want of memory.

@@ -42,12 +42,12 @@ pub enum Progress {
 }
 
 impl Exec {
-    /// Makes the process that joins `target`. It begins in the container's v2 cgroup and joins those of
+    /// Makes the process that joins `target`, which is `first`. It begins in the container's v2 cgroup and joins those of
     /// other trees by itself: moving it there would wait for all processors (see [`Group::join`]).
     pub fn begin(
         client: u64,
         plan: &ExecPlan,
-        target: OwnedFd,
+        (first, target): (Pid, OwnedFd),
         fds: Vec<OwnedFd>,
         group: &Group,
     ) -> Result<Self, StartError> {
@@ -68,7 +68,7 @@ impl Exec {
             }
         };
         let (cloned, began_inside) = group
-            .begin_inside(0)
+            .begin_beside(first)
             .map_err(|e| fail("cannot make a process in the container's cgroups", e))?;
         match cloned {
             Clone::Child => {

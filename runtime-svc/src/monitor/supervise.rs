@@ -404,7 +404,9 @@ impl Monitor<'_> {
                         step: "cannot join".to_owned(),
                         why: e.to_string(),
                     })
-                    .and_then(|target| Exec::begin(number, &plan, target, fds, &self.group));
+                    .and_then(|target| {
+                        Exec::begin(number, &plan, (self.init, target), fds, &self.group)
+                    });
                 match begun {
                     Ok(exec) => {
                         slipway_fault::point("monitor.exec.forked");

@@ -10,7 +10,7 @@ use rustix::{
 
 use super::{
     Error, cli, config, console, create, foreground, make,
-    state::{Record, Status, Store},
+    state::{Alive, Record, Status, Store},
 };
 use crate::{
     cgroup::Group,
@@ -70,7 +70,7 @@ pub fn exec(store: &Store, options: &cli::Exec) -> Result<u8, Error> {
     if !options.detach {
         foreground::block_signals()?;
     }
-    let (pid, mut terminal) = join(&plan, alive.pidfd, &group)?;
+    let (pid, mut terminal) = join(&plan, alive, &group)?;
     if let (Some(socket), Some(master)) = (&options.console_socket, &terminal) {
         console::send(socket, master)?;
         terminal = None;
@@ -186,14 +186,21 @@ fn changed(
 }
 
 /// Makes it a process of the container. It is our child.
-fn join(plan: &ExecPlan, target: OwnedFd, group: &Group) -> Result<(Pid, Option<OwnedFd>), Error> {
+fn join(
+    plan: &ExecPlan,
+    Alive {
+        pid: first,
+        pidfd: target,
+    }: Alive,
+    group: &Group,
+) -> Result<(Pid, Option<OwnedFd>), Error> {
     let what = || "cannot join the container".to_owned();
     let (ours, theirs) = message_pair().tried(what)?;
     let stdio = match plan.terminal {
         Some(_) => None,
         None => Some(make::own_streams()?),
     };
-    let (cloned, began_inside) = group.begin_inside(0).tried(what)?;
+    let (cloned, began_inside) = group.begin_beside(first).tried(what)?;
     let helper = match cloned {
         Clone::Child => {
             drop(ours);
