@@ -159,7 +159,11 @@ fn move_inside(oci: &Oci, name: &str, pid: &str) -> bool {
 async fn containers_may_have_groups_of_their_own() {
     let Some(oci) = Oci::new() else { return };
     let bundle = oci.bundle("g", "exec sleep 1003", |c| {
-        super::remove_namespace(c, "pid")
+        super::remove_namespace(c, "pid");
+        // Of a v2 tree beside v1 ones that is the one controller that may be there.
+        if fs::metadata("/sys/kernel/mm/hugepages/hugepages-2048kB").is_ok() {
+            c["linux"]["resources"]["hugepageLimits"] = json!([{"pageSize": "2MB", "limit": 0}]);
+        }
     });
     oci.ok(&["run", "-d", "--bundle", path(&bundle), "g"]);
     let pid = oci.state("g")["pid"].to_string();
