@@ -17,6 +17,8 @@ use rustix::{
 
 /// How deep it is walked down: so many folders are open at most.
 const DEEPEST: usize = 64;
+/// How often a folder is emptied again that was not empty any more when it was to go.
+const AGAIN: u32 = 1000;
 
 /// Removes a folder and everything in it, or a file. No link is followed. What is mounted in the tree is not
 /// its own: nothing of that goes, and the removal ends with an error. Blocks.
@@ -40,16 +42,21 @@ pub fn remove_tree_at(above: impl AsFd, name: &[u8]) -> rustix::io::Result<()> {
         }
         Err(e) => return Err(e),
     };
-    let mut moved = 0;
+    let (mut moved, mut again) = (0, 0);
     loop {
         let before = moved;
-        clear(&top, &mut moved)?;
-        // What was moved to the top may not have been seen there any more.
-        if moved == before {
-            break;
+        let removed = match clear(&top, &mut moved) {
+            // What was moved to the top may not have been seen there any more.
+            Ok(()) if moved != before => continue,
+            Ok(()) => rustix::fs::unlinkat(&above, name, AtFlags::REMOVEDIR),
+            Err(error) => Err(error),
+        };
+        match removed {
+            // Somebody who is about to end still writes there.
+            Err(Errno::NOTEMPTY | Errno::EXIST) if again < AGAIN => again += 1,
+            other => return other,
         }
     }
-    rustix::fs::unlinkat(&above, name, AtFlags::REMOVEDIR)
 }
 
 /// Removes what is in a folder, and counts what was moved into it.
@@ -173,6 +180,21 @@ mod tests {
             .join()
             .unwrap();
         assert!(!folder.path().join("tree").exists());
+    }
+
+    #[test]
+    fn what_somebody_still_writes_into_goes_when_he_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        fs::create_dir_all(tree.join("in")).unwrap();
+        let place = tree.clone();
+        let writing = std::thread::spawn(move || {
+            let write = |n: &i32| fs::write(place.join(format!("in/{n}")), "").is_ok();
+            (0..500).take_while(write).count()
+        });
+        remove_tree(&tree).unwrap();
+        writing.join().unwrap();
+        assert!(!tree.exists());
     }
 
     #[test]
