@@ -84,6 +84,7 @@ impl Bench {
                 lower: vec![self.folder.path().join("layer")],
                 upper: home.join("upper"),
                 work: home.join("work"),
+                volatile: false,
             },
             readonly_root: false,
             mounts: vec![
@@ -154,6 +155,7 @@ impl Bench {
                 log_limits: LogLimits::default(),
                 exit: home.join("exit.json"),
                 socket: home.join("monitor.sock"),
+                mounts_may_linger: false,
             },
             time: Time::default(),
             user_path: None,

@@ -101,12 +101,8 @@ pub const RUNTIME: &[Point] = &[
     step("runtime.recover.done"),
 ];
 
-/// The spawner, and the process that it forks to take a request.
-pub const SPAWNER: &[Point] = &[
-    step("spawner.start.ready"),
-    step("taker.start.read"),
-    step("taker.start.forked"),
-];
+/// The spawner, and the process that it forks to take a request and become its monitor.
+pub const SPAWNER: &[Point] = &[step("spawner.start.ready"), step("taker.start.read")];
 
 /// A monitor.
 pub const MONITOR: &[Point] = &[

@@ -164,18 +164,15 @@ impl Group {
 
     /// Makes the groups and sets the limits.
     pub fn create(hierarchies: &Hierarchies, plan: &Plan) -> io::Result<Self> {
+        let group = Self::create_first(hierarchies, plan)?;
+        group.create_others(plan)?;
+        Ok(group)
+    }
+
+    /// Makes the group that a process can [begin in](Self::begin_inside) and sets its limits; a process
+    /// may [join](Self::join) after [`Self::create_others`].
+    pub fn create_first(hierarchies: &Hierarchies, plan: &Plan) -> io::Result<Self> {
         let group = Self::open(hierarchies, &plan.path);
-        for (path, hierarchy) in &group.v1 {
-            v1::create(path, hierarchy)?;
-            v1::limit(path, hierarchy, &plan.limits)?;
-            if hierarchy.options.iter().any(|o| o == "devices") {
-                if !plan.all_devices {
-                    v1::restrict_devices(path, &plan.devices)?;
-                } else if !plan.denied_devices.is_empty() {
-                    v1::deny_devices(path, &plan.denied_devices)?;
-                }
-            }
-        }
         if let (Some(path), Some(root)) = (&group.v2, &hierarchies.v2) {
             v2::create(root, path)?;
             v2::create_for(root, path, &plan.limits)?;
@@ -189,6 +186,23 @@ impl Group {
             }
         }
         Ok(group)
+    }
+
+    /// Makes the groups of the v1 trees and sets the limits: many system calls, while the first process
+    /// does its own.
+    pub fn create_others(&self, plan: &Plan) -> io::Result<()> {
+        for (path, hierarchy) in &self.v1 {
+            v1::create(path, hierarchy)?;
+            v1::limit(path, hierarchy, &plan.limits)?;
+            if hierarchy.options.iter().any(|o| o == "devices") {
+                if !plan.all_devices {
+                    v1::restrict_devices(path, &plan.devices)?;
+                } else if !plan.denied_devices.is_empty() {
+                    v1::deny_devices(path, &plan.denied_devices)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sets other limits for groups that are there.

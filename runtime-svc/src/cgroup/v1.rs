@@ -1,6 +1,10 @@
 //! cgroup v1: a tree a controller (Documentation/admin-guide/cgroup-v1/).
 
-use std::{fs, io, path::Path};
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+};
 
 use super::{Hierarchy, write};
 use crate::executor::plan::{DeviceLimit, DeviceRule, Limits, Throttle};
@@ -8,6 +12,14 @@ use crate::executor::plan::{DeviceLimit, DeviceRule, Limits, Throttle};
 /// Makes a group and its parents.
 pub fn create(path: &Path, hierarchy: &Hierarchy) -> io::Result<()> {
     let cpuset = hierarchy.options.iter().any(|o| o == "cpuset");
+    if !cpuset {
+        // Nearly always the parents are there.
+        match fs::create_dir(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            done => return done,
+        }
+    }
     let mut so_far = hierarchy.path.clone();
     for part in path.strip_prefix(&hierarchy.path).unwrap_or(path) {
         let parent = so_far.clone();
@@ -174,9 +186,15 @@ fn real_time(path: &Path, hierarchy: &Hierarchy, limits: &Limits) -> io::Result<
 /// Only the devices of [`super::devices::ALLOWED`] and those that are granted.
 pub fn restrict_devices(path: &Path, granted: &[DeviceRule]) -> io::Result<()> {
     write(&path.join("devices.deny"), "a")?;
+    let place = path.join("devices.allow");
+    let mut allow = fs::File::options().write(true).open(&place)?;
     for rule in super::devices::ALLOWED.iter().chain(granted) {
         for line in super::devices::lines(rule) {
-            write(&path.join("devices.allow"), &line)?;
+            // One rule a write, at the beginning: the file has no other place.
+            allow.write_all(line.as_bytes()).map_err(|e| {
+                let place = place.display();
+                io::Error::new(e.kind(), format!("cannot write {line:?} to {place}: {e}"))
+            })?;
         }
     }
     Ok(())

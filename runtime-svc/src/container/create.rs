@@ -17,6 +17,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard};
 
 use super::{
     confinement::{self, Modules},
+    early::{self, Early},
     manager::{Manager, ReleaseName},
     merge, mounts, plan,
     record::{Life, Record},
@@ -54,6 +55,8 @@ pub struct Creation {
     pub pull: Policy,
     /// For fetching it.
     pub auth: Option<RegistryAuth>,
+    /// It is started as soon as it is there.
+    pub starts: bool,
 }
 
 impl Manager {
@@ -76,6 +79,11 @@ impl Manager {
         let name = self.take_name(&spec.name, &id)?;
         let release = ReleaseName::unless_kept(self, &name);
         slipway_fault::point("runtime.create.named");
+        let config = spec.network.clone().unwrap_or_default();
+        let early = (creation.starts && early::is_plain(&config)).then(|| {
+            let hostname = merge::hostname(&id, &spec);
+            Early::ask(&self.0.netd, &id, &name, &hostname, config)
+        });
         let (image, arriving) = self
             .0
             .registry
@@ -141,12 +149,15 @@ impl Manager {
         let container = Arc::new(Container::new(record, Status::Created, folder, run_folder));
         // Before anybody can find it: whoever prunes what does not run must not take it from its start.
         let opening = container.opening.clone().read_owned().await;
+        container.set_early(early);
         self.insert(container.clone());
         slipway_fault::point("runtime.create.inserted");
         // From now on its record has them.
         drop(granted);
-        // Its id is told at once; a moment later it survives power loss too.
-        super::record::sync_soon(container.folder.clone());
+        // Its id is told at once; a moment later it survives power loss too, unless that ends it.
+        if !container.record().spec.auto_remove {
+            super::record::sync_soon(container.folder.clone());
+        }
         drop(turn);
         release.keep();
         pins.into_iter().for_each(Pin::keep);

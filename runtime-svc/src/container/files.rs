@@ -155,8 +155,9 @@ impl Manager {
         if lower.is_empty() {
             lower.push(self.empty_layer().tried(what)?);
         }
+        rootfs::forget_volatile(&work).tried(what)?;
         Ok(Place {
-            root: rootfs::overlay_in_service(&lower, Some((&upper, &work)))?,
+            root: rootfs::overlay_in_service(&lower, Some(rootfs::Upper::new(&upper, &work)))?,
             path: path.to_owned(),
             ids: None,
             live: false,

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     os::fd::OwnedFd,
+    path::Path,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use slipway_proto::runtime::v1::TerminalSize;
 
 use super::{
     confinement::{self, Modules},
-    devices, etc, logging,
+    devices, early, etc, logging,
     manager::Manager,
     peers,
     plan::{self, Places},
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     cgroup::Group,
     error::{Error, Tried as _},
-    executor::StartError,
+    executor::{StartError, rootfs},
     monitor::{
         client::Connection,
         protocol::{Event, ExitRecord, Request, Running},
@@ -107,17 +108,20 @@ impl Manager {
         }
         let attached = match config.mode.as_str() {
             "host" | "none" => None,
-            _ => Some(
-                self.0
-                    .netd
-                    .attach(
-                        &record.id,
-                        &record.name,
-                        &record.effective.hostname,
-                        &config,
-                    )
-                    .await?,
-            ),
+            _ => {
+                let asked = match container.take_early() {
+                    Some(early) => early.take().await,
+                    None => None,
+                };
+                let (id, name) = (&record.id, &record.name);
+                Some(match asked {
+                    Some(answer) => answer?,
+                    None => {
+                        let hostname = &record.effective.hostname;
+                        self.0.netd.attach(id, name, hostname, &config).await?
+                    }
+                })
+            }
         };
         slipway_fault::point("runtime.start.endpoint");
         let endpoint = attached.as_ref().map(|a| &a.endpoint);
@@ -156,6 +160,9 @@ impl Manager {
         }
         fs::create_dir_all(container.run_folder.join("rootfs")).tried(what)?;
         slipway_fault::point("runtime.start.run-folder");
+        if record.spec.auto_remove {
+            rootfs::forget_volatile(&container.folder.join("work")).tried(what)?;
+        }
         let of_devices = self.open_sources(&record).await?;
         let volume = |name: &str| self.0.volumes.data(name);
         let layer = |id: &str| self.layer_folder(id);
@@ -285,6 +292,10 @@ impl Manager {
                     Ok(None) | Err(_) => break None,
                 }
             };
+            // Its cgroups go after that: another start would find them half gone.
+            if record.is_some() && !container.goes_with_its_end() {
+                while let Ok(Some(_)) = connection.next().await {}
+            }
             // It tells without waiting: who was too slow to listen finds the end where it was written.
             let record = record.or_else(|| ExitRecord::read(&container.exit_file()));
             drop(keeping);
@@ -314,26 +325,30 @@ impl Manager {
                 record
             }
         };
-        self.clean_up(container);
+        // Asked before anybody hears of the end: `restart` goes on from there.
+        let goes = container.goes_with_its_end();
+        if !goes || !record.error.is_empty() {
+            self.clean_up(container);
+        }
         slipway_fault::point("runtime.end.cleaned");
-        let mode = mode(container);
-        let own = !matches!(mode.as_str(), "host" | "none") && peers::of(&mode).is_none();
-        if container.endpoint().is_some() || own {
-            self.0.netd.release(&container.id).await;
+        let released = self.release(container);
+        logging::finish(container).await;
+        // Of one that is about to go nobody reads the record again, and what it had that nobody else can
+        // ask for may come back a moment later.
+        if !goes && let Err(e) = container.update(|r| r.starting = false) {
+            tracing::warn!(container = container.id, error = %e, "its record was not updated");
+        }
+        slipway_fault::point("runtime.end.recorded");
+        if !goes || has_something_of_its_own(container) {
+            // It panicked at worst; netd finds what is left.
+            let _ = released.await;
         }
         slipway_fault::point("runtime.end.released");
         self.tell_network(container, "disconnect", container.endpoint().as_ref());
         container.set_endpoint(None);
-        logging::finish(container).await;
-        if let Err(e) = container.update(|r| r.starting = false) {
-            tracing::warn!(container = container.id, error = %e, "its record was not updated");
-        }
-        slipway_fault::point("runtime.end.recorded");
         let ran = Duration::from_nanos(record.finished.saturating_sub(record.started));
         let (code, oom) = (record.code, record.oom_killed);
         let (policy, ending) = verdict(container, code);
-        // Asked before anybody hears of the end: `restart` goes on from there.
-        let goes = container.goes_with_its_end();
         if policy.after_end(ending) {
             let delay = restart::delay(container.delay(), ran);
             self.bring_back(container, record, delay);
@@ -358,6 +373,19 @@ impl Manager {
         {
             tracing::warn!(container = container.id, %error, "could not be removed");
         }
+    }
+
+    /// Gives its endpoint back, beside whatever else is done.
+    fn release(&self, container: &Container) -> tokio::task::JoinHandle<()> {
+        let mode = mode(container);
+        let own = !matches!(mode.as_str(), "host" | "none") && peers::of(&mode).is_none();
+        let has = container.endpoint().is_some() || own;
+        let (netd, id) = (self.0.netd.clone(), container.id.clone());
+        tokio::spawn(async move {
+            if has {
+                netd.release(&id).await;
+            }
+        })
     }
 
     /// Starts a container again after a while, unless somebody stops, starts or removes it before.
@@ -432,16 +460,21 @@ impl Manager {
 
     /// Takes away what a dead monitor left: processes, cgroups, its socket.
     pub(super) fn clean_up(&self, container: &Container) {
-        let group = Group::open(&self.0.hierarchies, &container.record().cgroup());
+        self.clear_host(&container.record(), &container.run_folder);
+        self.0.volumes.close_devices(&container.id);
+    }
+
+    /// What is left of a container that has ended, outside of its folder. Blocks.
+    pub(super) fn clear_host(&self, record: &Record, run_folder: &Path) {
+        let group = Group::open(&self.0.hierarchies, &record.cgroup());
         let killed = group.kill().and_then(|()| group.remove());
         if let Err(error) = killed {
-            tracing::warn!(container = container.id, %error, "its cgroups could not be removed");
+            tracing::warn!(container = record.id, %error, "its cgroups could not be removed");
         }
-        self.0.volumes.close_devices(&container.id);
-        if let Err(error) = fs::remove_dir_all(&container.run_folder)
+        if let Err(error) = fs::remove_dir_all(run_folder)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(container = container.id, %error, "its run folder could not be removed");
+            tracing::warn!(container = record.id, %error, "its run folder could not be removed");
         }
     }
 }
@@ -485,6 +518,14 @@ pub(super) fn verdict(container: &Container, code: i32) -> (Policy, Ending) {
         restarts: record.life.restarts,
     };
     (policy, ending)
+}
+
+/// Whether its endpoint has what the next container may want.
+fn has_something_of_its_own(container: &Container) -> bool {
+    let config = container.record().spec.network.unwrap_or_default();
+    // More ports may have been published since.
+    let ports = container.endpoint().is_some_and(|e| !e.ports.is_empty());
+    !early::is_plain(&config) || ports
 }
 
 fn mode(container: &Container) -> String {

@@ -46,10 +46,12 @@ async fn drain(container: &Arc<Container>, last: bool) -> std::io::Result<()> {
 
 /// All output is there: the driver gets the rest.
 pub async fn finish(container: &Arc<Container>) {
-    let folder = container.folder.clone();
-    let length = tokio::task::spawn_blocking(move || find::end(&folder)).await;
-    if let Ok(Ok(length)) = length {
+    // A few system calls upon what was just written.
+    if let Ok(length) = find::end(&container.folder) {
         container.log_length.send_replace(length);
+    }
+    if !container.logging().is_ok_and(|l| sink::has(l.driver)) {
+        return container.sink.close();
     }
     match tokio::time::timeout(LAST, drain(container, true)).await {
         Ok(Ok(())) => {}

@@ -89,19 +89,7 @@ pub fn merge(id: &str, spec: &ContainerSpec, image: &ImageConfig) -> Result<Effe
     if entrypoint.is_empty() && command.is_empty() {
         return Err(Error::Invalid("no command specified".to_owned()));
     }
-    let on_host =
-        spec.uts_mode == "host" || spec.network.as_ref().is_some_and(|n| n.mode == "host");
-    let hostname = if spec.hostname.is_empty() && on_host {
-        // As docker: who shares the host's network goes by its name.
-        rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned()
-    } else if spec.hostname.is_empty() {
-        id[..12].to_owned()
-    } else {
-        spec.hostname.clone()
-    };
+    let hostname = hostname(id, spec);
     let mut labels = config.labels.clone();
     labels.extend(spec.labels.clone());
     let or = |own: &str, other: &str| {
@@ -158,6 +146,23 @@ pub fn merge(id: &str, spec: &ContainerSpec, image: &ImageConfig) -> Result<Effe
 
 /// The image's variables, overridden by the caller's; `KEY` without `=` takes one away. PATH, HOSTNAME
 /// and, with a terminal, TERM come first as docker has them.
+/// The name that it has for itself.
+pub fn hostname(id: &str, spec: &ContainerSpec) -> String {
+    let on_host =
+        spec.uts_mode == "host" || spec.network.as_ref().is_some_and(|n| n.mode == "host");
+    if spec.hostname.is_empty() && on_host {
+        // As docker: who shares the host's network goes by its name.
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    } else if spec.hostname.is_empty() {
+        id[..12].to_owned()
+    } else {
+        spec.hostname.clone()
+    }
+}
+
 fn environment(own: &[String], image: &[String], hostname: &str, tty: bool) -> Vec<String> {
     let mut merged: Vec<String> = Vec::new();
     let mut set = |variable: &str| {

@@ -5,6 +5,7 @@ pub mod commit;
 pub mod confinement;
 pub mod create;
 pub mod devices;
+mod early;
 pub mod etc;
 pub mod exec;
 pub mod files;

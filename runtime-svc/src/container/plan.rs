@@ -135,6 +135,7 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
             lower: places.lower.clone(),
             upper: places.folder.join("upper"),
             work: places.folder.join("work"),
+            volatile: spec.auto_remove,
         },
         readonly_root: spec.read_only,
         mounts: mounts::all(record, places)?,
@@ -191,6 +192,8 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
             log_limits: logs::config::logging(spec)?.limits,
             exit: places.folder.join("exit.json"),
             socket: places.run_folder.join("monitor.sock"),
+            // One that stays may be started again at once, and what is mounted into it be needed.
+            mounts_may_linger: spec.auto_remove && spec.mounts.iter().all(|m| m.r#type == "tmpfs"),
         },
         time: Time::default(),
         user_path: None,

@@ -59,8 +59,7 @@ impl Manager {
         let what = || format!("cannot remove container {}", record.name);
         fs::rename(&container.folder, &gone).tried(what)?;
         slipway_fault::point("runtime.rm.renamed");
-        self.clean_up(container);
-        slipway_fault::point("runtime.rm.cleaned");
+        self.0.volumes.close_devices(&container.id);
         self.forget(container);
         slipway_fault::point("runtime.rm.forgotten");
         if volumes {
@@ -70,11 +69,18 @@ impl Manager {
         // Name and volumes are free: who waits for that need not wait for the disk.
         container.set_status(Status::Removed);
         self.tell(container, "destroy", &[]);
-        tokio::task::spawn_blocking(move || remove_tree(&gone))
-            .await
-            .map_err(io::Error::other)
-            .and_then(|r| r)
-            .tried(what)?;
+        let (manager, run_folder) = (self.clone(), container.run_folder.clone());
+        let name = record.name.clone();
+        tokio::task::spawn_blocking(move || {
+            manager.clear_host(&record, &run_folder);
+            slipway_fault::point("runtime.rm.cleaned");
+            // Last: by it the next start finds what was not done.
+            remove_tree(&gone)
+        })
+        .await
+        .map_err(io::Error::other)
+        .and_then(|r| r)
+        .tried(|| format!("cannot remove container {name}"))?;
         slipway_fault::point("runtime.rm.gone");
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::{
 use slipway_proto::netd::v1::Endpoint;
 use tokio::sync::watch;
 
-use super::{health::Health, record::Record};
+use super::{early::Early, health::Health, record::Record};
 use crate::{
     error::Error,
     logs::{
@@ -72,6 +72,8 @@ pub struct Container {
     record: Mutex<Record>,
     status: watch::Sender<Status>,
     endpoint: Mutex<Option<Endpoint>>,
+    /// For its first start.
+    early: Mutex<Option<Early>>,
     /// Outlives the record of a container that removes itself, for those who wait.
     last_exit: Mutex<Option<i32>>,
     /// Counts its ends, for those who wait for the next one.
@@ -108,6 +110,7 @@ impl Container {
             record: Mutex::new(record),
             status: watch::Sender::new(status),
             endpoint: Mutex::new(None),
+            early: Mutex::new(None),
             last_exit: Mutex::new(None),
             exits: watch::Sender::new(0),
             delay: Mutex::new(None),
@@ -235,6 +238,16 @@ impl Container {
     /// Sets its network.
     pub fn set_endpoint(&self, endpoint: Option<Endpoint>) {
         *lock(&self.endpoint) = endpoint;
+    }
+
+    /// Remembers an endpoint that was asked for, until its start.
+    pub(super) fn set_early(&self, early: Option<Early>) {
+        *lock(&self.early) = early;
+    }
+
+    /// What was asked for, once.
+    pub(super) fn take_early(&self) -> Option<Early> {
+        lock(&self.early).take()
     }
 
     /// How its output is kept.

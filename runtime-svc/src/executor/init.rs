@@ -1,6 +1,7 @@
 //! The life of a container's first process, from clone to exec.
 
 use std::{
+    cell::Cell,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -152,7 +153,8 @@ pub fn run(plan: &ContainerPlan, mut inherited: Inherited<'_>) -> ! {
     let entry = inherited
         .user
         .map(|user| launch::Entry::First(user, &plan.namespaces));
-    let ready = become_container(plan, inherited).and_then(|()| launch::mark(&plan.process));
+    let ready = become_container(plan, inherited, gate.is_some())
+        .and_then(|()| launch::mark(&plan.process));
     let (error, report) = match (ready, gate) {
         (Ok(()), Some(gate)) => launch::become_program_at(gate, &plan.process, entry, report),
         (Ok(()), None) => {
@@ -174,7 +176,12 @@ pub fn send_error(report: &OwnedFd, error: &StartError) {
     let _ = rustix::io::write(report, &message);
 }
 
-fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<(), StartError> {
+/// `at_once` says that it is not worth waiting for the cgroups: they are there already.
+fn become_container(
+    plan: &ContainerPlan,
+    inherited: Inherited<'_>,
+    at_once: bool,
+) -> Result<(), StartError> {
     // Nobody in a joined namespace may look into us while we still hold the host's things.
     prctl::set_dumpable(false).step(|| "cannot become undumpable".to_owned())?;
     reset_signals()?;
@@ -190,12 +197,19 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
     }
     rustix::process::setsid().step(|| "cannot begin a session".to_owned())?;
     slipway_fault::point("init.start.cloned");
-    wait_until_placed(&inherited.report)?;
-    inherited
-        .group
-        .join()
-        .step(|| "cannot join the cgroups".to_owned())?;
-    slipway_fault::point("init.start.placed");
+    let placing = Placing {
+        done: Cell::new(false),
+        report: &inherited.report,
+        group: inherited.group,
+        new_namespace: plan.namespaces.cgroup == Namespace::New,
+    };
+    let early = at_once
+        || inherited.user.is_some()
+        || !matches!(plan.namespaces.cgroup, Namespace::New | Namespace::Host);
+    if early {
+        // Afterwards it may not any more.
+        placing.finish()?;
+    }
     if plan.new_keyring {
         crate::sys::keyring::begin_session()
             .step(|| "cannot begin a session keyring".to_owned())?;
@@ -203,10 +217,6 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
     let shm = shared_memory(&plan.namespaces, inherited.peers)?;
     join_namespaces(&plan.namespaces, inherited.net, inherited.peers)?;
     join_path(&plan.time.namespace, "time")?;
-    if plan.namespaces.cgroup == Namespace::New {
-        crate::sys::namespaces::unshare(UnshareFlags::NEWCGROUP)
-            .step(|| "cannot begin a cgroup namespace".to_owned())?;
-    }
     set_names(plan)?;
     if plan.namespaces.net == Namespace::New || inherited.fresh_net {
         // Nobody else will: netd knows nothing of this namespace.
@@ -231,8 +241,11 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
         host_cgroups: plan.namespaces.cgroup == Namespace::Host,
         group: inherited.group,
         mappings: inherited.mappings,
+        sysctls: &plan.sysctls,
+        placing: &placing,
     };
     mounts::make(&root, &plan.mounts, connected, &context)?;
+    placing.finish()?;
     slipway_fault::point("init.start.mounted");
     if plan.own_dev {
         let user = plan.user.as_ref();
@@ -277,7 +290,6 @@ fn become_container(plan: &ContainerPlan, inherited: Inherited<'_>) -> Result<()
             (stdin.map_or_else(null, Ok)?, stdout, stderr)
         }
     };
-    protect::write_sysctls(&plan.sysctls)?;
     protect::read_only(&root, &plan.readonly_paths)?;
     protect::mask(&root, &plan.masked_paths)?;
     if plan.readonly_root {
@@ -310,6 +322,40 @@ fn ask(report: &OwnedFd) -> Result<(), StartError> {
     fdpass::send(report, MOUNTED, &[], rustix::net::SendFlags::empty())
         .step(|| "cannot report the mounts".to_owned())?;
     wait_until_placed(report)
+}
+
+/// The first process's way into its cgroups. The monitor makes them while it makes its mounts, of which
+/// only those of the cgroups themselves need it to be there.
+#[derive(Debug)]
+pub struct Placing<'a> {
+    done: Cell<bool>,
+    report: &'a OwnedFd,
+    group: &'a Group,
+    new_namespace: bool,
+}
+
+impl Placing<'_> {
+    /// The group that is the root of the container's view of the cgroups.
+    pub fn shown(&self) -> Option<&Group> {
+        (self.done.get() && self.new_namespace).then_some(self.group)
+    }
+
+    /// Is there, once for all: in the cgroups, and in a namespace of them where that is wanted.
+    pub fn finish(&self) -> Result<(), StartError> {
+        if self.done.replace(true) {
+            return Ok(());
+        }
+        wait_until_placed(self.report)?;
+        self.group
+            .join()
+            .step(|| "cannot join the cgroups".to_owned())?;
+        if self.new_namespace {
+            crate::sys::namespaces::unshare(UnshareFlags::NEWCGROUP)
+                .step(|| "cannot begin a cgroup namespace".to_owned())?;
+        }
+        slipway_fault::point("init.start.placed");
+        Ok(())
+    }
 }
 
 /// Waits until the monitor has put us into our cgroups.

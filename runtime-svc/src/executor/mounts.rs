@@ -14,11 +14,15 @@ use rustix::{
 
 use super::{
     StartError, Step as _, copy_up,
+    init::Placing,
     plan::{Mount, MountSource, Propagation},
-    rootfs,
+    protect, rootfs,
     userns::UserNamespace,
 };
-use crate::{cgroup::Group, sys::mount_attr};
+use crate::{
+    cgroup::{Group, Hierarchies, Hierarchy},
+    sys::mount_attr,
+};
 
 /// Sources of mounts that stay connected with the host's mounts: taken while this mount namespace still is.
 pub fn open_connected(mounts: &[Mount]) -> Result<Vec<Option<OwnedFd>>, StartError> {
@@ -47,6 +51,10 @@ pub struct Context<'a> {
     pub group: &'a Group,
     /// What [`Mount::mapping`] counts.
     pub mappings: &'a [UserNamespace],
+    /// Kernel parameters, to be written through the first proc file system before it is anywhere.
+    pub sysctls: &'a [(String, String)],
+    /// To be finished before the cgroups can be shown.
+    pub placing: &'a Placing<'a>,
 }
 
 /// Makes all mounts. Sources are looked up on the host, so this happens before the pivot; targets are
@@ -57,10 +65,12 @@ pub fn make(
     connected: Vec<Option<OwnedFd>>,
     context: &Context<'_>,
 ) -> Result<(), StartError> {
+    let mut sysctls = context.sysctls;
     for (mount, connected) in mounts.iter().zip(connected) {
-        make_one(root, mount, connected, context)?;
+        make_one(root, mount, connected, context, &mut sysctls)?;
     }
-    Ok(())
+    // Nothing of the container's will do where a proc file system comes from elsewhere, or none does.
+    protect::write_sysctls(sysctls)
 }
 
 fn make_one(
@@ -68,6 +78,7 @@ fn make_one(
     mount: &Mount,
     connected: Option<OwnedFd>,
     context: &Context<'_>,
+    sysctls: &mut &[(String, String)],
 ) -> Result<(), StartError> {
     let what = || format!("cannot mount on {}", mount.target);
     let Context {
@@ -77,11 +88,18 @@ fn make_one(
         host_cgroups,
         group,
         mappings,
+        ..
     } = *context;
     let source = match (&mount.source, connected) {
         (_, Some(source)) => source,
         (MountSource::Filesystem { kind, options }, _) => {
-            filesystem(kind, &with_mode(root, mount, options)?)?
+            let made = filesystem(kind, &with_mode(root, mount, options)?)?;
+            if kind == "proc" && options.is_empty() {
+                // Still mounted nowhere, as `procfs` wants it. Another one would have to be taken away
+                // again, which waits for all processors.
+                protect::write_sysctls_to(&made, std::mem::take(sysctls))?;
+            }
+            made
         }
         (MountSource::Bind(path), _) => rootfs::bind_tree(path, mount.recursive)?,
         (MountSource::Beneath { base, path }, _) => {
@@ -91,7 +109,12 @@ fn make_one(
         }
         (MountSource::Layers { lower, path }, _) => layers(lower, path, stage, user)?,
         (MountSource::Cgroups { writable, own }, _) => {
-            let own = (*own && host_cgroups).then_some(group);
+            context.placing.finish()?;
+            let own = match host_cgroups {
+                true => own.then_some(group),
+                // They look the same as new mounts of the trees, and are there already.
+                false => context.placing.shown(),
+            };
             return cgroups(root, &mount.target, *writable, host_cgroups, own);
         }
         (MountSource::SharedMemory, _) => {
@@ -278,7 +301,7 @@ fn cgroups(
     let attributes =
         read_only | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
     let folder = rootfs::make_folder_inside(root, target, 0o755).step(what)?;
-    let hierarchies = crate::cgroup::Hierarchies::detect().step(what)?;
+    let hierarchies = Hierarchies::detect().step(what)?;
     if hierarchies.v1.is_empty() {
         let Some(tree) = &hierarchies.v2 else {
             return Ok(());
@@ -305,17 +328,9 @@ fn cgroups(
         let Some(name) = hierarchy.path.file_name().and_then(|n| n.to_str()) else {
             continue;
         };
-        let options: Vec<_> = hierarchy
-            .options
-            .iter()
-            .map(|o| match o.split_once('=') {
-                Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
-                None => (o.clone(), None),
-            })
-            .collect();
         let tree = match own.and_then(|group| group.folder_in(hierarchy)) {
             Some(folder) => rootfs::bind_tree(folder, false)?,
-            None => filesystem("cgroup", &options)?,
+            None => filesystem("cgroup", &v1_options(hierarchy))?,
         };
         mount_attr::set(&tree, attributes, 0, libc::MS_PRIVATE, false).step(what)?;
         rustix::fs::mkdirat(&base, name, Mode::from_raw_mode(0o755)).step(what)?;
@@ -329,6 +344,17 @@ fn cgroups(
         rootfs::attach(&tree, place.as_fd()).step(what)?;
     }
     mount_attr::set(&base, attributes, 0, 0, false).step(what)
+}
+
+/// What a v1 tree is mounted with.
+fn v1_options(hierarchy: &Hierarchy) -> Vec<(String, Option<String>)> {
+    let options = hierarchy.options.iter();
+    options
+        .map(|o| match o.split_once('=') {
+            Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+            None => (o.clone(), None),
+        })
+        .collect()
 }
 
 /// Lets mounts of the container's root reach the mounts that share with it, or makes it unbindable, as

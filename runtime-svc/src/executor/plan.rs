@@ -170,6 +170,10 @@ pub enum Root {
         upper: PathBuf,
         /// overlayfs' work folder, on the same file system as `upper`.
         work: PathBuf,
+        /// Nothing of it is wanted after a power loss: unmounting it does not write everything to the
+        /// disk first, that is all data of that file system (ovl_sync_fs in fs/overlayfs/super.c).
+        #[serde(default)]
+        volatile: bool,
     },
     /// A folder as it is; owners are shown as the container's.
     Folder(PathBuf),
@@ -691,6 +695,10 @@ pub struct Files {
     pub exit: PathBuf,
     /// The monitor's socket.
     pub socket: PathBuf,
+    /// The container's mounts may stay a moment longer than its first process. Else they are gone when
+    /// its end is known: what they show may be unmounted then.
+    #[serde(default)]
+    pub mounts_may_linger: bool,
 }
 
 /// How much of a log is kept.

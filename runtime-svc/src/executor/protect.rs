@@ -78,10 +78,14 @@ pub fn write_sysctls(sysctls: &[(String, String)]) -> Result<(), StartError> {
     if sysctls.is_empty() {
         return Ok(());
     }
-    let proc = procfs::open()?;
+    write_sysctls_to(&procfs::open()?, sysctls)
+}
+
+/// As [`write_sysctls`], through a proc file system that is mounted nowhere yet.
+pub fn write_sysctls_to(proc: &OwnedFd, sysctls: &[(String, String)]) -> Result<(), StartError> {
     for (key, value) in sysctls {
         let path = format!("sys/{}", key.replace('.', "/"));
-        procfs::write(&proc, &path, value, || {
+        procfs::write(proc, &path, value, || {
             format!("cannot set {key} to {value:?}")
         })?;
     }

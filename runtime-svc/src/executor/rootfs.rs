@@ -47,9 +47,24 @@ fn open(
     user: Option<&UserNamespace>,
 ) -> Result<OwnedFd, StartError> {
     match (root, user) {
-        (Root::Overlay { lower, upper, work }, None) => overlay(lower, Some((upper, work))),
-        (Root::Overlay { lower, upper, work }, Some(user)) => {
-            idmapped_overlay(lower, Some((upper, work)), mount_point, user)
+        (
+            Root::Overlay {
+                lower,
+                upper,
+                work,
+                volatile,
+            },
+            user,
+        ) => {
+            let upper = Some(Upper {
+                upper,
+                work,
+                volatile: *volatile,
+            });
+            match user {
+                None => overlay(lower, upper),
+                Some(user) => idmapped_overlay(lower, upper, mount_point, user),
+            }
         }
         (Root::Folder(folder), None) | (Root::Bundle(folder), _) => bind_tree(folder, true),
         (Root::Folder(folder), Some(user)) => {
@@ -65,7 +80,7 @@ fn open(
 /// overlayfs makes its own files as who mounts it: as the container's root ([`UserNamespace::own_files`]).
 pub fn idmapped_overlay(
     lower: &[PathBuf],
-    upper: Upper<'_>,
+    upper: Option<Upper<'_>>,
     mount_point: &Path,
     user: &UserNamespace,
 ) -> Result<OwnedFd, StartError> {
@@ -91,7 +106,7 @@ pub fn idmapped_overlay(
         name.ok_or(Errno::INVAL).step(what)
     };
     let own = match upper {
-        Some((upper, work)) => {
+        Some(Upper { upper, work, .. }) => {
             // One mount for both: overlayfs insists on that.
             let own = upper.parent().ok_or(Errno::INVAL).step(what)?;
             let own = put(own, "own")?;
@@ -99,7 +114,11 @@ pub fn idmapped_overlay(
         }
         None => None,
     };
-    let own = own.as_ref().map(|(upper, work)| (upper, work));
+    let own = own.as_ref().map(|(own_upper, own_work)| Upper {
+        upper: own_upper,
+        work: own_work,
+        volatile: upper.is_some_and(|u| u.volatile),
+    });
     let made = overlay(&layers, own).map_err(explain)?;
     // overlayfs has its layers now; nobody else shall see them.
     rustix::mount::unmount(mount_point, UnmountFlags::DETACH).step(what)?;
@@ -126,7 +145,7 @@ fn explain(error: StartError) -> StartError {
 
 /// A detached overlay mount; read-only without an upper layer. For a process with one thread and a mount
 /// namespace of its own.
-pub fn overlay(lower: &[PathBuf], upper: Upper<'_>) -> Result<OwnedFd, StartError> {
+pub fn overlay(lower: &[PathBuf], upper: Option<Upper<'_>>) -> Result<OwnedFd, StartError> {
     match overlay_directly(lower, upper)? {
         Some(mount) => Ok(mount),
         None => overlay_by_mount(lower, upper),
@@ -134,18 +153,52 @@ pub fn overlay(lower: &[PathBuf], upper: Upper<'_>) -> Result<OwnedFd, StartErro
 }
 
 /// As [`overlay`], for a process with several threads that shares its mount namespace with the host.
-pub fn overlay_in_service(lower: &[PathBuf], upper: Upper<'_>) -> Result<OwnedFd, StartError> {
+pub fn overlay_in_service(
+    lower: &[PathBuf],
+    upper: Option<Upper<'_>>,
+) -> Result<OwnedFd, StartError> {
     match overlay_directly(lower, upper)? {
         Some(mount) => Ok(mount),
         None => overlay_apart(lower, upper),
     }
 }
 
-/// Upper and work folder.
-pub type Upper<'a> = Option<(&'a PathBuf, &'a PathBuf)>;
+/// Where an overlay is written to.
+#[derive(Debug, Clone, Copy)]
+pub struct Upper<'a> {
+    /// Writable layer.
+    pub upper: &'a Path,
+    /// overlayfs' own folder.
+    pub work: &'a Path,
+    /// See [`Root::Overlay`].
+    pub volatile: bool,
+}
+
+impl<'a> Upper<'a> {
+    /// One that is written to the disk when it is unmounted.
+    pub const fn new(upper: &'a Path, work: &'a Path) -> Self {
+        Self {
+            upper,
+            work,
+            volatile: false,
+        }
+    }
+}
+
+/// Makes a work folder usable again that a volatile mount had. overlayfs marks it and refuses it from then
+/// on, since the host may have crashed meanwhile; after a crash of the host nobody mounts ours again.
+pub fn forget_volatile(work: &Path) -> rustix::io::Result<()> {
+    let mark = work.join("work/incompat/volatile");
+    let gone = |done: rustix::io::Result<()>| match done {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    };
+    gone(rustix::fs::unlink(mark.join("dirty")))?;
+    gone(rustix::fs::rmdir(mark))
+}
 
 /// By a thread with a working directory and a mount namespace of its own: unshare(2) works on threads.
-fn overlay_apart(lower: &[PathBuf], upper: Upper<'_>) -> Result<OwnedFd, StartError> {
+fn overlay_apart(lower: &[PathBuf], upper: Option<Upper<'_>>) -> Result<OwnedFd, StartError> {
     let what = || "cannot mount an overlay apart".to_owned();
     std::thread::scope(|scope| {
         let mounting = scope.spawn(|| {
@@ -164,7 +217,10 @@ fn overlay_apart(lower: &[PathBuf], upper: Upper<'_>) -> Result<OwnedFd, StartEr
 }
 
 /// Through the new mount API, one option a layer; `None` = this kernel cannot.
-fn overlay_directly(lower: &[PathBuf], upper: Upper<'_>) -> Result<Option<OwnedFd>, StartError> {
+fn overlay_directly(
+    lower: &[PathBuf],
+    upper: Option<Upper<'_>>,
+) -> Result<Option<OwnedFd>, StartError> {
     let what = || format!("cannot mount the overlay of {} layers", lower.len());
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).step(what)?;
     let fs = fs.as_fd();
@@ -176,9 +232,12 @@ fn overlay_directly(lower: &[PathBuf], upper: Upper<'_>) -> Result<Option<OwnedF
             Err(e) => return Err(e).step(what),
         }
     }
-    if let Some((upper, work)) = upper {
-        rustix::mount::fsconfig_set_string(fs, "upperdir", upper.as_path()).step(what)?;
-        rustix::mount::fsconfig_set_string(fs, "workdir", work.as_path()).step(what)?;
+    if let Some(upper) = upper {
+        rustix::mount::fsconfig_set_string(fs, "upperdir", upper.upper).step(what)?;
+        rustix::mount::fsconfig_set_string(fs, "workdir", upper.work).step(what)?;
+        if upper.volatile {
+            rustix::mount::fsconfig_set_flag(fs, "volatile").step(what)?;
+        }
     }
     for (key, value) in TRUST {
         rustix::mount::fsconfig_set_string(fs, key, value).step(what)?;
@@ -200,7 +259,7 @@ const TRUST: [(&str, &str); 2] = [("redirect_dir", "nofollow"), ("metacopy", "of
 
 /// For kernels before 6.5: mount(2) takes a page of options. The layers are named relative to their
 /// common folder, so that some hundred fit.
-fn overlay_by_mount(lower: &[PathBuf], upper: Upper<'_>) -> Result<OwnedFd, StartError> {
+fn overlay_by_mount(lower: &[PathBuf], upper: Option<Upper<'_>>) -> Result<OwnedFd, StartError> {
     let what = || format!("cannot mount the overlay of {} layers", lower.len());
     let fail = |why: &str| StartError::Failed {
         step: what(),
@@ -217,8 +276,12 @@ fn overlay_by_mount(lower: &[PathBuf], upper: Upper<'_>) -> Result<OwnedFd, Star
         .collect::<Vec<_>>()
         .join(":");
     let mut options = format!("lowerdir={names}");
-    if let Some((upper, work)) = upper {
-        options += &format!(",upperdir={},workdir={}", upper.display(), work.display());
+    if let Some(upper) = upper {
+        let (folder, work) = (upper.upper.display(), upper.work.display());
+        options += &format!(",upperdir={folder},workdir={work}");
+        if upper.volatile {
+            options += ",volatile";
+        }
     }
     for (key, value) in TRUST {
         options += &format!(",{key}={value}");
@@ -507,12 +570,14 @@ mod tests {
         }
         let lower = [path("layers/a/fs"), path("layers/b/fs")];
         let (upper, work) = (path("upper"), path("work"));
-        let upper = Some((&upper, &work));
-        for mount in [
-            overlay_apart(&lower, upper),
-            overlay_in_service(&lower, upper),
-        ] {
-            let mount = mount.unwrap();
+        let upper = Some(Upper {
+            upper: &upper,
+            work: &work,
+            volatile: true,
+        });
+        for overlay in [overlay_apart, overlay_in_service] {
+            forget_volatile(&work).unwrap();
+            let mount = overlay(&lower, upper).unwrap();
             for (name, expected) in [("both", "top"), ("one", "b")] {
                 let file = rustix::fs::openat(&mount, name, OFlags::RDONLY, Mode::empty()).unwrap();
                 let text = std::io::read_to_string(std::fs::File::from(file)).unwrap();

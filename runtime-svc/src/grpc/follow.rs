@@ -88,8 +88,13 @@ pub async fn follow<T: Send>(
             State::Restarting { .. } => hold.is_some(),
             _ => true,
         };
-        length.mark_unchanged();
+        let known = *length.borrow_and_update();
+        // Told by the monitor, or looked up at the end.
+        let nothing = hold.is_some() && known == source.reader.position() && source.is_in_log();
         loop {
+            if nothing {
+                break;
+            }
             let batch;
             (source, batch) = tokio::task::spawn_blocking(move || source.batch())
                 .await
@@ -160,8 +165,8 @@ async fn keep(container: Arc<Container>, opening: Option<OwnedRwLockReadGuard<()
     let _ = status
         .wait_for(|s| !matches!(s, State::Running { .. }))
         .await;
-    let opened = tokio::task::spawn_blocking(move || kept.open_all(&container.folder)).await;
-    if let Ok(Err(error)) = opened {
+    // Three files or so: quicker than to have it done elsewhere, and removal waits for it.
+    if let Err(error) = kept.open_all(&container.folder) {
         tracing::warn!(%error, "a log could not be opened to its end");
     }
     drop(opening);
@@ -186,6 +191,11 @@ struct Batch {
 }
 
 impl Source {
+    /// Whether all that is left to be read is in the log.
+    fn is_in_log(&self) -> bool {
+        self.history.is_none() && self.begun.is_empty() && self.waiting.is_none()
+    }
+
     fn batch(mut self) -> std::io::Result<(Self, Batch)> {
         let (mut batch, mut bytes) = (Batch::default(), 0);
         if let Some((lost, piece)) = self.waiting.take() {

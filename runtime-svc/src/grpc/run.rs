@@ -49,6 +49,7 @@ pub async fn run(
         spec,
         pull: Policy::try_from(start.pull).unwrap_or_default(),
         auth: start.auth,
+        starts: true,
     };
     let (container, opening) = create(&manager, creation, start.quiet, &client).await?;
     if !start.detach {
@@ -168,6 +169,7 @@ pub async fn create_only(
         spec: request.spec.unwrap_or_default(),
         pull: Policy::try_from(request.pull).unwrap_or_default(),
         auth: request.auth,
+        starts: false,
     };
     create(&manager, creation, request.quiet, &client)
         .await

@@ -8,12 +8,13 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode, OFlags},
     net::{RecvFlags, SendFlags},
     pipe::PipeFlags,
     process::Pid,
 };
 
-use super::{log_format::Stream, output::Source, supervise::message_pair};
+use super::{client, log_format::Stream, output::Source, supervise::message_pair};
 use crate::{
     cgroup::Group,
     executor::{
@@ -39,6 +40,9 @@ pub struct Launched {
     pub stdin: Option<OwnedFd>,
     /// Its terminal, for the size.
     pub terminal: Option<OwnedFd>,
+    /// Keeps its mounts, where they may stay a moment longer than it: taking them away takes several
+    /// times the kernel's waiting for all processors, and its end would be told after that only.
+    pub mounts: Option<OwnedFd>,
 }
 
 /// What the container joins.
@@ -109,12 +113,22 @@ pub fn launch(plan: &ContainerPlan, joined: Joined, group: &Group) -> Result<Lau
     if let Some(home) = home {
         init::leave_pid_namespace(&home)?;
     }
+    // Meanwhile it makes its mounts.
+    group
+        .create_others(&plan.cgroup)
+        .step(|| "cannot make the cgroups".to_owned())?;
     if !began_inside {
         group
             .add_unified(init)
             .step(|| "cannot put the process into its cgroups".to_owned())?;
     }
-    fdpass::send(&report, b"g", &[], SendFlags::empty()).map_err(lost)?;
+    let lingers = plan.files.mounts_may_linger && plan.user.is_none();
+    let mounts = lingers.then(|| mount_namespace(init)).flatten();
+    match fdpass::send(&report, b"g", &[], SendFlags::empty()) {
+        // It has failed already, and said why.
+        Err(e) if client::is_gone(&e) => {}
+        sent => sent.map_err(lost)?,
+    }
 
     slipway_fault::point("monitor.start.placed");
     let deadline = Instant::now() + PATIENCE;
@@ -122,8 +136,14 @@ pub fn launch(plan: &ContainerPlan, joined: Joined, group: &Group) -> Result<Lau
     let mut buffer = [0; 4096];
     loop {
         wait_for(&report, deadline)?;
-        let (length, mut fds) =
-            fdpass::receive(&report, &mut buffer, RecvFlags::empty()).map_err(lost)?;
+        let received = match fdpass::receive(&report, &mut buffer, RecvFlags::empty()) {
+            // It went with our word unread. The kernel reports that once, ahead of what it had said.
+            Err(e) if client::is_gone(&e) => {
+                fdpass::receive(&report, &mut buffer, RecvFlags::empty())
+            }
+            received => received,
+        };
+        let (length, mut fds) = received.map_err(lost)?;
         match &buffer[..length] {
             // Closed by the exec: the program runs.
             [] if ready => break,
@@ -158,6 +178,7 @@ pub fn launch(plan: &ContainerPlan, joined: Joined, group: &Group) -> Result<Lau
         sources,
         stdin,
         terminal,
+        mounts,
     })
 }
 
@@ -196,6 +217,12 @@ fn wait_for(report: &OwnedFd, deadline: Instant) -> Result<(), StartError> {
         // What went wrong with it is said by the receiving.
         _ => Ok(()),
     }
+}
+
+/// The mount namespace that a process has. Without it its end only takes longer.
+fn mount_namespace(pid: Pid) -> Option<OwnedFd> {
+    let path = format!("/proc/{}/ns/mnt", pid.as_raw_nonzero());
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 fn nonblocking(fd: &OwnedFd) -> Result<(), StartError> {

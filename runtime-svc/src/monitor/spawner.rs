@@ -16,10 +16,11 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags},
+    event::{PollFd, PollFlags, Timespec},
     fs::{FlockOperation, Mode, OFlags},
     mount::OpenTreeFlags,
     net::{RecvFlags, SendFlags},
+    pipe::PipeFlags,
     process::{Pid, WaitOptions},
 };
 
@@ -184,67 +185,130 @@ fn serve(lock: &Path) -> io::Result<()> {
         Mode::from_raw_mode(0o600),
     )?;
     rustix::fs::flock(&held, FlockOperation::LockExclusive)?;
+    // Before the first request our limits may not be the containers' yet.
+    wait_for_request(&socket, None)?;
     loop {
-        let mut ready = [PollFd::new(&socket, PollFlags::IN)];
-        match rustix::event::poll(&mut ready, None) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(e) => return Err(e.into()),
-        }
         slipway_fault::point("spawner.start.ready");
-        if !fork_taker(&socket, &held)? {
-            return Ok(());
+        let taker = fork_taker(&socket, &held)?;
+        match taker.outcome()? {
+            Taken::Closed => return Ok(()),
+            // The next one is made when there is time for it, or need.
+            Taken::Request => wait_for_request(&socket, Some(REST))?,
+            // Somebody has killed it.
+            Taken::Nothing => {}
         }
     }
 }
 
-/// What the process that takes a request ends with.
-const TAKEN: i32 = 0;
-const CLOSED: i32 = 3;
+/// How long after a request the next taker is made, if no other request comes before: meanwhile both
+/// processors are busy with what was asked for.
+const REST: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
 
-/// Forks a process that takes one request and forks its monitor. False when there are no more.
+/// Waits until there is a request, or the other side is gone, or for a time.
+fn wait_for_request(socket: &OwnedFd, time: Option<Timespec>) -> io::Result<()> {
+    loop {
+        let mut ready = [PollFd::new(socket, PollFlags::IN)];
+        match rustix::event::poll(&mut ready, time.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            done => return Ok(done.map(drop)?),
+        }
+    }
+}
+
+/// A process that waits for a request and becomes its monitor.
 ///
-/// The spawner itself never reads a request: what its memory holds is in every monitor that it forks
-/// later, and so in the init process of a container, but one container's arguments and variables are
-/// not for another's eyes.
-fn fork_taker(socket: &OwnedFd, held: &OwnedFd) -> io::Result<bool> {
+/// It is there before the request is: nothing has to be forked then but the container itself. The
+/// spawner itself never reads a request: what its memory holds is in every monitor that it forks later,
+/// and so in the init process of a container, but one container's arguments and variables are not for
+/// another's eyes.
+struct Taker {
+    /// A word comes when it has taken something; closed without one when it is gone.
+    word: OwnedFd,
+}
+
+/// What became of a [`Taker`].
+enum Taken {
+    Request,
+    Closed,
+    Nothing,
+}
+
+const REQUEST: u8 = b'r';
+const CLOSED: u8 = b'c';
+
+impl Taker {
+    fn outcome(self) -> io::Result<Taken> {
+        let mut word = [0];
+        loop {
+            return match rustix::io::read(&self.word, &mut word) {
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) => Err(e.into()),
+                Ok(1) if word == [CLOSED] => Ok(Taken::Closed),
+                Ok(1) => Ok(Taken::Request),
+                Ok(_) => Ok(Taken::Nothing),
+            };
+        }
+    }
+}
+
+/// Forks one, twice, so that it belongs to init and nobody has to wait for it.
+fn fork_taker(socket: &OwnedFd, held: &OwnedFd) -> io::Result<Taker> {
+    let (word, told) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     match fork::fork()? {
-        Fork::Child => fork::exit_now(match take(socket, held) {
-            Ok(true) => TAKEN,
-            Ok(false) => CLOSED,
-            Err(_) => 1,
-        }),
-        Fork::Parent(taker) => {
+        Fork::Child => {
+            close(&word);
+            fork::exit_now(match fork::fork() {
+                Ok(Fork::Child) => {
+                    take(socket, held, told);
+                    0
+                }
+                Ok(Fork::Parent(_)) => 0,
+                Err(_) => 1,
+            })
+        }
+        Fork::Parent(first) => {
             let status = loop {
-                match rustix::process::waitpid(Some(taker), WaitOptions::empty()) {
+                match rustix::process::waitpid(Some(first), WaitOptions::empty()) {
                     Err(rustix::io::Errno::INTR) => {}
                     done => break done?,
                 }
             };
             match status.and_then(|(_, status)| status.exit_status()) {
-                Some(TAKEN) => Ok(true),
-                Some(CLOSED) => Ok(false),
-                // Somebody has killed it: that is one request's end, and its requester hears of it.
-                None => Ok(true),
-                _ => Err(io::Error::other("a request could not be taken")),
+                // Somebody has killed it: then there is perhaps none, which its outcome tells.
+                Some(0) | None => Ok(Taker { word }),
+                _ => Err(io::Error::other("cannot fork")),
             }
         }
     }
 }
 
-/// Takes a request and forks the monitor for it: a second fork, so that the monitor belongs to init and
-/// nobody has to wait for it. False at the end.
-fn take(socket: &OwnedFd, held: &OwnedFd) -> io::Result<bool> {
+/// A taker's life: waits for a request and becomes its monitor. Returns when there is none to become.
+fn take(socket: &OwnedFd, held: &OwnedFd, told: OwnedFd) {
+    // Everything that does not depend on the request.
+    let ready = supervise::Ready::make();
     let mut buffer = vec![0; MAX_MESSAGE];
-    let (length, fds) = fdpass::receive(socket, &mut buffer, RecvFlags::empty())?;
+    let received = loop {
+        match fdpass::receive(socket, &mut buffer, RecvFlags::empty()) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            received => break received,
+        }
+    };
+    let tell = |word| {
+        // The spawner may be gone; then nobody is to be told.
+        let _ = rustix::io::write(&told, &[word]);
+    };
+    let Ok((length, fds)) = received else { return };
     if length == 0 {
-        return Ok(false);
+        return tell(CLOSED);
     }
     slipway_fault::point("taker.start.read");
+    tell(REQUEST);
+    drop(told);
     let mut fds = fds.into_iter();
-    let Some(requester) = fds.next() else {
-        return Ok(true);
-    };
+    let Some(requester) = fds.next() else { return };
     match serde_json::from_slice::<ContainerPlan>(&buffer[..length]) {
         Ok(plan) => {
             drop(buffer);
@@ -253,12 +317,15 @@ fn take(socket: &OwnedFd, held: &OwnedFd) -> io::Result<bool> {
                 _ => None,
             };
             let peers = fds.collect();
-            fork_monitor(&plan, requester, Joined { net, peers }, held, socket);
-            slipway_fault::point("taker.start.forked");
+            let Ok(held_copy) = rustix::io::fcntl_dupfd_cloexec(held, 3) else {
+                return;
+            };
+            close(held);
+            close(socket);
+            supervise::run(&plan, requester, Joined { net, peers }, held_copy, ready)
         }
         Err(e) => refuse(&requester, "cannot read the plan", &e.to_string()),
     }
-    Ok(true)
 }
 
 fn refuse(requester: &OwnedFd, step: &str, why: &str) {
@@ -273,27 +340,6 @@ fn refuse(requester: &OwnedFd, step: &str, why: &str) {
         &[],
         SendFlags::DONTWAIT,
     );
-}
-
-fn fork_monitor(
-    plan: &ContainerPlan,
-    requester: OwnedFd,
-    joined: Joined,
-    held: &OwnedFd,
-    socket: &OwnedFd,
-) {
-    match fork::fork() {
-        Ok(Fork::Child) => {
-            let Ok(held_copy) = rustix::io::fcntl_dupfd_cloexec(held, 3) else {
-                fork::exit_now(1)
-            };
-            close(held);
-            close(socket);
-            supervise::run(plan, requester, joined, held_copy)
-        }
-        Ok(Fork::Parent(_)) => {}
-        Err(e) => refuse(&requester, "cannot fork", &e.to_string()),
-    }
 }
 
 /// Closes this process's copy of a descriptor that its parent goes on using.

@@ -35,9 +35,15 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// Runs a monitor. `requester` is the first client; it is told whether the container runs. `held` is
 /// dropped as soon as the monitor can be found by its socket.
-pub fn run(plan: &ContainerPlan, requester: OwnedFd, joined: Joined, held: OwnedFd) -> ! {
+pub fn run(
+    plan: &ContainerPlan,
+    requester: OwnedFd,
+    joined: Joined,
+    held: OwnedFd,
+    ready: Result<Ready, StartError>,
+) -> ! {
     let mut first = Client::new(requester);
-    let error = match start(plan, joined, held) {
+    let error = match ready.and_then(|ready| start(plan, joined, held, ready)) {
         Ok(mut monitor) => {
             first.tell(&Event::Running(monitor.running.clone()), &[]);
             // Who is attached from the beginning loses nothing, however late it is heard of.
@@ -54,6 +60,23 @@ pub fn run(plan: &ContainerPlan, requester: OwnedFd, joined: Joined, held: Owned
     let _ = std::fs::remove_file(&plan.files.socket);
     first.tell(&Event::Failed(error), &[]);
     fork::exit_now(1)
+}
+
+/// What a monitor has of its own whatever it is asked for.
+pub struct Ready {
+    signals: OwnedFd,
+    hierarchies: Hierarchies,
+}
+
+impl Ready {
+    /// Makes this process one that stands alone.
+    pub fn make() -> Result<Self, StartError> {
+        settle()?;
+        Ok(Self {
+            signals: child_signals().step(|| "cannot watch for ended processes".to_owned())?,
+            hierarchies: Hierarchies::detect().step(|| "cannot look at the cgroups".to_owned())?,
+        })
+    }
 }
 
 /// A pair of connected sockets that keep messages apart.
@@ -76,6 +99,8 @@ struct Monitor<'a> {
     stdin: Stdin,
     /// The terminal, for its size.
     terminal: Option<OwnedFd>,
+    /// Its mounts go with us, after everybody has been told.
+    _mounts: Option<OwnedFd>,
     listener: OwnedFd,
     signals: OwnedFd,
     /// Only with a limit of memory: others hardly run out of it, and tell at their end.
@@ -98,8 +123,13 @@ fn start<'a>(
     plan: &'a ContainerPlan,
     joined: Joined,
     held: OwnedFd,
+    ready: Ready,
 ) -> Result<Monitor<'a>, StartError> {
-    settle()?;
+    let Ready {
+        signals,
+        hierarchies,
+    } = ready;
+    prctl::set_name(c"slipway-monitor").step(|| "cannot set the monitor up".to_owned())?;
     slipway_fault::point("monitor.start.begun");
     let listener = listener::bind(&plan.files.socket)
         .step(|| "cannot make the monitor's socket".to_owned())?;
@@ -109,10 +139,8 @@ fn start<'a>(
         .step(|| "cannot open the log".to_owned())?;
     let log_start = output.position();
     slipway_fault::point("monitor.start.log");
-    let signals = child_signals().step(|| "cannot watch for ended processes".to_owned())?;
-    let hierarchies = Hierarchies::detect().step(|| "cannot look at the cgroups".to_owned())?;
-    let group =
-        Group::create(&hierarchies, &plan.cgroup).step(|| "cannot make the cgroups".to_owned())?;
+    let group = Group::create_first(&hierarchies, &plan.cgroup)
+        .step(|| "cannot make the cgroups".to_owned())?;
     slipway_fault::point("monitor.start.cgroup");
     match launch(plan, joined, &group) {
         Ok(launched) => {
@@ -136,6 +164,7 @@ fn start<'a>(
                 output,
                 stdin: Stdin::new(launched.stdin, launched.terminal.is_some()),
                 terminal: launched.terminal,
+                _mounts: launched.mounts,
                 listener,
                 signals,
                 oom,
@@ -161,7 +190,6 @@ fn settle() -> Result<(), StartError> {
     let what = || "cannot set the monitor up".to_owned();
     rustix::process::setsid().step(what)?;
     rustix::process::chdir("/").step(what)?;
-    prctl::set_name(c"slipway-monitor").step(what)?;
     use nix::sys::signal::Signal;
     // Its end is the container's end: only SIGKILL may bring it about.
     for signal in [
@@ -189,7 +217,7 @@ fn child_signals() -> io::Result<OwnedFd> {
 
 /// What a descriptor of the poll set belongs to.
 #[derive(Clone, Copy)]
-enum Ready {
+enum Source {
     Signals,
     Listener,
     OutOfMemory,
@@ -220,13 +248,13 @@ impl Monitor<'_> {
             let mut grew = false;
             for source in ready.into_iter().rev() {
                 match source {
-                    Ready::Signals => self.reap(),
-                    Ready::Listener => self.accept(),
-                    Ready::OutOfMemory => self.hear_of_memory(),
-                    Ready::Output(index) => grew |= self.output.pump(index),
-                    Ready::Stdin => self.stdin.flush(),
-                    Ready::Client(index) => self.hear(index),
-                    Ready::Exec(index) => self.advance_exec(index),
+                    Source::Signals => self.reap(),
+                    Source::Listener => self.accept(),
+                    Source::OutOfMemory => self.hear_of_memory(),
+                    Source::Output(index) => grew |= self.output.pump(index),
+                    Source::Stdin => self.stdin.flush(),
+                    Source::Client(index) => self.hear(index),
+                    Source::Exec(index) => self.advance_exec(index),
                 }
             }
             if grew {
@@ -258,25 +286,25 @@ impl Monitor<'_> {
     }
 
     /// Waits for something to happen: what is ready, in the order of the lists.
-    fn wait(&self, draining: bool) -> Vec<Ready> {
-        let mut names = vec![Ready::Signals, Ready::Listener];
+    fn wait(&self, draining: bool) -> Vec<Source> {
+        let mut names = vec![Source::Signals, Source::Listener];
         let mut fds = vec![
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
         ];
         if let Some(watch) = &self.oom {
             let (fd, interest) = watch.interest();
-            names.push(Ready::OutOfMemory);
+            names.push(Source::OutOfMemory);
             fds.push(PollFd::from_borrowed_fd(fd, interest));
         }
         if !self.output.is_stuck() {
             for (i, source) in self.output.sources.iter().enumerate() {
-                names.push(Ready::Output(i));
+                names.push(Source::Output(i));
                 fds.push(PollFd::new(&source.fd, PollFlags::IN));
             }
         }
         if let Some(fd) = self.stdin.wants_to_write() {
-            names.push(Ready::Stdin);
+            names.push(Source::Stdin);
             fds.push(PollFd::new(fd, PollFlags::OUT));
         }
         for (i, (_, client)) in self.clients.iter().enumerate() {
@@ -286,12 +314,12 @@ impl Monitor<'_> {
             } else {
                 PollFlags::IN
             };
-            names.push(Ready::Client(i));
+            names.push(Source::Client(i));
             fds.push(PollFd::new(&client.socket, interest));
         }
         for (i, exec) in self.execs.iter().enumerate() {
             if let Some(report) = &exec.report {
-                names.push(Ready::Exec(i));
+                names.push(Source::Exec(i));
                 fds.push(PollFd::new(report, PollFlags::IN));
             }
         }
@@ -530,7 +558,7 @@ impl Monitor<'_> {
         }
     }
 
-    /// Records the end, tells it, and clears up.
+    /// Records the end, tells it at once, and clears up.
     fn finish(&mut self) {
         let record = ExitRecord {
             code: self.exit_code.unwrap_or(137),
@@ -552,15 +580,15 @@ impl Monitor<'_> {
         // Its last moment may have been that one.
         self.hear_of_memory();
         self.oom = None;
-        // Cgroups and socket go before anybody is told: who hears of the end may rely on that. What
-        // cannot be removed is found and removed with the container.
+        for (_, client) in &mut self.clients {
+            client.tell(&Event::Exited(record.clone()), &[]);
+        }
+        // Who needs that to be done waits until we hang up; who comes now is never greeted, and finds us
+        // gone. What cannot be removed is found and removed with the container.
         let _ = self.group.remove();
         slipway_fault::point("monitor.end.uncgrouped");
         let _ = std::fs::remove_file(&self.plan.files.socket);
         slipway_fault::point("monitor.end.closed");
-        for (_, client) in &mut self.clients {
-            client.tell(&Event::Exited(record.clone()), &[]);
-        }
     }
 }
 

@@ -99,7 +99,7 @@ impl Snapshot {
         }
         Ok(rootfs::overlay_in_service(
             &self.lower,
-            Some((&upper, &work)),
+            Some(rootfs::Upper::new(&upper, &work)),
         )?)
     }
 

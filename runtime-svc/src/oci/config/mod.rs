@@ -212,6 +212,7 @@ fn plan(
             log_limits: LogLimits::default(),
             exit: PathBuf::new(),
             socket: PathBuf::new(),
+            mounts_may_linger: false,
         },
         time: Time {
             namespace: spaces.time,
