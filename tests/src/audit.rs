@@ -84,6 +84,7 @@ impl Audit {
 
     fn processes(&mut self, site: &Site, processes: &BTreeSet<String>) {
         let mut namespaces = BTreeSet::new();
+        let mut alone = BTreeSet::from(["slipway-spawner", "slipway-taker"]);
         for pid in processes {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             let namespace = fs::metadata(format!("/proc/{pid}/ns/net"));
@@ -91,7 +92,10 @@ impl Audit {
             let (false, Ok(namespace)) = (name.is_empty(), namespace) else {
                 continue;
             };
-            self.add("process", name.trim());
+            // One of each, made when it is needed.
+            if !alone.remove(name.trim()) {
+                self.add("process", name.trim());
+            }
             namespaces.insert(namespace.ino());
         }
         for service in ["netd", "runtime"] {

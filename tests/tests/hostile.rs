@@ -221,7 +221,9 @@ async fn layers_that_reach_out_or_lie_are_refused() {
         garbled
     };
 
-    // Name, media type, layer, what the error must speak of.
+    // Name, media type, layer, what the error must speak of: nothing when docker takes it as well, within the
+    // layer.
+    const INSIDE: &str = "/busybox";
     let cases: Vec<(&str, &str, Vec<u8>, &str)> = vec![
         (
             "dots",
@@ -245,13 +247,13 @@ async fn layers_that_reach_out_or_lie_are_refused() {
             "absolute",
             plain,
             evil().file(&victim, b"evil").end(),
-            "absolute path",
+            INSIDE,
         ),
         (
             "pax-path",
             plain,
             evil().pax("path", &victim).file("etc/a", b"evil").end(),
-            "absolute path",
+            INSIDE,
         ),
         (
             "link-parent",
@@ -260,7 +262,7 @@ async fn layers_that_reach_out_or_lie_are_refused() {
                 .symlink("door", &away)
                 .file("door/victim", b"evil")
                 .end(),
-            "symbolic link as its parent",
+            "as its parent",
         ),
         (
             "link-dots",
@@ -269,7 +271,7 @@ async fn layers_that_reach_out_or_lie_are_refused() {
                 .symlink("door", &far(&away))
                 .file("door/new", b"evil")
                 .end(),
-            "symbolic link as its parent",
+            "as its parent",
         ),
         (
             "link-chain",
@@ -279,7 +281,7 @@ async fn layers_that_reach_out_or_lie_are_refused() {
                 .symlink("b", &away)
                 .folder("a/new/")
                 .end(),
-            "symbolic link as its parent",
+            "as its parent",
         ),
         (
             "hard-absolute",
@@ -303,7 +305,7 @@ async fn layers_that_reach_out_or_lie_are_refused() {
                 .symlink("door", &away)
                 .hard_link("h", "door/victim")
                 .end(),
-            "symbolic link as its parent",
+            "symbolic link",
         ),
         (
             "whiteout-dots",
@@ -344,13 +346,17 @@ async fn layers_that_reach_out_or_lie_are_refused() {
         // The archive's own digest is right, so that it is the archive that is refused.
         let diff_id = Digest::of(&layer);
         let image = push(&site, &format!("evil/{name}"), kind, &layer, &diff_id);
-        let error = run(&site, &image, &[]).error(125);
+        let said = run(&site, &image, &[]);
+        let error = said.error(if words == INSIDE { 127 } else { 125 });
         assert!(error.contains(words), "{name}: {error}");
         assert_eq!(
             everything(&outside),
             before,
             "{name} touched what is not its own"
         );
+        if words == INSIDE {
+            site.ctl(&["rmi", &image]).ok();
+        }
         assert_eq!(site.ctl(&["ps", "-aq"]).ok(), "", "{name}");
         eventually(&format!("nothing is left of {name}"), async || {
             empty(&layers)

@@ -346,17 +346,19 @@ impl Group {
 
 /// Removes a group and the groups that the container made in it.
 fn remove_tree(path: &Path) -> io::Result<()> {
-    // The kernel empties a group a little after its last process was reaped: 100 tries of 1 ms.
+    // The kernel empties a group a little after its last process was reaped: a millisecond or two, unless
+    // the host is so busy that who was killed does not get to its end.
     for attempt in 0.. {
         match fs::remove_dir(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && attempt < 100 => {
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && attempt < 600 => {
                 for entry in fs::read_dir(path)?.flatten() {
                     if entry.file_type().is_ok_and(|t| t.is_dir()) {
                         remove_tree(&entry.path())?;
                     }
                 }
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                let wait = if attempt < 100 { 1 } else { 10 };
+                std::thread::sleep(std::time::Duration::from_millis(wait));
             }
             other => return other,
         }

@@ -328,7 +328,9 @@ impl Manager {
         // Asked before anybody hears of the end: `restart` goes on from there.
         let goes = container.goes_with_its_end();
         if !goes || !record.error.is_empty() {
-            self.clean_up(container);
+            let (manager, ended) = (self.clone(), container.clone());
+            // It panicked at worst; what is left is found when the container is removed.
+            let _ = tokio::task::spawn_blocking(move || manager.clean_up(&ended)).await;
         }
         slipway_fault::point("runtime.end.cleaned");
         let released = self.release(container);

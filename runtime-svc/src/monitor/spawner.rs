@@ -287,6 +287,8 @@ fn fork_taker(socket: &OwnedFd, held: &OwnedFd) -> io::Result<Taker> {
 
 /// A taker's life: waits for a request and becomes its monitor. Returns when there is none to become.
 fn take(socket: &OwnedFd, held: &OwnedFd, told: OwnedFd) {
+    // At worst `ps` shows its parent's name.
+    let _ = prctl::set_name(c"slipway-taker");
     // Everything that does not depend on the request.
     let ready = supervise::Ready::make();
     let mut buffer = vec![0; MAX_MESSAGE];

@@ -14,7 +14,8 @@ use crate::{bench::Bench, operations::state};
 
 /// Without a wish.
 const USUAL: Duration = Duration::from_secs(20);
-const NAMES: [&str; 4] = ["c0", "c1", "c2", "c3"];
+/// None may be the beginning of an id.
+const NAMES: [&str; 4] = ["north", "east", "south", "west"];
 const SCRIPT: &str = "trap 'exit 7' USR1 TERM; echo up; sleep 1000 & wait";
 
 /// xorshift64*: enough to choose by, and the same everywhere.
