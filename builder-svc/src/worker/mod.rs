@@ -1,6 +1,6 @@
 //! The worker: a runtime-svc that prepares root filesystems, runs steps in them and makes layers.
 //!
-//! Everything that a build has there belongs to a [lease](lease). It is renewed while the build goes on,
+//! Everything that a build has there belongs to a lease (`lease`). It is renewed while the build goes on,
 //! ended with it, and lapses by itself when this service dies.
 
 mod lease;

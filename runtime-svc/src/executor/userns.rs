@@ -41,7 +41,7 @@ impl UserNamespace {
     }
 
     /// Makes one, and namespaces that it owns: its root has power over those. Of these `kinds`, which are
-    /// flags of clone(2) with their names in /proc/<pid>/ns; in their order.
+    /// flags of clone(2) with their names in `/proc/<pid>/ns`; in their order.
     pub fn create_with(
         map: &UserMap,
         kinds: &[(i32, &str)],

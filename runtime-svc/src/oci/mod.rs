@@ -2,8 +2,8 @@
 //! of a bundle (OCI Runtime Specification 1.2).
 //!
 //! `cli` says what can be said, [`config`] makes the executor's plan of a `config.json`, [`state`] remembers
-//! containers below `--root`, and each verb has a file: [`create`] (also for `run`), [`start`], [`exec`],
-//! [`signal`], [`remove`], [`update`], [`show`].
+//! containers below `--root`, and each verb has a file: `create` (also for `run`), `start`, `exec`,
+//! `signal`, `remove`, `update`, `show`.
 //!
 //! Architecture invariants: one thread, no runtime-svc, no daemon and no process that stays behind; a
 //! container's first process is a child of the caller's, as soon as this program has ended. What is not

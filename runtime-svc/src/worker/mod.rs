@@ -1,7 +1,7 @@
 //! Root filesystems for builder-svc: snapshots that steps run in and files are applied to, and that
 //! become layers. Nothing of it shows as a container.
 //!
-//! Everything belongs to a [lease](lease). A lease that is not renewed lapses, and what belongs to it is
+//! Everything belongs to a lease (`lease`). A lease that is not renewed lapses, and what belongs to it is
 //! taken back; after a restart of this service all leases have lapsed.
 
 mod apply;

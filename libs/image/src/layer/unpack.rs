@@ -3,7 +3,7 @@
 //! Whiteouts become overlayfs' own: a character device 0:0, and `trusted.overlay.opaque` on folders
 //! (Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories").
 //!
-//! Confinement is [`tree`]'s: every name is made clean first, a name that leads out is refused, and every
+//! Confinement is `tree`'s: every name is made clean first, a name that leads out is refused, and every
 //! parent is found inside the root; the last component is never followed.
 //!
 //! Most layers are tens of thousands of small files, so each costs as few system calls as possible: made
