@@ -236,7 +236,10 @@ async fn output_and_exit_codes() {
         serde_json::from_slice(&fs::read(bench.folder.path().join("a/exit.json")).unwrap())
             .unwrap();
     assert_eq!((record.code, record.oom_killed), (3, false));
-    assert!(!bench.folder.path().join("a/monitor.sock").exists());
+    // Cleared up after it was told; the test's own limit is for one that never is.
+    while bench.folder.path().join("a/monitor.sock").exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]
