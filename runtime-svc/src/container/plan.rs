@@ -8,10 +8,10 @@ use super::{mounts, peers, record::Record, resources, sysctls};
 use crate::{
     error::Error,
     executor::{
-        self, capabilities,
+        self, capabilities, dev,
         plan::{
-            Cgroup, ContainerPlan, Device, Files, Hooks, Label, Limits, Namespace, Namespaces,
-            Process, Rlimit, Root, Seccomp, Stdio, Time, Tuning,
+            Cgroup, ContainerPlan, Files, Hooks, Label, Limits, Namespace, Namespaces, Process,
+            Rlimit, Root, Seccomp, Stdio, Time, Tuning,
         },
     },
     logs,
@@ -139,7 +139,7 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
         },
         readonly_root: spec.read_only,
         mounts: mounts::all(record, places)?,
-        devices: devices(),
+        devices: dev::usual(),
         host_devices: false,
         masked_paths,
         readonly_paths,
@@ -219,29 +219,6 @@ fn seccomp(spec: &ContainerSpec, capabilities: u64) -> Result<Seccomp, Error> {
             })
         }
     }
-}
-
-fn devices() -> Vec<Device> {
-    [
-        ("null", 1, 3),
-        ("zero", 1, 5),
-        ("full", 1, 7),
-        ("random", 1, 8),
-        ("urandom", 1, 9),
-        ("tty", 5, 0),
-    ]
-    .into_iter()
-    .map(|(name, major, minor)| Device {
-        path: format!("/dev/{name}"),
-        block: false,
-        major,
-        minor,
-        mode: 0o666,
-        uid: 0,
-        gid: 0,
-        fifo: false,
-    })
-    .collect()
 }
 
 fn rlimit(ulimit: &Ulimit) -> Result<Rlimit, Error> {

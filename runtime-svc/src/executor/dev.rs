@@ -27,6 +27,30 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
+/// The nodes that each container has (runtime-spec, config-linux.md, "Default Devices").
+pub fn usual() -> Vec<Device> {
+    [
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
+    ]
+    .into_iter()
+    .map(|(name, major, minor)| Device {
+        path: format!("/dev/{name}"),
+        block: false,
+        major,
+        minor,
+        mode: 0o666,
+        uid: 0,
+        gid: 0,
+        fifo: false,
+    })
+    .collect()
+}
+
 /// Makes nodes and links in the /dev that was mounted; with `host_devices` nodes for all devices of the
 /// host, too. Their owners are ids of the container, which are those of `user` on the host.
 pub fn populate(

@@ -7,6 +7,19 @@ use slipway_tests::{Site, eventually};
 
 /// Ends with 7 by USR1, not at all by TERM.
 const SCRIPT: &str = "trap 'exit 7' USR1; trap '' TERM; echo up; sleep 1000 & wait";
+const CREATE: [&str; 11] = [
+    "create",
+    "--name",
+    "one",
+    "-v",
+    "data:/data",
+    "-v",
+    "/own",
+    "busybox",
+    "sh",
+    "-c",
+    SCRIPT,
+];
 
 type Work<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -38,24 +51,7 @@ pub fn of(point: &Point) -> Operation {
         again,
     };
     match name {
-        "create" => make(
-            nothing,
-            &[
-                "create",
-                "--name",
-                "one",
-                "-v",
-                "data:/data",
-                "-v",
-                "/own",
-                "busybox",
-                "sh",
-                "-c",
-                SCRIPT,
-            ],
-            created,
-            create_again,
-        ),
+        "create" => make(nothing, &CREATE, created, create_again),
         "start" => make(create, &["start", "one"], started, start_again),
         "exec" => make(run, &["exec", "one", "echo", "hello"], runs, exec_again),
         "stop" => make(run, &["stop", "-t", "1", "one"], stopped, stop_again),
@@ -291,20 +287,7 @@ fn created<'a>(site: &'a Site, _: &'a Point) -> Work<'a> {
 fn create_again(site: &Site) -> Work<'_> {
     Box::pin(async {
         if state(site, "one").is_none() {
-            site.ctl(&[
-                "create",
-                "--name",
-                "one",
-                "-v",
-                "data:/data",
-                "-v",
-                "/own",
-                "busybox",
-                "sh",
-                "-c",
-                SCRIPT,
-            ])
-            .ok();
+            site.ctl(&CREATE).ok();
         }
         site.ctl(&["start", "one"]).ok();
         wait_for_log(site);

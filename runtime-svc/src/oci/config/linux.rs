@@ -191,27 +191,7 @@ pub fn root_propagation(word: Option<&str>) -> Result<u64, Error> {
 /// The six nodes that each container has (config-linux.md, "Default Devices"), and those that are asked for.
 pub fn devices(asked: &[LinuxDevice]) -> Result<Vec<Device>, Error> {
     let asked = asked.iter().map(device).collect::<Result<Vec<_>, _>>()?;
-    let usual = [
-        ("null", 1, 3),
-        ("zero", 1, 5),
-        ("full", 1, 7),
-        ("random", 1, 8),
-        ("urandom", 1, 9),
-        ("tty", 5, 0),
-    ];
-    let mut all: Vec<Device> = usual
-        .into_iter()
-        .map(|(name, major, minor)| Device {
-            path: format!("/dev/{name}"),
-            block: false,
-            major,
-            minor,
-            mode: 0o666,
-            uid: 0,
-            gid: 0,
-            fifo: false,
-        })
-        .collect();
+    let mut all = crate::executor::dev::usual();
     all.retain(|usual| !asked.iter().any(|device| device.path == usual.path));
     all.extend(asked);
     Ok(all)
