@@ -250,6 +250,7 @@ impl Manager {
         running: Running,
     ) {
         container.log_length.send_replace(running.log_start);
+        container.holds.granted(None);
         container.set_status(Status::Running {
             running: running.clone(),
             paused: false,
@@ -280,6 +281,7 @@ impl Manager {
                     Ok(Some((Event::Grew(length), _))) => {
                         container.log_length.send_replace(length);
                     }
+                    Ok(Some((Event::Held(position), _))) => container.holds.granted(position),
                     Ok(Some((Event::OutOfMemory, _))) => {
                         told_of_memory = true;
                         manager.tell(&container, "oom", &[]);

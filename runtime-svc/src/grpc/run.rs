@@ -23,13 +23,15 @@ use crate::{
         state::{Container, Status as State},
     },
     error::{Error, Tried as _},
-    logs::{Piece, find::Start},
+    logs::{Piece, find::Start, hold::Hold},
 };
 
 /// Messages that wait for a client.
 const QUEUE: usize = 16;
 /// How long the end of a container waits for its removal at most.
 const REMOVAL: Duration = Duration::from_secs(10);
+/// How long an attach waits for the monitor's word that output is kept.
+const HOLD: Duration = Duration::from_secs(2);
 
 /// Serves one `Run` call.
 pub async fn run(
@@ -115,6 +117,20 @@ async fn until_removed(container: &Container) {
     let removed = status.wait_for(|s| *s == State::Removed || s.is_up());
     // Its removal may fail, which the log tells: its end is told all the same.
     let _ = tokio::time::timeout(REMOVAL, removed).await;
+}
+
+/// Waits for the monitor of a container that runs.
+async fn until_held(container: &Container, hold: &Hold) {
+    let mut status = container.watch();
+    let ended = status.wait_for(|s| !matches!(s, State::Running { .. }));
+    let held = async {
+        tokio::select! {
+            () = hold.granted() => {}
+            _ = ended => {}
+        }
+    };
+    // A monitor that an earlier version started does not answer.
+    let _ = tokio::time::timeout(HOLD, held).await;
 }
 
 /// An attached client that reads so slowly that its output was given up: never silently.
@@ -274,12 +290,14 @@ pub async fn attach(
     let container = manager.find(&start.container)?;
     manager.tell(&container, "attach", &[]);
     let opening = Arc::clone(&container.opening).read_owned().await;
+    // All that is written from where the log ends is kept, also when our own input brings it about.
+    let hold = container.holds.take(0);
+    until_held(&container, &hold).await;
     let folder = container.folder.clone();
     let log_end = streams::blocking(move || {
         crate::logs::find::end(&folder).tried(|| "cannot read the log".to_owned())
     })
     .await?;
-    let hold = container.holds.take(0);
     if start.start
         && let Err(error) = manager.start(&container, start.terminal_size).await
     {

@@ -15,6 +15,7 @@ pub struct Holds(Arc<Inner>);
 struct Inner {
     positions: Mutex<(u64, BTreeMap<u64, u64>)>,
     oldest: watch::Sender<Option<u64>>,
+    granted: watch::Sender<Option<u64>>,
 }
 
 impl Holds {
@@ -44,6 +45,11 @@ impl Holds {
         self.0.oldest.subscribe()
     }
 
+    /// The monitor says what it keeps.
+    pub fn granted(&self, position: Option<u64>) {
+        self.0.granted.send_replace(position);
+    }
+
     fn tell(&self) {
         let inner = self
             .0
@@ -67,6 +73,20 @@ pub struct Hold {
 }
 
 impl Hold {
+    /// Waits until the monitor has heard of it: what is written from then on is not lost.
+    pub async fn granted(&self) {
+        let own = {
+            let positions = &self.holds.0.positions;
+            let inner = positions.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.1.get(&self.number).copied().unwrap_or(u64::MAX)
+        };
+        let mut granted = self.holds.0.granted.subscribe();
+        // The sender lives as long as we do.
+        let _ = granted
+            .wait_for(|position| position.is_some_and(|position| position <= own))
+            .await;
+    }
+
     /// It has read up to here.
     pub fn advance(&self, position: u64) {
         if let Some(own) = self
@@ -99,6 +119,8 @@ impl Drop for Hold {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -113,5 +135,24 @@ mod tests {
         assert_eq!(*watch.borrow(), Some(30));
         drop(a);
         assert_eq!(*watch.borrow(), None);
+    }
+
+    #[tokio::test]
+    async fn a_hold_counts_once_the_monitor_has_heard_of_it() {
+        let holds = Holds::default();
+        let hold = holds.take(10);
+        // Looked at once, without a wait.
+        let is_granted = async || {
+            tokio::time::timeout(Duration::ZERO, hold.granted())
+                .await
+                .is_ok()
+        };
+        assert!(!is_granted().await);
+        holds.granted(Some(20));
+        assert!(!is_granted().await, "that was another's");
+        holds.granted(Some(10));
+        assert!(is_granted().await);
+        holds.granted(None);
+        assert!(!is_granted().await, "the container's next life");
     }
 }

@@ -84,6 +84,8 @@ pub enum Event {
     FirstProcess,
     /// The signal of [`Request::Signal`] was sent.
     Signalled,
+    /// What [`Request::Hold`] asks for is kept from now on.
+    Held(Option<u64>),
     /// A request could not be done.
     Refused(String),
 }

@@ -109,8 +109,9 @@ struct Monitor<'a> {
     next_client: u64,
     execs: Vec<Exec>,
     exit_code: Option<i32>,
-    /// What clients held who went without a word, as runtime-svc does when it is killed: its next instance
-    /// goes on from there, and says so.
+    /// What is kept until runtime-svc says who reads: at first everything, since whoever runs a container
+    /// attached misses nothing; later what clients held who went without a word, as runtime-svc does when
+    /// it is killed: its next instance goes on from there, and says so.
     left: Option<u64>,
     /// Children that ended and that no exec has claimed yet, newest last.
     ended: Vec<(Pid, i32)>,
@@ -172,7 +173,7 @@ fn start<'a>(
                 next_client: 1,
                 execs: Vec::new(),
                 exit_code: None,
-                left: None,
+                left: Some(log_start),
                 ended: Vec::new(),
             })
         }
@@ -397,6 +398,7 @@ impl Monitor<'_> {
                 self.left = None;
                 let needed = self.needed();
                 self.output.set_needed(needed);
+                self.clients[index].1.tell(&Event::Held(position), &[]);
                 return;
             }
             Request::Resize { rows, columns } => match &self.terminal {
