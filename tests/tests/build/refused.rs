@@ -1,0 +1,129 @@
+//! What is wrong in a Dockerfile or asked for in vain: each with its place and its sentence.
+
+use std::fs;
+
+use slipway_tests::ready;
+
+use crate::{build, nothing_is_left, site, write};
+
+#[tokio::test]
+async fn bad_input_is_refused_with_its_place() {
+    if !ready() {
+        return;
+    }
+    let site = site().await;
+    write(
+        &site.path("context"),
+        &[
+            ("kept", "x"),
+            ("ignored", "x"),
+            (".dockerignore", "ignored\n"),
+        ],
+    );
+    let table: [(&str, &[&str], i32, &[&str]); 14] = [
+        (
+            "FROM busybox\nRUNN x\n",
+            &[],
+            1,
+            &[
+                "Dockerfile:2:",
+                "unknown instruction: RUNN (did you mean RUN?)",
+                ">>> RUNN x",
+            ],
+        ),
+        (
+            "FROM busybox\n\nCOPY nothere /x\n",
+            &[],
+            1,
+            &[
+                "Dockerfile:3:",
+                "\"/nothere\": not found",
+                ">>> COPY nothere",
+            ],
+        ),
+        (
+            "FROM busybox AS one\nFROM busybox\nCOPY --from=one /nothere /x\n",
+            &[],
+            1,
+            &["Dockerfile:3:", "\"/nothere\": not found in one"],
+        ),
+        (
+            "FROM busybox\nCOPY ignored /x\n",
+            &[],
+            1,
+            &["\"/ignored\": not found"],
+        ),
+        (
+            "FROM busybox\nCOPY ../../etc/passwd /x\n",
+            &[],
+            1,
+            &["\"/../../etc/passwd\": not found"],
+        ),
+        (
+            "FROM busybox\nRUN echo the output; exit 7\n",
+            &[],
+            1,
+            &["Dockerfile:2:", "exit code: 7", "the output"],
+        ),
+        (
+            "FROM busybox\nRUN [\"/nonexistent\"]\n",
+            &[],
+            1,
+            &["/nonexistent", "no such file or directory"],
+        ),
+        (
+            "FROM busybox\nUSER nobody-here\nRUN true\n",
+            &[],
+            1,
+            &["Dockerfile:3:", "nobody-here"],
+        ),
+        (
+            "FROM busybox\nCOPY --chown=nobody-here kept /x\n",
+            &[],
+            1,
+            &["Dockerfile:2:", "nobody-here"],
+        ),
+        (
+            "FROM busybox\nRUN --mount=type=cache,target=/x true\n",
+            &[],
+            1,
+            &["RUN --mount is not supported yet"],
+        ),
+        (
+            "FROM busybox\nRUN --network=host true\n",
+            &[],
+            1,
+            &["Dockerfile:2:", "only in a build with --network host"],
+        ),
+        (
+            "FROM busybox\nRUN true\n",
+            &["--target", "x"],
+            1,
+            &["target stage \"x\" could not be found"],
+        ),
+        (
+            "FROM busybox\nRUN true\n",
+            &["--ulimit", "nofile=3:3"],
+            1,
+            &["--ulimit of a build is not supported yet"],
+        ),
+        ("", &[], 1, &["has no build stage"]),
+    ];
+    for (file, arguments, code, parts) in table {
+        fs::write(site.path("context/Dockerfile"), file).unwrap();
+        let said = build(&site, "bad", arguments);
+        assert_eq!(said.code, code, "{file}: {}", said.err);
+        let last = said.err.lines().last().unwrap_or_default();
+        assert!(last.starts_with("Error: "), "{file}: {}", said.err);
+        for part in parts {
+            assert!(
+                said.err.contains(part),
+                "{file}: {part:?} is missing in {}",
+                said.err
+            );
+        }
+    }
+    assert_eq!(site.ctl(&["images", "-q", "bad"]).out, "");
+    assert_eq!(site.ctl(&["ps", "-aq"]).out, "");
+    nothing_is_left(&site, "of refused builds").await;
+}
