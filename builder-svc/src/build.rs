@@ -7,15 +7,16 @@ use std::{
 };
 
 use slipway_dockerfile::Dockerfile;
-use slipway_image::Platform;
+use slipway_image::{Platform, Reference};
 use slipway_proto::types::v1::RegistryAuth;
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
     cache::{Cache, OnDisk, Prune},
     context::{BuildContext, ContentStore},
     error::{Error, Result, Tried as _},
-    events::{Event, Events, State, Step},
-    export::{self, Exported, Naming},
+    events::{Event, Events},
+    output::{self, Exported, Exporter, Made, Output, annotation::Annotations},
     plan::{self, Options, stage::Given},
     registry::{Fetch, Registry},
     solve::{NoCache, Progress, Solver},
@@ -39,12 +40,14 @@ pub struct Request {
     pub no_cache: NoCache,
     /// `--pull`
     pub pull: bool,
-    /// `--platform`
-    pub platform: Option<Platform>,
+    /// `--platform`; none = this host's.
+    pub platforms: Vec<Platform>,
     /// `--label`
     pub labels: BTreeMap<String, String>,
-    /// `--annotation`
+    /// `--annotation`, with the part that each is for.
     pub annotations: BTreeMap<String, String>,
+    /// `--output`: type and attributes; none = an image.
+    pub outputs: Vec<(String, BTreeMap<String, String>)>,
     /// For all RUNs.
     pub settings: StepSettings,
     /// SOURCE_DATE_EPOCH
@@ -56,10 +59,12 @@ pub struct Request {
 }
 
 /// A build that succeeded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// The image; none when the Dockerfile was only checked.
+    /// What the first output that is an image gave.
     pub image: Option<Exported>,
+    /// What `--metadata-file` says.
+    pub metadata: BTreeMap<String, String>,
     /// Its names, in full.
     pub tags: Vec<String>,
     /// Steps that change files.
@@ -85,6 +90,11 @@ pub struct Entry {
     pub counts: (u32, u32),
 }
 
+/// Steps that run at once: one a processor, and some more because many of them wait for a network.
+fn parallel() -> usize {
+    std::thread::available_parallelism().map_or(4, |n| n.get().max(4))
+}
+
 /// How many builds are remembered.
 const REMEMBERED: usize = 100;
 
@@ -98,6 +108,8 @@ pub struct Builder {
     builds: Mutex<VecDeque<Entry>>,
     /// Read by builds, written by what may not happen meanwhile.
     running: Arc<tokio::sync::RwLock<()>>,
+    /// Steps of all builds that run at the same time.
+    permits: Arc<Semaphore>,
 }
 
 impl Builder {
@@ -115,6 +127,7 @@ impl Builder {
             content_bytes,
             builds: Mutex::default(),
             running: Arc::default(),
+            permits: Arc::new(Semaphore::new(parallel())),
         }
     }
 
@@ -161,10 +174,10 @@ impl Builder {
         events: Events,
     ) -> Result<Outcome> {
         let name = request.tags.first().unwrap_or(&request.dockerfile_name);
-        let mut record = Recording::begin(self.clone(), id, name.clone());
+        let mut record = Recording::begin(self.clone(), id.clone(), name.clone());
         // Released before the recording is dropped.
         let _running = self.running.read().await;
-        let done = self.run(request, context, events).await;
+        let done = self.run(&id, request, context, events).await;
         match &done {
             Ok(outcome) => record.end("completed", (outcome.steps, outcome.cached)),
             Err(_) => record.end("error", (0, 0)),
@@ -174,105 +187,179 @@ impl Builder {
 
     async fn run(
         &self,
+        id: &str,
         request: Request,
         context: BuildContext,
         events: Events,
     ) -> Result<Outcome> {
-        let naming = Naming {
-            tags: export::tags(&request.tags)?,
-            labels: request.labels,
-            annotations: request.annotations,
-        };
-        let tags: Vec<String> = naming.tags.iter().map(ToString::to_string).collect();
+        let names = output::spec::names(request.tags.iter().map(String::as_str))?;
+        let tags: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let outputs = outputs(&request, &names)?;
         let file = Dockerfile::parse(&request.dockerfile_name, &request.dockerfile)
             .map_err(Error::Dockerfile)?;
-        let options = Options {
-            build_args: request.build_args,
-            target: request.target,
-            platform: request.platform,
-        };
-        let plan = plan::plan(&file, &options)?;
-        let unused = plan::unused_arguments(&file, &options);
-        if !unused.is_empty() {
-            let message = format!("One or more build-args {unused:?} were not consumed");
-            let warning = Event::Warning {
-                rule: "UnusedBuildArg",
-                message,
-                line: 0,
+        let progress = Arc::new(Progress::new(self.permits.clone()));
+        let several = request.platforms.len() > 1;
+        let mut platforms: Vec<Option<Platform>> =
+            request.platforms.iter().cloned().map(Some).collect();
+        if platforms.is_empty() {
+            platforms.push(None);
+        }
+        let mut solvers = Vec::new();
+        for (number, platform) in platforms.into_iter().enumerate() {
+            let options = Options {
+                build_args: request.build_args.clone(),
+                target: request.target.clone(),
+                platform,
             };
-            events.tell(warning).await;
+            let plan = plan::plan(&file, &options)?;
+            let unused = plan::unused_arguments(&file, &options);
+            if number == 0 && !unused.is_empty() {
+                let message = format!("One or more build-args {unused:?} were not consumed");
+                let warning = Event::Warning {
+                    rule: "UnusedBuildArg",
+                    message,
+                    line: 0,
+                };
+                events.tell(warning).await;
+            }
+            let shown = options.platform.as_ref().filter(|_| several);
+            solvers.push(Arc::new(Solver {
+                given: Given {
+                    build_args: options.build_args,
+                    global: plan.global.clone(),
+                },
+                file: file.clone(),
+                plan,
+                fetch: Fetch {
+                    always: request.pull,
+                    platform: None,
+                    auths: request.auths.clone(),
+                },
+                settings: request.settings.clone(),
+                no_cache: request.no_cache.clone(),
+                latest: request.latest,
+                registry: self.registry.clone(),
+                cache: Cache::new(self.registry.clone()),
+                title: match tags.first() {
+                    Some(tag) => format!("build of {tag}"),
+                    None => format!("build of {}", request.dockerfile_name),
+                },
+                worker: self.worker.clone(),
+                context: context.clone(),
+                events: events.for_platform(shown),
+                progress: progress.clone(),
+                platform: options.platform,
+            }));
         }
         if request.check {
             return Ok(Outcome {
-                image: None,
                 tags,
-                steps: 0,
-                cached: 0,
+                ..Outcome::default()
             });
         }
-        let solver = Arc::new(Solver {
-            given: Given {
-                build_args: options.build_args,
-                global: plan.global.clone(),
-            },
-            file,
-            plan,
-            platform: options.platform,
-            fetch: Fetch {
-                always: request.pull,
-                platform: None,
-                auths: request.auths,
-            },
-            settings: request.settings,
-            no_cache: request.no_cache,
-            latest: request.latest,
-            registry: self.registry.clone(),
-            cache: Cache::new(self.registry.clone()),
-            title: match tags.first() {
-                Some(tag) => format!("build of {tag}"),
-                None => format!("build of {}", request.dockerfile_name),
-            },
-            worker: self.worker.clone(),
-            context,
-            events: events.clone(),
-            progress: Progress::default(),
-        });
-        let built = solver.solve().await?;
+        let results = solve(solvers).await?;
         events.tell(Event::NeedNoMore).await;
-        let image = self.export(&solver, &built, &naming, &events).await?;
-        let (steps, cached) = solver.counts();
+        let cache = Cache::new(self.registry.clone());
+        let exporter = Exporter {
+            registry: &self.registry,
+            cache: &cache,
+            events: &events,
+            results: &results,
+            labels: &request.labels,
+            inline: &[],
+            auths: &request.auths,
+        };
+        let mut image = None;
+        for (number, output) in (0..).zip(&outputs) {
+            let index = progress.indexes(1);
+            let exported = exporter.export(output, number, index).await?;
+            if image.is_none()
+                && let Some(exported) = exported
+            {
+                image = Some((exported, output.names.clone()));
+            }
+        }
+        let (steps, cached) = progress.counts();
+        let (image, names) = image.map_or((None, names), |(image, names)| (Some(image), names));
         Ok(Outcome {
-            image: Some(image),
-            tags,
+            metadata: metadata(id, image.as_ref(), &names),
+            image,
+            tags: names.iter().map(ToString::to_string).collect(),
             steps,
             cached,
         })
     }
+}
 
-    /// Stores the image, as a step of its own.
-    async fn export(
-        &self,
-        solver: &Solver,
-        built: &crate::solve::Built,
-        naming: &Naming,
-        events: &Events,
-    ) -> Result<Exported> {
-        let mut step = Step {
-            index: solver.indexes(1),
-            name: "exporting to image".to_owned(),
-            state: State::Started,
-            started: SystemTime::now(),
-        };
-        events.tell(Event::Step(step.clone())).await;
-        let begun = Instant::now();
-        let exported = export::export(&self.registry, built, naming).await;
-        step.state = match &exported {
-            Ok(_) => State::Done(begun.elapsed()),
-            Err(error) => State::Failed(begun.elapsed(), error.to_string()),
-        };
-        events.tell(Event::Step(step)).await;
-        exported
+/// The outputs that were asked for; an image when there are none.
+fn outputs(request: &Request, names: &[Reference]) -> Result<Vec<Output>> {
+    let mut annotations = Annotations::default();
+    for (key, value) in &request.annotations {
+        annotations.option(key, value)?;
     }
+    let parse = |(kind, attributes): &(String, BTreeMap<String, String>)| {
+        Output::parse(kind, attributes, names, annotations.clone(), request.latest)
+    };
+    match request.outputs.is_empty() {
+        true => Ok(vec![parse(&(String::new(), BTreeMap::new()))?]),
+        false => request.outputs.iter().map(parse).collect(),
+    }
+}
+
+/// Builds all platforms at once. Dropping the future stops them.
+async fn solve(solvers: Vec<Arc<Solver>>) -> Result<Vec<Made>> {
+    let mut running = JoinSet::new();
+    for (number, solver) in solvers.into_iter().enumerate() {
+        running.spawn(async move {
+            let built = solver.solve().await?;
+            let config = &built.config;
+            let platform = Platform::new(
+                &config.os,
+                &config.architecture,
+                config.variant.as_deref().unwrap_or_default(),
+            );
+            let platform = solver.platform.clone().unwrap_or(platform);
+            let made = Made {
+                platform,
+                built,
+                solver,
+            };
+            Ok::<_, Error>((number, made))
+        });
+    }
+    let mut done = BTreeMap::new();
+    while let Some(ended) = running.join_next().await {
+        let ended = ended.map_err(|e| Error::Invalid(format!("the build was interrupted: {e}")))?;
+        let (number, made) = ended?;
+        done.insert(number, made);
+    }
+    Ok(done.into_values().collect())
+}
+
+/// buildx' `--metadata-file`: its keys (docs: buildx build, "Write build result metadata to a file").
+fn metadata(id: &str, image: Option<&Exported>, names: &[Reference]) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::from([(
+        "buildx.build.ref".to_owned(),
+        format!("default/default/{id}"),
+    )]);
+    let Some(image) = image else {
+        return out;
+    };
+    let descriptor = serde_json::json!({
+        "mediaType": image.media_type,
+        "digest": image.manifest,
+        "size": image.manifest_size,
+    });
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let known = [
+        ("containerimage.config.digest", image.image_id.clone()),
+        ("containerimage.descriptor", descriptor.to_string()),
+        ("containerimage.digest", image.manifest.clone()),
+        ("image.name", names.join(",")),
+    ];
+    let known = known.into_iter().filter(|(_, value)| !value.is_empty());
+    out.extend(known.map(|(key, value)| (key.to_owned(), value)));
+    out
 }
 
 /// A build's line in the list; one that is dropped in the middle was cancelled.

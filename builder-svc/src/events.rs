@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use slipway_image::Digest;
+use slipway_image::{Digest, Platform};
 use tokio::sync::mpsc;
 
 /// Something that the caller is told.
@@ -31,6 +31,15 @@ pub enum Event {
         message: String,
         /// Line of the Dockerfile, 0 = none.
         line: u32,
+    },
+    /// A piece of an output that goes to the caller.
+    Output {
+        /// Which of the caller's outputs, from 0.
+        output: u32,
+        /// Bytes.
+        data: bytes::Bytes,
+        /// It is complete.
+        last: bool,
     },
 }
 
@@ -62,17 +71,37 @@ pub enum State {
 
 /// Where events go. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Events(mpsc::Sender<Event>);
+pub struct Events {
+    sender: mpsc::Sender<Event>,
+    /// Stands in the names of steps, where several platforms are built.
+    platform: Option<String>,
+}
 
 impl Events {
     /// Into a channel.
     pub const fn new(sender: mpsc::Sender<Event>) -> Self {
-        Self(sender)
+        Self {
+            sender,
+            platform: None,
+        }
+    }
+
+    /// The same, for the steps of one platform of several: `[linux/arm64 build 2/5] RUN make`.
+    pub fn for_platform(&self, platform: Option<&Platform>) -> Self {
+        Self {
+            sender: self.sender.clone(),
+            platform: platform.map(ToString::to_string),
+        }
     }
 
     /// Tells something; waits while the caller is slow.
-    pub async fn tell(&self, event: Event) {
+    pub async fn tell(&self, mut event: Event) {
+        if let (Event::Step(step), Some(platform)) = (&mut event, &self.platform)
+            && let Some(rest) = step.name.strip_prefix('[')
+        {
+            step.name = format!("[{platform} {rest}");
+        }
         // A caller that went away cancels the build elsewhere.
-        let _ = self.0.send(event).await;
+        let _ = self.sender.send(event).await;
     }
 }

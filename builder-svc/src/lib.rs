@@ -2,7 +2,7 @@
 //!
 //! Read it in the order of a build: [`slipway_dockerfile`] (text to instructions), [`plan`] (what they mean),
 //! [`context`] (the caller's files), [`solve`] (each step from the [`cache`] or by a [`worker`]),
-//! [`export`] (the image). [`grpc`] is the edge.
+//! [`output`] (the image). [`grpc`] is the edge.
 //!
 //! Architecture invariant: this service touches no root filesystem; whatever runs or changes files is
 //! done by a runtime-svc.
@@ -14,9 +14,9 @@ pub mod cache;
 pub mod context;
 pub mod error;
 pub mod events;
-pub mod export;
 pub mod grpc;
 pub mod layer;
+pub mod output;
 pub mod plan;
 pub mod registry;
 pub mod settings;

@@ -5,14 +5,16 @@ use std::{collections::HashMap, time::SystemTime};
 use slipway_image::{Descriptor, Digest, ImageConfig, Platform, Reference};
 use slipway_proto::{
     registry::v1::{
-        DiskUsageRequest, GetManifestRequest, ListTagsRequest, PullRequest, PutManifestRequest,
-        RemoveImageRequest, ResolveRequest, ResolvedImage, WriteBlobRequest,
-        pull_event::Event as PullStep, pull_request::Policy, registry_client::RegistryClient,
-        write_blob_request,
+        DiskUsageRequest, GetManifestRequest, ListTagsRequest, PullRequest, PushEvent, PushRequest,
+        PutManifestRequest, ReadBlobRequest, RemoveImageRequest, ResolveRequest, ResolvedImage,
+        WriteBlobRequest, pull_event::Event as PullStep, pull_request::Policy,
+        push_event::Event as PushStep, registry_client::RegistryClient, write_blob_request,
     },
     types::v1 as types,
 };
-use tonic::{Code, Status, transport::Channel};
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::{
     error::{Error, Result},
@@ -163,6 +165,108 @@ impl Registry {
             Ok(found) => Ok(Some(found.into_inner().content.into())),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(remote(format!("cannot look into {repository}"), &status)),
+        }
+    }
+}
+
+impl Registry {
+    /// Streams a blob; one that is still upstream comes through.
+    pub async fn read_blob(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        chunks: mpsc::Sender<bytes::Bytes>,
+    ) -> Result<()> {
+        let fail = |s| remote(format!("cannot read {digest} of {repository}"), &s);
+        let request = ReadBlobRequest {
+            repository: repository.to_owned(),
+            digest: digest.to_string(),
+            ..ReadBlobRequest::default()
+        };
+        let answer = self.client.clone().read_blob(request).await;
+        let mut stream = answer.map_err(fail)?.into_inner();
+        while let Some(chunk) = stream.message().await.map_err(fail)? {
+            // Who takes it has ended, and says why.
+            if chunks.send(chunk.data).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores a blob whose digest is not known yet.
+    pub async fn write_blob(
+        &self,
+        repository: &str,
+        chunks: mpsc::Receiver<bytes::Bytes>,
+    ) -> Result<(Digest, u64)> {
+        let part = |part| WriteBlobRequest { part: Some(part) };
+        let header = write_blob_request::Header {
+            repository: repository.to_owned(),
+            ..write_blob_request::Header::default()
+        };
+        let first = part(write_blob_request::Part::Header(header));
+        let rest =
+            ReceiverStream::new(chunks).map(move |data| part(write_blob_request::Part::Data(data)));
+        let stream = tokio_stream::iter([first]).chain(rest);
+        let answer = self.client.clone().write_blob(stream).await;
+        let stored = answer
+            .map_err(|s| remote("cannot store a blob".to_owned(), &s))?
+            .into_inner();
+        let digest = stored.digest.parse();
+        let digest = digest.map_err(|e| Error::Invalid(format!("registry-svc said: {e}")))?;
+        Ok((digest, stored.size))
+    }
+
+    /// What a name means here, without asking anybody else.
+    pub async fn digest_of(&self, name: &Reference) -> Result<Option<String>> {
+        let request = ResolveRequest {
+            reference: name.to_string(),
+            platform: None,
+        };
+        match self.client.clone().resolve(request).await {
+            Ok(found) => Ok(Some(found.into_inner().digest)),
+            // Also: an index without this host's platform.
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(remote(format!("cannot look up {name}"), &status)),
+        }
+    }
+
+    /// Pushes an image to the registry that its name says.
+    pub async fn push(&self, name: &str, auth: Option<types::RegistryAuth>) -> Result<Pushing> {
+        let request = PushRequest {
+            reference: name.to_owned(),
+            auth,
+            ..PushRequest::default()
+        };
+        let what = format!("failed to push {name}");
+        match self.client.clone().push(request).await {
+            Ok(events) => Ok(Pushing {
+                events: events.into_inner(),
+                what,
+            }),
+            Err(status) => Err(remote(what, &status)),
+        }
+    }
+}
+
+/// A push that goes on.
+pub struct Pushing {
+    events: Streaming<PushEvent>,
+    what: String,
+}
+
+impl Pushing {
+    /// The next line for people; none = it is done.
+    pub async fn next(&mut self) -> Result<Option<String>> {
+        loop {
+            let event = self.events.message().await;
+            let Some(event) = event.map_err(|s| remote(self.what.clone(), &s))? else {
+                return Ok(None);
+            };
+            if let Some(PushStep::Status(line)) = event.event {
+                return Ok(Some(line));
+            }
         }
     }
 }

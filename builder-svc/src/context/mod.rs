@@ -25,7 +25,8 @@ use crate::{
 /// Digests that are asked for in one message: far below its limit of 4 MiB.
 const NEEDS: usize = 50_000;
 
-/// The context of one build.
+/// The context of one build. Cheap to clone.
+#[derive(Clone)]
 pub struct BuildContext {
     manifest: watch::Receiver<Option<Arc<Manifest>>>,
     /// Where content is.

@@ -24,17 +24,6 @@ pub fn request(start: BuildStart) -> Result<Request> {
         (!start.ssh.is_empty(), "--ssh"),
         (!start.named_contexts.is_empty(), "--build-context"),
         (!start.allow.is_empty(), "--allow"),
-        (
-            start.platforms.len() > 1,
-            "more than one --platform at once",
-        ),
-        (
-            start
-                .outputs
-                .iter()
-                .any(|o| !matches!(o.r#type.as_str(), "" | "image")),
-            "--output other than an image",
-        ),
     ];
     if let Some((_, what)) = lacking.iter().find(|(given, _)| *given) {
         return Err(unsupported(format!("{what} is not supported yet")));
@@ -45,7 +34,7 @@ pub fn request(start: BuildStart) -> Result<Request> {
             start.network
         )));
     }
-    let platform = start.platforms.into_iter().next().map(|p| {
+    let platforms = start.platforms.into_iter().map(|p| {
         let host = Platform::host();
         let or = |text: String, other: String| if text.is_empty() { other } else { text };
         Platform::new(
@@ -54,6 +43,9 @@ pub fn request(start: BuildStart) -> Result<Request> {
             &p.variant,
         )
     });
+    let mut platforms: Vec<Platform> = platforms.collect();
+    let mut seen = std::collections::HashSet::new();
+    platforms.retain(|p| seen.insert(p.clone()));
     let sorted = |map: std::collections::HashMap<String, String>| -> BTreeMap<String, String> {
         map.into_iter().collect()
     };
@@ -88,9 +80,14 @@ pub fn request(start: BuildStart) -> Result<Request> {
             stages: start.no_cache_filter,
         },
         pull: start.pull,
-        platform,
+        platforms,
         labels: sorted(start.labels),
         annotations: sorted(start.annotations),
+        outputs: start
+            .outputs
+            .into_iter()
+            .map(|o| (o.r#type, sorted(o.attributes)))
+            .collect(),
         settings: StepSettings {
             network,
             extra_hosts: start.extra_hosts,

@@ -3,8 +3,8 @@
 use std::time::SystemTime;
 
 use slipway_proto::builder::v1::{
-    BuildEvent, BuildResult, NeedContent, Step, StepLog, Warning, build_event, disk_usage_response,
-    list_builds_response, step,
+    BuildEvent, BuildResult, NeedContent, OutputChunk, Step, StepLog, Warning, build_event,
+    disk_usage_response, list_builds_response, step,
 };
 
 use crate::{
@@ -58,6 +58,9 @@ pub fn event(event: Event) -> BuildEvent {
             line,
             source_line: String::new(),
         }),
+        Event::Output { output, data, last } => {
+            build_event::Event::Output(OutputChunk { output, data, last })
+        }
     })
 }
 
@@ -92,7 +95,7 @@ pub fn result(outcome: Outcome) -> BuildEvent {
         size,
         steps: outcome.steps,
         cached_steps: outcome.cached,
-        ..BuildResult::default()
+        metadata: outcome.metadata.into_iter().collect(),
     }))
 }
 

@@ -36,9 +36,6 @@ use crate::{
     worker::{Lease, StepSettings, Worker},
 };
 
-/// Steps of one build that run at the same time.
-const PARALLEL: usize = 4;
-
 /// A build's unchanging parts.
 pub struct Solver {
     /// What is built.
@@ -70,7 +67,7 @@ pub struct Solver {
     /// What the caller is told.
     pub events: Events,
     /// What changes while it goes on.
-    pub progress: Progress,
+    pub progress: Arc<Progress>,
 }
 
 /// `--no-cache` and `--no-cache-filter`.
@@ -82,24 +79,36 @@ pub struct NoCache {
     pub stages: Vec<String>,
 }
 
-/// Counters, and what is made on first use.
+/// A build's counters, and what is made on first use. All platforms of a build share it.
 pub struct Progress {
     steps: AtomicU32,
     cached: AtomicU32,
     next_index: AtomicU32,
     lease: OnceCell<Arc<Lease>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
-impl Default for Progress {
-    fn default() -> Self {
+impl Progress {
+    /// Of a build whose steps need one of these permits each.
+    pub fn new(permits: Arc<Semaphore>) -> Self {
         Self {
             steps: AtomicU32::new(0),
             cached: AtomicU32::new(0),
             next_index: AtomicU32::new(1),
             lease: OnceCell::new(),
-            permits: Semaphore::new(PARALLEL),
+            permits,
         }
+    }
+
+    /// Reserves numbers for steps; the first of them.
+    pub fn indexes(&self, count: u32) -> u32 {
+        self.next_index.fetch_add(count, Ordering::Relaxed)
+    }
+
+    /// Steps so far, and how many of them were cached.
+    pub fn counts(&self) -> (u32, u32) {
+        let read = |n: &AtomicU32| n.load(Ordering::Relaxed);
+        (read(&self.steps), read(&self.cached))
     }
 }
 
@@ -151,16 +160,11 @@ impl Solver {
 
     /// Reserves numbers for steps; the first of them.
     pub fn indexes(&self, count: u32) -> u32 {
-        self.progress.next_index.fetch_add(count, Ordering::Relaxed)
+        self.progress.indexes(count)
     }
 
-    /// Steps so far, and how many of them were cached.
-    pub fn counts(&self) -> (u32, u32) {
-        let read = |n: &AtomicU32| n.load(Ordering::Relaxed);
-        (read(&self.progress.steps), read(&self.progress.cached))
-    }
-
-    async fn lease(&self) -> Result<&Arc<Lease>> {
+    /// The build's lease at the worker, taken when it is first needed.
+    pub async fn lease(&self) -> Result<&Arc<Lease>> {
         self.progress
             .lease
             .get_or_try_init(|| self.worker.lease(&self.title))

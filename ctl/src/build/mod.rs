@@ -2,6 +2,8 @@
 
 pub mod context;
 pub mod ignore;
+pub mod output;
 pub mod progress;
+pub mod receive;
 pub mod screen;
 pub mod session;

@@ -17,7 +17,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     context::{self, Context},
+    output::Output,
     progress::{Lines, Style},
+    receive::Receiver,
     screen::Screen,
 };
 use crate::{
@@ -36,9 +38,10 @@ pub async fn run(
     root: &Path,
     dockerfile: &str,
     style: Style,
+    outputs: &[Output],
 ) -> Outcome<BuildResult> {
     tokio::select! {
-        result = go(site, start, secrets, root, dockerfile, style) => result,
+        result = go(site, start, secrets, root, dockerfile, style, outputs) => result,
         _ = tokio::signal::ctrl_c() => Err(Failure::new("the build was canceled").exits(130)),
     }
 }
@@ -50,6 +53,7 @@ async fn go(
     root: &Path,
     dockerfile: &str,
     style: Style,
+    outputs: &[Output],
 ) -> Outcome<BuildResult> {
     let (root, name) = (root.to_owned(), dockerfile.to_owned());
     let Context { entries, files } =
@@ -59,7 +63,7 @@ async fn go(
     let (sender, receiver) = mpsc::channel(8);
     let (wanted, wants) = mpsc::channel(64);
     let sending = send(sender, start, secrets, entries, files, wants);
-    let receiving = receive(site, receiver, wanted, style);
+    let receiving = receive(site, receiver, wanted, style, outputs);
     // The sender ends when no more is needed; only the receiver knows how the build ended.
     let ((), result) = tokio::join!(sending, receiving);
     result
@@ -70,8 +74,10 @@ async fn receive(
     receiver: mpsc::Receiver<BuildRequest>,
     wanted: mpsc::Sender<Vec<bytes::Bytes>>,
     style: Style,
+    outputs: &[Output],
 ) -> Outcome<BuildResult> {
     let mut wanted = Some(wanted);
+    let mut files = Receiver::new(outputs);
     let mut events = site
         .builder()
         .build(ReceiverStream::new(receiver))
@@ -99,7 +105,8 @@ async fn receive(
                 Some(Event::Log(log)) => show.log(&log),
                 Some(Event::Warning(warning)) => show.warning(&warning),
                 Some(Event::Result(done)) => result = Some(done),
-                Some(Event::BuildId(_) | Event::Progress(_) | Event::Output(_)) | None => {}
+                Some(Event::Output(chunk)) => files.take(chunk).await?,
+                Some(Event::BuildId(_) | Event::Progress(_)) | None => {}
             },
         }
     };
@@ -107,14 +114,20 @@ async fn receive(
         (None, Some(result)) => {
             drop(show);
             if matches!(style, Style::Plain | Style::Terminal) {
+                let image = match result.image_id.as_str() {
+                    "" => String::new(),
+                    id => format!(", image {id}"),
+                };
                 eprintln!(
-                    "\n{} of {} steps cached, image {}",
-                    result.cached_steps, result.steps, result.image_id
+                    "\n{} of {} steps cached{image}",
+                    result.cached_steps, result.steps
                 );
-                result
-                    .tags
-                    .iter()
-                    .for_each(|tag| eprintln!("naming to {tag} done"));
+                if !result.image_id.is_empty() {
+                    result
+                        .tags
+                        .iter()
+                        .for_each(|tag| eprintln!("naming to {tag} done"));
+                }
             }
             Ok(result)
         }

@@ -1,12 +1,20 @@
 //! `build`.
 
-use std::{collections::HashMap, io::Read as _, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::{IsTerminal as _, Read as _},
+    path::PathBuf,
+};
 
 use clap::Args;
-use slipway_proto::builder::v1::{BuildStart, Secret, Ulimit};
+use slipway_proto::builder::v1::{BuildResult, BuildStart, Secret, Ulimit};
 
 use crate::{
-    build::{self, progress::Style},
+    build::{
+        self,
+        output::{self, Place},
+        progress::Style,
+    },
     client::Site,
     failure::{Failure, Outcome},
     spec::{env, options::platform, units},
@@ -57,6 +65,24 @@ pub struct Build {
     /// Write the image ID to a file
     #[arg(long)]
     iidfile: Option<String>,
+    /// Write build result metadata to a file
+    #[arg(long)]
+    metadata_file: Option<String>,
+    /// Output destination (format: "type=local,dest=path")
+    #[arg(short, long)]
+    output: Vec<String>,
+    /// Shorthand for "--output=type=registry"
+    #[arg(long)]
+    push: bool,
+    /// Shorthand for "--output=type=docker"
+    #[arg(long)]
+    load: bool,
+    /// External cache sources (e.g., "user/app:cache", "type=local,src=path/to/dir")
+    #[arg(long)]
+    cache_from: Vec<String>,
+    /// Cache export destinations (e.g., "user/app:cache", "type=local,dest=path/to/dir")
+    #[arg(long)]
+    cache_to: Vec<String>,
     /// Add a custom host-to-IP mapping (format: "host:ip")
     #[arg(long)]
     add_host: Vec<String>,
@@ -114,7 +140,10 @@ impl Build {
             .iter()
             .map(|t| secret(t))
             .collect::<Outcome<Vec<_>>>()?;
+        let stdout = std::io::stdout().is_terminal();
+        let outputs = output::outputs(&self.output, self.push, self.load, stdout)?;
         let start = BuildStart {
+            outputs: outputs.iter().map(|o| o.asked.clone()).collect(),
             dockerfile: dockerfile.into(),
             dockerfile_name: name.clone(),
             tags: self.tag.clone(),
@@ -160,12 +189,18 @@ impl Build {
             source_date_epoch: epoch()?,
             ..BuildStart::default()
         };
-        let result = build::session::run(site, start, secrets, &root, &name, style).await?;
+        let result =
+            build::session::run(site, start, secrets, &root, &name, style, &outputs).await?;
         if let Some(path) = &self.iidfile {
             std::fs::write(path, &result.image_id)
                 .map_err(|e| Failure::new(format!("cannot write {path}: {e}")))?;
         }
-        if style == Style::Quiet {
+        if let Some(path) = &self.metadata_file {
+            std::fs::write(path, metadata(&result)?)
+                .map_err(|e| Failure::new(format!("cannot write {path}: {e}")))?;
+        }
+        let streams = outputs.iter().any(|o| o.place == Some(Place::Stdout));
+        if style == Style::Quiet && !streams {
             crate::output::print(&format!("{}\n", result.image_id))?;
         }
         Ok(0)
@@ -217,6 +252,26 @@ impl Build {
         }
         Ok(out)
     }
+}
+
+/// The result as `--metadata-file` has it: strings, but for what is JSON itself.
+fn metadata(result: &BuildResult) -> Outcome<Vec<u8>> {
+    let value = |key: &str, text: &str| {
+        let parsed = match key {
+            "containerimage.descriptor" | "buildx.build.provenance" => {
+                serde_json::from_str(text).ok()
+            }
+            _ => None,
+        };
+        parsed.unwrap_or_else(|| serde_json::Value::from(text))
+    };
+    let all: BTreeMap<&str, serde_json::Value> = result
+        .metadata
+        .iter()
+        .map(|(key, text)| (key.as_str(), value(key, text)))
+        .collect();
+    serde_json::to_vec_pretty(&all)
+        .map_err(|e| Failure::new(format!("cannot write the metadata: {e}")))
 }
 
 /// SOURCE_DATE_EPOCH of our environment (reproducible-builds.org).

@@ -119,6 +119,7 @@ impl Copy {
         let options = unpack::Options {
             name: to.name,
             owners: self.archive,
+            ..unpack::Options::default()
         };
         let (send, receive) = mpsc::channel(QUEUE);
         let folder = to.folder;

@@ -20,6 +20,8 @@ pub struct Options {
     pub name: String,
     /// Owners as in the stream.
     pub owners: bool,
+    /// Paths stay as they are.
+    pub whole: bool,
 }
 
 /// Unpacks into a folder that is there; returns the bytes of all files.
@@ -30,7 +32,7 @@ pub fn unpack(folder: &str, options: &Options, stream: impl Read) -> io::Result<
     let mut folders = Vec::new();
     let mut bytes = 0;
     while let Some(entry) = reader.next_entry().map_err(io::Error::other)? {
-        let Some(parts) = parts(&entry.path, &options.name)? else {
+        let Some(parts) = parts(&entry.path, options)? else {
             continue;
         };
         let failed = |e: io::Error| {
@@ -60,7 +62,7 @@ pub fn unpack(folder: &str, options: &Options, stream: impl Read) -> io::Result<
 }
 
 /// A path's parts with its new name; `None` when nothing is left of it.
-fn parts(path: &[u8], name: &str) -> io::Result<Option<Vec<Vec<u8>>>> {
+fn parts(path: &[u8], options: &Options) -> io::Result<Option<Vec<Vec<u8>>>> {
     let mut parts: Vec<Vec<u8>> = path
         .split(|b| *b == b'/')
         .filter(|p| !p.is_empty() && *p != b".")
@@ -70,8 +72,9 @@ fn parts(path: &[u8], name: &str) -> io::Result<Option<Vec<Vec<u8>>>> {
         let text = String::from_utf8_lossy(path);
         return Err(io::Error::other(format!("{text} leads out of its folder")));
     }
-    match (parts.first_mut(), name) {
+    match (parts.first_mut(), &*options.name) {
         (None, _) => return Ok(None),
+        (Some(_), _) if options.whole => {}
         (Some(_), "") => drop(parts.remove(0)),
         (Some(first), name) => name.as_bytes().clone_into(first),
     }
@@ -128,7 +131,7 @@ fn write<R: Read>(
             rustix::fs::mknodat(&parent, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?
         }
         Kind::HardLink(target) => {
-            if let Some(parts) = self::parts(target, &options.name)? {
+            if let Some(parts) = self::parts(target, options)? {
                 let (from, file) = open_parent(root, &parts)?;
                 rustix::fs::linkat(&from, &file[..], &parent, name, AtFlags::empty())?;
             }

@@ -6,6 +6,7 @@ mod cache;
 mod cancelled;
 mod files;
 mod image_of;
+mod outputs;
 mod refused;
 
 use std::{fs, path::Path};

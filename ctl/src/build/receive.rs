@@ -1,0 +1,139 @@
+//! What the builder streams, into files and folders of the caller's.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use slipway_proto::builder::v1::OutputChunk;
+use slipway_service::chunks::ChunkReader;
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::output::{Output, Place};
+use crate::{
+    copy::unpack,
+    failure::{Failure, Outcome},
+};
+
+/// Chunks that wait for a disk.
+const CHUNKS: usize = 8;
+
+/// Outputs that are on their way.
+pub struct Receiver {
+    places: HashMap<u32, Place>,
+    writing: HashMap<u32, Writing>,
+}
+
+struct Writing {
+    chunks: Option<mpsc::Sender<Bytes>>,
+    work: JoinHandle<io::Result<()>>,
+    shown: String,
+}
+
+impl Receiver {
+    pub fn new(outputs: &[Output]) -> Self {
+        let places = (0..)
+            .zip(outputs)
+            .filter_map(|(n, o)| Some((n, o.place.clone()?)));
+        Self {
+            places: places.collect(),
+            writing: HashMap::new(),
+        }
+    }
+
+    /// Takes a piece.
+    pub async fn take(&mut self, chunk: OutputChunk) -> Outcome<()> {
+        let n = chunk.output;
+        if !self.writing.contains_key(&n) {
+            let Some(place) = self.places.get(&n).cloned() else {
+                return Err(Failure::new(
+                    "the builder sent an output that was not asked for",
+                ));
+            };
+            self.writing.insert(n, Writing::start(place));
+        }
+        let Some(writing) = self.writing.get_mut(&n) else {
+            return Ok(());
+        };
+        let sent = match &writing.chunks {
+            Some(chunks) if !chunk.data.is_empty() => chunks.send(chunk.data).await.is_ok(),
+            _ => true,
+        };
+        if chunk.last || !sent {
+            // A writer that ended early says why.
+            if let Some(writing) = self.writing.remove(&n) {
+                writing.end().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Writing {
+    fn start(place: Place) -> Self {
+        let (send, receive) = mpsc::channel(CHUNKS);
+        let shown = match &place {
+            Place::File(path) | Place::Folder(path) => path.display().to_string(),
+            Place::Stdout => "standard output".to_owned(),
+        };
+        let work = tokio::task::spawn_blocking(move || write(&place, ChunkReader::new(receive)));
+        Self {
+            chunks: Some(send),
+            work,
+            shown,
+        }
+    }
+
+    async fn end(mut self) -> Outcome<()> {
+        self.chunks = None;
+        let done = self.work.await.map_err(io::Error::other).and_then(|r| r);
+        done.map_err(|e| Failure::new(format!("cannot write {}: {e}", self.shown)))
+    }
+}
+
+fn write(place: &Place, mut stream: ChunkReader) -> io::Result<()> {
+    match place {
+        Place::Stdout => {
+            let mut out = io::stdout().lock();
+            io::copy(&mut stream, &mut out)?;
+            out.flush()
+        }
+        Place::Folder(path) => {
+            fs::create_dir_all(path)?;
+            let options = unpack::Options {
+                whole: true,
+                ..unpack::Options::default()
+            };
+            let path = path.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
+            unpack::unpack(path, &options, &mut stream).map(drop)
+        }
+        Place::File(path) => {
+            if !fs::symlink_metadata(path).map_or(true, |m| m.is_file()) {
+                // A device or a pipe is written to as it is.
+                return io::copy(&mut stream, &mut File::create(path)?).map(drop);
+            }
+            let partial = Partial(beside(path));
+            let mut file = File::create_new(&partial.0)?;
+            io::copy(&mut stream, &mut file)?;
+            fs::rename(&partial.0, path)
+        }
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}", std::process::id()))
+}
+
+/// A file that is not complete; gone when it does not become so.
+struct Partial(PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // After the rename there is none.
+        let _ = fs::remove_file(&self.0);
+    }
+}
