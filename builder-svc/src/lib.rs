@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod build;
 pub mod cache;
 pub mod context;

@@ -91,6 +91,17 @@ impl ContentStore {
         })
     }
 
+    /// Keeps a small content.
+    pub fn put(&self, content: &[u8]) -> io::Result<Digest> {
+        let digest = Digest::of(content);
+        if !self.has(&digest, content.len() as u64) {
+            let mut incoming = self.begin(&digest)?;
+            incoming.write(0, content)?;
+            self.finish(incoming)?;
+        }
+        Ok(digest)
+    }
+
     /// Ends taking content in: it is here if it is what it was said to be.
     pub fn finish(&self, incoming: Incoming) -> io::Result<()> {
         let actual = incoming.digester.clone().finish();

@@ -58,7 +58,25 @@ pub struct Match {
     pub folder: bool,
 }
 
+impl Match {
+    /// All of a context.
+    pub fn root() -> Self {
+        Self {
+            name: String::new(),
+            path: String::new(),
+            folder: true,
+        }
+    }
+}
+
 impl Manifest {
+    /// A context of one file whose content is here.
+    pub fn of_file(name: &str, entry: Entry) -> Result<Self, String> {
+        let mut manifest = Self::default();
+        manifest.insert(name, entry)?;
+        Ok(manifest)
+    }
+
     /// Takes an entry in. Folders that were not named are there all the same.
     pub fn insert(&mut self, path: &str, entry: Entry) -> Result<(), String> {
         let plain = !path.is_empty()
@@ -151,11 +169,7 @@ impl Manifest {
     /// What a source of COPY stands for: one path, or what its wildcards match, sorted. Links in it
     /// are followed inside the context; nothing leads out of it.
     pub fn find(&self, source: &str) -> Vec<Match> {
-        let mut found = vec![Match {
-            name: String::new(),
-            path: String::new(),
-            folder: true,
-        }];
+        let mut found = vec![Match::root()];
         for part in source.split('/').filter(|p| !matches!(*p, "" | ".")) {
             let mut next = Vec::new();
             for base in &found {

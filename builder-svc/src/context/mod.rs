@@ -4,6 +4,7 @@
 //! not cached needs and what is not here from an earlier build: a cached build moves no content.
 
 pub mod content;
+pub mod git;
 pub mod manifest;
 
 use std::{

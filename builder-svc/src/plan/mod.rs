@@ -1,6 +1,7 @@
 //! From a Dockerfile to what must be done: which stages, in which order, and what each line means.
 //!
 //! * this file: the graph of stages that a target needs;
+//! * [`copy`] and [`chmod`]: COPY and ADD;
 //! * [`stage`]: a stage's state while its instructions are read, and the action that each asks for;
 //! * [`variables`]: arguments and environment;
 //! * [`values`]: paths, modes, ports.
@@ -8,6 +9,8 @@
 //! Architecture invariant: everything here is a pure function of the Dockerfile, the caller's options
 //! and the configs of base images. Nothing is fetched or run.
 
+pub mod chmod;
+pub mod copy;
 pub mod stage;
 pub mod values;
 pub mod variables;
@@ -17,7 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use slipway_dockerfile::{Dockerfile, Instruction, expand::expand};
 use slipway_image::Platform;
 
-pub use stage::{Action, CopyAction, RunAction, StageState};
+pub use chmod::Chmod;
+pub use copy::CopyAction;
+pub use stage::{Action, RunAction, StageState};
 
 use crate::error::{Error, Result};
 

@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use slipway_dockerfile::{
-    Command, Copy, Healthcheck, Instruction, Run, expand::expand, port::exposed,
-};
+use slipway_dockerfile::{Command, Healthcheck, Instruction, Run, expand::expand, port::exposed};
 use slipway_image::{ImageConfig, config};
 
 use super::{
-    values::{join, joined, mode, quoted, shortened},
+    copy::CopyAction,
+    values::{join, joined, quoted, shortened},
     variables::{DEFAULT_PATH, PREDEFINED, get_env, set_env},
 };
 
@@ -47,25 +46,6 @@ pub struct RunAction {
     pub user: String,
     /// `--network`, "" = the build's.
     pub network: String,
-}
-
-/// A COPY or ADD, all decided.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CopyAction {
-    /// Archives are unpacked.
-    pub add: bool,
-    /// Sources, may hold wildcards.
-    pub sources: Vec<String>,
-    /// Absolute; ends with `/` when it must be a folder.
-    pub destination: String,
-    /// Text of `--from`.
-    pub from: Option<String>,
-    /// `user[:group]`, "" = as the source.
-    pub chown: String,
-    /// 0 = as the source.
-    pub chmod: u32,
-    /// A layer that depends on nothing below it.
-    pub link: bool,
 }
 
 /// State of a stage.
@@ -158,7 +138,9 @@ impl StageState {
                 text
             }
             Instruction::Copy(copy) => {
-                let (copy, text) = self.copy(copy)?;
+                let expand = |word: &str| self.expand(word);
+                let folder = &self.config.config.working_dir;
+                let (copy, text) = CopyAction::read(copy, folder, &expand, self.escape)?;
                 action = Action::Copy(copy);
                 text
             }
@@ -361,50 +343,6 @@ impl StageState {
         (action, text)
     }
 
-    fn copy(&self, copy: &Copy) -> Result<(CopyAction, String), String> {
-        let sources = copy
-            .sources
-            .iter()
-            .map(|s| self.expand(s))
-            .collect::<Result<Vec<_>, _>>()?;
-        let written = self.expand(&copy.destination)?;
-        if written.is_empty() {
-            return Err("the destination is empty".to_owned());
-        }
-        let several = sources.len() > 1 && !written.ends_with('/');
-        if several && !matches!(written.as_str(), "." | "..") {
-            return Err(format!(
-                "When using {} with more than one source file, the destination must be a directory and end with a /",
-                name(copy.add)
-            ));
-        }
-        let mut destination = join(&self.config.config.working_dir, &written);
-        let folder =
-            written.ends_with('/') || matches!(written.rsplit('/').next(), Some("." | ".."));
-        if folder && !destination.ends_with('/') {
-            destination.push('/');
-        }
-        let chmod = match &copy.chmod {
-            None => 0,
-            Some(text) => mode(&self.expand(text)?)?,
-        };
-        let chown = match &copy.chown {
-            None => String::new(),
-            Some(text) => self.expand(text)?,
-        };
-        let text = format!("{} {} {written}", name(copy.add), sources.join(" "));
-        let action = CopyAction {
-            add: copy.add,
-            sources,
-            destination,
-            from: copy.from.clone(),
-            chown,
-            chmod,
-            link: copy.link,
-        };
-        Ok((action, text))
-    }
-
     fn healthcheck(&mut self, check: &Healthcheck) -> String {
         let test = match &check.command {
             None => vec!["NONE".to_owned()],
@@ -426,10 +364,6 @@ impl StageState {
         });
         text
     }
-}
-
-const fn name(add: bool) -> &'static str {
-    if add { "ADD" } else { "COPY" }
 }
 
 #[cfg(test)]
@@ -547,7 +481,7 @@ mod tests {
         assert_eq!(copies, ["/app/", "/app/b/", "/x", "/app/c/"]);
         for line in [
             "COPY a b /c",
-            "COPY --chmod=u+x a b",
+            "COPY --chmod=u+q a b",
             "EXPOSE 0",
             "EXPOSE a",
             "EXPOSE 1/x",

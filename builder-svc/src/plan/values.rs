@@ -36,10 +36,3 @@ pub fn join(base: &str, path: &str) -> String {
     }
     format!("/{}", parts.join("/"))
 }
-
-pub fn mode(text: &str) -> Result<u32, String> {
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|m| (1..=0o7777).contains(m))
-        .ok_or_else(|| format!("--chmod={text}: only an octal mode, as 755, is supported yet"))
-}

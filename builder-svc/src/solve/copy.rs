@@ -1,73 +1,211 @@
-//! Which files of the context a COPY or ADD means, and under which names they arrive.
+//! Which files a COPY or ADD means, and under which names they arrive.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, io, sync::Arc};
+
+use slipway_pattern::{PatternList, has_wildcards};
 
 use crate::{
     cache::KeyBuilder,
-    context::{Kind, Manifest, Match},
+    context::{Entry, Kind, Manifest, Match},
     error::{Error, Result},
-    plan::CopyAction,
+    plan::{Chmod, CopyAction, copy::several},
 };
 
-/// A copy from the context, arranged.
+/// A copy of files that this service knows by name and content.
+#[derive(Default)]
 pub struct Arrangement {
-    /// The context.
-    pub manifest: Arc<Manifest>,
     /// What the sources stand for, in their order.
-    pub matches: Vec<Match>,
+    pub parts: Vec<Part>,
+    exclude: PatternList,
+    chmod: Option<Chmod>,
+}
+
+/// A folder whose content is copied, or a single thing.
+#[derive(Clone)]
+pub struct Part {
+    /// Where it is.
+    pub manifest: Arc<Manifest>,
+    /// What it is.
+    pub found: Match,
+    /// Only these, with the folders above them.
+    include: Option<PatternList>,
+    /// If it is an archive it is unpacked.
+    pub unpack: bool,
 }
 
 impl Arrangement {
-    /// Finds the sources.
-    pub fn new(manifest: &Arc<Manifest>, copy: &CopyAction) -> Result<Self> {
-        let mut matches = Vec::new();
-        for source in &copy.sources {
-            let found = manifest.find(source);
-            if found.is_empty() {
-                return Err(missing(source));
-            }
-            matches.extend(found);
-        }
-        check_destination(copy, matches.len())?;
+    /// With the options of a copy, and nothing to copy yet.
+    pub fn new(copy: &CopyAction) -> Result<Self> {
         Ok(Self {
-            manifest: manifest.clone(),
-            matches,
+            parts: Vec::new(),
+            exclude: PatternList::new(&copy.exclude)
+                .map_err(|e| Error::Dockerfile(e.to_string()))?,
+            chmod: copy.chmod.clone(),
         })
+    }
+
+    /// Adds what a source of the context stands for. One with wildcards may stand for nothing.
+    pub fn add(&mut self, manifest: &Arc<Manifest>, source: &str, copy: &CopyAction) -> Result<()> {
+        if copy.parents {
+            return self.add_with_parents(manifest, source);
+        }
+        let found = manifest.find(source);
+        if found.is_empty() && !has_wildcards(source) {
+            return Err(missing(source));
+        }
+        for found in found {
+            if !found.folder && self.exclude.matches(&found.name) {
+                continue;
+            }
+            self.parts.push(Part {
+                manifest: manifest.clone(),
+                unpack: copy.unpack && !found.folder,
+                found,
+                include: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// Adds a file that came from elsewhere.
+    pub fn add_one(&mut self, manifest: Arc<Manifest>, unpack: bool) {
+        for found in manifest.find("*") {
+            self.parts.push(Part {
+                manifest: manifest.clone(),
+                found,
+                include: None,
+                unpack,
+            });
+        }
+    }
+
+    fn add_with_parents(&mut self, manifest: &Arc<Manifest>, source: &str) -> Result<()> {
+        let Pivot { folder, pattern } = Pivot::of(source);
+        let include =
+            PatternList::new(&[&pattern]).map_err(|e| Error::Dockerfile(e.to_string()))?;
+        let required = !has_wildcards(source);
+        let mut any = false;
+        for found in manifest.find(&folder).into_iter().filter(|m| m.folder) {
+            let part = Part {
+                manifest: manifest.clone(),
+                found,
+                include: Some(include.clone()),
+                unpack: false,
+            };
+            self.each(&part, |_, _| {
+                any = true;
+                Ok(())
+            })
+            .map_err(|e| Error::Context(e.to_string()))?;
+            self.parts.push(part);
+        }
+        // What --exclude leaves out is there all the same.
+        match required && !any && manifest.find(source).is_empty() {
+            true => Err(missing(source)),
+            false => Ok(()),
+        }
+    }
+
+    /// The mode that an entry gets.
+    pub fn mode(&self, entry: &Entry) -> u32 {
+        match (&self.chmod, &entry.kind) {
+            (Some(chmod), Kind::File { .. } | Kind::Folder) => {
+                chmod.apply(entry.mode, entry.kind == Kind::Folder)
+            }
+            _ => entry.mode,
+        }
+    }
+
+    /// Tells everything that a part gives: a folder before what is in it, with paths below the target. The
+    /// folder itself is "".
+    pub fn each<'a>(
+        &self,
+        part: &'a Part,
+        mut tell: impl FnMut(&str, &'a Entry) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let manifest = &part.manifest;
+        if !part.found.folder {
+            return match manifest.get(&part.found.path) {
+                Some(entry) => tell(&part.found.name, entry),
+                None => Ok(()),
+            };
+        }
+        let top = &part.found.path;
+        if let (Some(own), None) = (manifest.get(top), &part.include) {
+            tell("", own)?;
+        }
+        let everything = part.include.is_none() && self.exclude.is_empty();
+        let mut told = BTreeSet::new();
+        for (path, entry) in manifest.below(top) {
+            if everything {
+                tell(path, entry)?;
+                continue;
+            }
+            if part.include.as_ref().is_some_and(|i| !i.matches(path)) || self.exclude.matches(path)
+            {
+                continue;
+            }
+            for (at, _) in path.match_indices('/') {
+                let above = &path[..at];
+                if told.contains(above) {
+                    continue;
+                }
+                let whole = match top.as_str() {
+                    "" => above.to_owned(),
+                    top => format!("{top}/{above}"),
+                };
+                if let Some(folder) = manifest.get(&whole) {
+                    tell(above, folder)?;
+                }
+                told.insert(above);
+            }
+            if entry.kind == Kind::Folder {
+                told.insert(path);
+            }
+            tell(path, entry)?;
+        }
+        Ok(())
     }
 
     /// Adds names, kinds, modes and content to a key; no times.
     pub fn add_to(&self, key: &mut KeyBuilder) {
         key.part("context");
-        for found in &self.matches {
-            key.part("source").number(u64::from(found.folder));
-            if !found.folder {
-                key.part(&found.name);
-                self.add_entry(key, "", &found.path);
-                continue;
-            }
-            let mode = self.manifest.get(&found.path).map_or(0, |e| e.mode);
-            key.number(u64::from(mode));
-            for (path, _) in self.manifest.below(&found.path) {
-                let whole = if found.path.is_empty() {
-                    path.to_owned()
-                } else {
-                    format!("{}/{path}", found.path)
+        for part in &self.parts {
+            key.part("source")
+                .number(u64::from(part.found.folder))
+                .number(u64::from(part.unpack));
+            // Nothing can fail where nothing is written.
+            let _ = self.each(part, |path, entry| {
+                key.part(path).number(u64::from(self.mode(entry)));
+                match &entry.kind {
+                    Kind::File { digest, .. } => key.part("file").part(digest.to_string()),
+                    Kind::Folder => key.part("folder"),
+                    Kind::Symlink(target) => key.part("link").part(target),
                 };
-                self.add_entry(key, path, &whole);
-            }
+                Ok(())
+            });
         }
     }
+}
 
-    fn add_entry(&self, key: &mut KeyBuilder, shown: &str, path: &str) {
-        let Some(entry) = self.manifest.get(path) else {
-            return;
-        };
-        key.part(shown).number(u64::from(entry.mode));
-        match &entry.kind {
-            Kind::File { digest, .. } => key.part("file").part(digest.to_string()),
-            Kind::Folder => key.part("folder"),
-            Kind::Symlink(target) => key.part("link").part(target),
-        };
+/// A source of `--parents`: `folder/./pattern`, or the whole as the pattern.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Pivot {
+    /// From here on paths are kept.
+    pub folder: String,
+    /// What is copied, relative to the folder.
+    pub pattern: String,
+}
+
+impl Pivot {
+    /// Reads a source.
+    pub fn of(source: &str) -> Self {
+        let (folder, pattern) = source.split_once("/./").unwrap_or(("/", source));
+        let clean = |path: &str| slipway_pattern::list::clean(&format!("/{path}"));
+        Self {
+            folder: clean(folder),
+            pattern: clean(pattern).trim_start_matches('/').to_owned(),
+        }
     }
 }
 
@@ -86,14 +224,11 @@ pub fn missing_in(from: &str, source: &str) -> Error {
 }
 
 /// Several files need a folder.
-pub fn check_destination(copy: &CopyAction, matches: usize) -> Result<()> {
-    if matches > 1 && !copy.destination.ends_with('/') {
-        let name = if copy.add { "ADD" } else { "COPY" };
-        return Err(Error::Dockerfile(format!(
-            "When using {name} with more than one source file, the destination must be a directory and end with a /"
-        )));
+pub fn check_destination(copy: &CopyAction, matches: usize, is_folder: bool) -> Result<()> {
+    match matches > 1 && !is_folder {
+        true => Err(Error::Dockerfile(several(copy.add))),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Where something goes: the folder, and its name there ("" = its own).
@@ -131,7 +266,7 @@ pub fn folder(destination: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::Entry;
+    use crate::plan::copy::Origin;
     use slipway_image::Digest;
 
     fn manifest(entries: &[(&str, &str, u32, i64)]) -> Arc<Manifest> {
@@ -153,16 +288,43 @@ mod tests {
 
     fn copy(sources: &[&str], destination: &str) -> CopyAction {
         CopyAction {
-            sources: sources.iter().map(|s| (*s).to_owned()).collect(),
+            origins: sources
+                .iter()
+                .map(|s| Origin::Path((*s).to_owned()))
+                .collect(),
             destination: destination.to_owned(),
             ..CopyAction::default()
         }
     }
 
+    fn arranged(manifest: &Arc<Manifest>, copy: &CopyAction) -> Result<Arrangement> {
+        let mut arrangement = Arrangement::new(copy)?;
+        for origin in &copy.origins {
+            let Origin::Path(source) = origin else {
+                continue;
+            };
+            arrangement.add(manifest, source, copy)?;
+        }
+        Ok(arrangement)
+    }
+
     fn key(manifest: &Arc<Manifest>, copy: &CopyAction) -> String {
         let mut key = KeyBuilder::new("copy");
-        Arrangement::new(manifest, copy).unwrap().add_to(&mut key);
+        arranged(manifest, copy).unwrap().add_to(&mut key);
         key.finish().to_string()
+    }
+
+    fn names(manifest: &Arc<Manifest>, copy: &CopyAction) -> Vec<String> {
+        let arrangement = arranged(manifest, copy).unwrap();
+        let mut names = Vec::new();
+        for part in &arrangement.parts {
+            let tell = |path: &str, _: &Entry| {
+                names.push(path.to_owned());
+                Ok(())
+            };
+            arrangement.each(part, tell).unwrap();
+        }
+        names
     }
 
     #[test]
@@ -177,6 +339,91 @@ mod tests {
         for other in [&changed, &executable, &more] {
             assert_ne!(key(&first, &app), key(other, &app));
         }
+        let chmod = CopyAction {
+            chmod: Some(Chmod::parse("u+x").unwrap()),
+            ..app.clone()
+        };
+        assert_ne!(key(&first, &app), key(&first, &chmod));
+        assert_eq!(key(&more, &app), key(&more, &app));
+        let without = CopyAction {
+            exclude: vec!["b".to_owned()],
+            ..app.clone()
+        };
+        assert_eq!(key(&more, &without), key(&first, &app));
+    }
+
+    #[test]
+    fn excluded_files_are_left_out() {
+        let m = manifest(&[
+            ("src/a.md", "", 0, 0),
+            ("src/a.rs", "", 0, 0),
+            ("src/in/b.md", "", 0, 0),
+            ("src/in/keep.md", "", 0, 0),
+            ("top.md", "", 0, 0),
+            ("top.rs", "", 0, 0),
+        ]);
+        let with = |sources: &[&str], exclude: &[&str]| CopyAction {
+            exclude: exclude.iter().map(|e| (*e).to_owned()).collect(),
+            ..copy(sources, "/d/")
+        };
+        assert_eq!(
+            names(&m, &with(&["src"], &["*.md"])),
+            ["", "a.rs", "in", "in/b.md", "in/keep.md"]
+        );
+        assert_eq!(names(&m, &with(&["src"], &["**/*.md"])), ["", "a.rs", "in"]);
+        assert_eq!(
+            names(&m, &with(&["src"], &["in", "!in/keep.md"])),
+            ["", "a.md", "a.rs", "in", "in/keep.md"]
+        );
+        assert_eq!(names(&m, &with(&["top.*"], &["*.md"])), ["top.rs"]);
+        assert_eq!(names(&m, &with(&["nothing*"], &[])).len(), 0);
+    }
+
+    #[test]
+    fn parents_are_kept() {
+        let m = manifest(&[
+            ("a/b/c/one.txt", "", 0, 0),
+            ("a/b/d/two.txt", "", 0, 0),
+            ("a/x/one.txt", "", 0, 0),
+        ]);
+        let parents = |sources: &[&str]| CopyAction {
+            parents: true,
+            ..copy(sources, "/d/")
+        };
+        assert_eq!(
+            names(&m, &parents(&["a/b/c"])),
+            ["a", "a/b", "a/b/c", "a/b/c/one.txt"]
+        );
+        assert_eq!(
+            names(&m, &parents(&["./a/./*/*/one.txt"])),
+            ["b", "b/c", "b/c/one.txt"]
+        );
+        assert_eq!(
+            names(&m, &parents(&["a/./**/one.txt"])),
+            ["b", "b/c", "b/c/one.txt", "x", "x/one.txt"]
+        );
+        assert!(matches!(
+            arranged(&m, &parents(&["a/none"])),
+            Err(Error::SourceMissing(_))
+        ));
+        let pivot = Pivot::of("/x/../y/./z/../*.c");
+        assert_eq!(
+            (pivot.folder.as_str(), pivot.pattern.as_str()),
+            ("/y", "*.c")
+        );
+    }
+
+    #[test]
+    fn what_is_missing_or_ambiguous_is_refused() {
+        let m = manifest(&[("a", "1", 0, 0), ("b", "1", 0, 0)]);
+        assert!(matches!(
+            arranged(&m, &copy(&["c"], "/x")),
+            Err(Error::SourceMissing(_))
+        ));
+        let all = copy(&["*"], "/x");
+        assert_eq!(arranged(&m, &all).unwrap().parts.len(), 2);
+        assert!(check_destination(&all, 2, false).is_err());
+        assert!(check_destination(&all, 2, true).is_ok());
     }
 
     #[test]
@@ -190,25 +437,5 @@ mod tests {
         assert_eq!(place_of_file("/app", true), place("/app", None));
         assert_eq!(place_of_file("/app", false), place("/", Some("app")));
         assert_eq!(place_of_file("/a/b", false), place("/a", Some("b")));
-    }
-
-    #[test]
-    fn what_is_missing_or_ambiguous_is_refused() {
-        let m = manifest(&[("a", "1", 0, 0), ("b", "1", 0, 0)]);
-        assert!(matches!(
-            Arrangement::new(&m, &copy(&["c"], "/x")),
-            Err(Error::SourceMissing(_))
-        ));
-        assert!(matches!(
-            Arrangement::new(&m, &copy(&["*"], "/x")),
-            Err(Error::Dockerfile(_))
-        ));
-        assert_eq!(
-            Arrangement::new(&m, &copy(&["*"], "/x/"))
-                .unwrap()
-                .matches
-                .len(),
-            2
-        );
     }
 }

@@ -5,7 +5,9 @@
 //! cache, worker; `copy` which files a COPY means, and under which names; `transfer` the streams of
 //! files to a snapshot.
 
+mod arrange;
 mod copy;
+mod rewrite;
 mod stage;
 mod step;
 mod transfer;

@@ -1,7 +1,7 @@
 //! One step: its key, a look into the cache, and if need be the work itself.
 
 use std::{
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Instant, SystemTime},
 };
 
@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     events::{Event, State, Step as Told},
     layer::{Layer, chain},
-    plan::{Action, CopyAction, RunAction, StagePlan},
+    plan::{Action, CopyAction, RunAction, StagePlan, copy::Origin},
     worker::Target,
 };
 
@@ -32,11 +32,11 @@ pub struct Step<'a> {
 }
 
 /// A copy with all that its key needs.
-enum Source {
-    /// From the context.
-    Context(Arrangement),
-    /// From these layers.
-    Layers(Vec<Layer>),
+struct Source {
+    /// Files that this service knows.
+    files: Arc<Arrangement>,
+    /// `--from` is these layers.
+    layers: Option<Vec<Layer>>,
 }
 
 impl Solver {
@@ -110,12 +110,15 @@ impl Solver {
     }
 
     async fn copy_source(&self, copy: &CopyAction, step: &Step<'_>) -> Result<Source> {
-        if let Some(from) = &copy.from {
-            let layers = self.source(step.plan, step.results, from).await?;
-            return Ok(Source::Layers(layers));
-        }
-        let manifest = self.context.manifest().await?;
-        Ok(Source::Context(Arrangement::new(&manifest, copy)?))
+        let layers = match &copy.from {
+            Some(from) => Some(self.source(step.plan, step.results, from).await?),
+            None => None,
+        };
+        let files = self.arrange(copy, layers.is_some()).await?;
+        Ok(Source {
+            files: Arc::new(files),
+            layers,
+        })
     }
 
     fn key(&self, action: &Action, layers: &[Layer], source: Option<&Source>) -> Key {
@@ -156,14 +159,22 @@ impl Solver {
                     .number(u64::from(copy.link))
                     .number(u64::from(copy.add))
                     .part(&copy.destination)
-                    .part(&copy.chown)
-                    .number(u64::from(copy.chmod));
-                match source {
-                    Some(Source::Context(arrangement)) => arrangement.add_to(&mut key),
-                    Some(Source::Layers(layers)) => {
-                        key.part("layers").part(chain(layers)).list(&copy.sources);
+                    .part(&copy.chown);
+                let Some(source) = source else {
+                    return key.finish();
+                };
+                source.files.add_to(&mut key);
+                if let Some(layers) = &source.layers {
+                    key.part("layers")
+                        .part(chain(layers))
+                        .number(u64::from(copy.parents))
+                        .list(&copy.exclude)
+                        .part(format!("{:?}", copy.chmod));
+                    for origin in &copy.origins {
+                        if let Origin::Path(path) = origin {
+                            key.part(path);
+                        }
                     }
-                    None => {}
                 }
             }
         }
@@ -215,9 +226,11 @@ impl Solver {
     ) -> Result<Option<Layer>> {
         let below = if copy.link { &[] } else { layers };
         let snapshot = self.lease().await?.prepare(below).await?;
-        match source {
-            Source::Context(arrangement) => self.copy_context(copy, arrangement, &snapshot).await?,
-            Source::Layers(from) => self.copy_layers(copy, from, &snapshot).await?,
+        if let Some(from) = &source.layers {
+            self.copy_layers(copy, from, &snapshot).await?;
+        }
+        if source.layers.is_none() || !source.files.parts.is_empty() {
+            self.copy_files(copy, &source.files, &snapshot).await?;
         }
         snapshot.commit(REPOSITORY, self.latest).await
     }

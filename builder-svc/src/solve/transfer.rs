@@ -1,68 +1,84 @@
 //! Streams of files into a snapshot: from the context, and from other layers.
 
 use std::{
-    io::{self, Read, Write as _},
+    io::{self, Write as _},
     sync::Arc,
 };
 
 use slipway_image::layer::{
-    self as tar, compression::decompress, pack::Plain, pack::Sink as _, tar_read::TarReader,
+    self as tar, limits::Limits, pack::Plain, pack::Sink as _, tar_read::TarReader,
 };
-use slipway_pattern::has_wildcards;
+use slipway_pattern::{PatternList, has_wildcards};
 use slipway_service::chunks::{ChunkReader, ChunkWriter};
 use tokio::sync::mpsc;
 
 use super::{
     Solver,
-    copy::{Arrangement, Place, check_destination, folder, missing_in, place_of_file},
+    copy::{Arrangement, Part, Pivot, check_destination, folder, missing_in, place_of_file},
+    rewrite::Rewrite,
 };
 use crate::{
-    context::{ContentStore, Kind, Manifest, Match, content::Checked},
+    archive,
+    context::{ContentStore, Entry, Kind, content::Checked},
     error::{Error, Result, Tried as _},
     layer::Layer,
-    plan::CopyAction,
+    plan::{CopyAction, copy::Origin},
     worker::{CHUNKS, Snapshot, Target},
 };
 
 impl Solver {
-    /// Copies from the context.
-    pub(super) async fn copy_context(
+    /// Copies files that this service has, or gets from the caller.
+    pub(super) async fn copy_files(
         &self,
         copy: &CopyAction,
-        arrangement: &Arrangement,
+        arrangement: &Arc<Arrangement>,
         snapshot: &Snapshot,
     ) -> Result<()> {
         self.context.fetch(content(arrangement)).await?;
+        let parts = &arrangement.parts;
         let is_folder = self.is_folder(copy, snapshot).await?;
-        for found in &arrangement.matches {
-            let archive = copy.add && self.is_archive(arrangement, found).await?;
-            let place = if found.folder || archive {
-                Place {
-                    folder: folder(&copy.destination),
-                    name: None,
-                }
-            } else {
-                place_of_file(&copy.destination, is_folder)
-            };
-            let target = Target {
-                folder: place.folder.clone(),
-                owner: copy.chown.clone(),
-                mode: copy.chmod,
-                archive,
-            };
+        if parts.iter().any(|p| !p.found.folder) {
+            check_destination(copy, parts.len(), is_folder)?;
+        }
+        let mut target = Target {
+            folder: folder(&copy.destination),
+            owner: copy.chown.clone(),
+            ..Target::default()
+        };
+        // Wildcards that stand for nothing: as docker, the folder is made all the same.
+        if parts.is_empty() && copy.destination.ends_with('/') {
+            let (send, receive) = mpsc::channel(1);
+            drop(send);
+            return snapshot.apply(&target, receive).await;
+        }
+        let mut at = 0;
+        while at < parts.len() {
+            let mut end = at;
+            while end < parts.len() && !self.is_archive(&parts[end]).await? {
+                end += 1;
+            }
+            let unpack = end == at;
             let (send, receive) = mpsc::channel(CHUNKS);
-            let work = Work {
+            let mut work = Work {
                 store: self.context.store.clone(),
-                manifest: arrangement.manifest.clone(),
-                found: found.clone(),
-                name: place.name,
+                arrangement: arrangement.clone(),
+                parts: at..end.max(at + 1),
+                name: None,
             };
+            target.archive = unpack;
+            target.folder = folder(&copy.destination);
+            if let ([only], false) = (&parts[work.parts.clone()], unpack)
+                && !only.found.folder
+            {
+                let place = place_of_file(&copy.destination, is_folder);
+                (target.folder, work.name) = (place.folder, place.name);
+            }
+            at = work.parts.end;
             let writing = tokio::task::spawn_blocking(move || {
                 let writer = ChunkWriter::new(send);
-                if archive {
-                    work.raw(writer)
-                } else {
-                    work.tar(writer)
+                match unpack {
+                    true => work.unpacked(writer),
+                    false => work.tar(writer),
                 }
             });
             both(writing, snapshot.apply(&target, receive)).await?;
@@ -79,58 +95,191 @@ impl Solver {
     ) -> Result<()> {
         let name = copy.from.as_deref().unwrap_or_default();
         let source = self.lease().await?.prepare(from).await?;
+        let exclude =
+            PatternList::new(&copy.exclude).map_err(|e| Error::Dockerfile(e.to_string()))?;
+        let plain = Rewrite {
+            exclude,
+            chmod: copy.chmod.clone(),
+            ..Rewrite::default()
+        };
         let mut paths = Vec::new();
-        for wanted in &copy.sources {
+        for origin in &copy.origins {
+            let Origin::Path(wanted) = origin else {
+                continue;
+            };
+            if copy.parents {
+                self.copy_parents(copy, wanted, &plain, &source, snapshot)
+                    .await?;
+                continue;
+            }
             let absolute = crate::plan::values::join("/", wanted);
             if has_wildcards(&absolute) {
-                let matches = source.expand(&absolute).await?;
-                if matches.is_empty() {
-                    return Err(missing_in(name, wanted));
-                }
-                paths.extend(matches);
+                paths.extend(source.expand(&absolute).await?);
             } else {
                 paths.push(absolute);
             }
         }
-        check_destination(copy, paths.len())?;
-        let is_folder = self.is_folder(copy, snapshot).await?;
+        let mut found = Vec::new();
         for path in paths {
-            let found = source
+            let at = source
                 .find(&path)
                 .await?
                 .ok_or_else(|| missing_in(name, &path))?;
-            let mut target = Target {
-                folder: folder(&copy.destination),
-                owner: copy.chown.clone(),
-                mode: copy.chmod,
-                archive: false,
-            };
-            let (send, receive) = mpsc::channel(CHUNKS);
-            if found.folder {
-                let (read, applied) = tokio::join!(
-                    source.read(&found.path, send),
-                    snapshot.apply(&target, receive)
-                );
-                // A reader that failed cut the stream off: its error is the cause.
-                read.and(applied)?;
-                continue;
-            }
-            let place = place_of_file(&copy.destination, is_folder);
-            target.folder = place.folder;
-            // The stream has the file's real name; a link's own name is the one that counts.
+            // A link's own name is the one that counts.
             let own = path.rsplit('/').next().unwrap_or_default().to_owned();
-            let name = place.name.unwrap_or(own);
-            let (renamed, out) = mpsc::channel(CHUNKS);
-            let renaming = tokio::task::spawn_blocking(move || {
-                rename(ChunkReader::new(receive), &name, ChunkWriter::new(renamed))
-            });
-            let (read, applied) = tokio::join!(
-                source.read(&found.path, send),
-                both(renaming, snapshot.apply(&target, out))
-            );
-            read.and(applied)?;
+            if at.folder || !plain.exclude.matches(&own) {
+                found.push((at, own));
+            }
+        }
+        let is_folder = self.is_folder(copy, snapshot).await?;
+        if found.iter().any(|(at, _)| !at.folder) {
+            check_destination(copy, found.len(), is_folder)?;
+        }
+        for (at, own) in found {
+            let mut rewrite = plain.clone();
+            let mut into = folder(&copy.destination);
+            if !at.folder {
+                let place = place_of_file(&copy.destination, is_folder);
+                into = place.folder;
+                rewrite.name = Some(place.name.unwrap_or(own));
+                // It was judged by its own name.
+                rewrite.exclude = PatternList::default();
+            }
+            self.copy_path(copy, &at.path, rewrite, &into, &source, snapshot)
+                .await?;
         }
         Ok(())
+    }
+
+    /// Copies one path of another snapshot; says how many entries that were.
+    async fn copy_path(
+        &self,
+        copy: &CopyAction,
+        path: &str,
+        rewrite: Rewrite,
+        into: &str,
+        source: &Snapshot,
+        snapshot: &Snapshot,
+    ) -> Result<u64> {
+        let target = Target {
+            folder: into.to_owned(),
+            owner: copy.chown.clone(),
+            ..Target::default()
+        };
+        let (send, receive) = mpsc::channel(CHUNKS);
+        let (rewritten, out) = mpsc::channel(CHUNKS);
+        let (counted, count) = tokio::sync::oneshot::channel();
+        let rewriting = tokio::task::spawn_blocking(move || {
+            let mut tar = Plain::new(ChunkWriter::new(rewritten));
+            let written = rewrite.stream(ChunkReader::new(receive), &mut tar)?;
+            // Whoever asked has gone: then nobody needs the number.
+            let _ = counted.send(written);
+            tar.finish()?.flush()
+        });
+        let (read, applied) = tokio::join!(
+            source.read(path, send),
+            both(rewriting, snapshot.apply(&target, out))
+        );
+        // A reader that failed cut the stream off: its error is the cause.
+        read.and(applied)?;
+        Ok(count.await.unwrap_or(0))
+    }
+
+    /// `COPY --parents --from`: what fits, below the folders that it is in, which are as in the source.
+    async fn copy_parents(
+        &self,
+        copy: &CopyAction,
+        wanted: &str,
+        plain: &Rewrite,
+        source: &Snapshot,
+        snapshot: &Snapshot,
+    ) -> Result<()> {
+        let from = copy.from.as_deref().unwrap_or_default();
+        let Pivot {
+            folder: pivot,
+            pattern,
+        } = Pivot::of(wanted);
+        let parts: Vec<&str> = pattern.split('/').collect();
+        let literal = parts.iter().take_while(|p| !has_wildcards(p)).count();
+        // Only what is below the folders without wildcards is read.
+        let above = literal.min(parts.len() - 1);
+        let into = folder(&copy.destination);
+        let pivots = match has_wildcards(&pivot) {
+            true => source.expand(&pivot).await?,
+            false => vec![pivot],
+        };
+        for pivot in pivots {
+            let whole = format!("{}/{pattern}", pivot.trim_end_matches('/'));
+            let exact = literal == parts.len();
+            let prefix = parts[..above].join("/");
+            let top = format!("{}/{prefix}", pivot.trim_end_matches('/'));
+            let Some(found) = source.find(if exact { &whole } else { &top }).await? else {
+                if exact && !has_wildcards(wanted) {
+                    return Err(missing_in(from, wanted));
+                }
+                continue;
+            };
+            for end in 1..=above {
+                let name = parts[..end].join("/");
+                let path = format!("{}/{name}", pivot.trim_end_matches('/'));
+                self.copy_folder_only(copy, &path, &name, plain, &into, source, snapshot)
+                    .await?;
+            }
+            let mut rewrite = plain.clone();
+            if exact && found.folder {
+                rewrite.prefix.clone_from(&pattern);
+            } else if exact {
+                rewrite.name = Some(pattern.clone());
+            } else {
+                rewrite.prefix = prefix;
+                rewrite.include = Some(
+                    PatternList::new(&[&pattern]).map_err(|e| Error::Dockerfile(e.to_string()))?,
+                );
+            }
+            self.copy_path(copy, &found.path, rewrite, &into, source, snapshot)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// A folder with its owner and mode, without what is in it.
+    async fn copy_folder_only(
+        &self,
+        copy: &CopyAction,
+        path: &str,
+        name: &str,
+        plain: &Rewrite,
+        into: &str,
+        source: &Snapshot,
+        snapshot: &Snapshot,
+    ) -> Result<()> {
+        let target = Target {
+            folder: into.to_owned(),
+            owner: copy.chown.clone(),
+            ..Target::default()
+        };
+        let (send, receive) = mpsc::channel(CHUNKS);
+        let (sent, out) = mpsc::channel(CHUNKS);
+        let (name, chmod) = (name.to_owned(), plain.chmod.clone());
+        let first = tokio::task::spawn_blocking(move || {
+            let mut reader = TarReader::new(ChunkReader::new(receive));
+            let mut tar = Plain::new(ChunkWriter::new(sent));
+            // A folder's stream begins with itself. Nobody reads the rest: that ends it.
+            if let Some(mut entry) = reader.next_entry().map_err(io::Error::other)?
+                && entry.kind == tar::Kind::Folder
+            {
+                entry.path = name.into_bytes();
+                entry.mode = chmod.map_or(entry.mode, |c| c.apply(entry.mode, true));
+                tar.append(&entry, &mut io::empty())?;
+            }
+            drop(reader);
+            tar.finish()?.flush()
+        });
+        let (read, applied) = tokio::join!(
+            source.read(path, send),
+            both(first, snapshot.apply(&target, out))
+        );
+        read.and(applied)
     }
 
     /// Whether a destination that does not look like a folder is one.
@@ -144,28 +293,22 @@ impl Solver {
             .is_some_and(|f| f.folder))
     }
 
-    async fn is_archive(&self, arrangement: &Arrangement, found: &Match) -> Result<bool> {
+    async fn is_archive(&self, part: &Part) -> Result<bool> {
         let Some(Kind::File { digest, size }) =
-            arrangement.manifest.get(&found.path).map(|e| &e.kind)
+            part.manifest.get(&part.found.path).map(|e| &e.kind)
         else {
             return Ok(false);
         };
-        if *size == 0 {
+        if !part.unpack || *size == 0 {
             return Ok(false);
         }
-        let (store, digest, name) = (
-            self.context.store.clone(),
-            digest.clone(),
-            found.path.clone(),
-        );
+        let (store, digest) = (self.context.store.clone(), digest.clone());
+        let name = part.found.path.clone();
         tokio::task::spawn_blocking(move || {
-            let what = || format!("cannot look into {name}");
-            let file = store.read(&digest).tried(what)?;
-            archive(file).tried(what)?.map_err(|compression| {
-                Error::Unsupported(format!(
-                    "ADD of {name:?}, which is compressed with {compression}, is not supported yet: use gzip or zstd, or COPY it and unpack it in a RUN"
-                ))
-            })
+            let file = store
+                .read(&digest)
+                .tried(|| format!("cannot look into {name}"))?;
+            Ok(archive::is_archive(file))
         })
         .await
         .map_err(|e| Error::Invalid(format!("interrupted: {e}")))?
@@ -188,75 +331,66 @@ async fn both(
 
 /// Digest and size of every file that a copy needs.
 fn content(arrangement: &Arrangement) -> Vec<(slipway_image::Digest, u64)> {
-    let of = |entry: &crate::context::Entry| match &entry.kind {
-        Kind::File { digest, size } => Some((digest.clone(), *size)),
-        _ => None,
-    };
-    let manifest = &arrangement.manifest;
     let mut wanted = Vec::new();
-    for found in &arrangement.matches {
-        if found.folder {
-            wanted.extend(
-                manifest
-                    .below(&found.path)
-                    .filter_map(|(_, entry)| of(entry)),
-            );
-        } else {
-            wanted.extend(manifest.get(&found.path).and_then(of));
-        }
+    for part in &arrangement.parts {
+        // Nothing can fail where nothing is written.
+        let _ = arrangement.each(part, |_, entry| {
+            if let Kind::File { digest, size } = &entry.kind {
+                wanted.push((digest.clone(), *size));
+            }
+            Ok(())
+        });
     }
     wanted
 }
 
-/// A source of the context on its way to a snapshot.
+/// Sources on their way to a snapshot.
 struct Work {
     store: Arc<ContentStore>,
-    manifest: Arc<Manifest>,
-    found: Match,
+    arrangement: Arc<Arrangement>,
+    parts: std::ops::Range<usize>,
     /// Another name for a single file.
     name: Option<String>,
 }
 
 impl Work {
-    /// The bytes of a single file.
-    fn raw(&self, mut writer: ChunkWriter) -> io::Result<()> {
+    /// What an archive holds, as a plain tar stream.
+    fn unpacked(&self, mut writer: ChunkWriter) -> io::Result<()> {
+        let part = &self.arrangement.parts[self.parts.start];
         if let Some(Kind::File { digest, size }) =
-            self.manifest.get(&self.found.path).map(|e| &e.kind)
+            part.manifest.get(&part.found.path).map(|e| &e.kind)
         {
-            io::copy(&mut Checked::open(&self.store, digest, *size)?, &mut writer)?;
+            let file = Checked::open(&self.store, digest, *size)?;
+            io::copy(&mut archive::plain(file, Limits::default())?, &mut writer)?;
         }
         writer.flush()
     }
 
-    /// A tar stream: a folder's content, or a single file.
+    /// A tar stream of all of them.
     fn tar(&self, writer: ChunkWriter) -> io::Result<()> {
         let mut out = Plain::new(writer);
-        if self.found.folder {
-            // The context's own root has no entry: what is copied from it goes into a plain folder.
-            if let Some(own) = self.manifest.get(&self.found.path) {
-                self.entry(&mut out, ".", own)?;
-            }
-            for (path, entry) in self.manifest.below(&self.found.path) {
-                self.entry(&mut out, path, entry)?;
-            }
-        } else if let Some(entry) = self.manifest.get(&self.found.path) {
-            let name = self.name.as_deref().unwrap_or(&self.found.name);
-            self.entry(&mut out, name, entry)?;
+        for i in self.parts.clone() {
+            let part = &self.arrangement.parts[i];
+            self.arrangement.each(part, |path, entry| {
+                let name = match (&self.name, path) {
+                    (Some(name), _) => name,
+                    // A target that has to be made is like the first source; later ones find it there.
+                    (None, "") if i > 0 => return Ok(()),
+                    (None, "") => ".",
+                    (None, path) => path,
+                };
+                self.entry(&mut out, name, entry)
+            })?;
         }
         out.finish()?.flush()
     }
 
-    fn entry(
-        &self,
-        out: &mut Plain<ChunkWriter>,
-        path: &str,
-        entry: &crate::context::Entry,
-    ) -> io::Result<()> {
+    fn entry(&self, out: &mut Plain<ChunkWriter>, path: &str, entry: &Entry) -> io::Result<()> {
         let second = 1_000_000_000;
         let mut header = tar::Entry {
             path: path.as_bytes().to_vec(),
             kind: tar::Kind::Folder,
-            mode: entry.mode,
+            mode: self.arrangement.mode(entry),
             // As docker: what comes from a context belongs to root.
             uid: 0,
             gid: 0,
@@ -282,96 +416,5 @@ impl Work {
                 content.finish()
             }
         }
-    }
-}
-
-/// Gives the one entry of a stream another name.
-fn rename(stream: ChunkReader, name: &str, writer: ChunkWriter) -> io::Result<()> {
-    let mut reader = TarReader::new(stream);
-    let mut out = Plain::new(writer);
-    while let Some(mut entry) = reader.next_entry().map_err(io::Error::other)? {
-        entry.path = name.as_bytes().to_vec();
-        out.append(&entry, &mut Content(&mut reader))?;
-    }
-    out.finish()?.flush()
-}
-
-/// The content of a reader's current entry.
-struct Content<'a, R>(&'a mut TarReader<R>);
-
-impl<R: Read> Read for Content<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read_content(buffer).map_err(io::Error::other)
-    }
-}
-
-/// Whether a file is an archive that ADD unpacks, told by its content; `Err` names a compression that
-/// we cannot read.
-fn archive(mut file: impl Read) -> io::Result<std::result::Result<bool, &'static str>> {
-    let mut start = [0; 6];
-    let mut filled = 0;
-    while filled < start.len() {
-        match file.read(&mut start[filled..])? {
-            0 => break,
-            n => filled += n,
-        }
-    }
-    match &start[..filled] {
-        [b'B', b'Z', b'h', ..] => return Ok(Err("bzip2")),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => return Ok(Err("xz")),
-        _ => {}
-    }
-    let whole = io::Cursor::new(start).take(filled as u64).chain(file);
-    let Ok(mut plain) = decompress(whole) else {
-        return Ok(Ok(false));
-    };
-    let mut header = [0; 512];
-    // What cannot be inflated is no archive: it is copied as it is.
-    Ok(Ok(
-        plain.read_exact(&mut header).is_ok() && is_tar_header(&header)
-    ))
-}
-
-/// A block with the checksum of a tar header (POSIX pax, "ustar Interchange Format"): any variant of
-/// tar has it.
-fn is_tar_header(block: &[u8; 512]) -> bool {
-    let text = std::str::from_utf8(&block[148..156]).unwrap_or_default();
-    let digits = text.trim_matches([' ', '\0']);
-    let Ok(expected) = u32::from_str_radix(digits, 8) else {
-        return false;
-    };
-    let sum: u32 = block
-        .iter()
-        .enumerate()
-        .map(|(i, b)| u32::from(if (148..156).contains(&i) { b' ' } else { *b }))
-        .sum();
-    sum == expected && block[0] != 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn archives_are_told_by_their_content() {
-        let mut out = Plain::new(Vec::new());
-        let entry = tar::Entry {
-            path: b"a".to_vec(),
-            kind: tar::Kind::Folder,
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            mtime: (0, 0),
-            size: 0,
-            xattrs: Vec::new(),
-        };
-        out.append(&entry, &mut io::empty()).unwrap();
-        let plain = out.finish().unwrap();
-        assert_eq!(archive(&plain[..]).unwrap(), Ok(true));
-        assert_eq!(archive(&b"#!/bin/sh"[..]).unwrap(), Ok(false));
-        assert_eq!(archive(&b"x"[..]).unwrap(), Ok(false));
-        assert_eq!(archive(&[0; 1024][..]).unwrap(), Ok(false));
-        assert_eq!(archive(&b"BZh91AY"[..]).unwrap(), Err("bzip2"));
-        assert_eq!(archive(&[0x1f, 0x8b, 0, 0][..]).unwrap(), Ok(false));
     }
 }

@@ -59,6 +59,16 @@ impl Flags {
         }
     }
 
+    /// A switch that need not be given.
+    pub fn optional_switch(&mut self, name: &str) -> Result<Option<bool>, String> {
+        let given = self.flags.iter().any(|(n, _)| n == name);
+        Ok(if given {
+            Some(self.switch(name)?)
+        } else {
+            None
+        })
+    }
+
     pub fn refuse(&self, instruction: &str, names: &[&str]) -> Result<(), String> {
         match self.flags.iter().find(|(n, _)| names.contains(&n.as_str())) {
             Some((name, _)) => Err(format!("{instruction} --{name} is not supported yet")),

@@ -73,8 +73,10 @@ pub struct Run {
 pub struct Copy {
     /// `ADD`: archives are unpacked.
     pub add: bool,
-    /// At least one.
+    /// With `contents` at least one.
     pub sources: Vec<String>,
+    /// Here-documents among the sources.
+    pub contents: Vec<Content>,
     /// Where.
     pub destination: String,
     /// `--from`
@@ -85,6 +87,27 @@ pub struct Copy {
     pub chmod: Option<String>,
     /// `--link`
     pub link: bool,
+    /// `--parents`
+    pub parents: bool,
+    /// `--exclude`, each
+    pub exclude: Vec<String>,
+    /// `--checksum`
+    pub checksum: Option<String>,
+    /// `--keep-git-dir`
+    pub keep_git_dir: Option<bool>,
+    /// `--unpack`
+    pub unpack: Option<bool>,
+}
+
+/// A here-document that becomes a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    /// The file's name.
+    pub name: String,
+    /// What is in it.
+    pub body: String,
+    /// Variables in it are expanded.
+    pub expand: bool,
 }
 
 /// `HEALTHCHECK`; times in nanoseconds, 0 = the default.

@@ -6,6 +6,7 @@
 //!
 //! Architecture invariant: nothing here reads a file, knows an image or runs anything.
 
+mod copy;
 pub mod expand;
 mod flags;
 pub mod instruction;
@@ -13,7 +14,7 @@ pub mod lex;
 pub mod parse;
 pub mod port;
 
-pub use instruction::{Command, Copy, From, Healthcheck, Instruction, Run};
+pub use instruction::{Command, Content, Copy, From, Healthcheck, Instruction, Run};
 
 /// Most bytes of a Dockerfile.
 pub const MAX_SIZE: usize = 1 << 20;

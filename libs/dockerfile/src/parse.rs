@@ -1,9 +1,10 @@
 //! A logical line to a typed instruction.
 
 use super::{
+    copy::copy,
     expand::words,
     flags::Flags,
-    instruction::{Command, Copy, From, Healthcheck, Instruction, Run},
+    instruction::{Command, From, Healthcheck, Instruction, Run},
     lex::Heredoc,
 };
 
@@ -56,7 +57,17 @@ pub fn parse(text: &str, heredocs: &[Heredoc], escape: char) -> Result<Instructi
         "LABEL" => Instruction::Label(pairs("LABEL", rest, escape)?),
         "WORKDIR" => Instruction::Workdir(rest.to_owned()),
         "RUN" => run(&mut flags, rest, heredocs)?,
-        "COPY" | "ADD" => copy(name == "ADD", &mut flags, rest, escape, heredocs)?,
+        "COPY" | "ADD" => {
+            let json = json(rest);
+            Instruction::Copy(copy(
+                name == "ADD",
+                &mut flags,
+                rest,
+                json,
+                escape,
+                heredocs,
+            )?)
+        }
         "EXPOSE" => Instruction::Expose(rest.split_whitespace().map(str::to_owned).collect()),
         "CMD" => Instruction::Cmd(command(rest)),
         "ENTRYPOINT" => Instruction::Entrypoint(command(rest)),
@@ -249,51 +260,6 @@ fn run(flags: &mut Flags, rest: &str, heredocs: &[Heredoc]) -> Result<Instructio
     Ok(Instruction::Run(Run { command, network }))
 }
 
-fn copy(
-    add: bool,
-    flags: &mut Flags,
-    rest: &str,
-    escape: char,
-    heredocs: &[Heredoc],
-) -> Result<Instruction, String> {
-    let name = if add { "ADD" } else { "COPY" };
-    if !heredocs.is_empty() {
-        return Err(format!(
-            "{name} of a here-document is not supported yet: RUN cat <<EOF > file does the same"
-        ));
-    }
-    flags.refuse(
-        name,
-        &["parents", "exclude", "checksum", "keep-git-dir", "unpack"],
-    )?;
-    let mut all = json(rest).unwrap_or_else(|| words(rest, escape));
-    let count = all.len();
-    let destination = all.pop().unwrap_or_default();
-    if all.is_empty() {
-        return Err(format!(
-            "{name} requires at least two arguments, but only {count} were provided. Destination could not be determined"
-        ));
-    }
-    if add
-        && let Some(url) = all
-            .iter()
-            .find(|s| s.contains("://") || s.starts_with("git@"))
-    {
-        return Err(format!(
-            "ADD of {url:?} is not supported yet: fetch it in a RUN, or put it into the context"
-        ));
-    }
-    Ok(Instruction::Copy(Copy {
-        add,
-        sources: all,
-        destination,
-        from: if add { None } else { flags.raw("from")? },
-        chown: flags.raw("chown")?,
-        chmod: flags.raw("chmod")?,
-        link: flags.switch("link")?,
-    }))
-}
-
 fn volume(rest: &str) -> Result<Instruction, String> {
     let paths = json(rest).unwrap_or_else(|| rest.split_whitespace().map(str::to_owned).collect());
     if paths.iter().any(|p| p.trim().is_empty()) {
@@ -473,13 +439,11 @@ mod tests {
             ("FROM a AS 1", "invalid name for build stage"),
             ("COPY a", "at least two arguments"),
             ("COPY --frm=x a b", "unknown flag"),
-            ("COPY --parents a b", "not supported yet"),
             ("COPY --from a b", "missing a value"),
             ("RUN --mount=type=cache,target=/x y", "not supported yet"),
             ("ENV A", "two arguments"),
             ("ENV A=1 B", "can't find ="),
             ("SHELL sh", "JSON form"),
-            ("ADD https://x/y /z", "not supported yet"),
             ("ONBUILD FROM x", "isn't allowed"),
             ("CMD", "at least one argument"),
             ("HEALTHCHECK FOO", "unknown type"),

@@ -1,8 +1,13 @@
-//! Wildcards as docker has them: Go's `filepath.Match`, for one component of a path.
+//! Wildcards as docker has them: Go's `filepath.Match`, for one component of a path; [`list`] has lists of
+//! patterns for whole paths.
 //!
 //! `*` any characters, `?` one, `[a-z]` one of a set, `[^a]` one outside of it, `\x` x itself.
 
 #![forbid(unsafe_code)]
+
+pub mod list;
+
+pub use list::{BadPattern, Matched, PatternList};
 
 /// Whether a path has wildcards.
 pub fn has_wildcards(path: &str) -> bool {

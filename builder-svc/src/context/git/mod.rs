@@ -1,0 +1,5 @@
+//! Git repositories as contexts and as sources of ADD.
+
+mod reference;
+
+pub use reference::GitSource;

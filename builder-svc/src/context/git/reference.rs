@@ -1,0 +1,123 @@
+//! References to git repositories, as contexts and ADD have them: `URL[#REF[:SUBFOLDER]]`.
+
+/// A place in a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitSource {
+    /// http or https, without a fragment.
+    pub remote: String,
+    /// Branch, tag, full name of a reference, or commit; "" = the remote's HEAD.
+    pub reference: String,
+    /// "" = all of it.
+    pub subfolder: String,
+}
+
+impl GitSource {
+    /// Reads a reference; none when it is something else (moby/buildkit, dfgitutil.ParseGitRef: an http URL
+    /// is one only if its path ends with `.git`). Errors are sentences.
+    pub fn parse(text: &str) -> Result<Option<Self>, String> {
+        let (location, fragment) = text.split_once('#').unwrap_or((text, ""));
+        let lower = location.to_ascii_lowercase();
+        let http = lower.starts_with("http://") || lower.starts_with("https://");
+        let path = location.split('?').next().unwrap_or(location);
+        if http && !path.ends_with(".git") {
+            return Ok(None);
+        }
+        if !http {
+            let scp = location.split_once(':').is_some_and(|(host, rest)| {
+                host.contains('@') && !host.contains('/') && !rest.is_empty()
+            });
+            let other = ["ssh://", "git://"].iter().any(|s| lower.starts_with(s));
+            if !scp && !other {
+                return Ok(None);
+            }
+            return Err(format!(
+                "git repository {location:?}: only http and https are supported as transports; give its https:// address"
+            ));
+        }
+        if location.contains('?') {
+            return Err(format!(
+                "git repository {location:?}: query parameters are not supported: write #REF:SUBFOLDER"
+            ));
+        }
+        let (reference, subfolder) = fragment.split_once(':').unwrap_or((fragment, ""));
+        check(text, reference)?;
+        let subfolder = slipway_pattern::list::clean(&format!("/{subfolder}"));
+        Ok(Some(Self {
+            remote: location.to_owned(),
+            reference: reference.to_owned(),
+            subfolder: subfolder.trim_start_matches('/').to_owned(),
+        }))
+    }
+
+    /// For people and for cache keys.
+    pub fn shown(&self) -> String {
+        match (self.reference.as_str(), self.subfolder.as_str()) {
+            ("", "") => self.remote.clone(),
+            (reference, "") => format!("{}#{reference}", self.remote),
+            (reference, folder) => format!("{}#{reference}:{folder}", self.remote),
+        }
+    }
+}
+
+/// git-check-ref-format(1), and above all: nothing that a program could take for an option (CVE-2017-1000117
+/// and its kin), nor what would end a line of the protocol.
+fn check(text: &str, reference: &str) -> Result<(), String> {
+    let bad = reference.starts_with('-')
+        || reference.len() > 1024
+        || reference.contains("..")
+        || reference.ends_with(".lock")
+        || reference
+            .chars()
+            .any(|c| c.is_control() || " ~^:?*[\\".contains(c));
+    match bad {
+        true => Err(format!("invalid git reference in {text:?}")),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_read_or_refused() {
+        let of = |text: &str| {
+            GitSource::parse(text)
+                .unwrap()
+                .map(|g| (g.remote, g.reference, g.subfolder))
+        };
+        let three = |a: &str, b: &str, c: &str| Some((a.to_owned(), b.to_owned(), c.to_owned()));
+        assert_eq!(of("https://h/r.git"), three("https://h/r.git", "", ""));
+        assert_eq!(of("https://h/r.git#v1"), three("https://h/r.git", "v1", ""));
+        assert_eq!(
+            of("https://h/r.git#refs/heads/a:x/../y/"),
+            three("https://h/r.git", "refs/heads/a", "y")
+        );
+        assert_eq!(
+            of("https://h/r.git#:../../x"),
+            three("https://h/r.git", "", "x")
+        );
+        for other in [
+            "a/b.git",
+            "https://h/r.tgz",
+            "./x",
+            "github.com/a/b",
+            "C:/x",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
+        for bad in [
+            "https://h/r.git#--upload-pack=touch",
+            "https://h/r.git#-x:sub",
+            "https://h/r.git#a..b",
+            "https://h/r.git#a\nb",
+            "https://h/r.git#a b",
+            "git@h:a/b.git",
+            "ssh://h/a.git",
+            "git://h/a.git",
+            "https://h/r.git?ref=x",
+        ] {
+            assert!(GitSource::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

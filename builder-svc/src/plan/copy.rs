@@ -1,0 +1,276 @@
+//! COPY and ADD, all decided: where each source is, and what is done to it.
+
+use super::{chmod::Chmod, values::join};
+use crate::context::git::GitSource;
+use slipway_dockerfile::{Content, Copy};
+
+/// A COPY or ADD, all decided.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CopyAction {
+    /// It is an ADD.
+    pub add: bool,
+    /// In their order.
+    pub origins: Vec<Origin>,
+    /// Absolute; ends with `/` when it must be a folder.
+    pub destination: String,
+    /// Text of `--from`.
+    pub from: Option<String>,
+    /// `user[:group]`, "" = as the source.
+    pub chown: String,
+    /// `--chmod`
+    pub chmod: Option<Chmod>,
+    /// A layer that depends on nothing below it.
+    pub link: bool,
+    /// Sources keep the folders above them.
+    pub parents: bool,
+    /// Patterns of what is left out.
+    pub exclude: Vec<String>,
+    /// What a URL must give, or the commit that a git reference must be.
+    pub checksum: Option<String>,
+    /// `.git` is kept.
+    pub keep_git_dir: bool,
+    /// Local archives are unpacked.
+    pub unpack: bool,
+    /// Archives behind URLs are unpacked.
+    pub unpack_urls: bool,
+}
+
+/// Where a source is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// In the context, or in what `--from` names; may hold wildcards.
+    Path(String),
+    /// http or https.
+    Url(String),
+    /// A git repository.
+    Git(GitSource),
+    /// In the Dockerfile.
+    Content {
+        /// The file's name.
+        name: String,
+        /// What is in it.
+        data: String,
+    },
+}
+
+impl CopyAction {
+    /// Reads an instruction. `expand` expands variables of a word, `working_dir` is where relative
+    /// destinations are.
+    pub fn read(
+        copy: &Copy,
+        working_dir: &str,
+        expand: &dyn Fn(&str) -> Result<String, String>,
+        escape: char,
+    ) -> Result<(Self, String), String> {
+        let name = if copy.add { "ADD" } else { "COPY" };
+        let optional = |text: &Option<String>| text.as_deref().map(expand).transpose();
+        let mut shown = name.to_owned();
+        let mut origins = Vec::new();
+        if copy.parents {
+            shown.push_str(" --parents");
+        }
+        let chown = optional(&copy.chown)?.unwrap_or_default();
+        if !chown.is_empty() {
+            shown.push_str(&format!(" --chown={chown}"));
+        }
+        let chmod = optional(&copy.chmod)?;
+        if let Some(text) = &chmod {
+            shown.push_str(&format!(" --chmod={text}"));
+        }
+        for word in &copy.sources {
+            let source = expand(word)?;
+            shown.push_str(&format!(" {source}"));
+            origins.push(origin(source, copy.add)?);
+        }
+        for content in &copy.contents {
+            shown.push_str(&format!(" <<{}", content.name));
+            origins.push(document(content, expand, escape)?);
+        }
+        let written = expand(&copy.destination)?;
+        if written.is_empty() {
+            return Err("the destination is empty".to_owned());
+        }
+        shown.push_str(&format!(" {written}"));
+        let folder =
+            written.ends_with('/') || matches!(written.rsplit('/').next(), Some("." | ".."));
+        if origins.len() > 1 && !folder {
+            return Err(several(copy.add));
+        }
+        let mut destination = join(working_dir, &written);
+        if folder && !destination.ends_with('/') {
+            destination.push('/');
+        }
+        let checksum = optional(&copy.checksum)?;
+        if checksum.is_some() {
+            match &origins[..] {
+                [Origin::Url(_) | Origin::Git(_)] => {}
+                [_] => return Err("checksum requires HTTP(S) or Git sources".to_owned()),
+                _ => return Err("checksum can't be specified for multiple sources".to_owned()),
+            }
+        }
+        let exclude = copy.exclude.iter().map(|p| expand(p));
+        let action = Self {
+            add: copy.add,
+            origins,
+            destination,
+            from: copy.from.clone(),
+            chown,
+            chmod: chmod.as_deref().map(Chmod::parse).transpose()?,
+            link: copy.link,
+            parents: copy.parents,
+            exclude: exclude.collect::<Result<_, _>>()?,
+            checksum,
+            keep_git_dir: copy.keep_git_dir.unwrap_or(false),
+            unpack: copy.unpack.unwrap_or(copy.add),
+            unpack_urls: copy.unpack.unwrap_or(false),
+        };
+        slipway_pattern::PatternList::new(&action.exclude)
+            .map_err(|e| format!("--exclude: {e}"))?;
+        Ok((action, shown))
+    }
+}
+
+/// Several files need a folder.
+pub fn several(add: bool) -> String {
+    let name = if add { "ADD" } else { "COPY" };
+    format!(
+        "When using {name} with more than one source file, the destination must be a directory and end with a /"
+    )
+}
+
+fn origin(source: String, add: bool) -> Result<Origin, String> {
+    let git = GitSource::parse(&source)?;
+    let url = source.starts_with("http://") || source.starts_with("https://");
+    match (git, url, add) {
+        (Some(git), _, true) => Ok(Origin::Git(git)),
+        (Some(_), _, false) => Err("source can't be a git ref for COPY".to_owned()),
+        (None, true, true) => Ok(Origin::Url(source)),
+        (None, true, false) => Err("source can't be a URL for COPY".to_owned()),
+        (None, false, _) => Ok(Origin::Path(source)),
+    }
+}
+
+fn document(
+    content: &Content,
+    expand: &dyn Fn(&str) -> Result<String, String>,
+    escape: char,
+) -> Result<Origin, String> {
+    let data = match content.expand {
+        true => expanded(&content.body, expand, escape)?,
+        false => content.body.clone(),
+    };
+    if content.name.contains('/') || matches!(content.name.as_str(), "." | "..") {
+        return Err(format!("{:?} is not a name for a file", content.name));
+    }
+    Ok(Origin::Content {
+        name: content.name.clone(),
+        data,
+    })
+}
+
+/// Expands variables in a text and leaves quotes and escapes as they are (BuildKit: shell.Lex with
+/// RawQuotes and RawEscapes).
+fn expanded(
+    text: &str,
+    expand: &dyn Fn(&str) -> Result<String, String>,
+    escape: char,
+) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['$', escape]) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if rest.starts_with(escape) {
+            let mut end = escape.len_utf8();
+            end += rest[end..].chars().next().map_or(0, char::len_utf8);
+            out.push_str(&rest[..end]);
+            rest = &rest[end..];
+            continue;
+        }
+        let end = variable(rest);
+        match end {
+            1 => out.push('$'),
+            end => out.push_str(&expand(&rest[..end])?),
+        }
+        rest = &rest[end..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// Where a variable ends that begins with `$`; 1: it is none.
+fn variable(text: &str) -> usize {
+    let name = |text: &str| {
+        text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .unwrap_or(text.len())
+    };
+    match text[1..].chars().next() {
+        Some('{') => {
+            let mut depth = 0;
+            for (at, c) in text.char_indices() {
+                match c {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    _ => continue,
+                }
+                if depth == 0 {
+                    return at + 1;
+                }
+            }
+            // Not closed: `expand` says so.
+            text.len()
+        }
+        Some(c) if c.is_ascii_digit() => 2,
+        _ => 1 + name(&text[1..]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slipway_dockerfile::{Instruction, parse::parse};
+
+    fn read(text: &str) -> Result<CopyAction, String> {
+        let Instruction::Copy(copy) = parse(text, &[], '\\').unwrap() else {
+            panic!("not a copy");
+        };
+        let expand = |word: &str| Ok(word.replace("$x", "X").replace("${x}", "X"));
+        CopyAction::read(&copy, "/w", &expand, '\\').map(|(action, _)| action)
+    }
+
+    #[test]
+    fn origins_are_told_apart() {
+        let add = read("ADD a https://h/x/y.tgz https://h/r.git#v1:sub b$x d/").unwrap();
+        assert_eq!(add.origins.len(), 4);
+        assert!(matches!(&add.origins[1], Origin::Url(_)));
+        assert!(matches!(&add.origins[2], Origin::Git(git) if git.subfolder == "sub"));
+        assert_eq!(add.origins[3], Origin::Path("bX".to_owned()));
+        assert_eq!(add.destination, "/w/d/");
+        assert!(add.unpack && !add.unpack_urls);
+        for (text, part) in [
+            ("COPY https://h/x /d", "can't be a URL"),
+            ("COPY https://h/r.git /d", "can't be a git ref"),
+            ("ADD a b /d", "more than one source"),
+            ("ADD --checksum=sha256:1 a /d", "requires HTTP(S)"),
+            (
+                "ADD --checksum=sha256:1 https://h/a b /d/",
+                "multiple sources",
+            ),
+            ("COPY --exclude=[ a b", "syntax error in pattern"),
+            ("COPY --chmod=u+q a b", "invalid chmod"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn documents_keep_quotes_and_escapes() {
+        let expand = |word: &str| Ok(format!("<{word}>"));
+        let text = "a \"$b\" \\$c ${d:-${e}} $ $$ 'f'\n$1x";
+        assert_eq!(
+            expanded(text, &expand, '\\').unwrap(),
+            "a \"<$b>\" \\$c <${d:-${e}}> $ $$ 'f'\n<$1>x"
+        );
+    }
+}
