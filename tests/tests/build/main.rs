@@ -4,6 +4,7 @@
 
 mod cache;
 mod cancelled;
+mod copying;
 mod files;
 mod image_of;
 mod outputs;

@@ -1,0 +1,168 @@
+//! COPY and ADD with all their options, and where the files come from.
+
+use std::{fs, os::unix::fs::symlink};
+
+use slipway_tests::ready;
+
+use crate::{build, built, shell, site, write};
+
+const OPTIONS: &str = r#"FROM busybox AS tree
+RUN mkdir -p /t/a/b /t/c && chmod 750 /t/a && chown 3:4 /t/a && echo 1 > /t/a/b/one.txt \
+    && echo 2 > /t/a/b/two.md && echo 3 > /t/c/three.txt && ln /t/c/three.txt /t/c/again
+FROM busybox
+ARG WHO=you
+COPY --parents src/./deep/*/x.txt src/top.txt /parents/
+COPY --parents --from=tree /t/./a/b/one.txt /t/c /from/
+COPY --exclude=*.md --exclude=deep --chmod=u=rwX,go=rX src /plain/
+COPY --from=tree --exclude=**/*.md --chmod=700 /t /layers
+COPY nothing* /empty/
+COPY src/*.txt /existing
+COPY <<one <<"two" /docs/
+hello ${WHO} "quoted"
+one
+raw $WHO
+two
+COPY --chmod=755 <<-EOT /run.sh
+	#!/bin/sh
+	echo ran
+EOT
+ADD packed.tar.bz2 packed.xz /added/
+ADD --unpack=false packed.xz /kept.xz
+"#;
+
+#[tokio::test]
+async fn options_of_copy_and_add() {
+    if !ready() {
+        return;
+    }
+    let site = site().await;
+    let context = site.path("context");
+    write(
+        &context,
+        &[
+            ("Dockerfile", OPTIONS),
+            ("src/top.txt", "top"),
+            ("src/top.md", "md"),
+            ("src/deep/one/x.txt", "x"),
+            ("src/deep/one/y.txt", "y"),
+            ("src/deep/two/x.txt", "x2"),
+            ("pack/in.txt", "packed"),
+        ],
+    );
+    let file = OPTIONS.replace(
+        "COPY src/*.txt /existing\n",
+        "RUN mkdir /existing\nCOPY src/*.txt /existing\n",
+    );
+    fs::write(context.join("Dockerfile"), file).unwrap();
+    for (name, how) in [("packed.tar.bz2", "-cjf"), ("packed.xz", "-cJf")] {
+        let path = context.join(name);
+        let arguments = [
+            "-C",
+            context.to_str().unwrap(),
+            how,
+            path.to_str().unwrap(),
+            "pack",
+        ];
+        assert!(site.output("tar", &arguments).status.success());
+    }
+    built(&site, "options", &[]);
+    let list = |folder: &str| shell(&site, "options", &format!("cd {folder} && find . | sort"));
+    assert_eq!(
+        list("/parents"),
+        ".\n./deep\n./deep/one\n./deep/one/x.txt\n./deep/two\n./deep/two/x.txt\n./src\n./src/top.txt\n"
+    );
+    assert_eq!(
+        list("/from"),
+        ".\n./a\n./a/b\n./a/b/one.txt\n./t\n./t/c\n./t/c/again\n./t/c/three.txt\n"
+    );
+    assert!(shell(&site, "options", "ls -lnd /from/a").starts_with("drwxr-x---    3 3        4"));
+    assert_eq!(list("/plain"), ".\n./top.txt\n");
+    assert!(shell(&site, "options", "ls -l /plain/top.txt").starts_with("-rw-r--r--"));
+    assert_eq!(
+        list("/layers"),
+        ".\n./a\n./a/b\n./a/b/one.txt\n./c\n./c/again\n./c/three.txt\n"
+    );
+    assert!(shell(&site, "options", "ls -l /layers/a/b/one.txt").starts_with("-rwx------"));
+    assert_eq!(list("/empty"), ".\n");
+    assert_eq!(list("/existing"), ".\n./top.txt\n");
+    assert_eq!(
+        shell(
+            &site,
+            "options",
+            "cat /docs/one /docs/two; /run.sh; cat /added/pack/in.txt"
+        ),
+        "hello you \"quoted\"\nraw $WHO\nran\npacked"
+    );
+    assert_eq!(
+        shell(&site, "options", "wc -c < /kept.xz").trim(),
+        fs::metadata(context.join("packed.xz"))
+            .unwrap()
+            .len()
+            .to_string()
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_copied_from_outside() {
+    if !ready() {
+        return;
+    }
+    let site = site().await;
+    let context = site.path("context");
+    fs::write(site.path("secret"), "secret").unwrap();
+    write(
+        &context,
+        &[
+            ("Dockerfile", "FROM busybox\nCOPY out /x\n"),
+            ("a/file", "inside"),
+        ],
+    );
+    symlink("../secret", context.join("out")).unwrap();
+    symlink("/", context.join("root")).unwrap();
+    for (line, part) in [
+        ("COPY out /x", "not found"),
+        ("COPY root/etc/passwd /x", "not found"),
+        ("COPY ../secret /x", "not found"),
+        ("COPY --parents ../secret /x/", "not found"),
+        ("COPY --parents a/./../../secret /x/", "not found"),
+        ("COPY --from=nobody /x /y", "nobody"),
+        ("COPY --chmod=abc a /x", "invalid chmod"),
+        ("COPY https://localhost/x /y", "can't be a URL"),
+        (
+            "ADD https://localhost/r.git#--upload-pack=x /y",
+            "invalid git reference",
+        ),
+        ("ADD --checksum=sha256:00 a /y", "requires HTTP(S) or Git"),
+    ] {
+        fs::write(
+            context.join("Dockerfile"),
+            format!("FROM busybox\n{line}\n"),
+        )
+        .unwrap();
+        let said = build(&site, "hostile", &[]);
+        assert!(
+            said.code != 0 && said.err.contains(part),
+            "{line}: {}",
+            said.err
+        );
+    }
+    // Links of another stage lead to that stage's own files.
+    write(
+        &context,
+        &[(
+            "Dockerfile",
+            "FROM busybox AS a\nRUN ln -s /../../../../etc/passwd /l && ln -s / /up && echo own > /own\n\
+             FROM busybox\nCOPY --from=a /l /passwd\nCOPY --from=a /up/../own /own\nRUN ln -s /target /link && mkdir /target\n\
+             COPY a/file /link/../link/file\n",
+        )],
+    );
+    built(&site, "links", &[]);
+    assert_eq!(
+        shell(
+            &site,
+            "links",
+            "cat /own /target/file; cmp /passwd /etc/passwd && echo same"
+        ),
+        "own\ninsidesame\n"
+    );
+}
