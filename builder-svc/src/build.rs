@@ -12,7 +12,7 @@ use slipway_proto::types::v1::RegistryAuth;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
-    cache::{Cache, OnDisk, Prune},
+    cache::{Cache, OnDisk, Prune, Record, carried},
     context::{BuildContext, ContentStore},
     error::{Error, Result, Tried as _},
     events::{Event, Events},
@@ -46,6 +46,10 @@ pub struct Request {
     pub labels: BTreeMap<String, String>,
     /// `--annotation`, with the part that each is for.
     pub annotations: BTreeMap<String, String>,
+    /// `--cache-from`: type and attributes.
+    pub cache_from: Vec<(String, BTreeMap<String, String>)>,
+    /// `--cache-to`
+    pub cache_to: Vec<(String, BTreeMap<String, String>)>,
     /// `--output`: type and attributes; none = an image.
     pub outputs: Vec<(String, BTreeMap<String, String>)>,
     /// For all RUNs.
@@ -195,6 +199,10 @@ impl Builder {
         let names = output::spec::names(request.tags.iter().map(String::as_str))?;
         let tags: Vec<String> = names.iter().map(ToString::to_string).collect();
         let outputs = outputs(&request, &names)?;
+        let sources = request.cache_from.iter().map(|(k, a)| carried::from(k, a));
+        let sources = sources.collect::<Result<Vec<_>>>()?;
+        let cache_to = request.cache_to.iter().map(|(k, a)| carried::to(k, a));
+        let cache_to = cache_to.collect::<Result<Vec<_>>>()?;
         let file = Dockerfile::parse(&request.dockerfile_name, &request.dockerfile)
             .map_err(Error::Dockerfile)?;
         let progress = Arc::new(Progress::new(self.permits.clone()));
@@ -204,6 +212,12 @@ impl Builder {
         if platforms.is_empty() {
             platforms.push(None);
         }
+        let fetch = Fetch {
+            always: request.pull,
+            platform: None,
+            auths: request.auths.clone(),
+        };
+        let imported = Arc::new(self.import(&sources, &fetch, &events).await);
         let mut solvers = Vec::new();
         for (number, platform) in platforms.into_iter().enumerate() {
             let options = Options {
@@ -230,11 +244,8 @@ impl Builder {
                 },
                 file: file.clone(),
                 plan,
-                fetch: Fetch {
-                    always: request.pull,
-                    platform: None,
-                    auths: request.auths.clone(),
-                },
+                fetch: fetch.clone(),
+                imported: imported.clone(),
                 settings: request.settings.clone(),
                 no_cache: request.no_cache.clone(),
                 latest: request.latest,
@@ -260,14 +271,19 @@ impl Builder {
         let results = solve(solvers).await?;
         events.tell(Event::NeedNoMore).await;
         let cache = Cache::new(self.registry.clone());
+        let records = progress.records();
         let exporter = Exporter {
             registry: &self.registry,
             cache: &cache,
             events: &events,
             results: &results,
             labels: &request.labels,
-            inline: &[],
+            inline: match cache_to.iter().any(|to| to.kind == carried::Kind::Inline) {
+                true => &records,
+                false => &[],
+            },
             auths: &request.auths,
+            latest: request.latest,
         };
         let mut image = None;
         for (number, output) in (0..).zip(&outputs) {
@@ -279,6 +295,12 @@ impl Builder {
                 image = Some((exported, output.names.clone()));
             }
         }
+        // Behind those that the caller numbered.
+        let first = u32::try_from(request.outputs.len()).unwrap_or(u32::MAX);
+        for (number, to) in (first..).zip(&cache_to) {
+            let index = progress.indexes(1);
+            exporter.cache(to, &records, number, index).await?;
+        }
         let (steps, cached) = progress.counts();
         let (image, names) = image.map_or((None, names), |(image, names)| (Some(image), names));
         Ok(Outcome {
@@ -288,6 +310,50 @@ impl Builder {
             steps,
             cached,
         })
+    }
+}
+
+impl Builder {
+    /// Records from elsewhere. A source that is not there is told and passed over, as in BuildKit.
+    async fn import(
+        &self,
+        sources: &[carried::From],
+        fetch: &Fetch,
+        events: &Events,
+    ) -> HashMap<String, Record> {
+        let mut all = HashMap::new();
+        for source in sources {
+            let (name, found) = match source {
+                carried::From::Registry(name) => {
+                    let fetch = Fetch {
+                        always: true,
+                        ..fetch.clone()
+                    };
+                    let found = self.registry.image(name, &fetch).await;
+                    (name.as_str(), found.map(|i| (i.config, i.layers)))
+                }
+                carried::From::Sent { config, manifest } => {
+                    ("the folder", carried::sent(config, manifest))
+                }
+            };
+            let records = match found {
+                Ok((config, layers)) => carried::records(&config, &layers)
+                    .ok_or_else(|| "it has no records of builder-svc".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            match records {
+                Ok(records) => all.extend(records),
+                Err(why) => {
+                    let warning = Event::Warning {
+                        rule: "CacheImport",
+                        message: format!("failed to import the cache of {name}: {why}"),
+                        line: 0,
+                    };
+                    events.tell(warning).await;
+                }
+            }
+        }
+        all
     }
 }
 

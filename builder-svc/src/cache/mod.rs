@@ -4,6 +4,7 @@
 //! holds the layer alive, any builder of the site finds it, and the registry's garbage collection
 //! needs no special case.
 
+pub mod carried;
 pub mod key;
 
 use std::{collections::BTreeMap, time::SystemTime};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use slipway_image::Platform;
-use slipway_proto::builder::v1::{BuildStart, PruneRequest};
+use slipway_proto::builder::v1::{BuildStart, CacheSource, PruneRequest};
 
 use super::unsupported;
 use crate::{
@@ -18,8 +18,6 @@ use crate::{
 pub fn request(start: BuildStart) -> Result<Request> {
     let lacking = [
         (!start.ulimits.is_empty(), "--ulimit of a build"),
-        (!start.cache_from.is_empty(), "--cache-from"),
-        (!start.cache_to.is_empty(), "--cache-to"),
         (!start.secrets.is_empty(), "--secret"),
         (!start.ssh.is_empty(), "--ssh"),
         (!start.named_contexts.is_empty(), "--build-context"),
@@ -46,6 +44,7 @@ pub fn request(start: BuildStart) -> Result<Request> {
     let mut platforms: Vec<Platform> = platforms.collect();
     let mut seen = std::collections::HashSet::new();
     platforms.retain(|p| seen.insert(p.clone()));
+    let source = |s: CacheSource| (s.r#type, s.attributes.into_iter().collect());
     let sorted = |map: std::collections::HashMap<String, String>| -> BTreeMap<String, String> {
         map.into_iter().collect()
     };
@@ -83,6 +82,8 @@ pub fn request(start: BuildStart) -> Result<Request> {
         platforms,
         labels: sorted(start.labels),
         annotations: sorted(start.annotations),
+        cache_from: start.cache_from.into_iter().map(source).collect(),
+        cache_to: start.cache_to.into_iter().map(source).collect(),
         outputs: start
             .outputs
             .into_iter()

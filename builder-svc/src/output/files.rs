@@ -20,10 +20,11 @@ impl Exporter<'_> {
         let (send, receive) = mpsc::channel(CHUNKS);
         // Each platform's stream, in turn, with the folder that it goes to.
         let (hand, mut take) = mpsc::channel::<(String, ChunkReader)>(1);
+        let latest = self.latest;
         let writing = tokio::task::spawn_blocking(move || {
             let mut out = Plain::new(ChunkWriter::new(send));
             while let Some((folder, stream)) = take.blocking_recv() {
-                copy(&mut out, &folder, stream)?;
+                copy(&mut out, &folder, latest, stream)?;
             }
             out.finish()?.flush()
         });
@@ -63,8 +64,13 @@ impl Exporter<'_> {
     }
 }
 
-/// Writes a stream's entries below a folder ("" = none).
-fn copy(out: &mut Plain<ChunkWriter>, folder: &str, stream: ChunkReader) -> io::Result<()> {
+/// Writes a stream's entries below a folder ("" = none), no time later than `latest`.
+fn copy(
+    out: &mut Plain<ChunkWriter>,
+    folder: &str,
+    latest: Option<i64>,
+    stream: ChunkReader,
+) -> io::Result<()> {
     let mut reader = TarReader::new(stream);
     while let Some(mut entry) = reader.next_entry().map_err(io::Error::other)? {
         let below = |path: &[u8]| {
@@ -77,6 +83,9 @@ fn copy(out: &mut Plain<ChunkWriter>, folder: &str, stream: ChunkReader) -> io::
             continue;
         }
         entry.path = below(&entry.path);
+        if let Some(latest) = latest.filter(|l| entry.mtime.0 >= *l) {
+            entry.mtime = (latest, 0);
+        }
         if let Kind::HardLink(target) = &mut entry.kind {
             *target = below(target);
         }

@@ -11,6 +11,7 @@ use slipway_image::{
 
 use super::{Exported, Output, annotation::Part};
 use crate::{
+    cache::carried::FIELD,
     error::{Error, Result},
     layer::Layer,
     solve::Built,
@@ -68,6 +69,8 @@ pub fn image(
 ) -> Image {
     let mut config = built.config.clone();
     config.config.labels.extend(labels.clone());
+    // A base's records are about the base.
+    config.other.remove(FIELD);
     config.other.extend(inline.iter().cloned());
     let config: Bytes = config.to_bytes().into();
     let oci = output.format.oci;

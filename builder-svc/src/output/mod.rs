@@ -3,10 +3,11 @@
 //! [`spec`] reads an output's attributes and refuses those that we don't have; [`annotation`] who is
 //! annotated; [`image`] makes config, manifest and index; [`compress`] gives layers the compression
 //! asked for; [`store`] puts an image into registry-svc; [`archive`] writes OCI and docker archives;
-//! [`files`] streams the root filesystem.
+//! [`files`] streams the root filesystem; [`cache`] sends the records of the build cache out.
 
 pub mod annotation;
 pub mod archive;
+pub mod cache;
 pub mod compress;
 pub mod files;
 pub mod image;
@@ -22,7 +23,7 @@ use std::{
 };
 
 use crate::{
-    cache::Cache,
+    cache::{Cache, Key, Record, carried},
     error::Result,
     events::{Event, Events, State, Step},
     registry::Registry,
@@ -56,8 +57,10 @@ pub struct Exporter<'a> {
     pub results: &'a [Made],
     /// `--label`
     pub labels: &'a BTreeMap<String, String>,
-    /// Fields that are added to the config of each image (inline cache).
-    pub inline: &'a [(String, serde_json::Value)],
+    /// Records that each image carries for its own layers (inline cache).
+    pub inline: &'a [(Key, Record)],
+    /// SOURCE_DATE_EPOCH
+    pub latest: Option<i64>,
     /// Credentials by registry host.
     pub auths: &'a std::collections::HashMap<String, RegistryAuth>,
 }
@@ -138,11 +141,16 @@ impl Exporter<'_> {
             let layers = self
                 .compressed(&result.built.layers, &output.format)
                 .await?;
+            let inline = carried::chosen(self.inline, carried::Mode::Min, &layers);
+            let field = match self.inline.is_empty() {
+                true => Vec::new(),
+                false => vec![carried::field(&inline, &layers)],
+            };
             images.push(image::image(
                 &result.built,
                 result.platform.clone(),
                 self.labels,
-                self.inline,
+                &field,
                 layers,
                 output,
             ));

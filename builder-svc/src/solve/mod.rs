@@ -15,7 +15,7 @@ mod transfer;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use crate::{
-    cache::Cache,
+    cache::{Cache, Key, Record},
     context::BuildContext,
     error::{Error, Result},
     events::Events,
@@ -60,6 +60,8 @@ pub struct Solver {
     pub registry: Registry,
     /// Results of steps.
     pub cache: Cache,
+    /// Results of steps from elsewhere (`--cache-from`), by key.
+    pub imported: Arc<HashMap<String, Record>>,
     /// What it is called where it has root filesystems.
     pub title: String,
     /// Root filesystems.
@@ -88,6 +90,7 @@ pub struct Progress {
     next_index: AtomicU32,
     lease: OnceCell<Arc<Lease>>,
     permits: Arc<Semaphore>,
+    records: Mutex<Vec<(Key, Record)>>,
 }
 
 impl Progress {
@@ -99,12 +102,24 @@ impl Progress {
             next_index: AtomicU32::new(1),
             lease: OnceCell::new(),
             permits,
+            records: Mutex::default(),
         }
     }
 
     /// Reserves numbers for steps; the first of them.
     pub fn indexes(&self, count: u32) -> u32 {
         self.next_index.fetch_add(count, Ordering::Relaxed)
+    }
+
+    /// What steps made or found so far.
+    pub fn records(&self) -> Vec<(Key, Record)> {
+        let records = self.records.lock();
+        records.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, key: &Key, record: &Record) {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        records.push((key.clone(), record.clone()));
     }
 
     /// Steps so far, and how many of them were cached.

@@ -36,7 +36,11 @@ impl Solver {
         let mut extra = self.indexes(files(&triggers));
         let mut layers = base.layers;
         // What a new line of the history says when nothing new was made: the build stays the same.
-        let mut time = base.config.created.clone();
+        // With SOURCE_DATE_EPOCH it is that (reproducible-builds.org), whatever the base says.
+        let mut time = match self.latest {
+            Some(_) => Some(self.now()),
+            None => base.config.created.clone(),
+        };
         let mut state = StageState::new(base.config, base.arguments, self.file.escape);
         let mut number = 1;
         let total = plan.steps + files(&triggers);

@@ -76,8 +76,9 @@ impl Solver {
         };
         let key = self.key(step.action, layers, source.as_ref());
         if self.uses_cache(step.plan)
-            && let Some(record) = self.cache.find(&key).await?
+            && let Some(record) = self.known(&key, step.line).await?
         {
+            self.progress.note(&key, &record);
             return Ok((record, true));
         }
         // The semaphore is never closed.
@@ -97,11 +98,31 @@ impl Solver {
             created: self.now(),
         };
         self.cache.keep(&key, &record, step.line).await?;
+        self.progress.note(&key, &record);
         Ok((record, false))
     }
 
+    /// The record of a key, from the site's cache or one that the caller named.
+    async fn known(&self, key: &Key, line: &str) -> Result<Option<Record>> {
+        if let Some(record) = self.cache.find(key).await? {
+            return Ok(Some(record));
+        }
+        let Some(record) = self.imported.get(&key.to_string()) else {
+            return Ok(None);
+        };
+        // A layer that the caller sent would not stay here by itself.
+        if record
+            .layer
+            .as_ref()
+            .is_none_or(|l| l.repository == REPOSITORY)
+        {
+            self.cache.keep(key, record, line).await?;
+        }
+        Ok(Some(record.clone()))
+    }
+
     /// RFC 3339; with SOURCE_DATE_EPOCH that.
-    fn now(&self) -> String {
+    pub(super) fn now(&self) -> String {
         let now = jiff::Timestamp::now();
         let time = self
             .latest

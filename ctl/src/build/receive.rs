@@ -12,7 +12,7 @@ use slipway_proto::builder::v1::OutputChunk;
 use slipway_service::chunks::ChunkReader;
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::output::{Output, Place};
+use super::output::Place;
 use crate::{
     copy::unpack,
     failure::{Failure, Outcome},
@@ -34,10 +34,10 @@ struct Writing {
 }
 
 impl Receiver {
-    pub fn new(outputs: &[Output]) -> Self {
+    pub fn new(places: &[Option<Place>]) -> Self {
         let places = (0..)
-            .zip(outputs)
-            .filter_map(|(n, o)| Some((n, o.place.clone()?)));
+            .zip(places)
+            .filter_map(|(n, place)| Some((n, place.clone()?)));
         Self {
             places: places.collect(),
             writing: HashMap::new(),

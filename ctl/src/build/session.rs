@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     context::{self, Context},
-    output::Output,
+    output::Place,
     progress::{Lines, Style},
     receive::Receiver,
     screen::Screen,
@@ -38,10 +38,10 @@ pub async fn run(
     root: &Path,
     dockerfile: &str,
     style: Style,
-    outputs: &[Output],
+    places: &[Option<Place>],
 ) -> Outcome<BuildResult> {
     tokio::select! {
-        result = go(site, start, secrets, root, dockerfile, style, outputs) => result,
+        result = go(site, start, secrets, root, dockerfile, style, places) => result,
         _ = tokio::signal::ctrl_c() => Err(Failure::new("the build was canceled").exits(130)),
     }
 }
@@ -53,7 +53,7 @@ async fn go(
     root: &Path,
     dockerfile: &str,
     style: Style,
-    outputs: &[Output],
+    places: &[Option<Place>],
 ) -> Outcome<BuildResult> {
     let (root, name) = (root.to_owned(), dockerfile.to_owned());
     let Context { entries, files } =
@@ -63,7 +63,7 @@ async fn go(
     let (sender, receiver) = mpsc::channel(8);
     let (wanted, wants) = mpsc::channel(64);
     let sending = send(sender, start, secrets, entries, files, wants);
-    let receiving = receive(site, receiver, wanted, style, outputs);
+    let receiving = receive(site, receiver, wanted, style, places);
     // The sender ends when no more is needed; only the receiver knows how the build ended.
     let ((), result) = tokio::join!(sending, receiving);
     result
@@ -74,10 +74,10 @@ async fn receive(
     receiver: mpsc::Receiver<BuildRequest>,
     wanted: mpsc::Sender<Vec<bytes::Bytes>>,
     style: Style,
-    outputs: &[Output],
+    places: &[Option<Place>],
 ) -> Outcome<BuildResult> {
     let mut wanted = Some(wanted);
-    let mut files = Receiver::new(outputs);
+    let mut files = Receiver::new(places);
     let mut events = site
         .builder()
         .build(ReceiverStream::new(receiver))

@@ -142,7 +142,15 @@ impl Build {
             .collect::<Outcome<Vec<_>>>()?;
         let stdout = std::io::stdout().is_terminal();
         let outputs = output::outputs(&self.output, self.push, self.load, stdout)?;
+        let mut places: Vec<_> = outputs.iter().map(|o| o.place.clone()).collect();
+        let mut cache_to = Vec::new();
+        for (to, place) in build::cache::destinations(&self.cache_to)? {
+            cache_to.push(to);
+            places.push(place);
+        }
         let start = BuildStart {
+            cache_from: build::cache::sources(site, &self.cache_from).await?,
+            cache_to,
             outputs: outputs.iter().map(|o| o.asked.clone()).collect(),
             dockerfile: dockerfile.into(),
             dockerfile_name: name.clone(),
@@ -190,7 +198,7 @@ impl Build {
             ..BuildStart::default()
         };
         let result =
-            build::session::run(site, start, secrets, &root, &name, style, &outputs).await?;
+            build::session::run(site, start, secrets, &root, &name, style, &places).await?;
         if let Some(path) = &self.iidfile {
             std::fs::write(path, &result.image_id)
                 .map_err(|e| Failure::new(format!("cannot write {path}: {e}")))?;

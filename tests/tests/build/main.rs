@@ -4,11 +4,13 @@
 
 mod cache;
 mod cancelled;
+mod carried;
 mod copying;
 mod files;
 mod image_of;
 mod outputs;
 mod refused;
+mod reproducible;
 
 use std::{fs, path::Path};
 
