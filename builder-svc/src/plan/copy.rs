@@ -54,13 +54,14 @@ pub enum Origin {
 }
 
 impl CopyAction {
-    /// Reads an instruction. `expand` expands variables of a word, `working_dir` is where relative
+    /// Reads an instruction. `expand` expands variables of a word, `expand_document` those of a
+    /// here-document, `working_dir` is where relative
     /// destinations are.
     pub fn read(
         copy: &Copy,
         working_dir: &str,
         expand: &dyn Fn(&str) -> Result<String, String>,
-        escape: char,
+        expand_document: &dyn Fn(&str) -> Result<String, String>,
     ) -> Result<(Self, String), String> {
         let name = if copy.add { "ADD" } else { "COPY" };
         let optional = |text: &Option<String>| text.as_deref().map(expand).transpose();
@@ -84,11 +85,12 @@ impl CopyAction {
         }
         for content in &copy.contents {
             shown.push_str(&format!(" <<{}", content.name));
-            origins.push(document(content, expand, escape)?);
+            origins.push(document(content, expand_document)?);
         }
-        let written = expand(&copy.destination)?;
+        let mut written = expand(&copy.destination)?;
         if written.is_empty() {
-            return Err("the destination is empty".to_owned());
+            // As docker: the working directory.
+            written.push_str("./");
         }
         shown.push_str(&format!(" {written}"));
         let folder =
@@ -153,10 +155,9 @@ fn origin(source: String, add: bool) -> Result<Origin, String> {
 fn document(
     content: &Content,
     expand: &dyn Fn(&str) -> Result<String, String>,
-    escape: char,
 ) -> Result<Origin, String> {
     let data = match content.expand {
-        true => expanded(&content.body, expand, escape)?,
+        true => expand(&content.body)?,
         false => content.body.clone(),
     };
     if content.name.contains('/') || matches!(content.name.as_str(), "." | "..") {
@@ -166,63 +167,6 @@ fn document(
         name: content.name.clone(),
         data,
     })
-}
-
-/// Expands variables in a text and leaves quotes and escapes as they are (BuildKit: shell.Lex with
-/// RawQuotes and RawEscapes).
-fn expanded(
-    text: &str,
-    expand: &dyn Fn(&str) -> Result<String, String>,
-    escape: char,
-) -> Result<String, String> {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(['$', escape]) {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        if rest.starts_with(escape) {
-            let mut end = escape.len_utf8();
-            end += rest[end..].chars().next().map_or(0, char::len_utf8);
-            out.push_str(&rest[..end]);
-            rest = &rest[end..];
-            continue;
-        }
-        let end = variable(rest);
-        match end {
-            1 => out.push('$'),
-            end => out.push_str(&expand(&rest[..end])?),
-        }
-        rest = &rest[end..];
-    }
-    out.push_str(rest);
-    Ok(out)
-}
-
-/// Where a variable ends that begins with `$`; 1: it is none.
-fn variable(text: &str) -> usize {
-    let name = |text: &str| {
-        text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-            .unwrap_or(text.len())
-    };
-    match text[1..].chars().next() {
-        Some('{') => {
-            let mut depth = 0;
-            for (at, c) in text.char_indices() {
-                match c {
-                    '{' => depth += 1,
-                    '}' => depth -= 1,
-                    _ => continue,
-                }
-                if depth == 0 {
-                    return at + 1;
-                }
-            }
-            // Not closed: `expand` says so.
-            text.len()
-        }
-        Some(c) if c.is_ascii_digit() => 2,
-        _ => 1 + name(&text[1..]),
-    }
 }
 
 #[cfg(test)]
@@ -235,7 +179,7 @@ mod tests {
             panic!("not a copy");
         };
         let expand = |word: &str| Ok(word.replace("$x", "X").replace("${x}", "X"));
-        CopyAction::read(&copy, "/w", &expand, '\\').map(|(action, _)| action)
+        CopyAction::read(&copy, "/w", &expand, &expand).map(|(action, _)| action)
     }
 
     #[test]
@@ -262,15 +206,5 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
         }
-    }
-
-    #[test]
-    fn documents_keep_quotes_and_escapes() {
-        let expand = |word: &str| Ok(format!("<{word}>"));
-        let text = "a \"$b\" \\$c ${d:-${e}} $ $$ 'f'\n$1x";
-        assert_eq!(
-            expanded(text, &expand, '\\').unwrap(),
-            "a \"<$b>\" \\$c <${d:-${e}}> $ $$ 'f'\n<$1>x"
-        );
     }
 }

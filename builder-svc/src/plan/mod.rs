@@ -17,7 +17,7 @@ pub mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slipway_dockerfile::{Dockerfile, Instruction, expand::expand};
+use slipway_dockerfile::{Dockerfile, Instruction, expand::expand, suggest::suggestion};
 use slipway_image::Platform;
 
 pub use chmod::Chmod;
@@ -115,7 +115,12 @@ fn target(file: &Dockerfile, names: &BTreeMap<&str, usize>, wanted: &str) -> Res
         .get(lower.as_str())
         .copied()
         .or_else(|| lower.parse().ok().filter(|n| *n <= last))
-        .ok_or_else(|| Error::Invalid(format!("target stage {wanted:?} could not be found")))
+        .ok_or_else(|| {
+            let options: Vec<&str> = file.stage_names().collect();
+            let near = suggestion(&lower, &options)
+                .map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
+            Error::Invalid(format!("target stage {wanted:?} could not be found{near}"))
+        })
 }
 
 fn stage_plan(
@@ -149,9 +154,10 @@ fn stage_plan(
             .iter()
             .rposition(|s| s.from.name.as_deref() == Some(&name.to_ascii_lowercase()))
     };
-    let base = match base.as_str() {
-        "scratch" => Base::Scratch,
-        name => earlier(name).map_or_else(|| Base::Image(name.to_owned()), Base::Stage),
+    let base = match (earlier(&base), base.as_str()) {
+        (Some(stage), _) => Base::Stage(stage),
+        (None, "scratch") => Base::Scratch,
+        (None, name) => Base::Image(name.to_owned()),
     };
     let mut sources = BTreeMap::new();
     let mut steps = 1;
@@ -162,22 +168,7 @@ fn stage_plan(
                 steps += 1;
                 let Some(from) = &copy.from else { continue };
                 let fail = |message: &str| Error::Dockerfile(file.error(located.place, message));
-                let name = expand(from, file.escape, &lookup).map_err(|e| fail(&e))?;
-                let source = match (name.parse::<usize>(), earlier(&name)) {
-                    (Ok(number), _) if number < index => Base::Stage(number),
-                    (Ok(number), _) => {
-                        return Err(fail(&format!(
-                            "invalid stage index {number}: there are {index} stages before this one"
-                        )));
-                    }
-                    (_, Some(stage)) => Base::Stage(stage),
-                    (_, None) if names.contains_key(name.to_ascii_lowercase().as_str()) => {
-                        return Err(fail(&format!(
-                            "stage {name:?} is not before this one: it cannot be copied from"
-                        )));
-                    }
-                    (_, None) => Base::Image(name),
-                };
+                let source = copied_from(file, names, index, from).map_err(|e| fail(&e))?;
                 sources.insert(from.clone(), source);
             }
             _ => {}
@@ -198,6 +189,50 @@ fn stage_plan(
     })
 }
 
+/// What a `--from` of a stage means (BuildKit: `toCommand`): the last stage of a name, wherever it
+/// stands, or a number; anything else is an image.
+fn copied_from(
+    file: &Dockerfile,
+    names: &BTreeMap<&str, usize>,
+    index: usize,
+    from: &str,
+) -> std::result::Result<Base, String> {
+    if expand(from, file.escape, &|_| None)? != from {
+        return Err("variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround".to_owned());
+    }
+    let stage = match from.parse::<usize>() {
+        Ok(number) if number < file.stages.len() => number,
+        Ok(number) => {
+            return Err(format!(
+                "invalid stage index {number}: there are {} stages, from 0 on",
+                file.stages.len()
+            ));
+        }
+        Err(_) => match names.get(from.to_ascii_lowercase().as_str()) {
+            Some(stage) => *stage,
+            None if from == "scratch" => return Ok(Base::Scratch),
+            None => return Ok(Base::Image(from.to_owned())),
+        },
+    };
+    let title = |index: usize| {
+        let name = file.stages[index].from.name.clone();
+        name.unwrap_or_else(|| format!("stage-{index}"))
+    };
+    if stage == index {
+        return Err(format!(
+            "circular dependency detected on stage: {}",
+            title(index)
+        ));
+    }
+    if stage > index {
+        return Err(format!(
+            "cannot copy from stage {from:?}, it needs to be defined before current stage {:?}",
+            title(index)
+        ));
+    }
+    Ok(Base::Stage(stage))
+}
+
 /// Names of build arguments that nothing asks for.
 pub fn unused_arguments<'a>(file: &Dockerfile, options: &'a Options) -> Vec<&'a str> {
     let stages = file.stages.iter().flat_map(|s| &s.instructions);
@@ -213,8 +248,8 @@ pub fn unused_arguments<'a>(file: &Dockerfile, options: &'a Options) -> Vec<&'a 
         .collect();
     let names = options.build_args.keys().map(String::as_str);
     names
-        .filter(|n| !declared.contains(n) && !variables::PREDEFINED.contains(n))
-        .filter(|n| !["BUILDKIT_INLINE_CACHE", "SOURCE_DATE_EPOCH"].contains(n))
+        .filter(|n| !declared.contains(n) && !variables::is_predefined(n))
+        .filter(|n| !n.starts_with("BUILDKIT_") && *n != "SOURCE_DATE_EPOCH")
         .collect()
 }
 
@@ -293,8 +328,19 @@ mod tests {
             (
                 "FROM a\nCOPY --from=b x y\nFROM c AS b",
                 "0",
-                "is not before this one",
+                "it needs to be defined before current stage",
             ),
+            (
+                "FROM a AS b\nCOPY --from=b x y",
+                "",
+                "circular dependency detected on stage: b",
+            ),
+            (
+                "FROM a\nCOPY --from=$X x y",
+                "",
+                "variable expansion is not supported for --from",
+            ),
+            ("FROM a AS build", "biuld", "did you mean build?"),
             ("FROM --platform=a/b/c/d a", "", "platform"),
         ] {
             let options = Options {

@@ -1,16 +1,19 @@
 //! A stage while its instructions are read: what each does to the image's config, and what it asks to
 //! be done to the files.
 
-use std::collections::BTreeMap;
+use std::{cell::Cell, collections::BTreeMap};
 
 use serde_json::json;
-use slipway_dockerfile::{Command, Healthcheck, Instruction, Run, expand::expand, port::exposed};
+use slipway_dockerfile::{
+    Command, Healthcheck, Instruction, Run, expand::Lexer, lex::heredoc, port::exposed,
+    signal::is_signal,
+};
 use slipway_image::{ImageConfig, config};
 
 use super::{
     copy::CopyAction,
     values::{join, joined, quoted, shortened},
-    variables::{DEFAULT_PATH, PREDEFINED, get_env, set_env},
+    variables::{DEFAULT_PATH, Inherited, NO_VARIABLES, get_env, proxies, set_env},
 };
 
 /// What an instruction asks to be done to the files.
@@ -46,6 +49,8 @@ pub struct RunAction {
     pub user: String,
     /// `--network`, "" = the build's.
     pub network: String,
+    /// Name and content of a file that is there while it runs.
+    pub script: Option<(String, String)>,
 }
 
 /// State of a stage.
@@ -53,17 +58,21 @@ pub struct RunAction {
 pub struct StageState {
     /// The image's config so far.
     pub config: ImageConfig,
-    /// `ARG`s that were declared so far.
-    arguments: BTreeMap<String, String>,
+    /// `ARG` and `ENV` so far.
+    variables: Inherited,
     /// This stage has set CMD itself.
     has_cmd: bool,
     /// Bytes of this stage's history.
     history: usize,
+    /// Bytes that were looked up: a value that is taken ten thousand times is work, too.
+    looked_up: Cell<usize>,
     escape: char,
 }
 
 /// Most bytes of what a stage's instructions put into a config.
 const MAX_CONFIG: usize = 2 << 20;
+/// Most bytes that a stage's instructions look up.
+const MAX_LOOKED_UP: usize = 64 << 20;
 /// Most ports of one EXPOSE.
 const MAX_PORTS: usize = 3 * 65_535;
 
@@ -79,26 +88,40 @@ pub struct Given {
 impl StageState {
     /// Begins upon a base's config.
     ///
-    /// `arguments` are those of the stage that it is built upon: docker's stages inherit them.
-    pub fn new(mut config: ImageConfig, arguments: BTreeMap<String, String>, escape: char) -> Self {
+    /// `inherited` are the variables of the stage that it is built upon.
+    pub fn new(mut config: ImageConfig, inherited: Inherited, escape: char) -> Self {
         if get_env(&config.config.env, "PATH").is_none() {
             set_env(&mut config.config.env, "PATH", DEFAULT_PATH);
         }
         if config.config.working_dir.is_empty() {
             "/".clone_into(&mut config.config.working_dir);
         }
+        let mut variables = inherited;
+        for entry in &config.config.env {
+            let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+            // An ARG of the base stage that came later than its ENV stays.
+            if variables.get(name).is_none() {
+                variables.set(name, value);
+            }
+        }
         Self {
             config,
-            arguments,
+            variables,
             has_cmd: false,
             history: 0,
+            looked_up: Cell::new(0),
             escape,
         }
     }
 
-    /// The config, and the arguments for stages that are built upon this one.
-    pub fn finish(self) -> (ImageConfig, BTreeMap<String, String>) {
-        (self.config, self.arguments)
+    /// The config, and the variables for stages that are built upon this one.
+    pub fn finish(self) -> (ImageConfig, Inherited) {
+        (self.config, self.variables)
+    }
+
+    /// `ARG` and `ENV` so far.
+    pub const fn variables(&self) -> &Inherited {
+        &self.variables
     }
 
     /// Reads an instruction: what must be done, and its line of the history. Errors are sentences.
@@ -115,6 +138,7 @@ impl StageState {
                 let pairs = self.expanded(pairs)?;
                 for (key, value) in &pairs {
                     set_env(&mut self.config.config.env, key, value);
+                    self.variables.set(key, value);
                 }
                 format!("ENV {}", joined(&pairs))
             }
@@ -140,15 +164,17 @@ impl StageState {
             Instruction::Copy(copy) => {
                 let expand = |word: &str| self.expand(word);
                 let folder = &self.config.config.working_dir;
-                let (copy, text) = CopyAction::read(copy, folder, &expand, self.escape)?;
+                let document = |text: &str| heredoc::expanded(text, &|name| self.lookup(name));
+                let (copy, text) = CopyAction::read(copy, folder, &expand, &document)?;
                 action = Action::Copy(copy);
                 text
             }
             Instruction::Expose(words) => {
                 let mut ports = Vec::new();
                 for word in words {
-                    for word in self.expand(word)?.split_whitespace() {
-                        ports.extend(exposed(word)?);
+                    let lookup = |name: &str| self.lookup(name);
+                    for word in Lexer::new(self.escape).expand(word, &lookup)?.words {
+                        ports.extend(exposed(&word)?);
                         if ports.len() > MAX_PORTS {
                             return Err("EXPOSE of more ports than there are".to_owned());
                         }
@@ -169,7 +195,8 @@ impl StageState {
             Instruction::Entrypoint(command) => {
                 let words = self.command(command);
                 let text = format!("ENTRYPOINT {}", quoted(&words));
-                self.config.config.entrypoint = Some(words);
+                // `ENTRYPOINT []` is none.
+                self.config.config.entrypoint = Some(words).filter(|w| !w.is_empty());
                 // docker: the base's CMD was meant for the base's ENTRYPOINT.
                 if !self.has_cmd {
                     self.config.config.cmd = None;
@@ -187,6 +214,9 @@ impl StageState {
                     .iter()
                     .map(|p| self.expand(p))
                     .collect::<Result<Vec<_>, _>>()?;
+                if paths.iter().any(String::is_empty) {
+                    return Err("VOLUME specified can not be an empty string".to_owned());
+                }
                 let text = format!("VOLUME [{}]", paths.join(" "));
                 let volumes = &mut self.config.config.volumes;
                 volumes.extend(paths.into_iter().map(|p| (p, json!({}))));
@@ -198,6 +228,9 @@ impl StageState {
             }
             Instruction::StopSignal(signal) => {
                 let signal = self.expand(signal)?;
+                if !is_signal(&signal) {
+                    return Err(format!("invalid signal: {signal}"));
+                }
                 let text = format!("STOPSIGNAL {signal}");
                 self.config.config.stop_signal = signal;
                 text
@@ -208,7 +241,6 @@ impl StageState {
                 format!("ONBUILD {line}")
             }
             Instruction::Maintainer(name) => {
-                let name = self.expand(name)?;
                 self.config.author = Some(name.clone());
                 format!("MAINTAINER {name}")
             }
@@ -221,8 +253,9 @@ impl StageState {
     /// A Dockerfile of a few lines can ask for a config of gigabytes.
     fn check_size(&self) -> Result<(), String> {
         let config = &self.config.config;
-        let pairs = self.arguments.iter().chain(&config.labels);
+        let pairs = config.labels.iter();
         let size = config.env.iter().map(String::len).sum::<usize>()
+            + self.variables.size()
             + pairs.map(|(k, v)| k.len() + v.len()).sum::<usize>()
             + config.volumes.keys().map(String::len).sum::<usize>()
             + config.on_build.iter().map(String::len).sum::<usize>()
@@ -236,24 +269,52 @@ impl StageState {
         Ok(())
     }
 
-    /// A line as people read it in the progress: variables expanded where they can be.
-    pub fn shown(&self, text: &str) -> String {
-        let lookup = |name: &str| self.lookup(name).or_else(|| Some(format!("${{{name}}}")));
-        let keyword = text.split_whitespace().next().unwrap_or_default();
-        if keyword.eq_ignore_ascii_case("run") {
-            return text.to_owned();
+    /// A line as people read it in the progress: variables expanded where they have a value.
+    pub fn shown(&self, text: &str, instruction: &Instruction) -> String {
+        let (keyword, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        let run = match instruction {
+            Instruction::Run(run) => Some(run),
+            _ => None,
+        };
+        let lexer = Lexer {
+            keep_unset: true,
+            raw_quotes: run.is_some(),
+            ..Lexer::new(self.escape)
+        };
+        let lookup = |name: &str| self.lookup(name);
+        let rest = lexer
+            .expand(rest, &lookup)
+            .map_or_else(|_| rest.to_owned(), |done| done.text);
+        let mut shown = format!("{} {rest}", keyword.to_ascii_uppercase());
+        let document = run.and_then(|run| match (&run.script, &run.command) {
+            (Some(script), _) => Some(script.content.as_str()),
+            (None, Command::Shell(text)) if heredoc::beginning(rest.trim()).is_some() => Some(text),
+            _ => None,
+        });
+        if let Some(document) = document {
+            let mut lines = document.trim().lines();
+            let first = lines.next().unwrap_or_default();
+            let more = if lines.next().is_some() { "..." } else { "" };
+            shown.push_str(&format!(" ({first}{more})"));
         }
-        expand(text, self.escape, &lookup).unwrap_or_else(|_| text.to_owned())
+        shown
     }
 
     fn lookup(&self, name: &str) -> Option<String> {
-        get_env(&self.config.config.env, name)
-            .map(str::to_owned)
-            .or_else(|| self.arguments.get(name).cloned())
+        let value = self.variables.get(name)?;
+        self.looked_up.set(self.looked_up.get() + value.len());
+        Some(value.to_owned())
     }
 
     fn expand(&self, word: &str) -> Result<String, String> {
-        expand(word, self.escape, &|name| self.lookup(name))
+        if self.looked_up.get() > MAX_LOOKED_UP {
+            return Err(format!(
+                "the stage looks up variables of more than {} MiB in all",
+                MAX_LOOKED_UP >> 20
+            ));
+        }
+        let done = Lexer::new(self.escape).expand(word, &|name| self.lookup(name))?;
+        Ok(done.text)
     }
 
     /// All pairs with the values as they were before the line (docker: `ENV a=1 b=$a` does not see a).
@@ -279,8 +340,11 @@ impl StageState {
             text.push_str(&format!(" {name}"));
             if let Some(value) = value {
                 text.push_str(&format!("={value}"));
-                self.arguments.insert(name.clone(), value);
+                if !NO_VARIABLES.contains(&name.as_str()) {
+                    self.variables.set(name, &value);
+                }
             }
+            self.variables.declare(name);
         }
         Ok(text)
     }
@@ -306,23 +370,12 @@ impl StageState {
 
     fn run(&self, run: &Run, given: &Given) -> (RunAction, String) {
         let args = self.command(&run.command);
-        let mut env = self.config.config.env.clone();
-        let mut named = Vec::new();
-        for (name, value) in &self.arguments {
-            // ENV wins over ARG.
-            if get_env(&env, name).is_none() {
-                named.push(format!("{name}={value}"));
-            }
-        }
-        env.extend(named.iter().cloned());
-        let hidden_env = PREDEFINED
-            .iter()
-            .filter(|name| get_env(&env, name).is_none())
-            .filter_map(|name| {
-                let value = given.build_args.get(*name)?;
-                Some(format!("{name}={value}"))
-            })
+        let env = self.variables.all();
+        let hidden_env = proxies(&given.build_args)
+            .filter(|(name, _)| self.variables.get(name).is_none())
+            .map(|(name, value)| format!("{name}={value}"))
             .collect();
+        let named = self.variables.declared();
         let text = match &named[..] {
             [] => format!("RUN {}", args.join(" ")),
             named => format!(
@@ -339,6 +392,10 @@ impl StageState {
             working_dir: self.config.config.working_dir.clone(),
             user: self.config.config.user.clone(),
             network: run.network.clone().unwrap_or_default(),
+            script: run
+                .script
+                .as_ref()
+                .map(|s| (s.name.clone(), s.content.clone())),
         };
         (action, text)
     }
@@ -372,7 +429,7 @@ mod tests {
     use slipway_dockerfile::parse::parse;
 
     fn state() -> StageState {
-        StageState::new(ImageConfig::default(), BTreeMap::new(), '\\')
+        StageState::new(ImageConfig::default(), Inherited::default(), '\\')
     }
 
     fn read(state: &mut StageState, lines: &str) -> Vec<(Action, String)> {
@@ -419,7 +476,7 @@ mod tests {
     fn an_entrypoint_drops_the_bases_cmd_only() {
         let mut base = ImageConfig::default();
         base.config.cmd = Some(vec!["base".to_owned()]);
-        let mut state = StageState::new(base, BTreeMap::new(), '\\');
+        let mut state = StageState::new(base, Inherited::default(), '\\');
         read(&mut state, "ENTRYPOINT [\"x\"]");
         assert_eq!(state.config.config.cmd, None);
     }
@@ -434,10 +491,10 @@ mod tests {
         let Action::Run(run) = &done[4].0 else {
             panic!("a RUN was expected");
         };
-        assert_eq!(run.env[1..], ["D=env", "B=given", "G=global"]);
-        assert_eq!(run.hidden_env, ["HTTP_PROXY=p"]);
+        assert_eq!(run.env[1..], ["B=given", "G=global", "D=env"]);
+        assert_eq!(run.hidden_env, ["HTTP_PROXY=p", "http_proxy=p"]);
         assert_eq!(run.args, ["/bin/sh", "-c", "x"]);
-        assert_eq!(done[4].1, "RUN |2 B=given G=global /bin/sh -c x");
+        assert_eq!(done[4].1, "RUN |3 B=given G=global D=env /bin/sh -c x");
         assert_eq!(state.config.config.env.len(), 2);
     }
 
@@ -482,7 +539,8 @@ mod tests {
         for line in [
             "COPY a b /c",
             "COPY --chmod=u+q a b",
-            "EXPOSE 0",
+            "STOPSIGNAL x",
+            "VOLUME $NONE",
             "EXPOSE a",
             "EXPOSE 1/x",
         ] {

@@ -8,37 +8,129 @@ use slipway_image::Platform;
 use super::Options;
 use crate::error::{Error, Result};
 
-/// Arguments that every RUN may have without an `ARG` (docker's reference, "Predefined ARGs"). They
-/// are in no history and in no cache key.
-pub const PREDEFINED: [&str; 10] = [
+/// Arguments that every RUN may have without an `ARG` (docker's reference, "Predefined ARGs"), in any
+/// case of letters. They are in no history and in no cache key.
+const PROXIES: [&str; 5] = [
     "HTTP_PROXY",
-    "http_proxy",
     "HTTPS_PROXY",
-    "https_proxy",
     "FTP_PROXY",
-    "ftp_proxy",
     "NO_PROXY",
-    "no_proxy",
     "ALL_PROXY",
-    "all_proxy",
 ];
+
+/// `ARG`s that speak to the builder: they never become variables.
+pub const NO_VARIABLES: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+
+/// Whether an argument needs no `ARG`.
+pub fn is_predefined(name: &str) -> bool {
+    PROXIES.contains(&name.to_ascii_uppercase().as_str())
+}
+
+/// The proxies among these, each under both of its names.
+pub fn proxies(given: &BTreeMap<String, String>) -> impl Iterator<Item = (String, &str)> {
+    let named = |name: &'static str| {
+        let found = given.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+        Some((name, found.1.as_str()))
+    };
+    PROXIES
+        .into_iter()
+        .filter_map(named)
+        .flat_map(|(name, value)| [(name.to_owned(), value), (name.to_ascii_lowercase(), value)])
+}
+
+/// `ARG` and `ENV` of a stage: the one that came last counts, as in BuildKit. Stages that are built
+/// upon it begin with them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inherited {
+    order: Vec<String>,
+    values: BTreeMap<String, String>,
+    declared: Vec<String>,
+    bytes: usize,
+}
+
+impl Inherited {
+    /// A variable's value.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// Sets a variable.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.bytes += value.len();
+        match self.values.insert(name.to_owned(), value.to_owned()) {
+            Some(old) => self.bytes -= old.len(),
+            None => {
+                self.bytes += name.len();
+                self.order.push(name.to_owned());
+            }
+        }
+    }
+
+    /// Notes an `ARG`.
+    pub fn declare(&mut self, name: &str) {
+        if !self.declares(name) {
+            self.declared.push(name.to_owned());
+        }
+    }
+
+    /// Whether there was an `ARG` of that name.
+    pub fn declares(&self, name: &str) -> bool {
+        self.declared.iter().any(|n| n == name)
+    }
+
+    /// `NAME=VALUE` of each `ARG`, in their order.
+    pub fn declared(&self) -> Vec<String> {
+        let value = |name: &String| self.get(name).unwrap_or_default().to_owned();
+        self.declared
+            .iter()
+            .map(|name| format!("{name}={}", value(name)))
+            .collect()
+    }
+
+    /// All as an environment.
+    pub fn all(&self) -> Vec<String> {
+        let entry = |name: &String| Some(format!("{name}={}", self.values.get(name)?));
+        self.order.iter().filter_map(entry).collect()
+    }
+
+    /// Names of all.
+    pub fn names(&self) -> Vec<&str> {
+        self.order.iter().map(String::as_str).collect()
+    }
+
+    /// Bytes of all.
+    pub const fn size(&self) -> usize {
+        self.bytes
+    }
+}
 
 /// What a RUN's programs find when an image sets no PATH.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// `TARGETPLATFORM` and its kin.
-pub fn platform_arguments(options: &Options) -> BTreeMap<String, String> {
+/// `TARGETPLATFORM` and its kin; `--build-arg` wins over them.
+pub fn platform_arguments(file: &Dockerfile, options: &Options) -> BTreeMap<String, String> {
     let build = Platform::host();
     let target = options.platform.clone().unwrap_or_else(Platform::host);
-    let mut out = BTreeMap::new();
+    let last = file.stages.last().and_then(|s| s.from.name.clone());
+    let stage = Some(options.target.clone())
+        .filter(|t| !t.is_empty())
+        .or(last)
+        .unwrap_or_else(|| "default".to_owned());
+    let mut out = BTreeMap::from([("TARGETSTAGE".to_owned(), stage)]);
     for (prefix, platform) in [("BUILD", &build), ("TARGET", &target)] {
         for (name, value) in [
             ("PLATFORM", platform.to_string()),
             ("OS", platform.os.clone()),
+            ("OSVERSION", String::new()),
             ("ARCH", platform.architecture.clone()),
             ("VARIANT", platform.variant.clone()),
         ] {
             out.insert(format!("{prefix}{name}"), value);
+        }
+    }
+    for (name, value) in &mut out {
+        if let Some(given) = options.build_args.get(name) {
+            value.clone_from(given);
         }
     }
     out
@@ -46,7 +138,7 @@ pub fn platform_arguments(options: &Options) -> BTreeMap<String, String> {
 
 /// The `ARG`s in front of the first FROM, and the platform's.
 pub fn global(file: &Dockerfile, options: &Options) -> Result<BTreeMap<String, String>> {
-    let mut values = platform_arguments(options);
+    let mut values = platform_arguments(file, options);
     for located in &file.arguments {
         let Instruction::Arg(arguments) = &located.instruction else {
             continue;

@@ -13,7 +13,7 @@ mod step;
 mod transfer;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -33,7 +33,7 @@ use crate::{
     error::{Error, Result},
     events::Events,
     layer::Layer,
-    plan::{Plan, StagePlan, stage::Given},
+    plan::{Plan, StagePlan, stage::Given, variables::Inherited},
     registry::{Fetch, Registry},
     worker::{Lease, StepSettings, Worker},
 };
@@ -137,7 +137,7 @@ pub struct Built {
     /// Its layers, base first.
     pub layers: Vec<Layer>,
     /// `ARG`s, for stages that are built upon it.
-    pub arguments: BTreeMap<String, String>,
+    pub arguments: Inherited,
 }
 
 /// Results of stages, by index in the Dockerfile.

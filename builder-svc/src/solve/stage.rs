@@ -1,8 +1,6 @@
 //! A stage: its base, then one instruction after the other.
 
-use std::collections::BTreeMap;
-
-use slipway_dockerfile::{Located, Place, parse};
+use slipway_dockerfile::{Around, Located, Place, parse, suggest::suggestion};
 use slipway_image::{ImageConfig, Platform, config::History};
 
 use super::{Built, Results, Solver, result_of, step::Step};
@@ -10,7 +8,7 @@ use crate::{
     error::{Error, Result},
     events::{Event, State, Step as Told},
     layer::Layer,
-    plan::{Action, Base, StagePlan, StageState},
+    plan::{Action, Base, StagePlan, StageState, variables::Inherited},
 };
 
 /// Who is named in a history line's remark.
@@ -47,7 +45,10 @@ impl Solver {
         let own = stage.instructions.iter().map(|i| (i, false));
         for (located, is_trigger) in triggers.iter().map(|i| (i, true)).chain(own) {
             let fail = |e: Error| self.at(located.place, e);
-            let shown = state.shown(&located.text);
+            let mut shown = state.shown(&located.text, &located.instruction);
+            if is_trigger {
+                shown.insert_str(0, "ONBUILD ");
+            }
             let (action, text) = state
                 .read(&located.instruction, &self.given)
                 .map_err(|e| fail(Error::Dockerfile(e)))?;
@@ -124,11 +125,12 @@ impl Solver {
     async fn image(&self, name: &str, platform: Option<&Platform>) -> Result<Built> {
         let mut fetch = self.fetch.clone();
         fetch.platform = platform.cloned();
-        let image = self.registry.image(name, &fetch).await?;
+        let image = self.registry.image(name, &fetch).await;
+        let image = image.map_err(|e| self.perhaps_a_stage(name, e))?;
         Ok(Built {
             config: image.config,
             layers: image.layers,
-            arguments: BTreeMap::new(),
+            arguments: Inherited::default(),
         })
     }
 
@@ -145,9 +147,34 @@ impl Solver {
                 let platform = plan.platform.as_ref().or(self.platform.as_ref());
                 Ok(self.image(name, platform).await?.layers)
             }
-            // A trigger of the base's, which the plan has not seen: it can only mean an image.
-            None if from != "scratch" => Ok(self.image(from, self.platform.as_ref()).await?.layers),
+            // A trigger of the base's, which the plan has not seen.
+            None if from != "scratch" => self.source_of_trigger(results, from).await,
             _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What a `--from` of a trigger means: a stage of this file, if it is built at all, or an image.
+    async fn source_of_trigger(&self, results: &Results, from: &str) -> Result<Vec<Layer>> {
+        let mut stages = self.file.stages.iter();
+        let named =
+            stages.rposition(|s| s.from.name.as_deref() == Some(&from.to_ascii_lowercase()));
+        match named.or_else(|| from.parse().ok()) {
+            Some(index) if results.contains_key(&index) => {
+                Ok(result_of(results, index).await?.layers.clone())
+            }
+            Some(_) => Err(Error::Dockerfile(format!(
+                "the base's trigger copies from stage {from:?}, which nothing else in front of this stage needs: name it in a COPY --from of this stage, too"
+            ))),
+            None => Ok(self.image(from, self.platform.as_ref()).await?.layers),
+        }
+    }
+
+    /// An image that is not there was perhaps meant as a stage.
+    fn perhaps_a_stage(&self, name: &str, error: Error) -> Error {
+        let stages: Vec<&str> = self.file.stage_names().collect();
+        match suggestion(name, &stages) {
+            Some(near) => Error::Invalid(format!("{error} (did you mean {near}?)")),
+            None => error,
         }
     }
 
@@ -156,8 +183,7 @@ impl Solver {
         lines
             .iter()
             .map(|text| {
-                let parsed = parse::parse(text, &[], self.file.escape);
-                let instruction = parsed.map_err(|e| {
+                let (text, instruction) = parse::trigger(text).map_err(|e| {
                     self.at(
                         place,
                         Error::Dockerfile(format!("the base's trigger ONBUILD {text}: {e}")),
@@ -165,8 +191,9 @@ impl Solver {
                 })?;
                 Ok(Located {
                     place,
-                    text: text.clone(),
+                    text,
                     instruction,
+                    around: Around::default(),
                 })
             })
             .collect()
@@ -206,6 +233,6 @@ fn scratch(platform: Option<&Platform>) -> Built {
             ..ImageConfig::default()
         },
         layers: Vec::new(),
-        arguments: BTreeMap::new(),
+        arguments: Inherited::default(),
     }
 }

@@ -167,6 +167,11 @@ impl Solver {
                     .part(&run.working_dir)
                     .part(&run.user)
                     .part(network)
+                    .part(
+                        run.script
+                            .as_ref()
+                            .map_or("", |(_, content)| content.as_str()),
+                    )
                     .list(&self.settings.extra_hosts)
                     .number(self.settings.shm_size);
             }
@@ -225,6 +230,9 @@ impl Solver {
             return Err(Error::Unsupported(
                 "RUN --network=host is allowed only in a build with --network host".to_owned(),
             ));
+        }
+        if run.script.is_some() {
+            return Err(Error::Unsupported("a here-document of RUN with an interpreter line (#!) is not supported yet: COPY the script from a here-document and RUN it".to_owned()));
         }
         let snapshot = self.lease().await?.prepare(layers).await?;
         let code = snapshot

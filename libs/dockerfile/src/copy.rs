@@ -1,10 +1,9 @@
 //! The grammar of COPY and ADD: their options, and which words are here-documents.
 
 use super::{
-    expand::words,
     flags::Flags,
     instruction::{Content, Copy},
-    lex::Heredoc,
+    lex::{Heredoc, heredoc::beginning},
 };
 
 /// Parses what follows the keyword.
@@ -13,40 +12,36 @@ pub(crate) fn copy(
     flags: &mut Flags,
     rest: &str,
     json: Option<Vec<String>>,
-    escape: char,
     heredocs: &[Heredoc],
 ) -> Result<Copy, String> {
     let name = if add { "ADD" } else { "COPY" };
-    let mut all = json.unwrap_or_else(|| words(rest, escape));
-    let count = all.len();
+    // No quotes: what holds blanks is written as JSON.
+    let mut all = json.unwrap_or_else(|| rest.split_whitespace().map(str::to_owned).collect());
+    let count = ["no", "only one"].get(all.len()).copied();
     let destination = all.pop().unwrap_or_default();
-    if all.is_empty() {
+    if let Some(count) = count {
         return Err(format!(
-            "{name} requires at least two arguments, but only {count} were provided. Destination could not be determined"
+            "{name} requires at least two arguments, but {count} was provided. Destination could not be determined"
         ));
     }
-    if document(&destination).is_some_and(|(name, _)| heredocs.iter().any(|h| h.name == name)) {
+    let document = |word: &str| beginning(word).filter(|_| !heredocs.is_empty());
+    if document(&destination).is_some() {
         return Err(format!("{name} cannot accept a heredoc as a destination"));
     }
     let mut sources = Vec::new();
     let mut contents = Vec::new();
     for word in all {
-        let found = document(&word).and_then(|(name, quoted)| {
-            let heredoc = heredocs.iter().find(|h| h.name == name)?;
-            Some((heredoc, quoted))
-        });
-        match found {
-            Some((heredoc, quoted)) => contents.push(Content {
-                name: heredoc.name.clone(),
-                body: heredoc.body.clone(),
-                expand: !quoted,
-            }),
+        match document(&word) {
+            Some(begun) => {
+                let found = heredocs.iter().find(|h| h.name == begun.name);
+                contents.push(Content {
+                    body: found.map(Heredoc::content).unwrap_or_default(),
+                    name: begun.name,
+                    expand: begun.expands,
+                });
+            }
             None => sources.push(word),
         }
-    }
-    let mut exclude = Vec::new();
-    while let Some(pattern) = flags.raw("exclude")? {
-        exclude.push(pattern);
     }
     let mut parsed = Copy {
         add,
@@ -56,7 +51,7 @@ pub(crate) fn copy(
         chown: flags.raw("chown")?,
         chmod: flags.raw("chmod")?,
         link: flags.switch("link")?,
-        exclude,
+        exclude: flags.all("exclude")?,
         ..Copy::default()
     };
     if add {
@@ -70,15 +65,6 @@ pub(crate) fn copy(
     Ok(parsed)
 }
 
-/// `<<NAME`, `<<-NAME`, `<<"NAME"`: the name, and whether it is quoted, which leaves its text as it is.
-fn document(word: &str) -> Option<(String, bool)> {
-    let name = word.strip_prefix("<<")?;
-    let name = name.strip_prefix('-').unwrap_or(name);
-    let plain = name.replace(['"', '\'', '\\'], "");
-    let quoted = plain.len() != name.len();
-    (!plain.is_empty()).then_some((plain, quoted))
-}
-
 #[cfg(test)]
 mod tests {
     use crate::{Copy, Instruction, lex::Heredoc, parse::parse};
@@ -89,6 +75,8 @@ mod tests {
             .map(|(name, body)| Heredoc {
                 name: (*name).to_owned(),
                 body: (*body).to_owned(),
+                strip_tabs: false,
+                expands: true,
             })
             .collect();
         match parse(text, &heredocs, '\\')? {

@@ -46,7 +46,7 @@ pub struct From {
     pub base: String,
     /// `--platform`
     pub platform: Option<String>,
-    /// `AS`
+    /// `AS`, in lower case: stage names are case-insensitive.
     pub name: Option<String>,
 }
 
@@ -64,9 +64,23 @@ pub enum Command {
 pub struct Run {
     /// What runs; here-documents are part of it.
     pub command: Command,
+    /// A here-document that names its interpreter (`#!`): it is a file that `command` runs.
+    pub script: Option<Script>,
     /// `--network`
     pub network: Option<String>,
 }
+
+/// A file that a RUN brings along, below [`SCRIPTS`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    /// Its name.
+    pub name: String,
+    /// Its content.
+    pub content: String,
+}
+
+/// Where scripts are while their RUN runs (BuildKit's place).
+pub const SCRIPTS: &str = "/dev/pipes";
 
 /// `COPY` and `ADD`
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 //!
 //! * [`lex`]: bytes to logical lines;
 //! * [`parse`]: a line to a typed [`instruction`], its flags apart;
-//! * [`expand`]: shell words and variables.
+//! * [`expand`]: shell words and variables;
+//! * [`lint`]: what is allowed and yet not advisable.
 //!
 //! Architecture invariant: nothing here reads a file, knows an image or runs anything.
 
@@ -13,6 +14,8 @@ pub mod instruction;
 pub mod lex;
 pub mod parse;
 pub mod port;
+pub mod signal;
+pub mod suggest;
 
 pub use instruction::{Command, Content, Copy, From, Healthcheck, Instruction, Run};
 
@@ -20,6 +23,8 @@ pub use instruction::{Command, Content, Copy, From, Healthcheck, Instruction, Ru
 pub const MAX_SIZE: usize = 1 << 20;
 /// Most instructions of a Dockerfile.
 pub const MAX_INSTRUCTIONS: usize = 5_000;
+/// Most stages of a Dockerfile.
+pub const MAX_STAGES: usize = 1_000;
 
 /// A parsed Dockerfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,12 +33,14 @@ pub struct Dockerfile {
     pub name: String,
     /// Escape character.
     pub escape: char,
+    /// `# check=`: what it says, and its line.
+    pub check: Option<(String, u32)>,
     /// `ARG`s in front of the first `FROM`.
     pub arguments: Vec<Located>,
     /// Stages, in order; at least one.
     pub stages: Vec<Stage>,
-    /// Its physical lines, for excerpts.
-    lines: Vec<String>,
+    /// All of it, for excerpts.
+    pub source: String,
 }
 
 /// From one `FROM` to the next.
@@ -43,6 +50,10 @@ pub struct Stage {
     pub from: From,
     /// Where it stands.
     pub place: Place,
+    /// Its text, continuations joined.
+    pub text: String,
+    /// What the linter looks at.
+    pub around: Around,
     /// What follows.
     pub instructions: Vec<Located>,
 }
@@ -56,6 +67,17 @@ pub struct Located {
     pub text: String,
     /// What.
     pub instruction: Instruction,
+    /// What the linter looks at.
+    pub around: Around,
+}
+
+/// What stands around an instruction and has no part in what it means.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Around {
+    /// The comments right above, without their `#`.
+    pub comments: Vec<String>,
+    /// The last of its continued lines, when a blank one stands between these.
+    pub empty_continuation: Option<u32>,
 }
 
 /// Physical lines, from 1.
@@ -92,15 +114,14 @@ impl Dockerfile {
         if content.len() > MAX_SIZE {
             return Err(format!("{name} is larger than {} KiB", MAX_SIZE / 1024));
         }
-        let Ok(text) = std::str::from_utf8(content) else {
-            return Err(format!("{name} is not UTF-8 text"));
-        };
         let mut out = Self {
             name: name.to_owned(),
             escape: '\\',
+            check: None,
             arguments: Vec::new(),
             stages: Vec::new(),
-            lines: text.lines().map(str::to_owned).collect(),
+            source: String::from_utf8_lossy(content.strip_prefix(BOM).unwrap_or(content))
+                .into_owned(),
         };
         let at = |out: &Self, line: u32, message: &str| {
             let place = Place {
@@ -109,52 +130,26 @@ impl Dockerfile {
             };
             out.error(place, &format!("dockerfile parse error: {message}"))
         };
-        let lexed = lex::lex(text).map_err(|e| at(&out, e.line, &e.message))?;
+        let lexed = lex::lex_bytes(content).map_err(|e| at(&out, e.line, &e.message))?;
         out.escape = lexed.escape;
-        if let Some(syntax) = lexed.syntax.filter(|s| !is_our_syntax(s)) {
+        out.check = lexed.check;
+        if let Some((syntax, line)) = lexed.syntax.filter(|(s, _)| !is_our_syntax(s)) {
             return Err(at(
                 &out,
-                1,
+                line,
                 &format!(
                     "the front end {syntax:?} is not supported: only docker/dockerfile is, and it is built in"
                 ),
             ));
         }
-        if lexed.lines.len() > MAX_INSTRUCTIONS {
-            return Err(format!(
-                "{name} has more than {MAX_INSTRUCTIONS} instructions"
-            ));
-        }
-        for line in &lexed.lines {
+        for line in lexed.lines {
             let place = Place {
                 first: line.first,
                 last: line.last,
             };
             let instruction = parse::parse(&line.text, &line.heredocs, out.escape)
                 .map_err(|e| out.error(place, &format!("dockerfile parse error: {e}")))?;
-            match (instruction, out.stages.last_mut()) {
-                (Instruction::From(from), _) => out.stages.push(Stage {
-                    from,
-                    place,
-                    instructions: Vec::new(),
-                }),
-                (instruction, Some(stage)) => stage.instructions.push(Located {
-                    place,
-                    text: line.text.clone(),
-                    instruction,
-                }),
-                (instruction @ Instruction::Arg(_), None) => out.arguments.push(Located {
-                    place,
-                    text: line.text.clone(),
-                    instruction,
-                }),
-                (_, None) => {
-                    return Err(out.error(
-                        place,
-                        "no build stage in current context: a Dockerfile begins with FROM (only ARG may stand before it)",
-                    ));
-                }
-            }
+            out.put(line, place, instruction)?;
         }
         if out.stages.is_empty() {
             return Err(format!(
@@ -164,28 +159,106 @@ impl Dockerfile {
         Ok(out)
     }
 
+    fn put(
+        &mut self,
+        line: lex::Line,
+        place: Place,
+        instruction: Instruction,
+    ) -> Result<(), String> {
+        let around = Around {
+            comments: line.comments,
+            empty_continuation: line.empty_continuation,
+        };
+        let text = line.text;
+        if let Instruction::From(from) = instruction {
+            if self.stages.len() == MAX_STAGES {
+                return Err(self.error(place, &format!("there are more than {MAX_STAGES} stages")));
+            }
+            self.stages.push(Stage {
+                from,
+                place,
+                text,
+                around,
+                instructions: Vec::new(),
+            });
+            return Ok(());
+        }
+        let located = Located {
+            place,
+            text,
+            instruction,
+            around,
+        };
+        match (self.stages.last_mut(), &located.instruction) {
+            (Some(stage), _) => stage.instructions.push(located),
+            (None, Instruction::Arg(_)) => self.arguments.push(located),
+            (None, _) => {
+                return Err(self.error(
+                    place,
+                    "no build stage in current context: a Dockerfile begins with FROM (only ARG may stand before it)",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of the stages that have one.
+    pub fn stage_names(&self) -> impl Iterator<Item = &str> {
+        self.stages.iter().filter_map(|s| s.from.name.as_deref())
+    }
+
+    /// Whether a front end other than ours is asked for by name (`BUILDKIT_SYNTAX`).
+    pub fn understands(syntax: &str) -> bool {
+        is_our_syntax(syntax)
+    }
+
     /// A sentence with its place in front and an excerpt of the file behind, on lines of its own.
     pub fn error(&self, place: Place, message: &str) -> String {
+        format!(
+            "{}:{}: {message}\n{}",
+            self.name,
+            place.first,
+            self.excerpt(place)
+        )
+    }
+
+    /// The lines of a place among those around them, between two rules, as BuildKit shows them
+    /// (`solver/errdefs/source.go`).
+    pub fn excerpt(&self, place: Place) -> String {
         let (first, last) = (place.first as usize, place.last as usize);
-        let (from, to) = (
-            first.saturating_sub(3).max(1),
-            (last + 2).min(self.lines.len()),
-        );
-        let mut out = format!("{}:{first}: {message}\n--------------------\n", self.name);
-        for number in from..=to {
+        let around = if first == last { 4 } else { 2 };
+        // A here-document may be long: its beginning is enough.
+        let last = last.min(first + 30);
+        let count = self.source.split('\n').take(last + around).count();
+        let (mut from, mut to, mut more) = (first, last.min(count), 0);
+        while more < around {
+            if from > 1 {
+                from -= 1;
+                more += 1;
+            }
+            if to < count {
+                to += 1;
+                more += 1;
+            }
+            more += 1;
+        }
+        let mut out = "--------------------\n".to_owned();
+        let lines = self.source.split('\n').zip(1..).skip(from - 1);
+        for (line, number) in lines.take(to + 1 - from) {
             let mark = if (first..=last).contains(&number) {
                 ">>>"
             } else {
                 "   "
             };
-            let line = self.lines.get(number - 1).map_or("", String::as_str);
-            let line: String = line.chars().take(200).collect();
-            out.push_str(&format!("{number:>4} | {mark} {line}\n"));
+            let line: String = line.trim_end_matches('\r').chars().take(200).collect();
+            out.push_str(&format!(" {number:>3} | {mark} {line}\n"));
         }
         out.push_str("--------------------");
         out
     }
 }
+
+const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// The official front end, any version of it: what it understands is built in.
 fn is_our_syntax(syntax: &str) -> bool {
@@ -218,7 +291,7 @@ mod tests {
         assert_eq!(
             error,
             "Dockerfile:2: dockerfile parse error: unknown instruction: RUNN (did you mean RUN?)\n\
-             --------------------\n   1 |     FROM a\n   2 | >>> RUNN x\n   3 |     CMD y\n--------------------"
+             --------------------\n   1 |     FROM a\n   2 | >>> RUNN x\n   3 |     CMD y\n   4 |     \n--------------------"
         );
         for text in ["", "RUN x", "# only\n", "\u{0}", "# syntax=me/mine\nFROM a"] {
             assert!(

@@ -8,6 +8,7 @@ mod carried;
 mod copying;
 mod files;
 mod image_of;
+mod language;
 mod outputs;
 mod refused;
 mod reproducible;
