@@ -78,7 +78,7 @@ impl Exporter<'_> {
         let built = Built {
             config,
             layers: layers.clone(),
-            arguments: std::collections::BTreeMap::new(),
+            arguments: crate::plan::variables::Inherited::default(),
         };
         let field = built.config.other.clone().into_iter().collect::<Vec<_>>();
         let no_labels = std::collections::BTreeMap::new();
