@@ -1,9 +1,9 @@
-//! A build from request to image, and the list of recent ones.
+//! A build from request to outputs.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::SystemTime,
 };
 
 use slipway_dockerfile::Dockerfile;
@@ -16,6 +16,7 @@ use crate::{
     context::{BuildContext, ContentStore},
     error::{Error, Result, Tried as _},
     events::{Event, Events},
+    history::{Entry, History, Status},
     output::{self, Exported, Exporter, Made, Output, annotation::Annotations},
     plan::{self, Options, stage::Given},
     registry::{Fetch, Registry},
@@ -77,30 +78,10 @@ pub struct Outcome {
     pub cached: u32,
 }
 
-/// A build that is or was.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// 64 hex digits.
-    pub id: String,
-    /// First tag, or the Dockerfile's name.
-    pub name: String,
-    /// When it began.
-    pub started: SystemTime,
-    /// None = it still runs.
-    pub took: Option<Duration>,
-    /// `running`, `completed`, `error` or `canceled`.
-    pub status: &'static str,
-    /// Steps that change files, and how many of them were cached.
-    pub counts: (u32, u32),
-}
-
 /// Steps that run at once: one a processor, and some more because many of them wait for a network.
 fn parallel() -> usize {
     std::thread::available_parallelism().map_or(4, |n| n.get().max(4))
 }
-
-/// How many builds are remembered.
-const REMEMBERED: usize = 100;
 
 /// Builds. One per service.
 pub struct Builder {
@@ -109,7 +90,8 @@ pub struct Builder {
     /// Files of contexts.
     pub store: Arc<ContentStore>,
     content_bytes: u64,
-    builds: Mutex<VecDeque<Entry>>,
+    /// Builds that are and were.
+    pub history: Arc<History>,
     /// Read by builds, written by what may not happen meanwhile.
     running: Arc<tokio::sync::RwLock<()>>,
     /// Steps of all builds that run at the same time.
@@ -123,25 +105,17 @@ impl Builder {
         worker: Worker,
         store: ContentStore,
         content_bytes: u64,
+        history: History,
     ) -> Self {
         Self {
             registry,
             worker,
             store: Arc::new(store),
             content_bytes,
-            builds: Mutex::default(),
+            history: Arc::new(history),
             running: Arc::default(),
             permits: Arc::new(Semaphore::new(parallel())),
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Entry>> {
-        self.builds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Recent builds, newest first.
-    pub fn list(&self) -> Vec<Entry> {
-        self.lock().iter().rev().cloned().collect()
     }
 
     /// What the cache holds.
@@ -178,14 +152,32 @@ impl Builder {
         events: Events,
     ) -> Result<Outcome> {
         let name = request.tags.first().unwrap_or(&request.dockerfile_name);
-        let mut record = Recording::begin(self.clone(), id.clone(), name.clone());
-        // Released before the recording is dropped.
+        let mut record = self.history.begin(Entry {
+            id: id.clone(),
+            name: name.clone(),
+            tags: request.tags.clone(),
+            target: request.target.clone(),
+            platforms: request.platforms.iter().map(ToString::to_string).collect(),
+            dockerfile: request.dockerfile_name.clone(),
+            started: SystemTime::now(),
+            took: None,
+            status: Status::Running,
+            error: String::new(),
+            image: String::new(),
+            steps: 0,
+            cached: 0,
+        });
+        let _ending = Ending(self.clone());
+        // Released before the ending is dropped.
         let _running = self.running.read().await;
         let done = self.run(&id, request, context, events).await;
-        match &done {
-            Ok(outcome) => record.end("completed", (outcome.steps, outcome.cached)),
-            Err(_) => record.end("error", (0, 0)),
-        }
+        record.end(match &done {
+            Ok(outcome) => {
+                let image = outcome.image.as_ref().map(|i| i.manifest.clone());
+                Ok((image.unwrap_or_default(), outcome.steps, outcome.cached))
+            }
+            Err(error) => Err(error.to_string()),
+        });
         done
     }
 
@@ -428,58 +420,16 @@ fn metadata(id: &str, image: Option<&Exported>, names: &[Reference]) -> BTreeMap
     out
 }
 
-/// A build's line in the list; one that is dropped in the middle was cancelled.
-struct Recording {
-    builder: Arc<Builder>,
-    id: String,
-    begun: Instant,
-    ended: bool,
-}
+/// The end of a build, however it came about.
+struct Ending(Arc<Builder>);
 
-impl Recording {
-    fn begin(builder: Arc<Builder>, id: String, name: String) -> Self {
-        let mut builds = builder.lock();
-        if builds.len() == REMEMBERED {
-            builds.pop_front();
-        }
-        builds.push_back(Entry {
-            id: id.clone(),
-            name,
-            started: SystemTime::now(),
-            took: None,
-            status: "running",
-            counts: (0, 0),
-        });
-        drop(builds);
-        Self {
-            builder,
-            id,
-            begun: Instant::now(),
-            ended: false,
-        }
-    }
-
-    fn end(&mut self, status: &'static str, counts: (u32, u32)) {
-        self.ended = true;
-        let mut builds = self.builder.lock();
-        if let Some(entry) = builds.iter_mut().find(|e| e.id == self.id) {
-            entry.took = Some(self.begun.elapsed());
-            entry.status = status;
-            entry.counts = counts;
-        }
-    }
-}
-
-impl Drop for Recording {
+impl Drop for Ending {
     fn drop(&mut self) {
-        if !self.ended {
-            self.end("canceled", (0, 0));
-        }
         // No build begins while content goes. Others that run need theirs: their end is another chance.
-        let alone = self.builder.running.clone().try_write_owned();
+        let alone = self.0.running.clone().try_write_owned();
         // A service that stops drops its builds outside of the runtime: then nothing is evicted.
         if let (Ok(alone), Ok(runtime)) = (alone, tokio::runtime::Handle::try_current()) {
-            let (store, keep) = (self.builder.store.clone(), self.builder.content_bytes);
+            let (store, keep) = (self.0.store.clone(), self.0.content_bytes);
             runtime.spawn_blocking(move || {
                 let _alone = alone;
                 match store.evict(keep) {

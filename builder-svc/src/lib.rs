@@ -16,6 +16,7 @@ pub mod context;
 pub mod error;
 pub mod events;
 pub mod grpc;
+pub mod history;
 pub mod layer;
 pub mod output;
 pub mod plan;

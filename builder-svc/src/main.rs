@@ -4,8 +4,8 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use builder_svc::{
-    build::Builder, context::ContentStore, grpc::BuilderService, registry::Registry, settings,
-    worker::Worker,
+    build::Builder, context::ContentStore, grpc::BuilderService, history::History,
+    registry::Registry, settings, worker::Worker,
 };
 use clap::Parser as _;
 use slipway_proto::builder::v1::builder_server::BuilderServer;
@@ -41,7 +41,10 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
     let worker = Worker::new(worker, file.worker_lease()?);
     let store =
         ContentStore::open(state.join("content")).context("cannot open the context files")?;
-    let builder = Arc::new(Builder::new(registry, worker, store, file.content_bytes));
+    let history = History::open(state.join("history"), file.history())
+        .context("cannot open the history of builds")?;
+    let builder = Builder::new(registry, worker, store, file.content_bytes, history);
+    let builder = Arc::new(builder);
     let service = BuilderService::new(builder, context.started, context.shutdown);
     Ok(Routes::new(
         BuilderServer::new(service)

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use slipway_service::{Address, Paths};
 
+use crate::history::Limits;
+
 /// This service's own part of the file.
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -14,6 +16,10 @@ pub struct File {
     pub worker: Option<Address>,
     /// Most bytes of context files that are kept between builds.
     pub content_bytes: u64,
+    /// Builds that `builder history` remembers, and most bytes of their logs.
+    pub history_builds: usize,
+    /// See above.
+    pub history_bytes: u64,
     /// Seconds after which a worker takes back what a build has there that it does not hear of any more.
     pub worker_lease_seconds: u64,
 }
@@ -24,6 +30,8 @@ impl Default for File {
             registry: None,
             worker: None,
             content_bytes: 2 << 30,
+            history_builds: 200,
+            history_bytes: 256 << 20,
             worker_lease_seconds: 60,
         }
     }
@@ -34,6 +42,14 @@ impl File {
     pub fn registry_address(&self, paths: &Paths) -> Address {
         let own = self.registry.clone();
         own.unwrap_or_else(|| Address::Unix(paths.socket_of("registry")))
+    }
+
+    /// How much of the past is kept.
+    pub const fn history(&self) -> Limits {
+        Limits {
+            builds: self.history_builds,
+            bytes: self.history_bytes,
+        }
     }
 
     /// How long a lease lives that is not renewed. The worker allows no more than an hour.

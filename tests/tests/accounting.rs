@@ -190,7 +190,7 @@ async fn the_registry_and_the_builder_know_what_they_have() {
     site.ctl(&["rmi", "made"]).ok();
     let after = told(vec![]).await;
     assert!(after.internal > all.internal + 500_000, "{after:?}");
-    let request = builder::DiskUsageRequest {};
+    let request = builder::DiskUsageRequest::default();
     let cache = site
         .builder()
         .disk_usage(request)

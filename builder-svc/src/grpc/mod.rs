@@ -15,10 +15,12 @@ use std::{
     time::SystemTime,
 };
 
+use prost::Message as _;
 use slipway_proto::{
     builder::v1::{
-        BuildEvent, BuildRequest, DiskUsageRequest, DiskUsageResponse, InfoRequest,
-        ListBuildsRequest, ListBuildsResponse, PruneRequest, PruneResponse, build_request::Part,
+        BuildEvent, BuildLogsRequest, BuildRequest, DiskUsageRequest, DiskUsageResponse,
+        InfoRequest, ListBuildsRequest, ListBuildsResponse, PruneRequest, PruneResponse,
+        RemoveBuildsRequest, RemoveBuildsResponse, build_request::Part,
         builder_server::Builder as Service,
     },
     types::v1::ServiceInfo,
@@ -106,12 +108,19 @@ impl Service for BuilderService {
             // The caller is gone: the stream's end aborts this task.
             let _ = send.send(Ok(view::build_id(&id))).await;
             let store = builder.store.clone();
+            let mut log = builder.history.log(&id);
             let feeding = feed::feed(parts, feed, store);
             let building = builder.build(id, request, context, events);
             let forwarding = async {
                 while let Some(event) = told.recv().await {
-                    let _ = send.send(Ok(view::event(event))).await;
+                    let message = view::event(event);
+                    if view::is_kept(&message) {
+                        log.add(&message.encode_to_vec());
+                    }
+                    let _ = send.send(Ok(message)).await;
                 }
+                // On the disk before the caller is told the end.
+                drop(log);
             };
             let work = async { tokio::join!(building, forwarding).0 };
             tokio::pin!(feeding, work);
@@ -140,11 +149,65 @@ impl Service for BuilderService {
         &self,
         _: Request<ListBuildsRequest>,
     ) -> Result<Response<ListBuildsResponse>, Status> {
-        let builds = self.builder.list().into_iter().map(view::entry).collect();
+        let builds = self
+            .builder
+            .history
+            .list()
+            .into_iter()
+            .map(view::entry)
+            .collect();
         Ok(Response::new(ListBuildsResponse {
             builds,
             next_page_token: String::new(),
         }))
+    }
+
+    type BuildLogsStream = ReceiverStream<Result<BuildEvent, Status>>;
+    async fn build_logs(
+        &self,
+        request: Request<BuildLogsRequest>,
+    ) -> Result<Response<Self::BuildLogsStream>, Status> {
+        let id = request.into_inner().id;
+        let history = self.builder.history.clone();
+        if !history.list().iter().any(|e| e.id == id) {
+            return Err(Error::Invalid(format!("no build {id} in the history")).into());
+        }
+        let (send, receive) = mpsc::channel(QUEUE);
+        tokio::task::spawn_blocking(move || {
+            let read = history.read(&id, |message| {
+                // What another version wrote and we cannot read is passed over.
+                BuildEvent::decode(&message[..])
+                    .map_or(true, |event| send.blocking_send(Ok(event)).is_ok())
+            });
+            if let Err(error) = read {
+                let error = Error::Io {
+                    what: format!("cannot read the log of build {id}"),
+                    source: error,
+                };
+                let _ = send.blocking_send(Err(error.into()));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+
+    async fn remove_builds(
+        &self,
+        request: Request<RemoveBuildsRequest>,
+    ) -> Result<Response<RemoveBuildsResponse>, Status> {
+        let request = request.into_inner();
+        let history = self.builder.history.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            history.remove(
+                Some(&request.ids)
+                    .filter(|_| !request.all)
+                    .map(Vec::as_slice),
+            )
+        })
+        .await
+        .map_err(std::io::Error::other)
+        .and_then(|r| r)
+        .tried(|| "cannot remove builds of the history".to_owned())?;
+        Ok(Response::new(RemoveBuildsResponse { removed }))
     }
 
     async fn prune(

@@ -8,9 +8,10 @@ use slipway_proto::builder::v1::{
 };
 
 use crate::{
-    build::{Entry, Outcome},
+    build::Outcome,
     cache::OnDisk,
     events::{Event, State},
+    history::Entry,
 };
 
 const fn message(event: build_event::Event) -> BuildEvent {
@@ -99,17 +100,29 @@ pub fn result(outcome: Outcome) -> BuildEvent {
     }))
 }
 
-/// A line of the list of builds.
+/// A build of the history.
 pub fn entry(entry: Entry) -> list_builds_response::Build {
     list_builds_response::Build {
         id: entry.id,
         name: entry.name,
         started: Some(entry.started.into()),
         took: entry.took.and_then(|t| t.try_into().ok()),
-        status: entry.status.to_owned(),
-        steps: entry.counts.0,
-        cached_steps: entry.counts.1,
+        status: entry.status.as_str().to_owned(),
+        steps: entry.steps,
+        cached_steps: entry.cached,
+        error: entry.error,
+        tags: entry.tags,
+        target: entry.target,
+        platforms: entry.platforms,
+        dockerfile: entry.dockerfile,
+        image: entry.image,
     }
+}
+
+/// Whether the history keeps a message: what people read, not the transfer of files.
+pub const fn is_kept(message: &BuildEvent) -> bool {
+    use build_event::Event::{Log, Step, Warning};
+    matches!(&message.event, Some(Step(_) | Log(_) | Warning(_)))
 }
 
 /// A record of the cache.

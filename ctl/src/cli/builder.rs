@@ -25,12 +25,16 @@ pub enum Command {
     },
     /// Build an image from a Dockerfile
     Build(Box<super::build::Build>),
+    /// Commands to work on build records
+    #[command(subcommand)]
+    History(super::history::Command),
 }
 
 impl Command {
     pub async fn run(self, site: &Site) -> Outcome {
         let (all, filter, force, keep) = match self {
             Self::Build(build) => return build.run(site).await,
+            Self::History(command) => return command.run(site).await,
             Self::Prune {
                 all,
                 filter,
@@ -46,6 +50,7 @@ impl Command {
             all,
             filters: units::filters(&filter)?,
             keep_bytes: keep.unwrap_or(0).unsigned_abs(),
+            ..PruneRequest::default()
         };
         prune::build_cache(site, request).await?.print()
     }

@@ -97,7 +97,7 @@ impl Usage {
             within("registry-svc", images.disk_usage(of_images)),
             within(
                 "builder-svc",
-                cache.disk_usage(builder::v1::DiskUsageRequest {})
+                cache.disk_usage(builder::v1::DiskUsageRequest::default())
             ),
         );
         Ok(Self {

@@ -10,6 +10,7 @@ mod disk;
 pub mod events;
 pub mod exec;
 mod flags;
+mod history;
 pub mod image;
 pub mod logs;
 pub mod network;

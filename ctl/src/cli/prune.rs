@@ -195,6 +195,7 @@ impl Everything {
                 all: self.all,
                 filters: filters.into_iter().filter(|f| f.key == "until").collect(),
                 keep_bytes: 0,
+                max_used_bytes: 0,
             };
             tell(build_cache(site, request).await?)?;
             // What only the cache's layers had unpacked is needless now.

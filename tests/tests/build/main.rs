@@ -7,6 +7,7 @@ mod cancelled;
 mod carried;
 mod copying;
 mod files;
+mod history;
 mod image_of;
 mod language;
 mod outputs;
