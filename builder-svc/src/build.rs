@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use slipway_dockerfile::Dockerfile;
@@ -20,7 +20,7 @@ use crate::{
     output::{self, Exported, Exporter, Made, Output, annotation::Annotations},
     plan::{self, Options, stage::Given},
     registry::{Fetch, Registry},
-    solve::{NoCache, Progress, Solver},
+    solve::{NoCache, Progress, Solver, turns::Turns},
     worker::{StepSettings, Worker},
 };
 
@@ -78,6 +78,9 @@ pub struct Outcome {
     pub cached: u32,
 }
 
+/// How often the cache is looked through.
+const COLLECT_EVERY: Duration = Duration::from_secs(600);
+
 /// Steps that run at once: one a processor, and some more because many of them wait for a network.
 fn parallel() -> usize {
     std::thread::available_parallelism().map_or(4, |n| n.get().max(4))
@@ -96,18 +99,27 @@ pub struct Builder {
     running: Arc<tokio::sync::RwLock<()>>,
     /// Steps of all builds that run at the same time.
     permits: Arc<Semaphore>,
+    turns: Arc<Turns>,
+    cache: Cache,
+    cache_bytes: u64,
+    /// When the cache was last collected.
+    collected: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Builder {
-    /// Upon these services.
+    /// Upon these services. Bytes: most of contexts' files, and most of the cache (0 = no limit).
     pub fn new(
         registry: Registry,
         worker: Worker,
         store: ContentStore,
-        content_bytes: u64,
+        (content_bytes, cache_bytes): (u64, u64),
         history: History,
     ) -> Self {
         Self {
+            cache: Cache::new(registry.clone()),
+            cache_bytes,
+            collected: tokio::sync::Mutex::default(),
+            turns: Arc::default(),
             registry,
             worker,
             store: Arc::new(store),
@@ -120,20 +132,18 @@ impl Builder {
 
     /// What the cache holds.
     pub async fn records(&self) -> Result<Vec<OnDisk>> {
-        Cache::new(self.registry.clone()).usage().await
+        self.cache.usage().await
     }
 
-    /// Removes records of the cache and files of contexts; returns keys and bytes. A build that runs
-    /// counts on what it has found: meanwhile nothing is removed.
-    pub async fn prune(&self, prune: Prune) -> Result<(Vec<String>, u64)> {
-        let Ok(_alone) = self.running.try_write() else {
-            let sentence = "a build is running: prune when it has ended".to_owned();
-            return Err(Error::Conflict(sentence));
-        };
-        let (keys, bytes) = Cache::new(self.registry.clone()).prune(prune).await?;
-        if prune.until.is_some() || prune.keep_bytes > 0 {
+    /// Removes records of the cache that no running build counts on and, when everything is meant and
+    /// no build runs, files of contexts; returns keys and bytes.
+    pub async fn prune(&self, prune: &Prune) -> Result<(Vec<String>, u64)> {
+        let (keys, bytes) = self.cache.prune(prune).await?;
+        let limited = prune.reserved > 0 || prune.most > 0 || !prune.filters.match_contexts();
+        let until = prune.filters.until.is_some();
+        let (false, false, Ok(_alone)) = (limited, until, self.running.try_write()) else {
             return Ok((keys, bytes));
-        }
+        };
         let store = self.store.clone();
         let gone = tokio::task::spawn_blocking(move || store.evict(0))
             .await
@@ -141,6 +151,28 @@ impl Builder {
             .and_then(|r| r)
             .tried(|| "cannot remove the context files".to_owned())?;
         Ok((keys, bytes + gone.1))
+    }
+
+    /// Keeps the cache within its budget; at most once in ten minutes, since all records are looked at.
+    async fn collect(&self) {
+        let Ok(mut last) = self.collected.try_lock() else {
+            return;
+        };
+        if self.cache_bytes == 0 || last.is_some_and(|t| t.elapsed() < COLLECT_EVERY) {
+            return;
+        }
+        *last = Some(Instant::now());
+        let prune = Prune {
+            most: self.cache_bytes,
+            ..Prune::default()
+        };
+        match self.cache.prune(&prune).await {
+            Ok((keys, _)) if keys.is_empty() => {}
+            Ok((keys, bytes)) => {
+                tracing::info!(records = keys.len(), bytes, "the build cache was collected")
+            }
+            Err(error) => tracing::warn!(%error, "the build cache could not be collected"),
+        }
     }
 
     /// Builds. Dropping the future cancels it: what runs is stopped, and nothing of it stays.
@@ -197,7 +229,11 @@ impl Builder {
         let cache_to = cache_to.collect::<Result<Vec<_>>>()?;
         let file = Dockerfile::parse(&request.dockerfile_name, &request.dockerfile)
             .map_err(Error::Dockerfile)?;
-        let progress = Arc::new(Progress::new(self.permits.clone()));
+        let progress = Arc::new(Progress::new(
+            self.permits.clone(),
+            self.turns.clone(),
+            self.cache.uses.held(),
+        ));
         let several = request.platforms.len() > 1;
         let mut platforms: Vec<Option<Platform>> =
             request.platforms.iter().cloned().map(Some).collect();
@@ -242,7 +278,7 @@ impl Builder {
                 no_cache: request.no_cache.clone(),
                 latest: request.latest,
                 registry: self.registry.clone(),
-                cache: Cache::new(self.registry.clone()),
+                cache: self.cache.clone(),
                 title: match tags.first() {
                     Some(tag) => format!("build of {tag}"),
                     None => format!("build of {}", request.dockerfile_name),
@@ -262,11 +298,10 @@ impl Builder {
         }
         let results = solve(solvers).await?;
         events.tell(Event::NeedNoMore).await;
-        let cache = Cache::new(self.registry.clone());
         let records = progress.records();
         let exporter = Exporter {
             registry: &self.registry,
-            cache: &cache,
+            cache: &self.cache,
             events: &events,
             results: &results,
             labels: &request.labels,
@@ -425,6 +460,10 @@ struct Ending(Arc<Builder>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let builder = self.0.clone();
+            runtime.spawn(async move { builder.collect().await });
+        }
         // No build begins while content goes. Others that run need theirs: their end is another chance.
         let alone = self.0.running.clone().try_write_owned();
         // A service that stops drops its builds outside of the runtime: then nothing is evicted.

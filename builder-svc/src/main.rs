@@ -43,7 +43,13 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
         ContentStore::open(state.join("content")).context("cannot open the context files")?;
     let history = History::open(state.join("history"), file.history())
         .context("cannot open the history of builds")?;
-    let builder = Builder::new(registry, worker, store, file.content_bytes, history);
+    let builder = Builder::new(
+        registry,
+        worker,
+        store,
+        (file.content_bytes, file.cache_bytes),
+        history,
+    );
     let builder = Arc::new(builder);
     let service = BuilderService::new(builder, context.started, context.shutdown);
     Ok(Routes::new(

@@ -16,6 +16,9 @@ pub struct File {
     pub worker: Option<Address>,
     /// Most bytes of context files that are kept between builds.
     pub content_bytes: u64,
+    /// Most bytes of layers that the build cache keeps; beyond it those go that were not used for the longest
+    /// time. 0 = no limit.
+    pub cache_bytes: u64,
     /// Builds that `builder history` remembers, and most bytes of their logs.
     pub history_builds: usize,
     /// See above.
@@ -30,6 +33,7 @@ impl Default for File {
             registry: None,
             worker: None,
             content_bytes: 2 << 30,
+            cache_bytes: 20 << 30,
             history_builds: 200,
             history_bytes: 256 << 20,
             worker_lease_seconds: 60,

@@ -5,13 +5,17 @@
 //! needs no special case.
 
 pub mod carried;
+pub mod filter;
 pub mod key;
+pub mod uses;
 
 use std::{collections::BTreeMap, time::SystemTime};
 
 use slipway_image::{Descriptor, Digest, manifest::ImageManifest, media_type};
 
+pub use filter::{Filters, Prune};
 pub use key::{Key, KeyBuilder};
+use uses::Uses;
 
 use crate::{error::Result, layer::Layer, registry::Registry};
 
@@ -32,16 +36,21 @@ pub struct Record {
     pub created: String,
 }
 
-/// The records.
+/// The records. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Cache {
     registry: Registry,
+    /// Who uses which.
+    pub uses: Uses,
 }
 
 impl Cache {
     /// In a registry.
-    pub const fn new(registry: Registry) -> Self {
-        Self { registry }
+    pub fn new(registry: Registry) -> Self {
+        Self {
+            registry,
+            uses: Uses::default(),
+        }
     }
 
     /// The record of a key. One that cannot be read counts as none: the step is done again.
@@ -86,15 +95,12 @@ pub struct OnDisk {
     pub bytes: u64,
     /// Bytes of that which images have too.
     pub shared: u64,
-}
-
-/// Which records are pruned.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Prune {
-    /// Only those made before.
-    pub until: Option<SystemTime>,
-    /// The newest ones stay, as long as all together have at most so many bytes.
-    pub keep_bytes: u64,
+    /// When it was last found, or made.
+    pub last_used: SystemTime,
+    /// How often it was found since this service started.
+    pub uses: u64,
+    /// A build that runs counts on it.
+    pub in_use: bool,
 }
 
 impl Cache {
@@ -124,7 +130,11 @@ impl Cache {
         let sizes = self.registry.usage(REPOSITORY).await?;
         let on_disk = |record: Listed| {
             let (bytes, shared) = sizes.get(&record.key).copied().unwrap_or_default();
+            let used = self.uses.of(&record.key);
             OnDisk {
+                last_used: used.last.map_or(record.created, |t| t.max(record.created)),
+                uses: used.count,
+                in_use: used.holders > 0,
                 record,
                 bytes,
                 shared,
@@ -134,32 +144,20 @@ impl Cache {
     }
 
     /// Removes records; returns their keys and the bytes that became free. A layer that an image
-    /// holds too stays with the image.
-    pub async fn prune(&self, prune: Prune) -> Result<(Vec<String>, u64)> {
-        let records = self.list().await?;
+    /// holds too stays with the image, and a record that a running build counts on stays too.
+    pub async fn prune(&self, prune: &Prune) -> Result<(Vec<String>, u64)> {
         let mut removed = (Vec::new(), 0);
-        for key in to_remove(&records, prune) {
+        for key in filter::to_remove(&self.usage().await?, prune) {
+            let _removing = self.uses.removing().await;
+            if self.uses.of(&key).holders > 0 {
+                continue;
+            }
             removed.1 += self.registry.remove(REPOSITORY, &key).await?;
+            self.uses.forget(&key);
             removed.0.push(key);
         }
         Ok(removed)
     }
-}
-
-fn to_remove(records: &[Listed], prune: Prune) -> Vec<String> {
-    let mut kept = 0;
-    let mut remove: Vec<String> = records
-        .iter()
-        .rev()
-        .filter(|record| {
-            kept += record.size;
-            let fits = prune.keep_bytes > 0 && kept <= prune.keep_bytes;
-            !fits && prune.until.is_none_or(|until| record.created < until)
-        })
-        .map(|record| record.key.clone())
-        .collect();
-    remove.reverse();
-    remove
 }
 
 fn encode(config: Digest, record: &Record, step: &str) -> Vec<u8> {
@@ -205,27 +203,6 @@ fn parse(content: &[u8]) -> Option<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_newest_records_stay() {
-        let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
-        let records: Vec<Listed> = [("old", 5, 1), ("mid", 3, 2), ("new", 4, 3)]
-            .map(|(key, size, time)| Listed {
-                key: key.to_owned(),
-                step: String::new(),
-                size,
-                created: at(time),
-            })
-            .into();
-        let on = |until: Option<u64>, keep_bytes| {
-            let until = until.map(at);
-            to_remove(&records, Prune { until, keep_bytes })
-        };
-        assert_eq!(on(None, 0), ["old", "mid", "new"]);
-        assert_eq!(on(None, 7), ["old"]);
-        assert_eq!(on(Some(3), 0), ["old", "mid"]);
-        assert_eq!(on(Some(2), 1), ["old"]);
-    }
 
     #[test]
     fn records_come_back_as_they_went() {

@@ -215,14 +215,15 @@ impl Service for BuilderService {
         request: Request<PruneRequest>,
     ) -> Result<Response<PruneResponse>, Status> {
         let prune = request::prune(&request.into_inner())?;
-        let (removed, reclaimed) = self.builder.prune(prune).await?;
+        let (removed, reclaimed) = self.builder.prune(&prune).await?;
         Ok(Response::new(PruneResponse { removed, reclaimed }))
     }
 
     async fn disk_usage(
         &self,
-        _: Request<DiskUsageRequest>,
+        request: Request<DiskUsageRequest>,
     ) -> Result<Response<DiskUsageResponse>, Status> {
+        let filters = request::filters(&request.into_inner().filters)?;
         let store = self.builder.store.clone();
         let usage = tokio::task::spawn_blocking(move || store.usage())
             .await
@@ -234,9 +235,12 @@ impl Service for BuilderService {
             .records()
             .await?
             .into_iter()
+            .filter(|r| filters.match_record(r))
             .map(view::record)
             .collect();
-        records.push(view::content(usage.files));
+        if filters.match_contexts() {
+            records.push(view::content(usage.files));
+        }
         Ok(Response::new(DiskUsageResponse {
             records,
             content: usage.files,

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use slipway_image::Platform;
-use slipway_proto::builder::v1::{BuildStart, CacheSource, PruneRequest};
+use slipway_proto::{
+    builder::v1::{BuildStart, CacheSource, PruneRequest},
+    types::v1::Filter,
+};
 
 use super::unsupported;
 use crate::{
     build::Request,
-    cache::Prune,
+    cache::{Filters, Prune},
     error::{Error, Result},
     solve::NoCache,
     worker::StepSettings,
@@ -102,28 +105,14 @@ pub fn request(start: BuildStart) -> Result<Request> {
 
 /// What is to be pruned. `--all` or not is the same: every record can be made again.
 pub fn prune(request: &PruneRequest) -> Result<Prune> {
-    let mut prune = Prune {
-        until: None,
-        keep_bytes: request.keep_bytes,
-    };
-    for filter in &request.filters {
-        let value = filter
-            .values
-            .first()
-            .map(String::as_str)
-            .unwrap_or_default();
-        if filter.key != "until" || filter.values.len() != 1 {
-            return Err(unsupported(format!(
-                "the filter {}={value} of the build cache is not supported: until is",
-                filter.key
-            )));
-        }
-        let seconds: i64 = value
-            .parse()
-            .map_err(|_| Error::Invalid(format!("until={value:?} is not a time in seconds")))?;
-        let time = jiff::Timestamp::from_second(seconds)
-            .map_err(|e| Error::Invalid(format!("until={value}: {e}")))?;
-        prune.until = Some(time.into());
-    }
-    Ok(prune)
+    Ok(Prune {
+        filters: filters(&request.filters)?,
+        reserved: request.keep_bytes,
+        most: request.max_used_bytes,
+    })
+}
+
+/// Which records are meant.
+pub fn filters(filters: &[Filter]) -> Result<Filters> {
+    Filters::parse(filters.iter().map(|f| (f.key.as_str(), &f.values[..])))
 }

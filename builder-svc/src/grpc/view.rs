@@ -134,7 +134,9 @@ pub fn record(on_disk: OnDisk) -> disk_usage_response::Record {
         size: on_disk.bytes,
         created: Some(listed.created.into()),
         shared: on_disk.shared > 0,
-        ..Default::default()
+        last_used: Some(on_disk.last_used.into()),
+        use_count: on_disk.uses,
+        in_use: on_disk.in_use,
     }
 }
 

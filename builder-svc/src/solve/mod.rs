@@ -11,6 +11,7 @@ mod rewrite;
 mod stage;
 mod step;
 mod transfer;
+pub mod turns;
 
 use std::{
     collections::HashMap,
@@ -27,8 +28,9 @@ use tokio::{
     task::JoinSet,
 };
 
+use self::turns::Turns;
 use crate::{
-    cache::{Cache, Key, Record},
+    cache::{Cache, Key, Record, uses::Held},
     context::BuildContext,
     error::{Error, Result},
     events::Events,
@@ -91,11 +93,13 @@ pub struct Progress {
     lease: OnceCell<Arc<Lease>>,
     permits: Arc<Semaphore>,
     records: Mutex<Vec<(Key, Record)>>,
+    held: Held,
+    turns: Arc<Turns>,
 }
 
 impl Progress {
-    /// Of a build whose steps need one of these permits each.
-    pub fn new(permits: Arc<Semaphore>) -> Self {
+    /// Of a build whose steps need one of these permits each, and a turn by key.
+    pub fn new(permits: Arc<Semaphore>, turns: Arc<Turns>, held: Held) -> Self {
         Self {
             steps: AtomicU32::new(0),
             cached: AtomicU32::new(0),
@@ -103,6 +107,8 @@ impl Progress {
             lease: OnceCell::new(),
             permits,
             records: Mutex::default(),
+            held,
+            turns,
         }
     }
 

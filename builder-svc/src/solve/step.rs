@@ -81,6 +81,18 @@ impl Solver {
             self.progress.note(&key, &record);
             return Ok((record, true));
         }
+        let _turn = match self.uses_cache(step.plan) {
+            false => None,
+            true => {
+                let turn = self.progress.turns.wait(&key).await;
+                // Somebody else may have done it while we waited.
+                if let Some(record) = self.cache.find(&key).await? {
+                    self.progress.note(&key, &record);
+                    return Ok((record, true));
+                }
+                Some(turn)
+            }
+        };
         // The semaphore is never closed.
         let _permit = self.progress.permits.acquire().await;
         // Waiting for other stages is no part of the work.
@@ -104,8 +116,14 @@ impl Solver {
 
     /// The record of a key, from the site's cache or one that the caller named.
     async fn known(&self, key: &Key, line: &str) -> Result<Option<Record>> {
-        if let Some(record) = self.cache.find(key).await? {
-            return Ok(Some(record));
+        {
+            // What is found while nothing is removed, and held from before, stays.
+            let _looking = self.cache.uses.looking().await;
+            self.progress.held.hold(&key.to_string());
+            if let Some(record) = self.cache.find(key).await? {
+                self.progress.held.found(&key.to_string());
+                return Ok(Some(record));
+            }
         }
         let Some(record) = self.imported.get(&key.to_string()) else {
             return Ok(None);

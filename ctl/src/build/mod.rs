@@ -5,6 +5,7 @@ pub mod context;
 pub mod ignore;
 pub mod output;
 pub mod progress;
+pub mod rawjson;
 pub mod receive;
 pub mod screen;
 pub mod session;

@@ -182,7 +182,7 @@ mod tests {
         for wrong in [
             "type=local",
             "type=local,dest=-",
-            "dest=x",
+            "dest=x,name=y",
             "type=oci,x",
             "type=image,dest=x",
             "type=tar,dest=/",

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use serde_json::json;
 use slipway_proto::builder::v1::{Step, StepLog, Warning, step::State};
+
+use super::rawjson;
 
 /// How much is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl Lines {
             seconds + f64::from(d.nanos) / 1e9
         });
         if self.style == Style::RawJson {
-            return vec![json!({"step": n, "name": step.name, "state": step.state().as_str_name(), "seconds": took, "error": step.error}).to_string()];
+            return vec![rawjson::step(step)];
         }
         if let Some(started) = &step.started {
             self.begun.insert(n, *started);
@@ -84,10 +85,7 @@ impl Lines {
     pub fn log(&mut self, log: &StepLog) -> Vec<String> {
         let n = log.index;
         if self.style == Style::RawJson {
-            return vec![
-                json!({"step": n, "stream": log.stream, "log": String::from_utf8_lossy(&log.data)})
-                    .to_string(),
-            ];
+            return vec![rawjson::log(log)];
         }
         let mut out = Vec::new();
         if self.last != n {
@@ -159,7 +157,7 @@ impl Lines {
     /// A remark on the Dockerfile.
     pub fn warning(&self, w: &Warning) -> String {
         if self.style == Style::RawJson {
-            return json!({"warning": w.rule, "message": w.message, "line": w.line}).to_string();
+            return rawjson::warning(w);
         }
         let line = match w.line {
             0 => String::new(),

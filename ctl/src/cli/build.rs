@@ -56,9 +56,9 @@ pub struct Build {
     /// Set target platform for build
     #[arg(long)]
     platform: Vec<String>,
-    /// Set type of progress output (auto, plain, tty, quiet, rawjson)
-    #[arg(long, default_value = "auto")]
-    progress: String,
+    /// Set type of progress output (auto, plain, tty, quiet, rawjson) [default: $BUILDKIT_PROGRESS, or auto]
+    #[arg(long)]
+    progress: Option<String>,
     /// Suppress the build output and print image ID on success
     #[arg(short, long)]
     quiet: bool,
@@ -118,7 +118,16 @@ impl Build {
             )));
         }
         let (dockerfile, name) = self.dockerfile(&root)?;
-        let style = match (self.quiet, self.progress.as_str()) {
+        // As buildx: the environment's choice, where the command line makes none.
+        let progress = match &self.progress {
+            Some(chosen) => chosen.clone(),
+            None => std::env::var("BUILDKIT_PROGRESS").unwrap_or_default(),
+        };
+        let progress = match progress.as_str() {
+            "" => "auto",
+            other => other,
+        };
+        let style = match (self.quiet, progress) {
             (true, _) | (_, "quiet") => Style::Quiet,
             (_, "auto") if crate::output::draws_bars() => Style::Terminal,
             (_, "tty") if crate::output::draws_bars() => Style::Terminal,

@@ -1,10 +1,14 @@
-//! The build cache: `builder prune`.
+//! The build cache and the history of builds: `builder ...`.
 
 use clap::Subcommand;
 use slipway_proto::builder::v1::PruneRequest;
 
-use super::{confirm, prune};
-use crate::{client::Site, failure::Outcome, spec::units};
+use super::{cache_usage, confirm, history, prune};
+use crate::{
+    client::Site,
+    failure::{Failure, Outcome},
+    spec::units,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -19,39 +23,66 @@ pub enum Command {
         /// Do not prompt for confirmation
         #[arg(short, long)]
         force: bool,
-        /// Amount of disk space to keep for cache
-        #[arg(long, alias = "reserved-space")]
-        keep_storage: Option<String>,
+        /// Amount of disk space always allowed to keep for cache
+        #[arg(long, alias = "keep-storage")]
+        reserved_space: Option<String>,
+        /// Maximum amount of disk space allowed to keep for cache
+        #[arg(long)]
+        max_used_space: Option<String>,
+        /// Target amount of free disk space after pruning (not supported)
+        #[arg(long)]
+        min_free_space: Option<String>,
+    },
+    /// Disk usage
+    Du {
+        /// Provide filter values
+        #[arg(long)]
+        filter: Vec<String>,
+        /// Shows a more verbose output
+        #[arg(long)]
+        verbose: bool,
     },
     /// Build an image from a Dockerfile
     Build(Box<super::build::Build>),
     /// Commands to work on build records
     #[command(subcommand)]
-    History(super::history::Command),
+    History(history::Command),
 }
 
 impl Command {
     pub async fn run(self, site: &Site) -> Outcome {
-        let (all, filter, force, keep) = match self {
-            Self::Build(build) => return build.run(site).await,
-            Self::History(command) => return command.run(site).await,
+        match self {
+            Self::Build(build) => build.run(site).await,
+            Self::History(command) => command.run(site).await,
+            Self::Du { filter, verbose } => cache_usage::show(site, verbose, &filter).await,
             Self::Prune {
                 all,
                 filter,
                 force,
-                keep_storage,
-            } => (all, filter, force, keep_storage),
-        };
-        let keep = keep.as_deref().map(units::memory).transpose()?;
-        if !confirm("This will remove all build cache.", force)? {
-            return Ok(0);
+                reserved_space,
+                max_used_space,
+                min_free_space,
+            } => {
+                if min_free_space.is_some() {
+                    return Err(Failure::new(
+                        "--min-free-space is not supported: the cache is on registry-svc's disk; use --max-used-space",
+                    ));
+                }
+                let bytes = |text: Option<String>| -> Outcome<u64> {
+                    let bytes = text.as_deref().map(units::memory).transpose()?;
+                    Ok(bytes.unwrap_or(0).unsigned_abs())
+                };
+                let request = PruneRequest {
+                    all,
+                    filters: units::filters(&filter)?,
+                    keep_bytes: bytes(reserved_space)?,
+                    max_used_bytes: bytes(max_used_space)?,
+                };
+                if !confirm("This will remove all build cache.", force)? {
+                    return Ok(0);
+                }
+                prune::build_cache(site, request).await?.print()
+            }
         }
-        let request = PruneRequest {
-            all,
-            filters: units::filters(&filter)?,
-            keep_bytes: keep.unwrap_or(0).unsigned_abs(),
-            ..PruneRequest::default()
-        };
-        prune::build_cache(site, request).await?.print()
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod builder;
+mod cache_usage;
 pub mod commit;
 pub mod container;
 pub mod context;

@@ -132,8 +132,8 @@ pub async fn build_cache(site: &Site, request: builder::v1::PruneRequest) -> Out
 }
 
 /// `until=24h` as whole seconds since the epoch, as the builder wants it.
-fn whole_seconds(mut filter: Filter) -> Outcome<Filter> {
-    if filter.key == "until" {
+pub fn whole_seconds(mut filter: Filter) -> Outcome<Filter> {
+    if matches!(&*filter.key, "until" | "unused-for") {
         for value in &mut filter.values {
             *value = units::moment(value)?.seconds.to_string();
         }

@@ -7,7 +7,7 @@ use clap::{Command, CommandFactory as _};
 const PAGE: &str = include_str!("../../../docs/reference/options.md");
 
 /// Commands of the page.
-const COMMANDS: [&str; 34] = [
+const COMMANDS: [&str; 38] = [
     "run",
     "create",
     "exec",
@@ -39,7 +39,11 @@ const COMMANDS: [&str; 34] = [
     "volume prune",
     "image prune",
     "network prune",
+    "builder du",
     "builder prune",
+    "builder history ls",
+    "builder history logs",
+    "builder history rm",
     "system df",
     "system prune",
 ];

@@ -13,6 +13,7 @@ mod language;
 mod outputs;
 mod refused;
 mod reproducible;
+mod together;
 
 use std::{fs, path::Path};
 
