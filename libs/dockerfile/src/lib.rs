@@ -12,6 +12,7 @@ pub mod expand;
 mod flags;
 pub mod instruction;
 pub mod lex;
+pub mod lint;
 pub mod parse;
 pub mod port;
 pub mod signal;
