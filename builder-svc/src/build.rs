@@ -6,13 +6,17 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use slipway_dockerfile::Dockerfile;
+use slipway_dockerfile::{
+    Dockerfile,
+    lint::{Config, Warning, violation},
+};
 use slipway_image::{Platform, Reference};
 use slipway_proto::types::v1::RegistryAuth;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
     cache::{Cache, OnDisk, Prune, Record, carried},
+    check::{self, Walk, report},
     context::{BuildContext, ContentStore},
     error::{Error, Result, Tried as _},
     events::{Event, Events},
@@ -59,8 +63,22 @@ pub struct Request {
     pub latest: Option<i64>,
     /// Credentials by registry host.
     pub auths: HashMap<String, RegistryAuth>,
-    /// Parse and plan only.
-    pub check: bool,
+    /// What is asked for in place of a build.
+    pub call: Call,
+    /// The context's `.dockerignore`, for a check.
+    pub ignore: String,
+}
+
+/// What a caller wants to have done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Call {
+    /// A build.
+    #[default]
+    Build,
+    /// `--check`
+    Check,
+    /// `--call=targets`
+    Targets,
 }
 
 /// A build that succeeded.
@@ -80,6 +98,21 @@ pub struct Outcome {
 
 /// How often the cache is looked through.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
+
+impl Outcome {
+    /// Of a call that built nothing.
+    fn answer(answer: report::Answer) -> Self {
+        let pairs = [
+            ("result.txt", answer.text),
+            ("result.json", answer.json),
+            ("result.statuscode", answer.status.to_string()),
+        ];
+        Self {
+            metadata: pairs.map(|(k, v)| (k.to_owned(), v)).into(),
+            ..Self::default()
+        }
+    }
+}
 
 /// Steps that run at once: one a processor, and some more because many of them wait for a network.
 fn parallel() -> usize {
@@ -213,6 +246,33 @@ impl Builder {
         done
     }
 
+    /// Looks at all stages, or those of the target.
+    async fn check(
+        &self,
+        file: &Dockerfile,
+        request: &Request,
+        config: Config,
+    ) -> (Vec<Warning>, Option<Error>) {
+        let options = Options {
+            build_args: request.build_args.clone(),
+            target: request.target.clone(),
+            platform: request.platforms.first().cloned(),
+            every: request.target.is_empty() && request.call == Call::Check,
+        };
+        let walk = Walk {
+            file,
+            options: &options,
+            config,
+            fetch: Fetch {
+                always: request.pull,
+                platform: None,
+                auths: request.auths.clone(),
+            },
+            ignore: &request.ignore,
+        };
+        walk.run(&self.registry).await
+    }
+
     async fn run(
         &self,
         id: &str,
@@ -229,6 +289,33 @@ impl Builder {
         let cache_to = cache_to.collect::<Result<Vec<_>>>()?;
         let file = Dockerfile::parse(&request.dockerfile_name, &request.dockerfile)
             .map_err(Error::Dockerfile)?;
+        if let Some(syntax) = request.build_args.get("BUILDKIT_SYNTAX")
+            && !Dockerfile::understands(syntax)
+        {
+            return Err(Error::Unsupported(format!(
+                "the front end BUILDKIT_SYNTAX={syntax} is not supported: only docker/dockerfile is, and it is built in"
+            )));
+        }
+        if request.call == Call::Targets {
+            return Ok(Outcome::answer(report::targets(&file)));
+        }
+        let lint = check::config(&file, &request.build_args)?;
+        if request.call == Call::Check || lint.error {
+            let (found, failed) = self.check(&file, &request, lint.clone()).await;
+            if request.call == Call::Check {
+                let failed = failed.map(|e| e.to_string());
+                return Ok(Outcome::answer(report::check(
+                    &file,
+                    &found,
+                    failed.as_deref(),
+                )));
+            }
+            if !found.is_empty() {
+                let message = violation(&found);
+                events.advise(found).await;
+                return Err(Error::Invalid(message));
+            }
+        }
         let progress = Arc::new(Progress::new(
             self.permits.clone(),
             self.turns.clone(),
@@ -252,8 +339,14 @@ impl Builder {
                 build_args: request.build_args.clone(),
                 target: request.target.clone(),
                 platform,
+                every: false,
             };
             let plan = plan::plan(&file, &options)?;
+            if number == 0 {
+                events
+                    .advise(check::of_file(&file, &options, lint.clone())?)
+                    .await;
+            }
             let unused = plan::unused_arguments(&file, &options);
             if number == 0 && !unused.is_empty() {
                 let message = format!("One or more build-args {unused:?} were not consumed");
@@ -271,6 +364,7 @@ impl Builder {
                     global: plan.global.clone(),
                 },
                 file: file.clone(),
+                lint: (number == 0).then(|| lint.clone()),
                 plan,
                 fetch: fetch.clone(),
                 imported: imported.clone(),
@@ -289,12 +383,6 @@ impl Builder {
                 progress: progress.clone(),
                 platform: options.platform,
             }));
-        }
-        if request.check {
-            return Ok(Outcome {
-                tags,
-                ..Outcome::default()
-            });
         }
         let results = solve(solvers).await?;
         events.tell(Event::NeedNoMore).await;

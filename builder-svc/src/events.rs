@@ -94,6 +94,18 @@ impl Events {
         }
     }
 
+    /// Tells what a check found.
+    pub async fn advise(&self, found: Vec<slipway_dockerfile::lint::Warning>) {
+        for warning in found {
+            let event = Event::Warning {
+                rule: warning.rule.name,
+                message: warning.message,
+                line: warning.place.first,
+            };
+            self.tell(event).await;
+        }
+    }
+
     /// Tells something; waits while the caller is slow.
     pub async fn tell(&self, mut event: Event) {
         if let (Event::Step(step), Some(platform)) = (&mut event, &self.platform)

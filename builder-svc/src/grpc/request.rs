@@ -10,7 +10,7 @@ use slipway_proto::{
 
 use super::unsupported;
 use crate::{
-    build::Request,
+    build::{Call, Request},
     cache::{Filters, Prune},
     error::{Error, Result},
     solve::NoCache,
@@ -99,7 +99,18 @@ pub fn request(start: BuildStart) -> Result<Request> {
         },
         latest,
         auths: start.auths,
-        check: start.check,
+        call: match start.call.as_str() {
+            "" | "build" if start.check => Call::Check,
+            "" | "build" => Call::Build,
+            "check" | "lint" => Call::Check,
+            "targets" => Call::Targets,
+            other => {
+                return Err(unsupported(format!(
+                    "--call={other} is not supported: build, check or targets"
+                )));
+            }
+        },
+        ignore: start.ignore,
     })
 }
 

@@ -35,6 +35,8 @@ pub struct Options {
     pub target: String,
     /// Platform to build for.
     pub platform: Option<Platform>,
+    /// All stages are planned, not only those that the target needs; for checks.
+    pub every: bool,
 }
 
 /// What a stage is built upon.
@@ -85,6 +87,9 @@ pub fn plan(file: &Dockerfile, options: &Options) -> Result<Plan> {
         .collect();
     let target = target(file, &names, &options.target)?;
     let mut wanted = vec![target];
+    if options.every {
+        wanted.extend(0..file.stages.len());
+    }
     let mut planned: BTreeMap<usize, StagePlan> = BTreeMap::new();
     while let Some(index) = wanted.pop() {
         if planned.contains_key(&index) {

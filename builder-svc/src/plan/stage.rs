@@ -151,6 +151,7 @@ impl StageState {
                 let path = self.expand(path)?;
                 let path = join(&self.config.config.working_dir, &path);
                 self.config.config.working_dir.clone_from(&path);
+                self.variables.workdir_set = true;
                 let text = format!("WORKDIR {path}");
                 let user = self.config.config.user.clone();
                 action = Action::MakeFolder { path, user };

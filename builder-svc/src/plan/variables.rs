@@ -46,6 +46,8 @@ pub struct Inherited {
     values: BTreeMap<String, String>,
     declared: Vec<String>,
     bytes: usize,
+    /// A WORKDIR stood in this file; for the linter.
+    pub workdir_set: bool,
 }
 
 impl Inherited {

@@ -21,7 +21,7 @@ use std::{
     },
 };
 
-use slipway_dockerfile::Dockerfile;
+use slipway_dockerfile::{Dockerfile, lint::Config};
 use slipway_image::{ImageConfig, Platform};
 use tokio::{
     sync::{OnceCell, Semaphore, watch},
@@ -44,6 +44,8 @@ use crate::{
 pub struct Solver {
     /// What is built.
     pub file: Dockerfile,
+    /// What is told about instructions; none: they are another platform's, and were told.
+    pub lint: Option<Config>,
     /// In which order.
     pub plan: Plan,
     /// Arguments.

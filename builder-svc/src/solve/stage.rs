@@ -1,10 +1,16 @@
 //! A stage: its base, then one instruction after the other.
 
-use slipway_dockerfile::{Around, Located, Place, parse, suggest::suggestion};
+use slipway_dockerfile::{
+    Around, Located, Place,
+    lint::{Findings, Warning, stage::StageLint},
+    parse,
+    suggest::suggestion,
+};
 use slipway_image::{ImageConfig, Platform, config::History};
 
 use super::{Built, Results, Solver, result_of, step::Step};
 use crate::{
+    check::of_instruction,
     error::{Error, Result},
     events::{Event, State, Step as Told},
     layer::Layer,
@@ -40,6 +46,7 @@ impl Solver {
             None => base.config.created.clone(),
         };
         let mut state = StageState::new(base.config, base.arguments, self.file.escape);
+        let mut lint = StageLint::new(state.variables().workdir_set);
         let mut number = 1;
         let total = plan.steps + files(&triggers);
         let own = stage.instructions.iter().map(|i| (i, false));
@@ -49,6 +56,8 @@ impl Solver {
             if is_trigger {
                 shown.insert_str(0, "ONBUILD ");
             }
+            let found = self.advice(&mut lint, located, &state);
+            self.events.advise(found).await;
             let (action, text) = state
                 .read(&located.instruction, &self.given)
                 .map_err(|e| fail(Error::Dockerfile(e)))?;
@@ -167,6 +176,19 @@ impl Solver {
             ))),
             None => Ok(self.image(from, self.platform.as_ref()).await?.layers),
         }
+    }
+
+    /// What is not advisable about an instruction.
+    fn advice(&self, lint: &mut StageLint, located: &Located, state: &StageState) -> Vec<Warning> {
+        let Some(config) = &self.lint else {
+            return Vec::new();
+        };
+        let mut findings = Findings::new(config.clone());
+        let (args, escape) = (&self.given.build_args, self.file.escape);
+        // The caller applies the ignore rules: here nobody knows them.
+        let ignored = |_: &str| false;
+        of_instruction(lint, located, state, args, escape, &ignored, &mut findings);
+        findings.take()
     }
 
     /// An image that is not there was perhaps meant as a stage.

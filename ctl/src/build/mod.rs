@@ -1,6 +1,7 @@
 //! The caller's side of a build: its context, the protocol, what is shown.
 
 pub mod cache;
+pub mod call;
 pub mod context;
 pub mod ignore;
 pub mod output;

@@ -98,6 +98,12 @@ pub struct Build {
     /// SSH agent socket or keys to expose to the build
     #[arg(long)]
     ssh: Vec<String>,
+    /// Shorthand for "--call=check"
+    #[arg(long, conflicts_with = "call")]
+    check: bool,
+    /// Set method for evaluating build ("check", "targets")
+    #[arg(long)]
+    call: Option<String>,
     /// Directory of the context
     path: String,
 }
@@ -118,6 +124,33 @@ impl Build {
             )));
         }
         let (dockerfile, name) = self.dockerfile(&root)?;
+        if dockerfile.len() > slipway_dockerfile::MAX_SIZE {
+            return Err(Failure::new(format!(
+                "{name} is larger than {} KiB",
+                slipway_dockerfile::MAX_SIZE / 1024
+            )));
+        }
+        if let Some(call) = self.call()? {
+            let ignore = |name: &str| std::fs::read_to_string(root.join(name)).ok();
+            let start = BuildStart {
+                dockerfile: dockerfile.into(),
+                build_args: self.arguments()?,
+                target: self.target.clone(),
+                pull: self.pull,
+                platforms: self
+                    .platform
+                    .iter()
+                    .flat_map(|p| p.split(','))
+                    .map(platform)
+                    .collect::<Result<_, _>>()?,
+                ignore: ignore(&format!("{name}.dockerignore"))
+                    .or_else(|| ignore(".dockerignore"))
+                    .unwrap_or_default(),
+                dockerfile_name: name,
+                ..BuildStart::default()
+            };
+            return call.run(site, start).await;
+        }
         // As buildx: the environment's choice, where the command line makes none.
         let progress = match &self.progress {
             Some(chosen) => chosen.clone(),
@@ -223,21 +256,36 @@ impl Build {
         Ok(0)
     }
 
+    fn call(&self) -> Outcome<Option<Call>> {
+        Call::parse(match &self.call {
+            Some(text) => text,
+            None if self.check => "check",
+            None => "",
+        })
+    }
+
     fn dockerfile(&self, root: &std::path::Path) -> Outcome<(Vec<u8>, String)> {
         let mut content = Vec::new();
         match self.file.as_deref() {
             Some("-") => {
-                std::io::stdin().lock().read_to_end(&mut content)?;
+                std::io::stdin()
+                    .lock()
+                    .take(slipway_dockerfile::MAX_SIZE as u64 + 1)
+                    .read_to_end(&mut content)?;
                 Ok((content, "Dockerfile".to_owned()))
             }
             file => {
                 let path = file.map_or_else(|| root.join("Dockerfile"), PathBuf::from);
-                let content = std::fs::read(&path).map_err(|e| {
-                    Failure::new(format!(
-                        "failed to read dockerfile: open {}: {e}",
-                        path.display()
-                    ))
-                })?;
+                // One that is too long is refused, not kept.
+                let most = slipway_dockerfile::MAX_SIZE as u64 + 1;
+                std::fs::File::open(&path)
+                    .and_then(|file| file.take(most).read_to_end(&mut content))
+                    .map_err(|e| {
+                        Failure::new(format!(
+                            "failed to read dockerfile: open {}: {e}",
+                            path.display()
+                        ))
+                    })?;
                 let inside = std::path::absolute(&path)?;
                 let name = inside
                     .strip_prefix(std::path::absolute(root)?)

@@ -29,13 +29,21 @@ pub struct Surroundings<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct StageLint {
     /// A WORKDIR stood in the file before.
-    pub workdir_set: bool,
+    workdir_set: bool,
     command: Option<Place>,
     entrypoint: Option<Place>,
     health: Option<Place>,
 }
 
 impl StageLint {
+    /// Begins a stage; `workdir_set`: one that it is built upon had a WORKDIR.
+    pub fn new(workdir_set: bool) -> Self {
+        Self {
+            workdir_set,
+            ..Self::default()
+        }
+    }
+
     /// Looks at the next instruction.
     pub fn see(
         &mut self,
