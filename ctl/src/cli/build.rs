@@ -12,6 +12,7 @@ use slipway_proto::builder::v1::{BuildResult, BuildStart, Secret, Ulimit};
 use crate::{
     build::{
         self,
+        call::Call,
         output::{self, Place},
         progress::Style,
     },

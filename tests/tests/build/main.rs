@@ -5,9 +5,11 @@
 mod cache;
 mod cancelled;
 mod carried;
+mod check;
 mod copying;
 mod files;
 mod history;
+mod hostile;
 mod image_of;
 mod language;
 mod outputs;
