@@ -103,15 +103,15 @@ impl StageLint {
                 }
                 self.workdir_set = true;
             }
-            Instruction::Cmd(command) | Instruction::Entrypoint(command) => {
-                if matches!(command, Command::Shell(_)) && !around.own_shell {
-                    report(
-                        &rules::JSON_ARGS_RECOMMENDED,
-                        format!(
-                            "JSON arguments recommended for {keyword} to prevent unintended behavior related to OS signals"
-                        ),
-                    );
-                }
+            Instruction::Cmd(Command::Shell(_)) | Instruction::Entrypoint(Command::Shell(_))
+                if !around.own_shell =>
+            {
+                report(
+                    &rules::JSON_ARGS_RECOMMENDED,
+                    format!(
+                        "JSON arguments recommended for {keyword} to prevent unintended behavior related to OS signals"
+                    ),
+                );
             }
             Instruction::Expose(ports) => {
                 for port in ports {
