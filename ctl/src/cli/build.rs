@@ -69,6 +69,15 @@ pub struct Build {
     /// Write build result metadata to a file
     #[arg(long)]
     metadata_file: Option<String>,
+    /// Attestation parameters (not supported but for disabling)
+    #[arg(long)]
+    attest: Vec<String>,
+    /// Shorthand for "--attest=type=provenance" (not supported but for "false")
+    #[arg(long)]
+    provenance: Option<String>,
+    /// Shorthand for "--attest=type=sbom" (not supported but for "false")
+    #[arg(long)]
+    sbom: Option<String>,
     /// Output destination (format: "type=local,dest=path")
     #[arg(short, long)]
     output: Vec<String>,
@@ -183,6 +192,7 @@ impl Build {
             .iter()
             .map(|t| secret(t))
             .collect::<Outcome<Vec<_>>>()?;
+        self.no_attestations()?;
         let stdout = std::io::stdout().is_terminal();
         let outputs = output::outputs(&self.output, self.push, self.load, stdout)?;
         let mut places: Vec<_> = outputs.iter().map(|o| o.place.clone()).collect();
@@ -294,6 +304,33 @@ impl Build {
                 Ok((content, name.display().to_string()))
             }
         }
+    }
+
+    /// Attestations are not made: asking for none is all that works.
+    fn no_attestations(&self) -> Outcome<()> {
+        let refuse = |option: &str, kind: &str| {
+            Err(Failure::new(format!(
+                "{option} is not supported: builder-svc makes no {kind} attestations. Leave it out, or give false"
+            )))
+        };
+        for (value, option, kind) in [
+            (&self.provenance, "--provenance", "provenance"),
+            (&self.sbom, "--sbom", "sbom"),
+        ] {
+            if value
+                .as_deref()
+                .is_some_and(|v| !matches!(v, "false" | "0" | "disabled=true"))
+            {
+                return refuse(option, kind);
+            }
+        }
+        for word in &self.attest {
+            let fields: Vec<&str> = word.split(',').collect();
+            if !fields.contains(&"disabled=true") {
+                return refuse(&format!("--attest {word}"), "such");
+            }
+        }
+        Ok(())
     }
 
     /// "K" takes our environment's value; unset = not given, so that the Dockerfile's default holds.

@@ -44,6 +44,12 @@ pub enum Command {
     },
     /// Build an image from a Dockerfile
     Build(Box<super::build::Build>),
+    /// Manage several builders (not supported)
+    #[command(aliases = ["create", "use", "inspect", "bake", "imagetools", "stop"], hide = true)]
+    Ls {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        rest: Vec<String>,
+    },
     /// Commands to work on build records
     #[command(subcommand)]
     History(history::Command),
@@ -52,6 +58,9 @@ pub enum Command {
 impl Command {
     pub async fn run(self, site: &Site) -> Outcome {
         match self {
+            Self::Ls { .. } => Err(Failure::new(
+                "there is one builder, builder-svc of the context: choose another with ctl context use",
+            )),
             Self::Build(build) => build.run(site).await,
             Self::History(command) => command.run(site).await,
             Self::Du { filter, verbose } => cache_usage::show(site, verbose, &filter).await,
