@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use slipway_image::layer::{compression::decompress, limits::Limits};
+use slipway_image::layer::{compression::decompress, limits::Limits, tar_read::is_tar_header};
 
 /// Most memory of an xz decoder: `xz -9` needs 65 MiB.
 const XZ_MEMORY: u64 = 160 << 20;
@@ -108,22 +108,6 @@ impl Read for Bounded<'_> {
         }
         Ok(n)
     }
-}
-
-/// A block with the checksum of a tar header (POSIX pax, "ustar Interchange Format"): any variant of
-/// tar has it.
-fn is_tar_header(block: &[u8; 512]) -> bool {
-    let text = std::str::from_utf8(&block[148..156]).unwrap_or_default();
-    let digits = text.trim_matches([' ', '\0']);
-    let Ok(expected) = u32::from_str_radix(digits, 8) else {
-        return false;
-    };
-    let sum: u32 = block
-        .iter()
-        .enumerate()
-        .map(|(i, b)| u32::from(if (148..156).contains(&i) { b' ' } else { *b }))
-        .sum();
-    sum == expected && block[0] != 0
 }
 
 #[cfg(test)]

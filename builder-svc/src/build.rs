@@ -17,12 +17,12 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use crate::{
     cache::{Cache, OnDisk, Prune, Record, carried},
     check::{self, Walk, report},
-    context::{BuildContext, ContentStore},
+    context::{BuildContext, ContentStore, Fetcher},
     error::{Error, Result, Tried as _},
     events::{Event, Events},
     history::{Entry, History, Status},
     output::{self, Exported, Exporter, Made, Output, annotation::Annotations},
-    plan::{self, Options, stage::Given},
+    plan::{self, Base, Options, stage::Given},
     registry::{Fetch, Registry},
     solve::{NoCache, Progress, Solver, turns::Turns},
     worker::{StepSettings, Worker},
@@ -67,6 +67,12 @@ pub struct Request {
     pub call: Call,
     /// The context's `.dockerignore`, for a check.
     pub ignore: String,
+    /// Where in the main context the Dockerfile is; "" = `dockerfile` is it.
+    pub dockerfile_path: String,
+    /// Named contexts that the caller sends.
+    pub contexts: Vec<String>,
+    /// Contexts that are elsewhere, by name; "" is the main one.
+    pub remote_contexts: BTreeMap<String, String>,
 }
 
 /// What a caller wants to have done.
@@ -125,6 +131,8 @@ pub struct Builder {
     worker: Worker,
     /// Files of contexts.
     pub store: Arc<ContentStore>,
+    /// Gets those that are elsewhere.
+    pub fetcher: Arc<Fetcher>,
     content_bytes: u64,
     /// Builds that are and were.
     pub history: Arc<History>,
@@ -144,7 +152,7 @@ impl Builder {
     pub fn new(
         registry: Registry,
         worker: Worker,
-        store: ContentStore,
+        fetcher: Fetcher,
         (content_bytes, cache_bytes): (u64, u64),
         history: History,
     ) -> Self {
@@ -155,7 +163,8 @@ impl Builder {
             turns: Arc::default(),
             registry,
             worker,
-            store: Arc::new(store),
+            store: fetcher.store().clone(),
+            fetcher: Arc::new(fetcher),
             content_bytes,
             history: Arc::new(history),
             running: Arc::default(),
@@ -287,8 +296,34 @@ impl Builder {
         let sources = sources.collect::<Result<Vec<_>>>()?;
         let cache_to = request.cache_to.iter().map(|(k, a)| carried::to(k, a));
         let cache_to = cache_to.collect::<Result<Vec<_>>>()?;
-        let file = Dockerfile::parse(&request.dockerfile_name, &request.dockerfile)
-            .map_err(Error::Dockerfile)?;
+        let dockerfile = match request.dockerfile_path.as_str() {
+            "" => request.dockerfile.to_vec(),
+            path => context
+                .read(path, slipway_dockerfile::MAX_SIZE)
+                .await?
+                .ok_or_else(|| {
+                    Error::Dockerfile(format!(
+                        "failed to read dockerfile: open {path}: no such file or directory"
+                    ))
+                })?,
+        };
+        let mut contexts = BTreeMap::new();
+        for name in &request.contexts {
+            contexts.insert(name.clone(), Base::Context(name.clone()));
+        }
+        for (name, url) in request
+            .remote_contexts
+            .iter()
+            .filter(|(n, _)| !n.is_empty())
+        {
+            let base = match url.strip_prefix("docker-image://") {
+                Some(image) => Base::Image(image.to_owned()),
+                None => Base::Context(name.clone()),
+            };
+            contexts.insert(name.clone(), base);
+        }
+        let file =
+            Dockerfile::parse(&request.dockerfile_name, &dockerfile).map_err(Error::Dockerfile)?;
         if let Some(syntax) = request.build_args.get("BUILDKIT_SYNTAX")
             && !Dockerfile::understands(syntax)
         {
@@ -340,6 +375,7 @@ impl Builder {
                 target: request.target.clone(),
                 platform,
                 every: false,
+                contexts: contexts.clone(),
             };
             let plan = plan::plan(&file, &options)?;
             if number == 0 {

@@ -4,8 +4,13 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use builder_svc::{
-    build::Builder, context::ContentStore, grpc::BuilderService, history::History,
-    registry::Registry, settings, worker::Worker,
+    build::Builder,
+    context::{ContentStore, Fetcher, fetch::Limits, guard::Guard},
+    grpc::BuilderService,
+    history::History,
+    registry::Registry,
+    settings,
+    worker::Worker,
 };
 use clap::Parser as _;
 use slipway_proto::builder::v1::builder_server::BuilderServer;
@@ -41,12 +46,19 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
     let worker = Worker::new(worker, file.worker_lease()?);
     let store =
         ContentStore::open(state.join("content")).context("cannot open the context files")?;
+    let limits = Limits {
+        guard: Guard {
+            allow: file.fetch_allow.clone(),
+        },
+        bytes: file.fetch_max_bytes,
+    };
+    let fetcher = Fetcher::new(Arc::new(store), limits)?;
     let history = History::open(state.join("history"), file.history())
         .context("cannot open the history of builds")?;
     let builder = Builder::new(
         registry,
         worker,
-        store,
+        fetcher,
         (file.content_bytes, file.cache_bytes),
         history,
     );

@@ -25,6 +25,10 @@ pub struct File {
     pub history_bytes: u64,
     /// Seconds after which a worker takes back what a build has there that it does not hear of any more.
     pub worker_lease_seconds: u64,
+    /// Networks inside of the host or the site that ADD and contexts may be fetched from.
+    pub fetch_allow: Vec<ipnet::IpNet>,
+    /// Most bytes that one URL may give.
+    pub fetch_max_bytes: u64,
 }
 
 impl Default for File {
@@ -37,6 +41,8 @@ impl Default for File {
             history_builds: 200,
             history_bytes: 256 << 20,
             worker_lease_seconds: 60,
+            fetch_allow: Vec::new(),
+            fetch_max_bytes: 16 << 30,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A little HTTP server on a site, for upstreams that no honest program would play.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
@@ -27,7 +27,7 @@ pub struct Reply {
     pub length: Option<u64>,
 }
 
-/// A request, without its body.
+/// A request.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
     /// GET and the like.
@@ -36,7 +36,12 @@ pub struct Request {
     pub path: String,
     /// Where the range that is wanted begins; 0 without one.
     pub offset: u64,
+    /// A small body; a larger one is left unread.
+    pub body: Vec<u8>,
 }
+
+/// Largest body that is read for a handler, bytes.
+const MAX_BODY: usize = 1 << 20;
 
 type Handler = dyn Fn(&Request, &TcpStream) + Send + Sync;
 
@@ -127,6 +132,7 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<String>>, handler: &Handler) {
         return;
     }
     let mut offset = 0;
+    let mut length = 0;
     loop {
         let mut header = String::new();
         match reader.read_line(&mut header) {
@@ -141,6 +147,16 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<String>>, handler: &Handler) {
                 .and_then(|n| n.parse().ok())
                 .unwrap_or(0);
         }
+        if let Some(bytes) = header.strip_prefix("content-length:") {
+            length = bytes.trim().parse().unwrap_or(0);
+        }
+    }
+    let mut body = Vec::new();
+    if length <= MAX_BODY {
+        body.resize(length, 0);
+        if reader.read_exact(&mut body).is_err() {
+            return;
+        }
     }
     let mut words = first.split(' ');
     let (Some(method), Some(path)) = (words.next(), words.next()) else {
@@ -151,6 +167,7 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<String>>, handler: &Handler) {
         method: method.to_owned(),
         path: path.to_owned(),
         offset,
+        body,
     };
     handler(&request, &stream);
 }

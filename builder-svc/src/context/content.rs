@@ -33,7 +33,8 @@ pub struct Incoming {
     file: File,
     temporary: PathBuf,
     digester: Digester,
-    digest: Digest,
+    /// What it was said to be.
+    digest: Option<Digest>,
 }
 
 impl ContentStore {
@@ -77,6 +78,31 @@ impl ContentStore {
 
     /// Begins to take content in.
     pub fn begin(&self, digest: &Digest) -> io::Result<Incoming> {
+        self.incoming(Some(digest.clone()))
+    }
+
+    /// Begins to take content in whose digest will be known at its end.
+    pub fn begin_unknown(&self) -> io::Result<Incoming> {
+        self.incoming(None)
+    }
+
+    /// A file of no name, for what is looked at and not kept.
+    pub fn unnamed(&self) -> io::Result<File> {
+        let incoming = self.incoming(None)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&incoming.temporary)?;
+        // Its name goes with `incoming`.
+        Ok(file)
+    }
+
+    /// Where records of what was fetched are.
+    pub fn fetched(&self) -> PathBuf {
+        self.root.join("fetched")
+    }
+
+    fn incoming(&self, digest: Option<Digest>) -> io::Result<Incoming> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         // Whoever cleans the state folder of a running service loses content, not builds.
@@ -86,8 +112,10 @@ impl ContentStore {
         Ok(Incoming {
             file: File::create_new(&temporary)?,
             temporary,
-            digester: digest.digester(),
-            digest: digest.clone(),
+            digester: digest
+                .as_ref()
+                .map_or_else(Digester::default, Digest::digester),
+            digest,
         })
     }
 
@@ -103,23 +131,26 @@ impl ContentStore {
     }
 
     /// Ends taking content in: it is here if it is what it was said to be.
-    pub fn finish(&self, incoming: Incoming) -> io::Result<()> {
+    pub fn finish(&self, incoming: Incoming) -> io::Result<Digest> {
         let actual = incoming.digester.clone().finish();
-        if actual != incoming.digest {
+        if incoming.digest.as_ref().is_some_and(|d| *d != actual) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "it changed while it was read: build again",
             ));
         }
-        let path = self.path(&incoming.digest);
+        let path = self.path(&actual);
         fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
-        fs::rename(&incoming.temporary, path)
+        fs::rename(&incoming.temporary, path)?;
+        Ok(actual)
     }
 
     /// Removes the content that was used longest ago until at most `keep` bytes are left; returns how
     /// many files and bytes on disk went. To be called when no build runs.
     pub fn evict(&self, keep: u64) -> io::Result<(u64, u64)> {
         let mut files = Vec::new();
+        // Records of what was fetched are used when their content is, at most a moment earlier.
+        collect(&self.fetched(), &mut files)?;
         collect(&self.root.join("sha256"), &mut files)?;
         files.sort_unstable();
         let mut total: u64 = files.iter().map(|f| f.size).sum();
@@ -182,6 +213,11 @@ fn collect(folder: &Path, files: &mut Vec<Stored>) -> io::Result<()> {
 }
 
 impl Incoming {
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.digester.bytes()
+    }
+
     /// Takes the next piece; `offset` says where the sender thinks that it belongs.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
         if offset != self.digester.bytes() {

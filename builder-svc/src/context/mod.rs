@@ -4,22 +4,28 @@
 //! not cached needs and what is not here from an earlier build: a cached build moves no content.
 
 pub mod content;
+pub mod fetch;
 pub mod git;
+pub mod guard;
 pub mod manifest;
+pub mod remote;
+pub mod tarball;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    io::Read as _,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use slipway_image::Digest;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OnceCell, watch};
 
 pub use content::ContentStore;
+pub use fetch::Fetcher;
 pub use manifest::{Entry, Kind, Manifest, Match};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, Tried as _},
     events::{Event, Events},
 };
 
@@ -29,17 +35,30 @@ const NEEDS: usize = 50_000;
 /// The context of one build. Cheap to clone.
 #[derive(Clone)]
 pub struct BuildContext {
-    manifest: watch::Receiver<Option<Arc<Manifest>>>,
+    sources: Arc<HashMap<String, Sent>>,
+    /// Gets what is elsewhere.
+    pub fetcher: Arc<Fetcher>,
     /// Where content is.
     pub store: Arc<ContentStore>,
     arrivals: Arc<Arrivals>,
     events: Events,
 }
 
+/// A manifest, or why there is none.
+pub type Outcome = std::result::Result<Arc<Manifest>, String>;
+
+/// Where the manifest of a context comes from.
+enum Sent {
+    /// From the caller, sooner or later.
+    Caller(watch::Receiver<Option<Outcome>>),
+    /// From elsewhere, when somebody asks for it.
+    Remote(String, OnceCell<Arc<Manifest>>),
+}
+
 /// What the caller's messages give.
 pub struct Feed {
-    /// The manifest, when it is complete.
-    pub manifest: watch::Sender<Option<Arc<Manifest>>>,
+    /// The manifests that are to come, by name.
+    pub manifests: HashMap<String, watch::Sender<Option<Outcome>>>,
     /// Content that has come.
     pub arrivals: Arc<Arrivals>,
 }
@@ -131,30 +150,85 @@ impl Arrivals {
 }
 
 impl BuildContext {
-    /// A context, and where the caller's messages go.
-    pub fn new(store: Arc<ContentStore>, events: Events) -> (Self, Feed) {
-        let (sender, manifest) = watch::channel(None);
+    /// The contexts of a build, and where the caller's messages go. `sent` are those that the caller sends,
+    /// `remote` those that are at a URL; "" is the main one's name.
+    pub fn new(
+        fetcher: Arc<Fetcher>,
+        events: Events,
+        sent: &[String],
+        remote: &BTreeMap<String, String>,
+    ) -> (Self, Feed) {
+        let mut sources = HashMap::new();
+        let mut manifests = HashMap::new();
+        for name in sent {
+            let (sender, manifest) = watch::channel(None);
+            sources.insert(name.clone(), Sent::Caller(manifest));
+            manifests.insert(name.clone(), sender);
+        }
+        for (name, url) in remote {
+            sources.insert(name.clone(), Sent::Remote(url.clone(), OnceCell::new()));
+            manifests.remove(name);
+        }
         let arrivals = Arc::new(Arrivals::default());
         let context = Self {
-            manifest,
-            store,
+            sources: Arc::new(sources),
+            store: fetcher.store().clone(),
+            fetcher,
             arrivals: arrivals.clone(),
             events,
         };
         let feed = Feed {
-            manifest: sender,
+            manifests,
             arrivals,
         };
         (context, feed)
     }
 
-    /// The manifest, when all of it is here.
-    pub async fn manifest(&self) -> Result<Arc<Manifest>> {
-        let mut manifest = self.manifest.clone();
-        let found = manifest.wait_for(Option::is_some).await;
-        found.ok().and_then(|m| m.clone()).ok_or_else(|| {
-            Error::Context("the caller ended before it had sent its context".to_owned())
+    /// The manifest of a context, when all of it is here; "" is the main one.
+    pub async fn manifest(&self, name: &str) -> Result<Arc<Manifest>> {
+        let ended = || Error::Context("the caller ended before it had sent its context".to_owned());
+        match self.sources.get(name) {
+            None => Err(Error::Invalid(format!(
+                "there is no build context {name:?}"
+            ))),
+            Some(Sent::Remote(url, manifest)) => {
+                let found = manifest.get_or_try_init(|| remote::manifest(&self.fetcher, url));
+                found.await.cloned()
+            }
+            Some(Sent::Caller(manifest)) => {
+                let mut manifest = manifest.clone();
+                let found = manifest.wait_for(Option::is_some).await;
+                let found = found.ok().and_then(|m| m.clone()).ok_or_else(ended)?;
+                found.map_err(Error::Context)
+            }
+        }
+    }
+
+    /// The content of a small file of the main context that is here already: a Dockerfile.
+    pub async fn read(&self, path: &str, most: usize) -> Result<Option<Vec<u8>>> {
+        let manifest = self.manifest("").await?;
+        let Some(found) = manifest.find(path).into_iter().next() else {
+            return Ok(None);
+        };
+        let Some(Kind::File { digest, size }) = manifest.get(&found.path).map(|e| &e.kind) else {
+            return Ok(None);
+        };
+        if *size > most as u64 {
+            return Err(Error::Dockerfile(format!(
+                "{path} is larger than {most} bytes"
+            )));
+        }
+        self.fetch(vec![(digest.clone(), *size)]).await?;
+        let (store, digest) = (self.store.clone(), digest.clone());
+        tokio::task::spawn_blocking(move || {
+            let mut content = Vec::new();
+            store.read(&digest)?.read_to_end(&mut content)?;
+            Ok(Some(content))
         })
+        .await
+        .map_err(std::io::Error::other)
+        .and_then(|r| r)
+        .tried(|| format!("cannot read {path}"))
     }
 
     /// Makes sure that content is here.

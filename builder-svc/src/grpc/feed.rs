@@ -2,24 +2,28 @@
 
 use std::{collections::HashMap, io, sync::Arc};
 
-use slipway_image::Digest;
+use slipway_image::{Digest, layer::limits::Limits};
 use slipway_proto::builder::v1::{
     BuildRequest, ContextEntry, build_request::Part, content_chunks::Chunk, context_entry::Type,
 };
+use slipway_service::chunks::ChunkReader;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tonic::{Status, Streaming};
 
 use crate::{
-    context::{ContentStore, Entry, Feed, Kind, Manifest, content::Incoming},
+    context::{ContentStore, Entry, Feed, Kind, Manifest, content::Incoming, tarball},
     error::Error,
+    worker::CHUNKS,
 };
 
 /// Takes everything in until the caller ends its side.
 pub async fn feed(
     mut parts: Streaming<BuildRequest>,
-    feed: Feed,
+    mut feed: Feed,
     store: Arc<ContentStore>,
 ) -> Result<(), Status> {
-    let mut manifest = Some(Manifest::default());
+    let mut manifests: HashMap<String, Manifest> = HashMap::new();
+    let mut streams: HashMap<String, Unpacking> = HashMap::new();
     let mut files = Files::default();
     loop {
         let message = match parts.message().await {
@@ -32,20 +36,38 @@ pub async fn feed(
         };
         match message.part {
             Some(Part::Entries(entries)) => {
-                let Some(manifest) = manifest.as_mut().filter(|_| entries.context.is_empty())
-                else {
+                let name = entries.context;
+                if !feed.manifests.contains_key(&name) || streams.contains_key(&name) {
                     return refuse("entries of a context that was not announced");
-                };
+                }
+                let manifest = manifests.entry(name).or_default();
                 for item in entries.entries {
                     let path = item.path.clone();
                     let taken = entry(item).and_then(|entry| manifest.insert(&path, entry));
                     taken.map_err(Error::Invalid)?;
                 }
             }
-            Some(Part::ManifestEnd(name)) => match manifest.take().filter(|_| name.is_empty()) {
-                Some(done) => drop(feed.manifest.send_replace(Some(Arc::new(done)))),
-                None => return refuse("the context's manifest ended twice"),
-            },
+            Some(Part::Stream(stream)) => {
+                let name = stream.context;
+                if !feed.manifests.contains_key(&name) || manifests.contains_key(&name) {
+                    return refuse("a context that was not announced");
+                }
+                let unpacking = streams
+                    .entry(name)
+                    .or_insert_with(|| Unpacking::begin(&store));
+                // Whoever does not take it any more has found something wrong: told at the end.
+                let _ = unpacking.sender.send(stream.data).await;
+            }
+            Some(Part::ManifestEnd(name)) => {
+                let Some(sender) = feed.manifests.remove(&name) else {
+                    return refuse("the end of a context's manifest twice");
+                };
+                let outcome = match streams.remove(&name) {
+                    Some(unpacking) => unpacking.end().await,
+                    None => Ok(manifests.remove(&name).unwrap_or_default()),
+                };
+                sender.send_replace(Some(outcome.map(Arc::new)));
+            }
             Some(Part::Content(content)) => {
                 let (store, arrivals) = (store.clone(), feed.arrivals.clone());
                 let work = tokio::task::spawn_blocking(move || {
@@ -69,6 +91,28 @@ pub async fn feed(
     }
     feed.arrivals.close();
     Ok(())
+}
+
+/// A context that comes as a stream.
+struct Unpacking {
+    sender: mpsc::Sender<bytes::Bytes>,
+    work: JoinHandle<Result<Manifest, String>>,
+}
+
+impl Unpacking {
+    fn begin(store: &Arc<ContentStore>) -> Self {
+        let (sender, chunks) = mpsc::channel(CHUNKS);
+        let store = store.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            tarball::read(&store, ChunkReader::new(chunks), Limits::default())
+        });
+        Self { sender, work }
+    }
+
+    async fn end(self) -> Result<Manifest, String> {
+        drop(self.sender);
+        self.work.await.map_err(|e| format!("interrupted: {e}"))?
+    }
 }
 
 fn refuse<T>(what: &str) -> Result<T, Status> {

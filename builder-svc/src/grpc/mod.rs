@@ -93,6 +93,9 @@ impl Service for BuilderService {
             let sentence = "the first message of a build must be its start".to_owned();
             return Err(Error::Invalid(sentence).into());
         };
+        // The main context comes from the caller unless it is elsewhere.
+        let mut sent = start.named_contexts.clone();
+        sent.push(String::new());
         let request = request::request(start)?;
         let mut id = [0; 32];
         getrandom::fill(&mut id)
@@ -102,7 +105,12 @@ impl Service for BuilderService {
         let (tell, mut told) = mpsc::channel(QUEUE);
         let (send, receive) = mpsc::channel(QUEUE);
         let events = Events::new(tell);
-        let (context, feed) = BuildContext::new(self.builder.store.clone(), events.clone());
+        let (context, feed) = BuildContext::new(
+            self.builder.fetcher.clone(),
+            events.clone(),
+            &sent,
+            &request.remote_contexts,
+        );
         let (builder, shutdown) = (self.builder.clone(), self.shutdown.clone());
         let task = tokio::spawn(async move {
             // The caller is gone: the stream's end aborts this task.

@@ -23,7 +23,6 @@ pub fn request(start: BuildStart) -> Result<Request> {
         (!start.ulimits.is_empty(), "--ulimit of a build"),
         (!start.secrets.is_empty(), "--secret"),
         (!start.ssh.is_empty(), "--ssh"),
-        (!start.named_contexts.is_empty(), "--build-context"),
         (!start.allow.is_empty(), "--allow"),
     ];
     if let Some((_, what)) = lacking.iter().find(|(given, _)| *given) {
@@ -111,6 +110,9 @@ pub fn request(start: BuildStart) -> Result<Request> {
             }
         },
         ignore: start.ignore,
+        dockerfile_path: start.dockerfile_path,
+        contexts: start.named_contexts.into_iter().collect(),
+        remote_contexts: sorted(start.remote_contexts),
     })
 }
 

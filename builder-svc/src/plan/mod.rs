@@ -18,7 +18,7 @@ pub mod variables;
 use std::collections::{BTreeMap, BTreeSet};
 
 use slipway_dockerfile::{Dockerfile, Instruction, expand::expand, suggest::suggestion};
-use slipway_image::Platform;
+use slipway_image::{Platform, Reference};
 
 pub use chmod::Chmod;
 pub use copy::CopyAction;
@@ -37,6 +37,8 @@ pub struct Options {
     pub platform: Option<Platform>,
     /// All stages are planned, not only those that the target needs; for checks.
     pub every: bool,
+    /// `--build-context`, by name.
+    pub contexts: BTreeMap<String, Base>,
 }
 
 /// What a stage is built upon.
@@ -48,6 +50,8 @@ pub enum Base {
     Stage(usize),
     /// An image.
     Image(String),
+    /// The files of a named context.
+    Context(String),
 }
 
 /// A stage that the target needs.
@@ -95,7 +99,7 @@ pub fn plan(file: &Dockerfile, options: &Options) -> Result<Plan> {
         if planned.contains_key(&index) {
             continue;
         }
-        let stage = stage_plan(file, &names, &global, index)?;
+        let stage = stage_plan(file, &names, &global, &options.contexts, index)?;
         let needs = std::iter::once(&stage.base).chain(stage.sources.values());
         wanted.extend(needs.filter_map(|base| match base {
             Base::Stage(other) => Some(*other),
@@ -132,6 +136,7 @@ fn stage_plan(
     file: &Dockerfile,
     names: &BTreeMap<&str, usize>,
     global: &BTreeMap<String, String>,
+    contexts: &BTreeMap<String, Base>,
     index: usize,
 ) -> Result<StagePlan> {
     let stage = &file.stages[index];
@@ -159,10 +164,11 @@ fn stage_plan(
             .iter()
             .rposition(|s| s.from.name.as_deref() == Some(&name.to_ascii_lowercase()))
     };
-    let base = match (earlier(&base), base.as_str()) {
-        (Some(stage), _) => Base::Stage(stage),
-        (None, "scratch") => Base::Scratch,
-        (None, name) => Base::Image(name.to_owned()),
+    let base = match (named_context(contexts, &base), earlier(&base), base.as_str()) {
+        (Some(context), _, _) => context,
+        (None, Some(stage), _) => Base::Stage(stage),
+        (None, None, "scratch") => Base::Scratch,
+        (None, None, name) => Base::Image(name.to_owned()),
     };
     let mut sources = BTreeMap::new();
     let mut steps = 1;
@@ -173,6 +179,10 @@ fn stage_plan(
                 steps += 1;
                 let Some(from) = &copy.from else { continue };
                 let fail = |message: &str| Error::Dockerfile(file.error(located.place, message));
+                if let Some(context) = named_context(contexts, from) {
+                    sources.insert(from.clone(), context);
+                    continue;
+                }
                 let source = copied_from(file, names, index, from).map_err(|e| fail(&e))?;
                 sources.insert(from.clone(), source);
             }
@@ -236,6 +246,24 @@ fn copied_from(
         ));
     }
     Ok(Base::Stage(stage))
+}
+
+/// A named context takes the place of an image or stage of its name; an image may be written in any way.
+fn named_context(contexts: &BTreeMap<String, Base>, name: &str) -> Option<Base> {
+    if contexts.is_empty() {
+        return None;
+    }
+    if let Some(found) = contexts.get(&name.to_ascii_lowercase()) {
+        return Some(found.clone());
+    }
+    let wanted: Reference = name.parse().ok()?;
+    let same = |other: &String| {
+        other
+            .parse::<Reference>()
+            .is_ok_and(|r| r.to_string() == wanted.to_string())
+    };
+    let mut found = contexts.iter().filter(|(other, _)| same(other));
+    found.next().map(|(_, base)| base.clone())
 }
 
 /// Names of build arguments that nothing asks for.
@@ -310,6 +338,27 @@ mod tests {
         let plan = planned(FILE, &options).unwrap();
         assert_eq!(plan.stages.len(), 2);
         assert_eq!(plan.stages[0].base, Base::Image("debian:13".into()));
+    }
+
+    #[test]
+    fn named_contexts_take_the_place_of_images_and_stages() {
+        let files = Base::Context("files".into());
+        let debian = Base::Image("other".into());
+        let options = Options {
+            contexts: [
+                ("files".to_owned(), files.clone()),
+                ("debian:12".to_owned(), debian.clone()),
+            ]
+            .into(),
+            ..Options::default()
+        };
+        let text = "FROM docker.io/library/debian:12\nCOPY --from=Files a /\nCOPY --from=x a /\n";
+        let plan = planned(text, &options).unwrap();
+        assert_eq!(plan.stages[0].base, debian);
+        assert_eq!(plan.stages[0].sources["Files"], files);
+        assert_eq!(plan.stages[0].sources["x"], Base::Image("x".into()));
+        let plan = planned("FROM a AS files\nFROM files\n", &options).unwrap();
+        assert_eq!((plan.stages.len(), &plan.stages[0].base), (1, &files));
     }
 
     #[test]

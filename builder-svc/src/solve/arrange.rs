@@ -7,8 +7,10 @@ use std::{
 
 use super::{Solver, copy::Arrangement};
 use crate::{
-    context::{Entry, Kind, Manifest},
+    cache::{KeyBuilder, REPOSITORY, Record},
+    context::{Entry, Kind, Manifest, fetch::file_name, git},
     error::{Error, Result, Tried as _},
+    layer::Layer,
     plan::{CopyAction, copy::Origin},
 };
 
@@ -17,14 +19,14 @@ impl Solver {
     pub(super) async fn arrange(
         &self,
         copy: &CopyAction,
-        from_layers: bool,
+        context: Option<&str>,
     ) -> Result<Arrangement> {
         let mut arrangement = Arrangement::new(copy)?;
         for origin in &copy.origins {
             match origin {
-                Origin::Path(_) if from_layers => {}
                 Origin::Path(path) => {
-                    let manifest = self.context.manifest().await?;
+                    let Some(context) = context else { continue };
+                    let manifest = self.context.manifest(context).await?;
                     arrangement.add(&manifest, path, copy)?;
                 }
                 Origin::Content { name, data } => {
@@ -32,19 +34,57 @@ impl Solver {
                     arrangement.add_one(Arc::new(manifest), false);
                 }
                 Origin::Url(url) => {
-                    return Err(Error::Unsupported(format!(
-                        "ADD of {url:?} is not supported yet"
-                    )));
+                    let checksum = copy.checksum.as_deref();
+                    let fetched = self.context.fetcher.fetch(url, checksum).await?;
+                    let manifest = Manifest::of_file(&file_name(url), fetched.entry()?);
+                    let manifest = manifest.map_err(Error::Dockerfile)?;
+                    arrangement.add_one(Arc::new(manifest), copy.unpack_urls);
                 }
-                Origin::Git(git) => {
-                    return Err(Error::Unsupported(format!(
-                        "ADD of the git repository {:?} is not supported yet",
-                        git.shown()
-                    )));
+                Origin::Git(source) => {
+                    if copy.keep_git_dir {
+                        return Err(Error::Unsupported(
+                            "ADD --keep-git-dir is not supported: only the files of the commit are fetched, without its history".to_owned(),
+                        ));
+                    }
+                    let checksum = copy.checksum.as_deref();
+                    let manifest = git::manifest(&self.context.fetcher, source, checksum).await?;
+                    arrangement.add_all(manifest);
                 }
             }
         }
         Ok(arrangement)
+    }
+
+    /// A named context as the layers of a stage.
+    pub(super) async fn context_layers(&self, name: &str) -> Result<Vec<Layer>> {
+        let manifest = self.context.manifest(name).await?;
+        let copy = CopyAction {
+            destination: "/".to_owned(),
+            ..CopyAction::default()
+        };
+        let mut arrangement = Arrangement::new(&copy)?;
+        arrangement.add(&manifest, "/", &copy)?;
+        let mut key = KeyBuilder::new("named context");
+        key.part(self.latest.map(|l| l.to_string()).unwrap_or_default());
+        arrangement.add_to(&mut key);
+        let key = key.finish();
+        if !self.no_cache.all
+            && let Some(record) = self.cache.find(&key).await?
+        {
+            return Ok(record.layer.into_iter().collect());
+        }
+        let snapshot = self.lease().await?.prepare(&[]).await?;
+        self.copy_files(&copy, &Arc::new(arrangement), &snapshot)
+            .await?;
+        let layer = snapshot.commit(REPOSITORY, self.latest).await?;
+        let record = Record {
+            layer,
+            created: self.now(),
+        };
+        self.cache
+            .keep(&key, &record, &format!("the context {name}"))
+            .await?;
+        Ok(record.layer.into_iter().collect())
     }
 
     /// A here-document as a file (BuildKit: 0644, made now).

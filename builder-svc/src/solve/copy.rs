@@ -79,6 +79,16 @@ impl Arrangement {
         }
     }
 
+    /// Adds everything that another tree holds.
+    pub fn add_all(&mut self, manifest: Arc<Manifest>) {
+        self.parts.push(Part {
+            manifest,
+            found: Match::root(),
+            include: None,
+            unpack: false,
+        });
+    }
+
     fn add_with_parents(&mut self, manifest: &Arc<Manifest>, source: &str) -> Result<()> {
         let Pivot { folder, pattern } = Pivot::of(source);
         let include =

@@ -110,6 +110,10 @@ impl Solver {
         match &plan.base {
             Base::Scratch => Ok(scratch(platform)),
             Base::Stage(other) => Ok((*result_of(results, *other).await?).clone()),
+            Base::Context(name) => Ok(Built {
+                layers: self.context_layers(name).await?,
+                ..scratch(platform)
+            }),
             Base::Image(name) => {
                 let mut step = Told {
                     index,
@@ -151,6 +155,7 @@ impl Solver {
         from: &str,
     ) -> Result<Vec<Layer>> {
         match plan.sources.get(from) {
+            Some(Base::Context(name)) => self.context_layers(name).await,
             Some(Base::Stage(index)) => Ok(result_of(results, *index).await?.layers.clone()),
             Some(Base::Image(name)) => {
                 let platform = plan.platform.as_ref().or(self.platform.as_ref());

@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     events::{Event, State, Step as Told},
     layer::{Layer, chain},
-    plan::{Action, CopyAction, RunAction, StagePlan, copy::Origin},
+    plan::{Action, Base, CopyAction, RunAction, StagePlan, copy::Origin},
     worker::Target,
 };
 
@@ -149,11 +149,18 @@ impl Solver {
     }
 
     async fn copy_source(&self, copy: &CopyAction, step: &Step<'_>) -> Result<Source> {
-        let layers = match &copy.from {
-            Some(from) => Some(self.source(step.plan, step.results, from).await?),
-            None => None,
+        // A named context is files that this service knows, like the main one.
+        let (context, layers) = match &copy.from {
+            None => (Some(""), None),
+            Some(from) => match step.plan.sources.get(from) {
+                Some(Base::Context(name)) => (Some(name.as_str()), None),
+                _ => (
+                    None,
+                    Some(self.source(step.plan, step.results, from).await?),
+                ),
+            },
         };
-        let files = self.arrange(copy, layers.is_some()).await?;
+        let files = self.arrange(copy, context).await?;
         Ok(Source {
             files: Arc::new(files),
             layers,

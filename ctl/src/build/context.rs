@@ -1,111 +1,263 @@
-//! The context: what is in a folder after the ignore rules, by content.
+//! A folder as a context: what is in it after the ignore rules, by content.
 
 use std::{
     collections::HashMap,
     fs::{self, File},
     io::{self, Read as _},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::SystemTime,
 };
 
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
+use slipway_pattern::{Matched, PatternList};
 use slipway_proto::builder::v1::{ContextEntry, context_entry::Type};
 
-use super::ignore::Matcher;
+use super::hashes::{Hashes, Stamp};
 use crate::failure::{Failure, Outcome};
 
 /// Entries sorted by path, and where each content is.
 #[derive(Debug, Default)]
 pub struct Context {
     pub entries: Vec<ContextEntry>,
-    pub files: HashMap<Vec<u8>, PathBuf>,
+    pub files: HashMap<Vec<u8>, Source>,
 }
 
-/// Reads a folder. `<Dockerfile>.dockerignore` comes before `.dockerignore`, as docker has it.
-pub fn read(root: &Path, dockerfile: &str) -> Outcome<Context> {
-    let mut matcher = Matcher::default();
-    for name in [
-        format!("{dockerfile}.dockerignore"),
-        ".dockerignore".to_owned(),
-    ] {
-        match fs::read_to_string(root.join(&name)) {
+/// Where a content is, and what the file was when it was hashed.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub path: PathBuf,
+    stamp: Stamp,
+}
+
+impl Source {
+    /// Opens the file; fails if it is not what it was.
+    pub fn open(&self) -> io::Result<File> {
+        let file = open(&self.path)?;
+        match Stamp::of(&file.metadata()?) == self.stamp {
+            true => Ok(file),
+            false => Err(io::Error::other("the file changed since the build began")),
+        }
+    }
+}
+
+/// Never waits: a pipe may have taken the file's place.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+}
+
+/// Reads a folder. The Dockerfile's own ignore file comes before `.dockerignore`, as docker has it.
+pub fn read(root: &Path, dockerfile: Option<&Path>) -> Outcome<Context> {
+    let mut candidates = vec![root.join(".dockerignore")];
+    if let Some(path) = dockerfile {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".dockerignore");
+        candidates.insert(0, name.into());
+    }
+    let mut patterns = PatternList::default();
+    for file in candidates {
+        match fs::read_to_string(&file) {
             Ok(text) => {
-                matcher = Matcher::parse(&text)?;
+                patterns = PatternList::of_file(&text)
+                    .map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
                 break;
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Failure::new(format!("cannot read {name}: {e}"))),
+            Err(e) => return Err(Failure::new(format!("cannot read {}: {e}", file.display()))),
         }
     }
+    let mut walk = Walk {
+        root,
+        patterns,
+        found: Vec::new(),
+        above: Vec::new(),
+    };
+    walk.folder(root.to_owned(), String::new(), Matched::default())?;
+    let mut found = walk.found;
+    found.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
+    let mut hashes = Hashes::of(root);
+    hash_all(&mut found, &mut hashes)?;
+    hashes.save();
     let mut context = Context::default();
-    walk(root, root, &matcher, &mut context)?;
-    context.entries.sort_by(|a, b| a.path.cmp(&b.path));
+    for found in found {
+        if let Some(stamp) = found.stamp {
+            let source = Source {
+                path: found.path,
+                stamp,
+            };
+            context.files.insert(found.entry.digest.to_vec(), source);
+        }
+        context.entries.push(found.entry);
+    }
     Ok(context)
 }
 
-fn walk(root: &Path, folder: &Path, matcher: &Matcher, out: &mut Context) -> Outcome<()> {
-    let fail = |path: &Path, e: io::Error| {
-        Failure::new(format!(
-            "cannot read {} of the context: {e}",
-            path.display()
-        ))
-    };
-    for entry in fs::read_dir(folder).map_err(|e| fail(folder, e))? {
-        let path = entry.map_err(|e| fail(folder, e))?.path();
-        let inside = path.strip_prefix(root).unwrap_or(&path);
-        let Some(name) = inside.to_str() else {
-            return Err(Failure::new(format!(
-                "{} of the context is not UTF-8: rename it, or leave it out in .dockerignore",
+/// Something in the context; a file has a stamp.
+struct Found {
+    entry: ContextEntry,
+    path: PathBuf,
+    stamp: Option<Stamp>,
+}
+
+struct Walk<'a> {
+    root: &'a Path,
+    patterns: PatternList,
+    found: Vec<Found>,
+    /// Folders that are left out, but not all of what is in them, above the current one.
+    above: Vec<Found>,
+}
+
+impl Walk<'_> {
+    fn folder(&mut self, folder: PathBuf, inside: String, above: Matched) -> Outcome<()> {
+        let fail = |path: &Path, e: io::Error| {
+            Failure::new(format!(
+                "cannot read {} of the context: {e}",
                 path.display()
-            )));
+            ))
         };
-        let excluded = matcher.excludes(name);
-        let meta = fs::symlink_metadata(&path).map_err(|e| fail(&path, e))?;
-        if meta.is_dir() && (!excluded || matcher.may_return_below(name)) {
-            walk(root, &path, matcher, out)?;
+        for child in fs::read_dir(&folder).map_err(|e| fail(&folder, e))? {
+            let child = child.map_err(|e| fail(&folder, e))?;
+            let path = child.path();
+            let Ok(name) = child.file_name().into_string() else {
+                return Err(Failure::new(format!(
+                    "{} of the context is not UTF-8: rename it, or leave it out in .dockerignore",
+                    path.display()
+                )));
+            };
+            let name = match inside.as_str() {
+                "" => name,
+                inside => format!("{inside}/{name}"),
+            };
+            let (excluded, matched) = match self.patterns.is_empty() {
+                true => (false, Matched::default()),
+                false => self.patterns.step(&name, &above),
+            };
+            let kind = child.file_type().map_err(|e| fail(&path, e))?;
+            if excluded && !(kind.is_dir() && self.patterns.may_return_below(&name)) {
+                continue;
+            }
+            let meta = match fs::symlink_metadata(&path) {
+                // It went away meanwhile: then it is no part of the context.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                meta => meta.map_err(|e| fail(&path, e))?,
+            };
+            let mut found = Found {
+                entry: ContextEntry {
+                    path: name.clone(),
+                    mode: meta.permissions().mode() & 0o7777,
+                    mtime: meta.mtime() * 1_000_000_000 + meta.mtime_nsec(),
+                    ..ContextEntry::default()
+                },
+                path: path.clone(),
+                stamp: None,
+            };
+            if meta.is_dir() {
+                found.entry.set_type(Type::Directory);
+                match excluded {
+                    true => self.above.push(found),
+                    false => self.keep(found),
+                }
+                self.folder(path, name.clone(), matched)?;
+                // Nothing in it came back: then it stays away too.
+                self.above.retain(|f| f.entry.path != name);
+                continue;
+            } else if meta.is_symlink() {
+                found.entry.set_type(Type::Symlink);
+                let target = fs::read_link(&path).map_err(|e| fail(&path, e))?;
+                found.entry.link_target = target.to_string_lossy().into_owned();
+            } else if meta.is_file() {
+                found.entry.set_type(Type::File);
+                found.entry.size = meta.len();
+                found.stamp = Some(Stamp::of(&meta));
+            } else {
+                // Sockets, FIFOs and devices are no content: docker leaves them out too.
+                continue;
+            }
+            self.keep(found);
         }
-        if excluded {
-            continue;
+        Ok(())
+    }
+
+    /// Keeps something, and the folders above it that were left out.
+    fn keep(&mut self, found: Found) {
+        debug_assert!(found.path.starts_with(self.root));
+        self.found.append(&mut self.above);
+        self.found.push(found);
+    }
+}
+
+/// Gives every file its hash: from the cache, or by reading it, on all processors.
+fn hash_all(found: &mut [Found], hashes: &mut Hashes) -> Outcome<()> {
+    let now = SystemTime::now();
+    let mut unknown = Vec::new();
+    for (i, found) in found.iter_mut().enumerate() {
+        let Some(stamp) = found.stamp else { continue };
+        match hashes.find(stamp) {
+            Some(hash) => found.entry.digest = hash.to_vec().into(),
+            None => unknown.push(i),
         }
-        let mut item = ContextEntry {
-            path: name.to_owned(),
-            mode: meta.permissions().mode() & 0o7777,
-            mtime: meta.mtime() * 1_000_000_000 + meta.mtime_nsec(),
-            ..ContextEntry::default()
-        };
-        if meta.is_dir() {
-            item.set_type(Type::Directory);
-        } else if meta.is_symlink() {
-            item.set_type(Type::Symlink);
-            let target = fs::read_link(&path).map_err(|e| fail(&path, e))?;
-            item.link_target = target.to_string_lossy().into_owned();
-        } else if meta.is_file() {
-            item.set_type(Type::File);
-            let (digest, size) = hash(&path).map_err(|e| fail(&path, e))?;
-            item.size = size;
-            out.files.insert(digest.clone(), path.clone());
-            item.digest = digest.into();
-        } else {
-            // Sockets, FIFOs and devices are no content: docker leaves them out too.
-            continue;
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads.min(unknown.len() / 32 + 1).min(16);
+    let next = AtomicUsize::new(0);
+    let work = || -> Vec<(usize, io::Result<[u8; 32]>)> {
+        let mut done = Vec::new();
+        let mut buffer = vec![0; 128 * 1024];
+        while let Some(i) = unknown.get(next.fetch_add(1, Ordering::Relaxed)) {
+            done.push((*i, hash(&found[*i], &mut buffer)));
         }
-        out.entries.push(item);
+        done
+    };
+    let done: Vec<_> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut done = work();
+        for other in others {
+            // A panic in it is one here.
+            done.extend(
+                other
+                    .join()
+                    .unwrap_or_else(|e| std::panic::resume_unwind(e)),
+            );
+        }
+        done
+    });
+    for (i, outcome) in done {
+        let found = &mut found[i];
+        let hash = outcome.map_err(|e| {
+            Failure::new(format!(
+                "cannot read {} of the context: {e}",
+                found.path.display()
+            ))
+        })?;
+        found.entry.digest = hash.to_vec().into();
+        if let Some(stamp) = found.stamp {
+            hashes.put(stamp, hash, now);
+        }
     }
     Ok(())
 }
 
-fn hash(path: &Path) -> io::Result<(Vec<u8>, u64)> {
-    let mut file = File::open(path)?;
+fn hash(found: &Found, buffer: &mut [u8]) -> io::Result<[u8; 32]> {
+    let mut file = open(&found.path)?;
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 128 * 1024];
-    let mut size = 0;
     loop {
-        let n = file.read(&mut buffer)?;
+        let n = file.read(buffer)?;
         if n == 0 {
-            return Ok((hasher.finalize().to_vec(), size));
+            break;
         }
         hasher.update(&buffer[..n]);
-        size += n as u64;
+    }
+    match Some(Stamp::of(&file.metadata()?)) == found.stamp {
+        true => Ok(hasher.finalize().into()),
+        false => Err(io::Error::other(
+            "it changed while it was read: build again",
+        )),
     }
 }
 
@@ -117,18 +269,26 @@ mod tests {
     fn ignored_files_are_left_out_and_exceptions_come_back() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        fs::create_dir(root.join("docs")).unwrap();
+        fs::create_dir_all(root.join("docs/none")).unwrap();
+        fs::set_permissions(root.join("docs"), fs::Permissions::from_mode(0o700)).unwrap();
         for (name, text) in [
             ("a", "1"),
             ("docs/b.md", "2"),
             ("docs/keep.md", "3"),
-            (".dockerignore", "docs\n!docs/keep.md\n"),
+            (".dockerignore", "docs\n!docs/keep.md\n!docs/none/x\n"),
         ] {
             fs::write(root.join(name), text).unwrap();
         }
-        let context = read(root, "Dockerfile").unwrap();
+        let context = read(root, None).unwrap();
         let names: Vec<_> = context.entries.iter().map(|e| e.path.as_str()).collect();
-        assert_eq!(names, [".dockerignore", "a", "docs/keep.md"]);
+        assert_eq!(names, [".dockerignore", "a", "docs", "docs/keep.md"]);
+        assert_eq!(context.entries[2].mode, 0o700);
         assert_eq!(context.files.len(), 3);
+        fs::write(root.join("a"), "other").unwrap();
+        let a = context.entries.iter().find(|e| e.path == "a").unwrap();
+        assert!(context.files[&a.digest.to_vec()].open().is_err());
+        fs::write(root.join("X.dockerignore"), "*\n!a").unwrap();
+        let context = read(root, Some(&root.join("X"))).unwrap();
+        assert_eq!(context.entries.len(), 1);
     }
 }

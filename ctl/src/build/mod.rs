@@ -3,10 +3,11 @@
 pub mod cache;
 pub mod call;
 pub mod context;
-pub mod ignore;
+pub mod hashes;
 pub mod output;
 pub mod progress;
 pub mod rawjson;
 pub mod receive;
 pub mod screen;
 pub mod session;
+pub mod source;

@@ -1,26 +1,23 @@
 //! The build protocol: manifest out, needs in, content out, events in.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, fs::File, io::Read};
 
 use slipway_proto::builder::v1::{
-    BuildRequest, BuildResult, BuildStart, ContentChunks, ContextEntries, Secret, Step, StepLog,
-    Warning, build_event::Event, build_request::Part, content_chunks::Chunk,
+    BuildRequest, BuildResult, BuildStart, ContentChunks, ContextEntries, ContextEntry,
+    ContextStream, Secret, Step, StepLog, Warning, build_event::Event, build_request::Part,
+    content_chunks::Chunk,
 };
 use slipway_service::CHUNK_SIZE;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
-    context::{self, Context},
+    context::{self, Context, Source},
     output::Place,
     progress::{Lines, Style},
     receive::Receiver,
     screen::Screen,
+    source::{Folder, Sources},
 };
 use crate::{
     client::Site,
@@ -35,13 +32,12 @@ pub async fn run(
     site: &Site,
     start: BuildStart,
     secrets: Vec<Secret>,
-    root: &Path,
-    dockerfile: &str,
+    sources: Sources,
     style: Style,
     places: &[Option<Place>],
 ) -> Outcome<BuildResult> {
     tokio::select! {
-        result = go(site, start, secrets, root, dockerfile, style, places) => result,
+        result = go(site, start, secrets, sources, style, places) => result,
         _ = tokio::signal::ctrl_c() => Err(Failure::new("the build was canceled").exits(130)),
     }
 }
@@ -50,23 +46,40 @@ async fn go(
     site: &Site,
     start: BuildStart,
     secrets: Vec<Secret>,
-    root: &Path,
-    dockerfile: &str,
+    sources: Sources,
     style: Style,
     places: &[Option<Place>],
 ) -> Outcome<BuildResult> {
-    let (root, name) = (root.to_owned(), dockerfile.to_owned());
-    let Context { entries, files } =
-        tokio::task::spawn_blocking(move || context::read(&root, &name))
-            .await
-            .map_err(|e| Failure::new(format!("reading the context failed: {e}")))??;
+    let Sources {
+        folders, stream, ..
+    } = sources;
+    let contexts = tokio::task::spawn_blocking(move || contexts(folders))
+        .await
+        .map_err(|e| Failure::new(format!("reading the context failed: {e}")))??;
     let (sender, receiver) = mpsc::channel(8);
     let (wanted, wants) = mpsc::channel(64);
-    let sending = send(sender, start, secrets, entries, files, wants);
+    let sending = send(sender, start, secrets, contexts, stream, wants);
     let receiving = receive(site, receiver, wanted, style, places);
     // The sender ends when no more is needed; only the receiver knows how the build ended.
     let ((), result) = tokio::join!(sending, receiving);
     result
+}
+
+/// Manifests by name, and where all their content is.
+#[derive(Default)]
+struct Contexts {
+    manifests: Vec<(String, Vec<ContextEntry>)>,
+    files: HashMap<Vec<u8>, Source>,
+}
+
+fn contexts(folders: Vec<Folder>) -> Outcome<Contexts> {
+    let mut all = Contexts::default();
+    for folder in folders {
+        let Context { entries, files } = context::read(&folder.root, folder.dockerfile.as_deref())?;
+        all.manifests.push((folder.name, entries));
+        all.files.extend(files);
+    }
+    Ok(all)
 }
 
 async fn receive(
@@ -213,23 +226,37 @@ async fn send(
     sender: mpsc::Sender<BuildRequest>,
     start: BuildStart,
     secrets: Vec<Secret>,
-    entries: Vec<slipway_proto::builder::v1::ContextEntry>,
-    files: HashMap<Vec<u8>, PathBuf>,
+    contexts: Contexts,
+    stream: Option<Box<dyn Read + Send>>,
     mut wants: mpsc::Receiver<Vec<bytes::Bytes>>,
 ) {
     let mut parts = vec![Part::Start(start)];
     parts.extend(secrets.into_iter().map(Part::Secret));
-    parts.extend(entries.chunks(ENTRIES).map(|some| {
-        Part::Entries(ContextEntries {
-            context: String::new(),
-            entries: some.to_vec(),
-        })
-    }));
-    parts.push(Part::ManifestEnd(String::new()));
+    let Contexts { manifests, files } = contexts;
     for part in parts {
         if put(&sender, part).await.is_err() {
             return;
         }
+    }
+    for (name, entries) in manifests {
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            let some = ContextEntries {
+                context: name.clone(),
+                entries: entries.by_ref().take(ENTRIES).collect(),
+            };
+            if put(&sender, Part::Entries(some)).await.is_err() {
+                return;
+            }
+        }
+        if put(&sender, Part::ManifestEnd(name)).await.is_err() {
+            return;
+        }
+    }
+    if let Some(stream) = stream
+        && pass_on(&sender, stream).await.is_err()
+    {
+        return;
     }
     while let Some(digests) = wants.recv().await {
         let mut batch = Vec::new();
@@ -279,17 +306,46 @@ async fn send(
     }
 }
 
+/// Sends a tar stream as it comes; what it is worth is the builder's to say.
+async fn pass_on(
+    sender: &mpsc::Sender<BuildRequest>,
+    stream: Box<dyn Read + Send>,
+) -> Result<(), ()> {
+    let mut stream = stream;
+    loop {
+        let read = tokio::task::spawn_blocking(move || {
+            let mut data = Vec::with_capacity(CHUNK_SIZE);
+            let n = stream
+                .by_ref()
+                .take(CHUNK_SIZE as u64)
+                .read_to_end(&mut data);
+            n.map(|_| (stream, data))
+        });
+        // What cannot be read ends the call without the context's end, which the builder reports.
+        let (rest, data) = read.await.map_err(drop)?.map_err(drop)?;
+        stream = rest;
+        if data.is_empty() {
+            return put(sender, Part::ManifestEnd(String::new())).await;
+        }
+        let part = Part::Stream(ContextStream {
+            context: String::new(),
+            data: data.into(),
+        });
+        put(sender, part).await?;
+    }
+}
+
 /// A file that went away since it was hashed is told to the builder, which names it.
 fn open(
-    files: &HashMap<Vec<u8>, PathBuf>,
+    files: &HashMap<Vec<u8>, Source>,
     digest: &bytes::Bytes,
     batch: &mut Vec<Chunk>,
 ) -> Option<File> {
     let error = match files.get(digest.as_ref()) {
         None => "the context does not hold this content".to_owned(),
-        Some(path) => match File::open(path) {
+        Some(source) => match source.open() {
             Ok(file) => return Some(file),
-            Err(e) => format!("{}: {e}", path.display()),
+            Err(e) => format!("{}: {e}", source.path.display()),
         },
     };
     batch.push(Chunk {

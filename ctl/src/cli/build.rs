@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{IsTerminal as _, Read as _},
+    io::IsTerminal as _,
     path::PathBuf,
 };
 
@@ -15,6 +15,7 @@ use crate::{
         call::Call,
         output::{self, Place},
         progress::Style,
+        source::Sources,
     },
     client::Site,
     failure::{Failure, Outcome},
@@ -114,36 +115,39 @@ pub struct Build {
     /// Set method for evaluating build ("check", "targets")
     #[arg(long)]
     call: Option<String>,
-    /// Directory of the context
+    /// Additional build contexts (e.g., name=path)
+    #[arg(long)]
+    build_context: Vec<String>,
+    /// Context: a directory, the URL of an archive or git repository, "-" = stdin
     path: String,
 }
 
 impl Build {
     pub async fn run(self, site: &Site) -> Outcome {
-        if self.path == "-" || self.path.contains("://") || self.path.starts_with("git@") {
+        let sources = Sources::of(&self.path, self.file.as_deref(), &self.build_context)?;
+        let dockerfile = &sources.dockerfile;
+        if dockerfile.content.len() > slipway_dockerfile::MAX_SIZE {
             return Err(Failure::new(format!(
-                "context {:?} is not supported: give a directory. Tar streams and URLs must be unpacked or cloned first",
-                self.path
-            )));
-        }
-        let root = PathBuf::from(&self.path);
-        if !root.is_dir() {
-            return Err(Failure::new(format!(
-                "unable to prepare context: path {:?} not found or not a directory",
-                self.path
-            )));
-        }
-        let (dockerfile, name) = self.dockerfile(&root)?;
-        if dockerfile.len() > slipway_dockerfile::MAX_SIZE {
-            return Err(Failure::new(format!(
-                "{name} is larger than {} KiB",
+                "{} is larger than {} KiB",
+                dockerfile.name,
                 slipway_dockerfile::MAX_SIZE / 1024
             )));
         }
         if let Some(call) = self.call()? {
-            let ignore = |name: &str| std::fs::read_to_string(root.join(name)).ok();
+            let main = sources.folders.iter().find(|f| f.name.is_empty());
+            let (Some(main), false) = (main, dockerfile.in_context) else {
+                return Err(Failure::new(
+                    "--call and --check need a directory as their context",
+                ));
+            };
+            let ignore = |path: PathBuf| std::fs::read_to_string(path).ok();
+            let own = main.dockerfile.as_ref().map(|path| {
+                let mut name = path.as_os_str().to_owned();
+                name.push(".dockerignore");
+                PathBuf::from(name)
+            });
             let start = BuildStart {
-                dockerfile: dockerfile.into(),
+                dockerfile: dockerfile.content.clone().into(),
                 build_args: self.arguments()?,
                 target: self.target.clone(),
                 pull: self.pull,
@@ -153,10 +157,11 @@ impl Build {
                     .flat_map(|p| p.split(','))
                     .map(platform)
                     .collect::<Result<_, _>>()?,
-                ignore: ignore(&format!("{name}.dockerignore"))
-                    .or_else(|| ignore(".dockerignore"))
+                ignore: own
+                    .and_then(ignore)
+                    .or_else(|| ignore(main.root.join(".dockerignore")))
                     .unwrap_or_default(),
-                dockerfile_name: name,
+                dockerfile_name: dockerfile.name.clone(),
                 ..BuildStart::default()
             };
             return call.run(site, start).await;
@@ -205,8 +210,14 @@ impl Build {
             cache_from: build::cache::sources(site, &self.cache_from).await?,
             cache_to,
             outputs: outputs.iter().map(|o| o.asked.clone()).collect(),
-            dockerfile: dockerfile.into(),
-            dockerfile_name: name.clone(),
+            dockerfile: dockerfile.content.clone().into(),
+            dockerfile_name: dockerfile.name.clone(),
+            dockerfile_path: match dockerfile.in_context {
+                true => dockerfile.name.clone(),
+                false => String::new(),
+            },
+            remote_contexts: sources.remote.clone(),
+            named_contexts: named(&sources),
             tags: self.tag.clone(),
             build_args: self.arguments()?,
             target: self.target.clone(),
@@ -250,8 +261,7 @@ impl Build {
             source_date_epoch: epoch()?,
             ..BuildStart::default()
         };
-        let result =
-            build::session::run(site, start, secrets, &root, &name, style, &places).await?;
+        let result = build::session::run(site, start, secrets, sources, style, &places).await?;
         if let Some(path) = &self.iidfile {
             std::fs::write(path, &result.image_id)
                 .map_err(|e| Failure::new(format!("cannot write {path}: {e}")))?;
@@ -273,37 +283,6 @@ impl Build {
             None if self.check => "check",
             None => "",
         })
-    }
-
-    fn dockerfile(&self, root: &std::path::Path) -> Outcome<(Vec<u8>, String)> {
-        let mut content = Vec::new();
-        match self.file.as_deref() {
-            Some("-") => {
-                std::io::stdin()
-                    .lock()
-                    .take(slipway_dockerfile::MAX_SIZE as u64 + 1)
-                    .read_to_end(&mut content)?;
-                Ok((content, "Dockerfile".to_owned()))
-            }
-            file => {
-                let path = file.map_or_else(|| root.join("Dockerfile"), PathBuf::from);
-                // One that is too long is refused, not kept.
-                let most = slipway_dockerfile::MAX_SIZE as u64 + 1;
-                std::fs::File::open(&path)
-                    .and_then(|file| file.take(most).read_to_end(&mut content))
-                    .map_err(|e| {
-                        Failure::new(format!(
-                            "failed to read dockerfile: open {}: {e}",
-                            path.display()
-                        ))
-                    })?;
-                let inside = std::path::absolute(&path)?;
-                let name = inside
-                    .strip_prefix(std::path::absolute(root)?)
-                    .map_or_else(|_| path.clone(), std::path::Path::to_path_buf);
-                Ok((content, name.display().to_string()))
-            }
-        }
     }
 
     /// Attestations are not made: asking for none is all that works.
@@ -355,6 +334,12 @@ impl Build {
         }
         Ok(out)
     }
+}
+
+/// Names of the folders besides the main context.
+fn named(sources: &Sources) -> Vec<String> {
+    let names = sources.folders.iter().map(|f| &f.name);
+    names.filter(|n| !n.is_empty()).cloned().collect()
 }
 
 /// The result as `--metadata-file` has it: strings, but for what is JSON itself.

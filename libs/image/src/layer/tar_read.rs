@@ -41,6 +41,22 @@ pub enum TarError {
     },
 }
 
+/// A block with the checksum of a tar header (POSIX pax, "ustar Interchange Format"): any variant of
+/// tar has it.
+pub fn is_tar_header(block: &[u8; 512]) -> bool {
+    let text = std::str::from_utf8(&block[148..156]).unwrap_or_default();
+    let digits = text.trim_matches([' ', '\0']);
+    let Ok(expected) = u32::from_str_radix(digits, 8) else {
+        return false;
+    };
+    let sum: u32 = block
+        .iter()
+        .enumerate()
+        .map(|(i, b)| u32::from(if (148..156).contains(&i) { b' ' } else { *b }))
+        .sum();
+    sum == expected && block[0] != 0
+}
+
 /// A tar stream, entry by entry.
 pub struct TarReader<R> {
     inner: R,

@@ -1,0 +1,306 @@
+//! Fetches what URLs name into the files of contexts.
+//!
+//! What was fetched once is asked for with its etag; with a checksum whose content is here already nobody
+//! is asked at all.
+
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use reqwest::{Client, Response, StatusCode, header, redirect::Policy};
+use serde::{Deserialize, Serialize};
+use slipway_image::Digest;
+use url::Url;
+
+use super::{ContentStore, Entry, Kind, guard::Guard};
+use crate::error::{Error, Result, Tried as _};
+
+/// Redirects that are followed (as Go's http.Client).
+const REDIRECTS: usize = 10;
+
+/// What may be fetched, and how much.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// From where.
+    pub guard: Guard,
+    /// Most bytes of one answer.
+    pub bytes: u64,
+}
+
+/// Fetches.
+#[derive(Debug)]
+pub struct Fetcher {
+    http: Client,
+    limits: Limits,
+    store: Arc<ContentStore>,
+}
+
+/// What an answer was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetched {
+    /// Its content.
+    digest: String,
+    /// Bytes.
+    size: u64,
+    /// Last-Modified, seconds since the epoch; 0 without (as BuildKit).
+    modified: i64,
+    #[serde(default)]
+    etag: String,
+}
+
+impl Fetched {
+    /// As a file: BuildKit's has mode 0600.
+    pub fn entry(&self) -> Result<Entry> {
+        let digest = self
+            .digest
+            .parse()
+            .map_err(|_| Error::Invalid("a record of what was fetched is broken".to_owned()))?;
+        Ok(Entry {
+            kind: Kind::File {
+                size: self.size,
+                digest,
+            },
+            mode: 0o600,
+            mtime: self.modified.saturating_mul(1_000_000_000),
+        })
+    }
+}
+
+/// The name of the file that a URL stands for (BuildKit: the last part of its path).
+pub fn file_name(url: &str) -> String {
+    let path = Url::parse(url).map(|u| u.path().to_owned());
+    let path = path.unwrap_or_default();
+    let decoded = percent_decoded(&path);
+    let name = decoded.trim_end_matches('/').rsplit('/').next();
+    match name.unwrap_or_default() {
+        "" | "." | ".." => "__unnamed__".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let digits = after.get(..2).and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|d| u8::from_str_radix(d, 16).ok()) {
+            Some(code) if *first == b'%' => {
+                out.push(code);
+                rest = &after[2..];
+            }
+            _ => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).replace('\0', "")
+}
+
+impl Fetcher {
+    /// Into this store.
+    pub fn new(store: Arc<ContentStore>, limits: Limits) -> Result<Self> {
+        // Only the first one counts: another one may be there already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = Client::builder()
+            .user_agent(concat!("slipway/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs(10))
+            .read_timeout(Duration::from_secs(60))
+            // Each address is judged before it is used: no redirect by itself, and no proxy, which
+            // would resolve names on its own.
+            .redirect(Policy::none())
+            .no_proxy()
+            .dns_resolver(Arc::new(limits.guard.clone()))
+            .build()
+            .map_err(|e| Error::Invalid(format!("cannot make an HTTP client: {e}")))?;
+        Ok(Self {
+            http,
+            limits,
+            store,
+        })
+    }
+
+    /// Where content goes.
+    pub fn store(&self) -> &Arc<ContentStore> {
+        &self.store
+    }
+
+    /// Fetches a URL; with a checksum nothing else is accepted.
+    pub async fn fetch(&self, url: &str, checksum: Option<&str>) -> Result<Fetched> {
+        let wanted = checksum.map(|text| {
+            text.parse::<Digest>()
+                .map_err(|e| Error::Dockerfile(format!("invalid checksum {text:?}: {e}")))
+        });
+        let wanted = wanted.transpose()?;
+        let known = self.known(url);
+        if let (Some(known), Some(wanted)) = (&known, &wanted)
+            && known.digest == wanted.to_string()
+        {
+            return Ok(known.clone());
+        }
+        let etag = known.as_ref().map(|k| k.etag.as_str()).unwrap_or_default();
+        let headers = [(header::IF_NONE_MATCH.as_str(), etag)];
+        let headers = if etag.is_empty() { &[][..] } else { &headers };
+        let response = self.get_with(url, headers).await?;
+        let fetched = match known {
+            Some(known) if response.status() == StatusCode::NOT_MODIFIED => known,
+            _ => self.keep(url, response).await?,
+        };
+        match wanted {
+            Some(wanted) if fetched.digest != wanted.to_string() => {
+                Err(Error::Dockerfile(format!(
+                    "digest mismatch for {url}: {}, wanted {wanted}",
+                    fetched.digest
+                )))
+            }
+            _ => Ok(fetched),
+        }
+    }
+
+    /// The answer to a GET, redirects followed; 304 only where a header asked for it.
+    pub async fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> Result<Response> {
+        let refuse = |why: String| Error::Invalid(format!("cannot fetch {url}: {why}"));
+        let mut at = Url::parse(url).map_err(|e| refuse(e.to_string()))?;
+        for _ in 0..=REDIRECTS {
+            self.limits.guard.check(&at).map_err(refuse)?;
+            let mut request = self.http.get(at.clone());
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let response = self.send(url, request).await?;
+            let status = response.status();
+            let location = response.headers().get(header::LOCATION);
+            if let (true, Some(location)) = (status.is_redirection(), location)
+                && status != StatusCode::NOT_MODIFIED
+            {
+                let location = location.to_str().unwrap_or_default();
+                at = at
+                    .join(location)
+                    .map_err(|e| refuse(format!("it leads to {location:?}: {e}")))?;
+                continue;
+            }
+            if status.is_success() || (status == StatusCode::NOT_MODIFIED && !headers.is_empty()) {
+                return Ok(response);
+            }
+            return Err(refuse(format!("invalid response status {status}")));
+        }
+        Err(refuse("it leads from one address to the next".to_owned()))
+    }
+
+    /// Sends a request to an address that was judged; `url` is for errors.
+    pub async fn send(&self, url: &str, request: reqwest::RequestBuilder) -> Result<Response> {
+        request.send().await.map_err(|e| broken(url, &e))
+    }
+
+    /// The client, for requests to addresses that [`Fetcher::judge`] has seen.
+    pub fn client(&self) -> &Client {
+        &self.http
+    }
+
+    /// Judges a URL before it is used.
+    pub fn judge(&self, url: &Url) -> Result<()> {
+        let checked = self.limits.guard.check(url);
+        checked.map_err(|why| Error::Invalid(format!("cannot fetch {url}: {why}")))
+    }
+
+    /// Most bytes of an answer.
+    pub fn most(&self) -> u64 {
+        self.limits.bytes
+    }
+
+    async fn keep(&self, url: &str, mut response: Response) -> Result<Fetched> {
+        let what = || format!("cannot keep {url}");
+        let text = |name: header::HeaderName| {
+            let value = response.headers().get(name).and_then(|v| v.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let etag = text(header::ETAG);
+        let modified = jiff::fmt::rfc2822::parse(&text(header::LAST_MODIFIED))
+            .map_or(0, |time| time.timestamp().as_second());
+        let mut incoming = self.store.begin_unknown().tried(what)?;
+        let mut size = 0;
+        while let Some(chunk) = response.chunk().await.map_err(|e| broken(url, &e))? {
+            size += chunk.len() as u64;
+            if size > self.limits.bytes {
+                return Err(Error::Invalid(format!(
+                    "cannot fetch {url}: it has more than {} bytes (fetch_max_bytes in builder.toml)",
+                    self.limits.bytes
+                )));
+            }
+            let written = tokio::task::spawn_blocking(move || {
+                let at = incoming.bytes();
+                incoming.write(at, &chunk).map(|()| incoming)
+            });
+            incoming = written
+                .await
+                .map_err(io::Error::other)
+                .and_then(|r| r)
+                .tried(what)?;
+        }
+        let digest = self.store.finish(incoming).tried(what)?;
+        let fetched = Fetched {
+            digest: digest.to_string(),
+            size,
+            modified,
+            etag,
+        };
+        self.remember(url, &fetched).tried(what)?;
+        Ok(fetched)
+    }
+
+    fn record(&self, url: &str) -> PathBuf {
+        self.store.fetched().join(Digest::of(url).encoded())
+    }
+
+    /// What was fetched before, if its content is here still.
+    fn known(&self, url: &str) -> Option<Fetched> {
+        let text = fs::read(self.record(url)).ok()?;
+        let known: Fetched = serde_json::from_slice(&text).ok()?;
+        let digest: Digest = known.digest.parse().ok()?;
+        if !self.store.has(&digest, known.size) {
+            return None;
+        }
+        // Only decides what is evicted first.
+        let used = fs::File::open(self.record(url)).and_then(|f| f.set_modified(SystemTime::now()));
+        used.is_ok().then_some(known)
+    }
+
+    fn remember(&self, url: &str, fetched: &Fetched) -> io::Result<()> {
+        fs::create_dir_all(self.store.fetched())?;
+        // Half of a record is read as none.
+        fs::write(self.record(url), serde_json::to_vec(fetched)?)
+    }
+}
+
+/// reqwest's own sentence repeats the URL; the innermost source says what happened.
+fn broken(url: &str, error: &reqwest::Error) -> Error {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    Error::Invalid(format!("cannot fetch {url}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::file_name;
+
+    #[test]
+    fn files_are_named_after_the_path() {
+        for (url, name) in [
+            ("https://h/a/b.tgz?x=/y#z", "b.tgz"),
+            ("https://h/a/b/", "b"),
+            ("https://h/", "__unnamed__"),
+            ("https://h", "__unnamed__"),
+            ("https://h/a%20b", "a b"),
+            ("https://h/%2e%2e%2fpasswd", "passwd"),
+            ("https://h/..%2f", "__unnamed__"),
+            ("https://h/100%", "100%"),
+        ] {
+            assert_eq!(file_name(url), name, "{url}");
+        }
+    }
+}

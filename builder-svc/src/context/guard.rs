@@ -1,0 +1,177 @@
+//! Which addresses a Dockerfile may make this service connect to: none inside of the host or its networks,
+//! unless `fetch_allow` of `builder.toml` names them.
+//!
+//! An address is judged when it was resolved, and the connection goes to the address that was judged, so a
+//! name that changes its mind in between (DNS rebinding) gains nothing.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::IpNet;
+use url::{Host, Url};
+
+/// See the module's page.
+#[derive(Debug, Clone, Default)]
+pub struct Guard {
+    /// Networks that may be reached all the same.
+    pub allow: Vec<IpNet>,
+}
+
+impl Guard {
+    /// Whether an address may be connected to.
+    pub fn permits(&self, address: IpAddr) -> bool {
+        let address = inner(address);
+        self.allow.iter().any(|net| net.contains(&address)) || is_public(address)
+    }
+
+    /// Judges a URL as it stands: its scheme, and its address when that is no name.
+    pub fn check(&self, url: &Url) -> Result<(), String> {
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(format!("{url}: only http and https are fetched"));
+        }
+        // The parser knows 127.1, 0x7f000001 and 2130706433 for what they are (WHATWG URL, "host parser").
+        let address = match url.host() {
+            Some(Host::Ipv4(ip)) => IpAddr::V4(ip),
+            Some(Host::Ipv6(ip)) => IpAddr::V6(ip),
+            Some(Host::Domain(_)) => return Ok(()),
+            None => return Err(format!("{url}: it names no host")),
+        };
+        match self.permits(address) {
+            true => Ok(()),
+            false => Err(refusal(url.host_str().unwrap_or_default())),
+        }
+    }
+}
+
+/// Why nobody connects there.
+fn refusal(host: &str) -> String {
+    format!(
+        "{host} is an address inside of this host or its networks, where builds may not fetch from: fetch_allow in builder.toml could allow it"
+    )
+}
+
+/// Addresses that hold another one: it counts.
+fn inner(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(ip) = address else {
+        return address;
+    };
+    let words = ip.segments();
+    let last = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    };
+    match words {
+        // Mapped (RFC 4291, 2.5.5.2), compatible (2.5.5.1; not :: and ::1), NAT64 (RFC 6052), 6to4 (RFC 3056).
+        [0, 0, 0, 0, 0, 0xffff, high, low] => last(high, low),
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => last(high, low),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => last(high, low),
+        [0x2002, high, low, ..] => last(high, low),
+        _ => address,
+    }
+}
+
+/// The registries of special addresses (RFC 6890 and its successors at IANA), what is globally reachable.
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            !(ip.is_private()
+                || ip.is_loopback()
+                || ip.is_link_local()
+                || ip.is_multicast()
+                || ip.is_broadcast()
+                || a == 0
+                || a >= 240
+                || (a == 100 && (64..128).contains(&b))
+                || (a == 192 && b == 0 && c == 0)
+                || (a == 198 && (b == 18 || b == 19)))
+        }
+        IpAddr::V6(ip) => {
+            let first = ip.segments()[0];
+            !(ip == Ipv6Addr::UNSPECIFIED
+                || ip == Ipv6Addr::LOCALHOST
+                || first & 0xffc0 == 0xfe80
+                || first & 0xffc0 == 0xfec0
+                || first & 0xfe00 == 0xfc00
+                || first & 0xff00 == 0xff00
+                || first == 0x0064)
+        }
+    }
+}
+
+impl reqwest::dns::Resolve for Guard {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        let guard = self.clone();
+        Box::pin(async move {
+            let host = name.as_str().to_owned();
+            let found: Vec<SocketAddr> =
+                tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
+            let permitted: Vec<SocketAddr> = found
+                .iter()
+                .copied()
+                .filter(|a| guard.permits(a.ip()))
+                .collect();
+            if permitted.is_empty() && !found.is_empty() {
+                return Err(refusal(&host).into());
+            }
+            Ok(Box::new(permitted.into_iter()) as reqwest::dns::Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(guard: &Guard, url: &str) -> Result<(), String> {
+        guard.check(&Url::parse(url).unwrap())
+    }
+
+    #[test]
+    fn addresses_inside_are_refused_however_they_are_written() {
+        let guard = Guard::default();
+        for url in [
+            "http://127.0.0.1/",
+            "http://127.1/",
+            "http://2130706433/",
+            "http://0x7f.1/",
+            "http://0177.0.0.1/",
+            "http://0/",
+            "http://10.1.2.3/",
+            "http://172.16.0.1/",
+            "http://192.168.1.1/",
+            "http://169.254.169.254/latest/meta-data/",
+            "http://100.100.100.200/",
+            "http://198.18.0.1/",
+            "http://224.0.0.1/",
+            "http://255.255.255.255/",
+            "http://[::1]/",
+            "http://[::]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://[::ffff:a9fe:a9fe]/",
+            "http://[::127.0.0.1]/",
+            "http://[64:ff9b::7f00:1]/",
+            "http://[2002:7f00:1::]/",
+            "http://[fe80::1]/",
+            "http://[fd00:ec2::254]/",
+            "http://[ff02::1]/",
+            "ftp://example.org/",
+            "file:///etc/passwd",
+        ] {
+            assert!(check(&guard, url).is_err(), "{url}");
+        }
+        for url in [
+            "http://example.org/",
+            "http://8.8.8.8/",
+            "https://[2606:4700::1111]/",
+            "http://172.32.0.1/",
+        ] {
+            assert_eq!(check(&guard, url), Ok(()), "{url}");
+        }
+        let allowing = Guard {
+            allow: vec!["10.0.0.0/8".parse().unwrap()],
+        };
+        assert_eq!(check(&allowing, "http://10.1.2.3/"), Ok(()));
+        assert_eq!(check(&allowing, "http://[::ffff:10.1.2.3]/"), Ok(()));
+        assert!(check(&allowing, "http://127.0.0.1/").is_err());
+    }
+}

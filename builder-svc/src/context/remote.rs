@@ -1,0 +1,41 @@
+//! Contexts that are elsewhere: an archive or a Dockerfile behind a URL, or a git repository.
+
+use std::sync::Arc;
+
+use slipway_image::layer::limits::Limits;
+
+use super::{
+    Fetcher, Kind, Manifest,
+    git::{self, GitSource},
+    tarball,
+};
+use crate::{
+    archive,
+    error::{Error, Result},
+};
+
+/// Fetches a context.
+pub async fn manifest(fetcher: &Fetcher, url: &str) -> Result<Arc<Manifest>> {
+    if let Some(git) = GitSource::parse(url).map_err(Error::Invalid)? {
+        return git::manifest(fetcher, &git, None).await;
+    }
+    let entry = fetcher.fetch(url, None).await?.entry()?;
+    let Kind::File { digest, .. } = entry.kind.clone() else {
+        return Err(Error::Invalid(format!("{url} gave no file")));
+    };
+    let store = fetcher.store().clone();
+    let manifest = tokio::task::spawn_blocking(move || {
+        let open = || store.read(&digest).map_err(|e| e.to_string());
+        if archive::is_archive(open()?) {
+            return tarball::read(&store, open()?, Limits::default());
+        }
+        // As docker: what is no archive is the Dockerfile.
+        Manifest::of_file("Dockerfile", entry)
+    });
+    let manifest = manifest
+        .await
+        .map_err(|e| Error::Invalid(format!("interrupted: {e}")))?;
+    manifest
+        .map(Arc::new)
+        .map_err(|e| Error::Context(format!("{url}: {e}")))
+}
