@@ -164,7 +164,11 @@ fn stage_plan(
             .iter()
             .rposition(|s| s.from.name.as_deref() == Some(&name.to_ascii_lowercase()))
     };
-    let base = match (named_context(contexts, &base), earlier(&base), base.as_str()) {
+    let base = match (
+        named_context(contexts, &base),
+        earlier(&base),
+        base.as_str(),
+    ) {
         (Some(context), _, _) => context,
         (None, Some(stage), _) => Base::Stage(stage),
         (None, None, "scratch") => Base::Scratch,

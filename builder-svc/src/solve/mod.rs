@@ -3,10 +3,11 @@
 //!
 //! This file is the graph; `stage` a stage from its base to its last instruction; `step` one step: key,
 //! cache, worker; `copy` which files a COPY means, and under which names; `transfer` the streams of
-//! files to a snapshot.
+//! files to a snapshot; `direct` layers that need none.
 
 mod arrange;
 mod copy;
+mod direct;
 mod rewrite;
 mod stage;
 mod step;

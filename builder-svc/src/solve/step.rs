@@ -279,6 +279,12 @@ impl Solver {
         layers: &[Layer],
     ) -> Result<Option<Layer>> {
         let below = if copy.link { &[] } else { layers };
+        if below.is_empty()
+            && source.layers.is_none()
+            && let Some(layer) = self.direct(copy, &source.files).await?
+        {
+            return Ok(Some(layer));
+        }
         let snapshot = self.lease().await?.prepare(below).await?;
         if let Some(from) = &source.layers {
             self.copy_layers(copy, from, &snapshot).await?;

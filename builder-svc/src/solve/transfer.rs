@@ -34,7 +34,7 @@ impl Solver {
         arrangement: &Arc<Arrangement>,
         snapshot: &Snapshot,
     ) -> Result<()> {
-        self.context.fetch(content(arrangement)).await?;
+        self.fetch_content(arrangement).await?;
         let parts = &arrangement.parts;
         let is_folder = self.is_folder(copy, snapshot).await?;
         if parts.iter().any(|p| !p.found.folder) {
@@ -282,6 +282,11 @@ impl Solver {
         read.and(applied)
     }
 
+    /// Makes sure that the content of all files is here.
+    pub(super) async fn fetch_content(&self, arrangement: &Arrangement) -> Result<()> {
+        self.context.fetch(content(arrangement)).await
+    }
+
     /// Whether a destination that does not look like a folder is one.
     async fn is_folder(&self, copy: &CopyAction, snapshot: &Snapshot) -> Result<bool> {
         if copy.destination.ends_with('/') {
@@ -293,7 +298,7 @@ impl Solver {
             .is_some_and(|f| f.folder))
     }
 
-    async fn is_archive(&self, part: &Part) -> Result<bool> {
+    pub(super) async fn is_archive(&self, part: &Part) -> Result<bool> {
         let Some(Kind::File { digest, size }) =
             part.manifest.get(&part.found.path).map(|e| &e.kind)
         else {

@@ -51,11 +51,20 @@ async fn go(
     places: &[Option<Place>],
 ) -> Outcome<BuildResult> {
     let Sources {
-        folders, stream, ..
+        folders,
+        stream,
+        remote,
+        ..
     } = sources;
-    let contexts = tokio::task::spawn_blocking(move || contexts(folders))
+    let main = folders.iter().any(|f| f.name.is_empty());
+    let elsewhere = stream.is_some() || remote.contains_key("");
+    let mut contexts = tokio::task::spawn_blocking(move || contexts(folders))
         .await
         .map_err(|e| Failure::new(format!("reading the context failed: {e}")))??;
+    // A Dockerfile alone: its context is empty.
+    if !main && !elsewhere {
+        contexts.manifests.push((String::new(), Vec::new()));
+    }
     let (sender, receiver) = mpsc::channel(8);
     let (wanted, wants) = mpsc::channel(64);
     let sending = send(sender, start, secrets, contexts, stream, wants);

@@ -162,3 +162,84 @@ async fn nothing_is_copied_from_outside() {
         "own\nmine\ninside"
     );
 }
+
+/// With `--link` a layer is made straight from the context; without it by the worker.
+#[tokio::test]
+async fn the_same_files_with_and_without_a_worker() {
+    if !ready() {
+        return;
+    }
+    let site = site().await;
+    let context = site.path("context");
+    // Trees of chance: the same ones each time.
+    let mut state = 12345_u64;
+    let mut next = |below: u64| {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 33) % below
+    };
+    for i in 0..120 {
+        let depth = next(4);
+        let mut path = String::from("tree");
+        for _ in 0..depth {
+            path.push_str(&format!(
+                "/d{}{}",
+                next(3),
+                ["", "-x", ".y"][next(3) as usize]
+            ));
+        }
+        let path = context.join(format!("{path}/f{i}"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        match next(5) {
+            0 => symlink(format!("../f{}", next(100)), &path).unwrap(),
+            _ => {
+                fs::write(&path, "x".repeat(next(3000) as usize)).unwrap();
+                let mode = [0o644, 0o755, 0o600, 0o4755][next(4) as usize];
+                fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+                    .unwrap();
+            }
+        }
+    }
+    let lines = [
+        "COPY %tree /to/here/",
+        "COPY %tree/d* /several/",
+        "COPY %--chown=3:4 --chmod=go-rwx tree tree/f* /owned/",
+        "COPY %--parents --exclude=**/f1* tree/**/f* /parents/",
+        "COPY %tree/nothing* /empty/",
+        "COPY %<<EOF /one/document\ntext\nEOF",
+    ];
+    let mut listings = Vec::new();
+    for link in ["--link ", ""] {
+        let text = lines.join("\n").replace('%', link);
+        fs::write(
+            context.join("Dockerfile"),
+            format!("FROM busybox\n{text}\n"),
+        )
+        .unwrap();
+        fs::write(context.join(".dockerignore"), "Dockerfile\n").unwrap();
+        // tree/f* may be none: that is no error.
+        built(&site, "tree", &["--no-cache"]);
+        let script = "cd / && find to several owned parents empty one | sort | while read f; do \
+                      stat -c '%n %A %u %g %s' $f; readlink $f; done; find to several owned parents -type f | sort | xargs md5sum; \
+                      find to/here several owned parents -type f | sort | xargs stat -c %Y";
+        listings.push(shell(&site, "tree", script));
+    }
+    assert!(listings[0].lines().count() > 300, "{}", listings[0]);
+    assert_eq!(listings[0], listings[1]);
+    // Upon nothing, with a fixed time, it is the same bytes each time.
+    fs::write(
+        context.join("Dockerfile"),
+        "FROM scratch\nCOPY tree /to/here/\n",
+    )
+    .unwrap();
+    let id = |tag: &str| {
+        built(
+            &site,
+            tag,
+            &["--no-cache", "--build-arg", "SOURCE_DATE_EPOCH=1000000000"],
+        );
+        site.ctl(&["inspect", "-f", "{{.Id}}", tag]).out
+    };
+    assert_eq!(id("first"), id("second"));
+}
