@@ -151,7 +151,7 @@ fn is_archive(start: &[u8]) -> bool {
         &[0x28, 0xb5, 0x2f, 0xfd],
     ];
     magic.iter().any(|m| start.starts_with(m))
-        || start.try_into().is_ok_and(|block| is_tar_header(block))
+        || start.try_into().is_ok_and(is_tar_header)
 }
 
 fn inside(file: Option<&str>) -> Dockerfile {
