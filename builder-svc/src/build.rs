@@ -267,6 +267,7 @@ impl Builder {
             target: request.target.clone(),
             platform: request.platforms.first().cloned(),
             every: request.target.is_empty() && request.call == Call::Check,
+            contexts: BTreeMap::new(),
         };
         let walk = Walk {
             file,

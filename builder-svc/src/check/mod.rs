@@ -122,7 +122,9 @@ impl Walk<'_> {
         for stage in &plan.stages {
             let written = &self.file.stages[stage.index];
             let (mut config, inherited) = match &stage.base {
-                Base::Scratch => (ImageConfig::default(), variables::Inherited::default()),
+                Base::Scratch | Base::Context(_) => {
+                    (ImageConfig::default(), variables::Inherited::default())
+                }
                 Base::Stage(other) => done.get(other).cloned().unwrap_or_default(),
                 Base::Image(name) => {
                     let mut fetch = self.fetch.clone();

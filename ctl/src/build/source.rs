@@ -109,10 +109,7 @@ fn is_remote(text: &str) -> bool {
 
 fn all_of_stdin() -> Outcome<Vec<u8>> {
     let mut content = Vec::new();
-    io::stdin()
-        .lock()
-        .take(MOST)
-        .read_to_end(&mut content)?;
+    io::stdin().lock().take(MOST).read_to_end(&mut content)?;
     Ok(content)
 }
 
@@ -150,8 +147,7 @@ fn is_archive(start: &[u8]) -> bool {
         &[0xfd, b'7', b'z', b'X', b'Z', 0],
         &[0x28, 0xb5, 0x2f, 0xfd],
     ];
-    magic.iter().any(|m| start.starts_with(m))
-        || start.try_into().is_ok_and(is_tar_header)
+    magic.iter().any(|m| start.starts_with(m)) || start.try_into().is_ok_and(is_tar_header)
 }
 
 fn inside(file: Option<&str>) -> Dockerfile {
