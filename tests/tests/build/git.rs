@@ -168,7 +168,7 @@ async fn repositories_are_contexts_and_sources() {
         ),
         (format!("ADD --keep-git-dir {url} /x"), "not supported"),
         (format!("ADD http://{}/none.git /x", server.address), "404"),
-        (format!("ADD http://localhost:1/x.git /x"), "cannot fetch"),
+        ("ADD http://localhost:1/x.git /x".to_owned(), "cannot fetch"),
         (
             "ADD git@localhost:a/b.git /x".to_owned(),
             "only http and https",
