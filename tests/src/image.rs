@@ -2,7 +2,7 @@
 
 use slipway_image::{
     Digest, ImageConfig,
-    config::{RootFs, RunConfig},
+    config::{History, RootFs, RunConfig},
     layer::{Entry, Kind, pack::LayerWriter},
     media_type,
 };
@@ -51,6 +51,11 @@ pub async fn store(
             diff_ids: vec![packed.diff_id],
             ..RootFs::default()
         },
+        // BuildKit tells of a layer that has none by the step that it is in its own build.
+        history: vec![History {
+            created_by: Some("ADD rootfs /".into()),
+            ..History::default()
+        }],
         ..ImageConfig::default()
     };
     let config = config.to_bytes();

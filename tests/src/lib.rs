@@ -8,6 +8,7 @@
 pub mod audit;
 mod calls;
 pub mod ctl;
+pub mod docker;
 mod faults;
 pub mod fixtures;
 mod http;

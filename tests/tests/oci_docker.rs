@@ -1,11 +1,6 @@
 //! docker, whose containers our OCI runtime makes (`dockerd --add-runtime`).
 
-#[allow(dead_code, reason = "the comparison with docker uses more of it")]
-#[path = "parity/docker.rs"]
-mod docker;
-
-use docker::Docker;
-use slipway_tests::{Oci, eventually};
+use slipway_tests::{Oci, docker::Docker, eventually};
 
 #[tokio::test]
 async fn docker_runs_containers() {

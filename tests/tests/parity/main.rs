@@ -2,16 +2,13 @@
 //!
 //! What differs for a reason stands in the scripts, and in docs/reference/docker-differences.md.
 
-mod docker;
 mod json;
 mod lines;
 
 use std::{fs, thread};
 
 use slipway_image::config::RunConfig;
-use slipway_tests::{Said, Site, image, ready};
-
-use self::docker::Docker;
+use slipway_tests::{Said, Site, docker::Docker, image, ready};
 
 /// Answers of one side.
 fn answers(

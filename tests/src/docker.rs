@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use slipway_tests::{Said, Site, eventually_within, installed};
+use crate::{Said, Site, eventually_within, installed};
 
 /// Names the root of another Debian with docker.io in it (made with mmdebstrap), whose daemon is the judge in
 /// place of the installed one.
@@ -94,7 +94,10 @@ impl Docker {
     pub fn command(&self, words: &[&str]) -> Command {
         let socket = format!("unix://{}", self.host.path("sock").display());
         let config = self.host.path("client");
-        let mut command = self.host.command("docker", &[]);
+        // Debian's, where it is there: it came with the daemon, and builds with BuildKit without a plugin.
+        let debians = Path::new("/usr/bin/docker").exists();
+        let program = if debians { "/usr/bin/docker" } else { "docker" };
+        let mut command = self.host.command(program, &[]);
         command
             .args(["--host", &socket, "--config", config.to_str().unwrap()])
             .args(words)
