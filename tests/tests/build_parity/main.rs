@@ -26,15 +26,23 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-fn words<'a>(case: &'a Case, verb: &[&'a str], folder: &'a str) -> Vec<&'a str> {
-    let mut words = verb.to_vec();
-    words.extend(case.arguments.iter().map(String::as_str));
-    words.extend(["-t", &case.name, folder]);
-    words
+/// The command line; `-f=` names a file of the case.
+fn words(case: &Case, verb: &[&str], folder: &str) -> Vec<String> {
+    let verb = verb.iter().map(|w| (*w).to_owned());
+    let arguments = case.arguments.iter().map(|w| match w.strip_prefix("-f=") {
+        Some(name) => format!("-f={folder}/{name}"),
+        None => w.clone(),
+    });
+    let last = ["-t", &case.name, folder].map(str::to_owned);
+    verb.chain(arguments).chain(last).collect()
+}
+
+fn borrowed(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
 }
 
 fn by_us(site: &Site, case: &Case, folder: &str) -> Result<Image, String> {
-    let said = site.ctl(&words(case, &["build"], folder));
+    let said = site.ctl(&borrowed(&words(case, &["build"], folder)));
     if said.code != 0 {
         return Err(said.err);
     }
@@ -43,7 +51,7 @@ fn by_us(site: &Site, case: &Case, folder: &str) -> Result<Image, String> {
 }
 
 fn by_docker(docker: &Docker, site: &Site, case: &Case, folder: &str) -> Result<Image, String> {
-    let mut build = docker.command(&words(case, &["build"], folder));
+    let mut build = docker.command(&borrowed(&words(case, &["build"], folder)));
     let said = Said::from(build.env("DOCKER_BUILDKIT", "1").output().unwrap());
     if said.code != 0 {
         return Err(said.err);
@@ -73,7 +81,7 @@ fn by_buildah(site: &Site, case: &Case, folder: &str) -> Result<Image, String> {
     // Its docker.io is the site's registry.
     let registries = site.path("registries.conf");
     fs::write(&registries, "unqualified-search-registries = [\"docker.io\"]\n[[registry]]\nprefix = \"docker.io\"\nlocation = \"127.0.0.1:5000\"\ninsecure = true\n").unwrap();
-    let mut build = site.command("buildah", &words(case, &verb, folder));
+    let mut build = site.command("buildah", &borrowed(&words(case, &verb, folder)));
     let said = Said::from(
         build
             .env("CONTAINERS_REGISTRIES_CONF", registries)
@@ -129,9 +137,10 @@ fn judge(
     wrong
 }
 
-/// Both leave in the image what their steps' mounts needed where it was missing. Older ones leave the working
-/// directory out where it is the root. buildah tells its history in other words, labels what it makes, and
-/// knows nothing of ArgsEscaped.
+/// Both leave in the image what their steps' mounts needed where it was missing. ArgsEscaped means something on
+/// Windows alone. Older BuildKits leave the working directory out where it is the root, tell of the default of
+/// an ARG rather than of what it was given, and show Go's structs in the history; buildah has another history
+/// and labels what it makes.
 fn differs_for_a_reason(who: &str, key: &str, ours: Option<&str>) -> bool {
     let stubs = [
         "/dev",
@@ -145,8 +154,14 @@ fn differs_for_a_reason(who: &str, key: &str, ours: Option<&str>) -> bool {
     ];
     let left = ours.is_none() && stubs.contains(&key);
     let root = key == "WorkingDir" && ours == Some("\"/\"");
-    let facts = key.starts_with("history") || ["Labels", "ArgsEscaped"].contains(&key);
-    left || root || who == "buildah" && facts
+    let history = key.starts_with("history");
+    let worded = ["ARG ", "EXPOSE ", "HEALTHCHECK "];
+    let worded = history
+        && worded
+            .iter()
+            .any(|w| ours.is_some_and(|o| o.starts_with(w)));
+    let buildahs = who == "buildah" && (history || key == "Labels");
+    left || root || worded || buildahs || key == "ArgsEscaped"
 }
 
 #[tokio::test(flavor = "multi_thread")]
