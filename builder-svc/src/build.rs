@@ -16,6 +16,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
     cache::{Cache, OnDisk, Prune, Record, carried},
+    caller::Caller,
     check::{self, Walk, report},
     context::{BuildContext, ContentStore, Fetcher},
     error::{Error, Result, Tried as _},
@@ -25,7 +26,7 @@ use crate::{
     plan::{self, Base, Options, stage::Given},
     registry::{Fetch, Registry},
     solve::{NoCache, Progress, Solver, turns::Turns},
-    worker::{StepSettings, Worker},
+    worker::{Entitlement, StepSettings, Worker},
 };
 
 /// What a caller asks for.
@@ -136,6 +137,8 @@ pub struct Builder {
     content_bytes: u64,
     /// Builds that are and were.
     pub history: Arc<History>,
+    /// What this service lets builds do besides.
+    pub grants: Vec<Entitlement>,
     /// Read by builds, written by what may not happen meanwhile.
     running: Arc<tokio::sync::RwLock<()>>,
     /// Steps of all builds that run at the same time.
@@ -155,6 +158,7 @@ impl Builder {
         fetcher: Fetcher,
         (content_bytes, cache_bytes): (u64, u64),
         history: History,
+        grants: Vec<Entitlement>,
     ) -> Self {
         Self {
             cache: Cache::new(registry.clone()),
@@ -167,6 +171,7 @@ impl Builder {
             fetcher: Arc::new(fetcher),
             content_bytes,
             history: Arc::new(history),
+            grants,
             running: Arc::default(),
             permits: Arc::new(Semaphore::new(parallel())),
         }
@@ -223,6 +228,7 @@ impl Builder {
         id: String,
         request: Request,
         context: BuildContext,
+        caller: Arc<Caller>,
         events: Events,
     ) -> Result<Outcome> {
         let name = request.tags.first().unwrap_or(&request.dockerfile_name);
@@ -244,7 +250,7 @@ impl Builder {
         let _ending = Ending(self.clone());
         // Released before the ending is dropped.
         let _running = self.running.read().await;
-        let done = self.run(&id, request, context, events).await;
+        let done = self.run(&id, request, context, caller, events).await;
         record.end(match &done {
             Ok(outcome) => {
                 let image = outcome.image.as_ref().map(|i| i.manifest.clone());
@@ -288,6 +294,7 @@ impl Builder {
         id: &str,
         request: Request,
         context: BuildContext,
+        caller: Arc<Caller>,
         events: Events,
     ) -> Result<Outcome> {
         let names = output::spec::names(request.tags.iter().map(String::as_str))?;
@@ -416,6 +423,7 @@ impl Builder {
                 },
                 worker: self.worker.clone(),
                 context: context.clone(),
+                caller: caller.clone(),
                 events: events.for_platform(shown),
                 progress: progress.clone(),
                 platform: options.platform,

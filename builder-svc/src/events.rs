@@ -12,6 +12,17 @@ pub enum Event {
     Need(Vec<Digest>),
     /// No content will be asked for any more.
     NeedNoMore,
+    /// A secret that a step wants.
+    NeedSecret(String),
+    /// Something that a step asks an ssh agent.
+    AskAgent {
+        /// For the answer.
+        number: u64,
+        /// Which agent.
+        agent: String,
+        /// The agent protocol's message, without its length.
+        message: bytes::Bytes,
+    },
     /// A step began or ended.
     Step(Step),
     /// Output of a step.

@@ -12,6 +12,7 @@
 pub mod archive;
 pub mod build;
 pub mod cache;
+pub mod caller;
 pub mod check;
 pub mod context;
 pub mod error;

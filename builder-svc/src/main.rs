@@ -61,6 +61,7 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
         fetcher,
         (file.content_bytes, file.cache_bytes),
         history,
+        file.grants()?,
     );
     let builder = Arc::new(builder);
     let service = BuilderService::new(builder, context.started, context.shutdown);

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use slipway_service::{Address, Paths};
 
-use crate::history::Limits;
+use crate::{history::Limits, worker::Entitlement};
 
 /// This service's own part of the file.
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -29,6 +30,8 @@ pub struct File {
     pub fetch_allow: Vec<ipnet::IpNet>,
     /// Most bytes that one URL may give.
     pub fetch_max_bytes: u64,
+    /// What builds may ask for with --allow: "network.host", "security.insecure".
+    pub entitlements: Vec<String>,
 }
 
 impl Default for File {
@@ -43,6 +46,8 @@ impl Default for File {
             worker_lease_seconds: 60,
             fetch_allow: Vec::new(),
             fetch_max_bytes: 16 << 30,
+            // As dockerd's.
+            entitlements: vec![Entitlement::NetworkHost.name().to_owned()],
         }
     }
 }
@@ -68,6 +73,16 @@ impl File {
             seconds @ 3..=3600 => Ok(Duration::from_secs(seconds)),
             other => anyhow::bail!("worker_lease_seconds = {other}: it goes from 3 to 3600"),
         }
+    }
+
+    /// What builds may ask for.
+    pub fn grants(&self) -> anyhow::Result<Vec<Entitlement>> {
+        let known = |name: &String| {
+            Entitlement::from_name(name).with_context(|| {
+                format!("entitlements: {name:?} is none: network.host and security.insecure are")
+            })
+        };
+        self.entitlements.iter().map(known).collect()
     }
 
     /// The worker's address.

@@ -73,7 +73,12 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
     let (ids, logs) = (file.user_namespaces()?, file.log_defaults()?);
     let unpack = file.unpack_limits()?;
     let manager = Manager::open(state, run, registry.clone(), netd, ids, logs, unpack).await?;
-    let worker = Worker::open(manager.clone(), registry, file.lease_limits()?)?;
+    let worker = Worker::open(
+        manager.clone(),
+        registry,
+        file.lease_limits()?,
+        file.cache_mounts()?,
+    )?;
     let stop = || context.shutdown.clone();
     tokio::spawn(stop().run_until_cancelled_owned(worker.leases.clone().expire()));
     tokio::spawn(stop().run_until_cancelled_owned(collect::run(manager.clone())));

@@ -45,6 +45,8 @@ pub struct File {
     pub lease_max_snapshots: Option<usize>,
     /// Most room that the snapshots of one lease may take: "20g".
     pub lease_max_bytes: Option<String>,
+    /// Most room that the cache mounts of builds may take: "20g". Beyond it those go that were used longest ago.
+    pub cache_mounts_max_bytes: Option<String>,
     /// Most content of one layer: "256g".
     pub unpack_max_bytes: Option<String>,
     /// Most files, folders and links of one layer.
@@ -86,6 +88,15 @@ impl File {
             snapshots: self.lease_max_snapshots.unwrap_or(default.snapshots),
             bytes: bytes("lease_max_bytes", self.lease_max_bytes.as_deref())?,
         })
+    }
+
+    /// How much room cache mounts may take.
+    pub fn cache_mounts(&self) -> anyhow::Result<u64> {
+        let own = bytes(
+            "cache_mounts_max_bytes",
+            self.cache_mounts_max_bytes.as_deref(),
+        )?;
+        Ok(own.unwrap_or(worker::caches::MAX_BYTES))
     }
 
     /// What is the most that a layer may be.

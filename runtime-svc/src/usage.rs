@@ -30,6 +30,8 @@ pub struct DiskUsage {
     pub layers: Vec<LayerUsage>,
     /// Who works with layers, and their snapshots.
     pub leases: Vec<Lease>,
+    /// Cache mounts of builds: bytes, and whether a step has it.
+    pub caches: Vec<(u64, bool)>,
     /// Bytes of what is half made or half removed.
     pub temporary: u64,
     /// Bytes of folders that hold all this, and of what else is there.
@@ -190,6 +192,7 @@ impl DiskUsage {
                 Some("volumes") => usage.add_volumes(manager, &path)?,
                 Some("layers") => usage.add_layers(manager)?,
                 Some("snapshots") => usage.add_snapshots(&path)?,
+                Some("caches") => usage.add_caches(worker, &path)?,
                 _ => usage.other += disk::usage(&path)?,
             }
         }
@@ -267,6 +270,20 @@ impl DiskUsage {
         for name in broken.chain(listed.foreign) {
             self.other += disk::usage(&layers.folder().join(&name))?;
             self.foreign.push(format!("layers/{name}"));
+        }
+        Ok(())
+    }
+
+    fn add_caches(&mut self, worker: &Worker, folder: &Path) -> io::Result<()> {
+        self.other += disk::of_folder(folder)?;
+        let known = worker.caches.list();
+        for path in entries(folder)? {
+            let bytes = disk::usage(&path)?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            match known.iter().find(|told| told.name == name) {
+                Some(told) => self.caches.push((bytes, told.in_use)),
+                None => self.temporary += bytes,
+            }
         }
         Ok(())
     }

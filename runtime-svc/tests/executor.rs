@@ -172,7 +172,8 @@ impl Bench {
     }
 
     async fn start(&self, plan: &ContainerPlan) -> Result<(Connection, Running), StartError> {
-        let connection = Connection::new(self.spawner.spawn(plan, None, &[]).unwrap()).unwrap();
+        let connection =
+            Connection::new(self.spawner.spawn(plan, None, &[], &[]).unwrap()).unwrap();
         match next(&connection).await.0 {
             Event::Running(running) => Ok((connection, running)),
             Event::Failed(error) => Err(error),

@@ -163,7 +163,7 @@ impl Build {
                     let text = String::from_utf8_lossy(&text).into_owned();
                     return Ok((exited.exit_code, text));
                 }
-                None => {}
+                Some(run_step_event::Event::Agent(_)) | None => {}
             }
         }
         panic!("the step did not end");

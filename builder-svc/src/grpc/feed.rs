@@ -11,6 +11,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tonic::{Status, Streaming};
 
 use crate::{
+    caller::Asked,
     context::{ContentStore, Entry, Feed, Kind, Manifest, content::Incoming, tarball},
     error::Error,
     worker::CHUNKS,
@@ -21,6 +22,7 @@ pub async fn feed(
     mut parts: Streaming<BuildRequest>,
     mut feed: Feed,
     store: Arc<ContentStore>,
+    asked: Arc<Asked>,
 ) -> Result<(), Status> {
     let mut manifests: HashMap<String, Manifest> = HashMap::new();
     let mut streams: HashMap<String, Unpacking> = HashMap::new();
@@ -31,6 +33,7 @@ pub async fn feed(
             Ok(None) => break,
             Err(status) => {
                 feed.arrivals.close();
+                asked.close();
                 return Err(status);
             }
         };
@@ -84,12 +87,19 @@ pub async fn feed(
                     .await
                     .map_err(|e| Error::Invalid(format!("interrupted: {e}")))?;
             }
-            Some(Part::Secret(_)) => return refuse("a secret that was not announced"),
+            Some(Part::Secret(secret)) => match &*secret.error {
+                "" => asked.secret_came(&secret.id, Ok(&secret.data)),
+                why => asked.secret_came(&secret.id, Err(why.to_owned())),
+            },
+            Some(Part::AgentAnswer(answer)) => {
+                asked.agent_answered(answer.number, answer.message.to_vec());
+            }
             Some(Part::Start(_)) => return refuse("a second start"),
             None => {}
         }
     }
     feed.arrivals.close();
+    asked.close();
     Ok(())
 }
 

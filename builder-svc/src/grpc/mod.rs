@@ -32,6 +32,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     build::Builder,
+    caller::Caller,
     context::BuildContext,
     error::{Error, Tried as _},
     events::Events,
@@ -96,7 +97,8 @@ impl Service for BuilderService {
         // The main context comes from the caller unless it is elsewhere.
         let mut sent = start.named_contexts.clone();
         sent.push(String::new());
-        let request = request::request(start)?;
+        let (secrets, agents) = (start.secrets.clone(), start.ssh.clone());
+        let request = request::request(start, &self.builder.grants)?;
         let mut id = [0; 32];
         getrandom::fill(&mut id)
             .map_err(std::io::Error::other)
@@ -111,14 +113,15 @@ impl Service for BuilderService {
             &sent,
             &request.remote_contexts,
         );
+        let caller = Arc::new(Caller::new(secrets, agents, events.clone()));
         let (builder, shutdown) = (self.builder.clone(), self.shutdown.clone());
         let task = tokio::spawn(async move {
             // The caller is gone: the stream's end aborts this task.
             let _ = send.send(Ok(view::build_id(&id))).await;
             let store = builder.store.clone();
             let mut log = builder.history.log(&id);
-            let feeding = feed::feed(parts, feed, store);
-            let building = builder.build(id, request, context, events);
+            let feeding = feed::feed(parts, feed, store, caller.asked.clone());
+            let building = builder.build(id, request, context, caller, events);
             let forwarding = async {
                 while let Some(event) = told.recv().await {
                     let message = view::event(event);

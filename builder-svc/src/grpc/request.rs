@@ -14,26 +14,18 @@ use crate::{
     cache::{Filters, Prune},
     error::{Error, Result},
     solve::NoCache,
-    worker::StepSettings,
+    worker::{Entitlement, StepSettings},
 };
 
 /// Translates; what we don't support yet is refused with a sentence.
-pub fn request(start: BuildStart) -> Result<Request> {
-    let lacking = [
-        (!start.ulimits.is_empty(), "--ulimit of a build"),
-        (!start.secrets.is_empty(), "--secret"),
-        (!start.ssh.is_empty(), "--ssh"),
-        (!start.allow.is_empty(), "--allow"),
-    ];
-    if let Some((_, what)) = lacking.iter().find(|(given, _)| *given) {
-        return Err(unsupported(format!("{what} is not supported yet")));
-    }
+pub fn request(start: BuildStart, grants: &[Entitlement]) -> Result<Request> {
     if !["", "default", "none", "host", "bridge"].contains(&start.network.as_str()) {
         return Err(unsupported(format!(
             "--network {:?} of a build is not supported: default, none or host",
             start.network
         )));
     }
+    let allowed = allowed(&start, grants)?;
     let platforms = start.platforms.into_iter().map(|p| {
         let host = Platform::host();
         let or = |text: String, other: String| if text.is_empty() { other } else { text };
@@ -95,6 +87,8 @@ pub fn request(start: BuildStart) -> Result<Request> {
             network,
             extra_hosts: start.extra_hosts,
             shm_size: start.shm_size,
+            ulimits: start.ulimits.into_iter().map(ulimit).collect(),
+            allowed,
         },
         latest,
         auths: start.auths,
@@ -114,6 +108,38 @@ pub fn request(start: BuildStart) -> Result<Request> {
         contexts: start.named_contexts.into_iter().collect(),
         remote_contexts: sorted(start.remote_contexts),
     })
+}
+
+/// What the caller allows, as far as this service does. `--network host` allows its own, as buildx.
+fn allowed(start: &BuildStart, grants: &[Entitlement]) -> Result<Vec<Entitlement>> {
+    let mut wanted = Vec::new();
+    for name in &start.allow {
+        wanted.push(Entitlement::from_name(name).ok_or_else(|| {
+            unsupported(format!(
+                "--allow {name} is not supported: network.host and security.insecure are"
+            ))
+        })?);
+    }
+    if start.network == "host" {
+        wanted.push(Entitlement::NetworkHost);
+    }
+    // BuildKit's sentence (util/entitlements/entitlements.go).
+    match wanted.iter().find(|e| !grants.contains(e)) {
+        Some(entitlement) => Err(unsupported(format!(
+            "granting entitlement {} is not allowed by build daemon configuration \
+             (entitlements in builder.toml)",
+            entitlement.name()
+        ))),
+        None => Ok(wanted),
+    }
+}
+
+fn ulimit(limit: slipway_proto::builder::v1::Ulimit) -> slipway_proto::runtime::v1::Ulimit {
+    slipway_proto::runtime::v1::Ulimit {
+        name: limit.name,
+        soft: limit.soft,
+        hard: limit.hard,
+    }
 }
 
 /// What is to be pruned. `--all` or not is the same: every record can be made again.

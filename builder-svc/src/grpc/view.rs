@@ -3,8 +3,8 @@
 use std::time::SystemTime;
 
 use slipway_proto::builder::v1::{
-    BuildEvent, BuildResult, NeedContent, OutputChunk, Step, StepLog, Warning, build_event,
-    disk_usage_response, list_builds_response, step,
+    AskAgent, BuildEvent, BuildResult, NeedContent, NeedSecret, OutputChunk, Step, StepLog,
+    Warning, build_event, disk_usage_response, list_builds_response, step,
 };
 
 use crate::{
@@ -37,6 +37,16 @@ pub fn event(event: Event) -> BuildEvent {
         Event::NeedNoMore => build_event::Event::Need(NeedContent {
             digests: Vec::new(),
             complete: true,
+        }),
+        Event::NeedSecret(id) => build_event::Event::NeedSecret(NeedSecret { id }),
+        Event::AskAgent {
+            number,
+            agent,
+            message,
+        } => build_event::Event::AskAgent(AskAgent {
+            number,
+            agent,
+            message,
         }),
         Event::Step(told) => build_event::Event::Step(step_message(told)),
         Event::Log {

@@ -3,6 +3,7 @@
 //! * this file: the graph of stages that a target needs;
 //! * [`copy`] and [`chmod`]: COPY and ADD;
 //! * [`stage`]: a stage's state while its instructions are read, and the action that each asks for;
+//! * [`mounts`]: those of a RUN;
 //! * [`variables`]: arguments and environment;
 //! * [`values`]: paths, modes, ports.
 //!
@@ -11,13 +12,14 @@
 
 pub mod chmod;
 pub mod copy;
+pub mod mounts;
 pub mod stage;
 pub mod values;
 pub mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slipway_dockerfile::{Dockerfile, Instruction, expand::expand, suggest::suggestion};
+use slipway_dockerfile::{Dockerfile, Instruction, expand::expand, mount, suggest::suggestion};
 use slipway_image::{Platform, Reference};
 
 pub use chmod::Chmod;
@@ -177,12 +179,24 @@ fn stage_plan(
     let mut sources = BTreeMap::new();
     let mut steps = 1;
     for located in &stage.instructions {
+        let fail = |message: &str| Error::Dockerfile(file.error(located.place, message));
         match &located.instruction {
-            Instruction::Run(_) | Instruction::Workdir(_) => steps += 1,
+            Instruction::Workdir(_) => steps += 1,
+            Instruction::Run(run) => {
+                steps += 1;
+                for text in &run.mounts {
+                    if let Some(from) = mount::from(text).map_err(|e| fail(&e))? {
+                        let source = match named_context(contexts, &from) {
+                            Some(context) => context,
+                            None => copied_from(file, names, index, &from).map_err(|e| fail(&e))?,
+                        };
+                        sources.insert(from, source);
+                    }
+                }
+            }
             Instruction::Copy(copy) => {
                 steps += 1;
                 let Some(from) = &copy.from else { continue };
-                let fail = |message: &str| Error::Dockerfile(file.error(located.place, message));
                 if let Some(context) = named_context(contexts, from) {
                     sources.insert(from.clone(), context);
                     continue;

@@ -5,13 +5,18 @@ use std::{cell::Cell, collections::BTreeMap};
 
 use serde_json::json;
 use slipway_dockerfile::{
-    Command, Healthcheck, Instruction, Run, expand::Lexer, lex::heredoc, port::exposed,
+    Command, Healthcheck, Instruction, Run,
+    expand::Lexer,
+    lex::heredoc,
+    mount::{Kind, Mount},
+    port::exposed,
     signal::is_signal,
 };
 use slipway_image::{ImageConfig, config};
 
 use super::{
     copy::CopyAction,
+    mounts,
     values::{join, joined, quoted, shortened},
     variables::{DEFAULT_PATH, Inherited, NO_VARIABLES, get_env, proxies, set_env},
 };
@@ -51,6 +56,10 @@ pub struct RunAction {
     pub network: String,
     /// Name and content of a file that is there while it runs.
     pub script: Option<(String, String)>,
+    /// `--mount`
+    pub mounts: Vec<Mount>,
+    /// `--security=insecure`
+    pub insecure: bool,
 }
 
 /// State of a stage.
@@ -158,7 +167,7 @@ impl StageState {
                 text
             }
             Instruction::Run(run) => {
-                let (run, text) = self.run(run, given);
+                let (run, text) = self.run(run, given)?;
                 action = Action::Run(run);
                 text
             }
@@ -369,9 +378,22 @@ impl StageState {
         }
     }
 
-    fn run(&self, run: &Run, given: &Given) -> (RunAction, String) {
+    fn run(&self, run: &Run, given: &Given) -> Result<(RunAction, String), String> {
         let args = self.command(&run.command);
-        let env = self.variables.all();
+        let mut env = self.variables.all();
+        let working_dir = self.config.config.working_dir.clone();
+        let namespace = given.build_args.get("BUILDKIT_CACHE_MOUNT_NS");
+        let mounts = mounts::resolve(
+            &run.mounts,
+            &working_dir,
+            namespace.map_or("", String::as_str),
+            &|value| self.expand(value),
+        )?;
+        // BuildKit, client/llb/exec.go: the first agent is the usual one.
+        let agent = mounts.iter().find(|m| m.kind == Kind::Ssh);
+        if let Some(agent) = agent.filter(|_| get_env(&env, "SSH_AUTH_SOCK").is_none()) {
+            env.push(format!("SSH_AUTH_SOCK={}", agent.target));
+        }
         let hidden_env = proxies(&given.build_args)
             .filter(|(name, _)| self.variables.get(name).is_none())
             .map(|(name, value)| format!("{name}={value}"))
@@ -390,15 +412,17 @@ impl StageState {
             args,
             env,
             hidden_env,
-            working_dir: self.config.config.working_dir.clone(),
+            working_dir,
             user: self.config.config.user.clone(),
             network: run.network.clone().unwrap_or_default(),
             script: run
                 .script
                 .as_ref()
                 .map(|s| (s.name.clone(), s.content.clone())),
+            mounts,
+            insecure: run.insecure,
         };
-        (action, text)
+        Ok((action, text))
     }
 
     fn healthcheck(&mut self, check: &Healthcheck) -> String {

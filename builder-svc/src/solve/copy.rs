@@ -44,6 +44,19 @@ impl Arrangement {
         })
     }
 
+    /// One thing as it is.
+    pub fn of(manifest: Arc<Manifest>, found: Match) -> Self {
+        Self {
+            parts: vec![Part {
+                manifest,
+                found,
+                include: None,
+                unpack: false,
+            }],
+            ..Self::default()
+        }
+    }
+
     /// Adds what a source of the context stands for. One with wildcards may stand for nothing.
     pub fn add(&mut self, manifest: &Arc<Manifest>, source: &str, copy: &CopyAction) -> Result<()> {
         if copy.parents {

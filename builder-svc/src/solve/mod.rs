@@ -8,6 +8,7 @@
 mod arrange;
 mod copy;
 mod direct;
+mod mounts;
 mod rewrite;
 mod stage;
 mod step;
@@ -32,6 +33,7 @@ use tokio::{
 use self::turns::Turns;
 use crate::{
     cache::{Cache, Key, Record, uses::Held},
+    caller::Caller,
     context::BuildContext,
     error::{Error, Result},
     events::Events,
@@ -73,6 +75,8 @@ pub struct Solver {
     pub worker: Worker,
     /// The caller's files.
     pub context: BuildContext,
+    /// Its secrets and agents.
+    pub caller: Arc<Caller>,
     /// What the caller is told.
     pub events: Events,
     /// What changes while it goes on.

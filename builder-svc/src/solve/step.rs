@@ -5,14 +5,14 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use super::{Results, Solver, copy::Arrangement};
+use super::{Results, Solver, copy::Arrangement, mounts};
 use crate::{
     cache::{Key, KeyBuilder, REPOSITORY, Record},
     error::{Error, Result},
     events::{Event, State, Step as Told},
     layer::{Layer, chain},
     plan::{Action, Base, CopyAction, RunAction, StagePlan, copy::Origin},
-    worker::Target,
+    worker::{Entitlement, Running, Target},
 };
 
 /// What is to be done.
@@ -74,7 +74,11 @@ impl Solver {
             Action::Copy(copy) => Some(self.copy_source(copy, step).await?),
             _ => None,
         };
-        let key = self.key(step.action, layers, source.as_ref());
+        let mounts = match step.action {
+            Action::Run(run) => self.mount_sources(run, step).await?,
+            _ => Vec::new(),
+        };
+        let key = self.key(step.action, layers, source.as_ref(), &mounts);
         if self.uses_cache(step.plan)
             && let Some(record) = self.known(&key, step.line).await?
         {
@@ -101,7 +105,7 @@ impl Solver {
         let layer = match (step.action, &source) {
             (Action::None, _) => None,
             (Action::MakeFolder { path, user }, _) => self.make_folder(path, user, layers).await?,
-            (Action::Run(run), _) => self.run(run, layers, step.index).await?,
+            (Action::Run(run), _) => self.run(run, &mounts, layers, step.index).await?,
             (Action::Copy(copy), Some(source)) => self.copy(copy, source, layers).await?,
             (Action::Copy(_), None) => None,
         };
@@ -167,7 +171,13 @@ impl Solver {
         })
     }
 
-    fn key(&self, action: &Action, layers: &[Layer], source: Option<&Source>) -> Key {
+    fn key(
+        &self,
+        action: &Action,
+        layers: &[Layer],
+        source: Option<&Source>,
+        mounts: &[mounts::Source],
+    ) -> Key {
         let mut key = KeyBuilder::new(match action {
             Action::None => "none",
             Action::MakeFolder { .. } => "folder",
@@ -199,6 +209,15 @@ impl Solver {
                     )
                     .list(&self.settings.extra_hosts)
                     .number(self.settings.shm_size);
+                for limit in &self.settings.ulimits {
+                    key.part(&limit.name)
+                        .part(limit.soft.to_le_bytes())
+                        .part(limit.hard.to_le_bytes());
+                }
+                if run.insecure {
+                    key.part("insecure");
+                }
+                mounts::add_to(&mut key, run, mounts);
             }
             Action::Copy(copy) => {
                 let below = if copy.link {
@@ -249,20 +268,32 @@ impl Solver {
         snapshot.commit(REPOSITORY, self.latest).await
     }
 
-    async fn run(&self, run: &RunAction, layers: &[Layer], index: u32) -> Result<Option<Layer>> {
-        // A Dockerfile alone must not reach what listens on the worker's loopback.
-        if run.network == "host" && self.settings.network != "host" {
-            return Err(Error::Unsupported(
-                "RUN --network=host is allowed only in a build with --network host".to_owned(),
-            ));
+    async fn run(
+        &self,
+        run: &RunAction,
+        sources: &[mounts::Source],
+        layers: &[Layer],
+        index: u32,
+    ) -> Result<Option<Layer>> {
+        // A Dockerfile alone must not reach what listens on the worker's loopback, or become its root.
+        if run.network == "host" {
+            self.settings.check(Entitlement::NetworkHost)?;
         }
-        if run.script.is_some() {
-            return Err(Error::Unsupported("a here-document of RUN with an interpreter line (#!) is not supported yet: COPY the script from a here-document and RUN it".to_owned()));
+        if run.insecure {
+            self.settings.check(Entitlement::SecurityInsecure)?;
         }
-        let snapshot = self.lease().await?.prepare(layers).await?;
-        let code = snapshot
-            .run(run, &self.settings, &self.events, index)
-            .await?;
+        let lease = self.lease().await?;
+        let snapshot = lease.prepare(layers).await?;
+        let ready = self.make_ready(lease, run, sources).await?;
+        let running = Running {
+            action: run,
+            settings: &self.settings,
+            mounts: ready.mounts.clone(),
+            env: &ready.env,
+            caller: &self.caller,
+        };
+        let code = snapshot.run(running, &self.events, index).await?;
+        drop(ready);
         if code != 0 {
             return Err(Error::Exit {
                 command: run.args.join(" "),

@@ -21,8 +21,10 @@ use slipway_proto::{
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::Channel;
+use zeroize::Zeroizing;
 
 use crate::{
+    caller::Caller,
     error::{Error, Result},
     events::{Event, Events},
     layer::Layer,
@@ -81,6 +83,62 @@ pub struct StepSettings {
     pub extra_hosts: Vec<String>,
     /// Bytes; 0 = the worker's default.
     pub shm_size: u64,
+    /// Limits of processes.
+    pub ulimits: Vec<pb::Ulimit>,
+    /// What the caller allows (`--allow`), as far as this service does.
+    pub allowed: Vec<Entitlement>,
+}
+
+/// Something that a step may do only where the caller and this service's settings allow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entitlement {
+    /// `RUN --network=host`
+    NetworkHost,
+    /// `RUN --security=insecure`
+    SecurityInsecure,
+}
+
+impl Entitlement {
+    /// Its name in BuildKit (util/entitlements/entitlements.go).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NetworkHost => "network.host",
+            Self::SecurityInsecure => "security.insecure",
+        }
+    }
+
+    /// By its name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let all = [Self::NetworkHost, Self::SecurityInsecure];
+        all.into_iter().find(|e| e.name() == name)
+    }
+}
+
+impl StepSettings {
+    /// Refuses what is not allowed.
+    pub fn check(&self, wanted: Entitlement) -> Result<()> {
+        let name = wanted.name();
+        match self.allowed.contains(&wanted) {
+            true => Ok(()),
+            false => Err(Error::Unsupported(format!(
+                "{name} is not allowed: build with --allow {name}"
+            ))),
+        }
+    }
+}
+
+/// A RUN with all that it takes.
+pub struct Running<'a> {
+    /// What runs.
+    pub action: &'a RunAction,
+    /// What all steps have in common.
+    pub settings: &'a StepSettings,
+    /// What it sees besides.
+    pub mounts: Vec<pb::StepMount>,
+    /// Secrets among its variables.
+    pub env: &'a [Zeroizing<String>],
+    /// Who has the ssh agents.
+    pub caller: &'a Arc<Caller>,
 }
 
 impl Worker {
@@ -152,13 +210,14 @@ impl Lease {
 impl Snapshot {
     /// Runs a step, its output told as events of step `index`; returns its exit code. Dropping the
     /// future kills it.
-    pub async fn run(
-        &self,
-        action: &RunAction,
-        settings: &StepSettings,
-        events: &Events,
-        index: u32,
-    ) -> Result<i32> {
+    pub async fn run(&self, running: Running<'_>, events: &Events, index: u32) -> Result<i32> {
+        let Running {
+            action,
+            settings,
+            mounts,
+            env,
+            caller,
+        } = running;
         let fail = |s| failed("the step could not be run".to_owned(), &s);
         let network = match action.network.as_str() {
             "" => settings.network.clone(),
@@ -167,12 +226,18 @@ impl Snapshot {
         let request = RunStepRequest {
             snapshot_id: self.id.clone(),
             args: action.args.clone(),
-            env: [&action.env[..], &action.hidden_env[..]].concat(),
+            env: {
+                let open = action.env.iter().chain(&action.hidden_env).cloned();
+                open.chain(env.iter().map(|e| String::clone(e))).collect()
+            },
             working_dir: action.working_dir.clone(),
             user: action.user.clone(),
             network,
             extra_hosts: settings.extra_hosts.clone(),
             shm_size: settings.shm_size,
+            mounts,
+            insecure: action.insecure,
+            ulimits: settings.ulimits.clone(),
             ..RunStepRequest::default()
         };
         let answer = self.lease.client.clone().run_step(request).await;
@@ -190,6 +255,9 @@ impl Snapshot {
                         })
                         .await;
                 }
+                Some(run_step_event::Event::Agent(question)) => {
+                    self.forward(question, caller.clone());
+                }
                 Some(run_step_event::Event::Exited(exited)) => return Ok(exited.exit_code),
                 None => {}
             }
@@ -197,6 +265,26 @@ impl Snapshot {
         Err(Error::Invalid(
             "the worker ended the step without an exit code".to_owned(),
         ))
+    }
+
+    /// Lets the caller's agent answer. Waiting for that must not keep the step's output back.
+    fn forward(&self, question: pb::AgentQuestion, caller: Arc<Caller>) {
+        let (mut client, snapshot_id) = (self.lease.client.clone(), self.id.clone());
+        tokio::spawn(async move {
+            let message = caller.ask_agent(&question.agent, question.message).await;
+            let answer = pb::AnswerAgentRequest {
+                snapshot_id,
+                number: question.number,
+                message: message.unwrap_or_default().into(),
+            };
+            // A worker that is gone is noticed by the step's own call.
+            let _ = client.answer_agent(answer).await;
+        });
+    }
+
+    /// Its id at the worker.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Applies a tar stream.

@@ -4,6 +4,7 @@ pub mod cache;
 pub mod call;
 pub mod context;
 pub mod hashes;
+pub mod offer;
 pub mod output;
 pub mod progress;
 pub mod rawjson;

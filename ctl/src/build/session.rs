@@ -1,10 +1,10 @@
 //! The build protocol: manifest out, needs in, content out, events in.
 
-use std::{collections::HashMap, fs::File, io::Read};
+use std::{collections::HashMap, fs::File, io::Read, sync::Arc};
 
 use slipway_proto::builder::v1::{
     BuildRequest, BuildResult, BuildStart, ContentChunks, ContextEntries, ContextEntry,
-    ContextStream, Secret, Step, StepLog, Warning, build_event::Event, build_request::Part,
+    ContextStream, Step, StepLog, Warning, build_event::Event, build_request::Part,
     content_chunks::Chunk,
 };
 use slipway_service::CHUNK_SIZE;
@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     context::{self, Context, Source},
+    offer::Offer,
     output::Place,
     progress::{Lines, Style},
     receive::Receiver,
@@ -31,13 +32,13 @@ const ENTRIES: usize = 500;
 pub async fn run(
     site: &Site,
     start: BuildStart,
-    secrets: Vec<Secret>,
+    offer: Offer,
     sources: Sources,
     style: Style,
     places: &[Option<Place>],
 ) -> Outcome<BuildResult> {
     tokio::select! {
-        result = go(site, start, secrets, sources, style, places) => result,
+        result = go(site, start, offer, sources, style, places) => result,
         _ = tokio::signal::ctrl_c() => Err(Failure::new("the build was canceled").exits(130)),
     }
 }
@@ -45,7 +46,7 @@ pub async fn run(
 async fn go(
     site: &Site,
     start: BuildStart,
-    secrets: Vec<Secret>,
+    offer: Offer,
     sources: Sources,
     style: Style,
     places: &[Option<Place>],
@@ -67,8 +68,12 @@ async fn go(
     }
     let (sender, receiver) = mpsc::channel(8);
     let (wanted, wants) = mpsc::channel(64);
-    let sending = send(sender, start, secrets, contexts, stream, wants);
-    let receiving = receive(site, receiver, wanted, style, places);
+    let answers = Answers {
+        offer: Arc::new(offer),
+        sender: sender.clone(),
+    };
+    let sending = send(sender, start, contexts, stream, wants);
+    let receiving = receive(site, receiver, wanted, answers, style, places);
     // The sender ends when no more is needed; only the receiver knows how the build ended.
     let ((), result) = tokio::join!(sending, receiving);
     result
@@ -95,10 +100,11 @@ async fn receive(
     site: &Site,
     receiver: mpsc::Receiver<BuildRequest>,
     wanted: mpsc::Sender<Vec<bytes::Bytes>>,
+    answers: Answers,
     style: Style,
     places: &[Option<Place>],
 ) -> Outcome<BuildResult> {
-    let mut wanted = Some(wanted);
+    let (mut wanted, mut answers) = (Some(wanted), Some(answers));
     let mut files = Receiver::new(places);
     let mut events = site
         .builder()
@@ -120,7 +126,18 @@ async fn receive(
                         let _ = sender.send(need.digests).await;
                     }
                     if need.complete {
-                        wanted = None;
+                        // Nobody sends any more: our side of the call ends.
+                        (wanted, answers) = (None, None);
+                    }
+                }
+                Some(Event::NeedSecret(need)) => {
+                    if let Some(answers) = &answers {
+                        answers.give(move |offer| async move { offer.secret(need.id) });
+                    }
+                }
+                Some(Event::AskAgent(asked)) => {
+                    if let Some(answers) = &answers {
+                        answers.give(move |offer| async move { offer.ask(asked).await });
                     }
                 }
                 Some(Event::Step(step)) => show.step(&step),
@@ -168,6 +185,27 @@ async fn receive(
             }
             Err(Failure::from(status).exits(1))
         }
+    }
+}
+
+/// Answers to what a step wants of us.
+struct Answers {
+    offer: Arc<Offer>,
+    sender: mpsc::Sender<BuildRequest>,
+}
+
+impl Answers {
+    /// Gives one when it is there: events go on meanwhile.
+    fn give<F>(&self, answer: impl FnOnce(Arc<Offer>) -> F)
+    where
+        F: Future<Output = Part> + Send + 'static,
+    {
+        let (answer, sender) = (answer(self.offer.clone()), self.sender.clone());
+        tokio::spawn(async move {
+            let part = answer.await;
+            // The call may be over.
+            let _ = put(&sender, part).await;
+        });
     }
 }
 
@@ -234,13 +272,11 @@ fn say(kept: &mut Option<Vec<String>>, new: Vec<String>) {
 async fn send(
     sender: mpsc::Sender<BuildRequest>,
     start: BuildStart,
-    secrets: Vec<Secret>,
     contexts: Contexts,
     stream: Option<Box<dyn Read + Send>>,
     mut wants: mpsc::Receiver<Vec<bytes::Bytes>>,
 ) {
-    let mut parts = vec![Part::Start(start)];
-    parts.extend(secrets.into_iter().map(Part::Secret));
+    let parts = vec![Part::Start(start)];
     let Contexts { manifests, files } = contexts;
     for part in parts {
         if put(&sender, part).await.is_err() {

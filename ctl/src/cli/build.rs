@@ -7,12 +7,13 @@ use std::{
 };
 
 use clap::Args;
-use slipway_proto::builder::v1::{BuildResult, BuildStart, Secret, Ulimit};
+use slipway_proto::builder::v1::{BuildResult, BuildStart, Ulimit};
 
 use crate::{
     build::{
         self,
         call::Call,
+        offer::Offer,
         output::{self, Place},
         progress::Style,
         source::Sources,
@@ -118,6 +119,12 @@ pub struct Build {
     /// Additional build contexts (e.g., name=path)
     #[arg(long)]
     build_context: Vec<String>,
+    /// Allow extra privileged entitlement (e.g., "network.host", "security.insecure")
+    #[arg(long)]
+    allow: Vec<String>,
+    /// Set the parent cgroup for the RUN instructions during build
+    #[arg(long)]
+    cgroup_parent: Option<String>,
     /// Context: a directory, the URL of an archive or git repository, "-" = stdin
     path: String,
 }
@@ -192,11 +199,12 @@ impl Build {
                 )));
             }
         };
-        let secrets = self
-            .secret
-            .iter()
-            .map(|t| secret(t))
-            .collect::<Outcome<Vec<_>>>()?;
+        if let Some(parent) = &self.cgroup_parent {
+            return Err(Failure::new(format!(
+                "--cgroup-parent {parent:?} is not supported: steps have cgroups of their own below slipway/"
+            )));
+        }
+        let offer = Offer::new(&self.secret, &self.ssh)?;
         self.no_attestations()?;
         let stdout = std::io::stdout().is_terminal();
         let outputs = output::outputs(&self.output, self.push, self.load, stdout)?;
@@ -256,12 +264,13 @@ impl Build {
                     })
                 })
                 .collect::<Result<_, _>>()?,
-            secrets: secrets.iter().map(|s| s.id.clone()).collect(),
-            ssh: self.ssh.clone(),
+            secrets: offer.secrets(),
+            ssh: offer.agents(),
+            allow: self.allow.clone(),
             source_date_epoch: epoch()?,
             ..BuildStart::default()
         };
-        let result = build::session::run(site, start, secrets, sources, style, &places).await?;
+        let result = build::session::run(site, start, offer, sources, style, &places).await?;
         if let Some(path) = &self.iidfile {
             std::fs::write(path, &result.image_id)
                 .map_err(|e| Failure::new(format!("cannot write {path}: {e}")))?;
@@ -372,35 +381,4 @@ fn epoch() -> Outcome<Option<i64>> {
             ))
         }),
     }
-}
-
-fn secret(text: &str) -> Outcome<Secret> {
-    let (mut id, mut file, mut variable) = (String::new(), None, None);
-    for field in crate::spec::mount::fields(text)? {
-        match field.split_once('=') {
-            Some(("id", value)) => value.clone_into(&mut id),
-            Some(("src" | "source", value)) => file = Some(value.to_owned()),
-            Some(("env", value)) => variable = Some(value.to_owned()),
-            Some(("type", "file" | "env")) => {}
-            _ => return Err(Failure::new(format!("invalid field {field:?} in --secret"))),
-        }
-    }
-    if id.is_empty() {
-        return Err(Failure::new("a --secret needs an id"));
-    }
-    let data = match (file, variable) {
-        (Some(file), _) => std::fs::read(&file)
-            .map_err(|e| Failure::new(format!("cannot read secret {id}: {file}: {e}")))?,
-        (None, name) => std::env::var(name.as_deref().unwrap_or(&id))
-            .map_err(|_| {
-                Failure::new(format!(
-                    "secret {id} has no src, and no environment variable of its name is set"
-                ))
-            })?
-            .into_bytes(),
-    };
-    Ok(Secret {
-        id,
-        data: data.into(),
-    })
 }

@@ -68,6 +68,10 @@ pub struct Run {
     pub script: Option<Script>,
     /// `--network`
     pub network: Option<String>,
+    /// Each `--mount`, as it is written ([`crate::mount`]).
+    pub mounts: Vec<String>,
+    /// `--security=insecure`
+    pub insecure: bool,
 }
 
 /// A file that a RUN brings along, below [`SCRIPTS`].

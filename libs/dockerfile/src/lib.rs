@@ -3,7 +3,8 @@
 //! * [`lex`]: bytes to logical lines;
 //! * [`parse`]: a line to a typed [`instruction`], its flags apart;
 //! * [`expand`]: shell words and variables;
-//! * [`lint`]: what is allowed and yet not advisable.
+//! * [`lint`]: what is allowed and yet not advisable;
+//! * [`mount`]: the value of `RUN --mount`.
 //!
 //! Architecture invariant: nothing here reads a file, knows an image or runs anything.
 
@@ -13,6 +14,7 @@ mod flags;
 pub mod instruction;
 pub mod lex;
 pub mod lint;
+pub mod mount;
 pub mod parse;
 pub mod port;
 pub mod signal;

@@ -63,6 +63,8 @@ fn known_flags(name: &str) -> &'static [&'static str] {
         _ => &[],
     }
 }
+/// Most `--mount` flags of a RUN: each takes a descriptor on its way.
+pub const MAX_MOUNTS: usize = 100;
 
 /// Parses one logical line. Errors are sentences without a position.
 pub fn parse(text: &str, heredocs: &[Heredoc], escape: char) -> Result<Instruction, String> {
@@ -204,7 +206,14 @@ fn stage_name(name: &str) -> Result<String, String> {
 }
 
 fn run(flags: &mut Flags, rest: &str, heredocs: &[Heredoc]) -> Result<Instruction, String> {
-    flags.refuse("RUN", &["mount", "device"])?;
+    flags.refuse("RUN", &["device"])?;
+    let mounts = flags.all("mount")?;
+    for mount in &mounts {
+        super::mount::from(mount)?;
+    }
+    if mounts.len() > MAX_MOUNTS {
+        return Err(format!("RUN has more than {MAX_MOUNTS} mounts"));
+    }
     let network = flags.value("network")?;
     if let Some(other) = network
         .as_deref()
@@ -214,20 +223,18 @@ fn run(flags: &mut Flags, rest: &str, heredocs: &[Heredoc]) -> Result<Instructio
             "invalid network mode {other:?}: default, none or host"
         ));
     }
-    match flags.value("security")?.as_deref() {
-        None | Some("sandbox") => {}
-        Some("insecure") => return Err("RUN --security=insecure is not supported yet".to_owned()),
-        Some(other) => {
-            return Err(format!(
-                "security {other:?} is not valid: sandbox or insecure"
-            ));
-        }
-    }
+    let insecure = match flags.value("security")?.as_deref() {
+        None | Some("sandbox") => false,
+        Some("insecure") => true,
+        Some(other) => return Err(format!("security {other:?} is not valid")),
+    };
     let (command, script) = run_command(rest, heredocs)?;
     Ok(Instruction::Run(Run {
         command,
         script,
         network,
+        mounts,
+        insecure,
     }))
 }
 

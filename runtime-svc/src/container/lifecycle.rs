@@ -202,7 +202,7 @@ impl Manager {
             _ => {}
         }
         slipway_fault::point("runtime.start.forgotten");
-        let socket = self.spawn(&plan, attached, &peers).tried(what)?;
+        let socket = self.spawn(&plan, attached, &peers, &[]).tried(what)?;
         let connection = Connection::new(socket).tried(what)?;
         slipway_fault::point("runtime.start.asked");
         match connection.next().await.tried(what)? {
@@ -221,6 +221,7 @@ impl Manager {
         plan: &crate::executor::plan::ContainerPlan,
         attached: Option<&Attached>,
         peers: &[OwnedFd],
+        given: &[OwnedFd],
     ) -> io::Result<OwnedFd> {
         let mut spawner = self
             .0
@@ -228,7 +229,7 @@ impl Manager {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let net = attached.map(|a| &a.namespace);
-        match spawner.spawn(plan, net, peers) {
+        match spawner.spawn(plan, net, peers, given) {
             Ok(socket) => Ok(socket),
             Err(error) if spawner.is_alive() => Err(error),
             Err(_) => {
@@ -237,7 +238,7 @@ impl Manager {
                     std::path::Path::new("/proc/self/exe"),
                     &self.0.run.join("spawner.lock"),
                 )?;
-                spawner.spawn(plan, net, peers)
+                spawner.spawn(plan, net, peers, given)
             }
         }
     }

@@ -129,6 +129,8 @@ pub struct Inherited<'a> {
     pub fresh_net: bool,
     /// First processes of other containers, whose namespaces are joined.
     pub peers: &'a [OwnedFd],
+    /// Mounts that came along, for [`super::plan::MountSource::Given`].
+    pub given: &'a [OwnedFd],
     /// Its ends of the pipes: stdin (absent = /dev/null), stdout, stderr. None with a terminal.
     pub pipes: Option<(Option<OwnedFd>, OwnedFd, OwnedFd)>,
     /// To the monitor: sends the terminal, reports an error; closes with the exec.
@@ -242,6 +244,7 @@ fn become_container(
         group: inherited.group,
         mappings: inherited.mappings,
         sysctls: &plan.sysctls,
+        given: inherited.given,
         placing: &placing,
     };
     mounts::make(&root, &plan.mounts, connected, &context)?;

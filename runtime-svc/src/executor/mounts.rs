@@ -53,6 +53,8 @@ pub struct Context<'a> {
     pub mappings: &'a [UserNamespace],
     /// Kernel parameters, to be written through the first proc file system before it is anywhere.
     pub sysctls: &'a [(String, String)],
+    /// What [`MountSource::Given`] counts.
+    pub given: &'a [OwnedFd],
     /// To be finished before the cgroups can be shown.
     pub placing: &'a Placing<'a>,
 }
@@ -107,6 +109,7 @@ fn make_one(
             let base = rustix::fs::open(base, flags, Mode::empty()).step(what)?;
             rootfs::bind_beneath(&base, path)?
         }
+        (MountSource::Given { number, path }, _) => given(context.given, *number, path, stage)?,
         (MountSource::Layers { lower, path }, _) => layers(lower, path, stage, user)?,
         (MountSource::Cgroups { writable, own }, _) => {
             context.placing.finish()?;
@@ -252,6 +255,25 @@ fn layers(
     let part = rootfs::bind_beneath(&tree, path);
     drop(tree);
     part
+}
+
+/// A mount that came along, or a part of it.
+fn given(all: &[OwnedFd], number: usize, path: &str, stage: &Path) -> Result<OwnedFd, StartError> {
+    let what = || "cannot use a mount that came along".to_owned();
+    let tree = all.get(number).ok_or(Errno::INVAL).step(what)?;
+    if path.is_empty() {
+        return rustix::io::fcntl_dupfd_cloexec(tree, 3).step(what);
+    }
+    if let Some(part) = rootfs::bind_in_root(tree, path)? {
+        return Ok(part);
+    }
+    // Before Linux 6.15 a part can only be taken of what is mounted somewhere in our own namespace.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target = rustix::fs::open(stage, flags, Mode::empty()).step(what)?;
+    rootfs::attach(tree, target.as_fd()).step(what)?;
+    let part = rootfs::bind_in_root(tree, path);
+    rustix::mount::unmount(stage, rustix::mount::UnmountFlags::DETACH).step(what)?;
+    part?.ok_or(Errno::INVAL).step(what)
 }
 
 /// Whether this is on a proc file system.

@@ -287,6 +287,13 @@ pub enum MountSource {
         /// Relative to it.
         path: String,
     },
+    /// A detached mount that comes with the request, or what is below its root; no link leads out of that.
+    Given {
+        /// Which one, from 0.
+        number: usize,
+        /// Relative path in it; "" = all of it.
+        path: String,
+    },
     /// Layers of another image as one tree, read-only.
     Layers {
         /// Top first.

@@ -358,6 +358,20 @@ pub fn bind_beneath(base: impl AsFd, path: &str) -> Result<OwnedFd, StartError> 
     .step(what)
 }
 
+/// A detached bind mount of what a path is inside a tree that is taken for the root: links in it are
+/// followed there, and lead nowhere else. `None` where the kernel takes no part of a detached mount.
+pub fn bind_in_root(root: impl AsFd, path: &str) -> Result<Option<OwnedFd>, StartError> {
+    let what = || format!("cannot access path {path}");
+    let found = open_inside(&root, path, OFlags::empty()).step(what)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    match rustix::mount::open_tree(&found, "", flags) {
+        Err(Errno::INVAL) => Ok(None),
+        made => made.step(what).map(Some),
+    }
+}
+
 /// Puts a detached mount onto what `target` is.
 pub fn attach(mount: &OwnedFd, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::mount::move_mount(

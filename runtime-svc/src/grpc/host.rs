@@ -183,6 +183,7 @@ fn disk_usage(usage: DiskUsage, verbose: bool) -> DiskUsageResponse {
             .iter()
             .map(|l| (l.bytes, l.containers > 0 || l.held))),
         snapshots: sum(snapshots.map(|s| (s.bytes, true))),
+        cache_mounts: sum(usage.caches.iter().copied()),
         temporary: usage.temporary,
         other: usage.other,
         foreign: usage.foreign,

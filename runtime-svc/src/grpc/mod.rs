@@ -10,6 +10,7 @@ mod logs;
 mod run;
 mod stats;
 mod status;
+mod step;
 mod streams;
 mod until;
 mod view;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    step::{self, Questions},
     streams::{self, CopyWriter, blocking},
     view,
 };
@@ -19,7 +20,7 @@ use crate::{
     error::Error,
     registry::Layer,
     usage,
-    worker::{Found, Step, Target, Worker},
+    worker::{Found, QUESTIONS, Target, Worker},
 };
 
 /// Messages that wait for a client.
@@ -30,12 +31,17 @@ pub struct WorkerService {
     worker: Worker,
     /// Ends calls that would stay open.
     shutdown: CancellationToken,
+    questions: Questions,
 }
 
 impl WorkerService {
     /// Over this host's worker.
-    pub const fn new(worker: Worker, shutdown: CancellationToken) -> Self {
-        Self { worker, shutdown }
+    pub fn new(worker: Worker, shutdown: CancellationToken) -> Self {
+        Self {
+            worker,
+            shutdown,
+            questions: Questions::default(),
+        }
     }
 }
 
@@ -173,33 +179,31 @@ impl Service for WorkerService {
         request: Request<pb::RunStepRequest>,
     ) -> Result<Response<Self::RunStepStream>, Status> {
         let request = request.into_inner();
-        if !request.mounts.is_empty() {
-            return Err(Error::Unsupported("RUN --mount".to_owned()).into());
-        }
         let snapshot = self.worker.find(&request.snapshot_id)?;
-        let step = Step {
-            args: request.args,
-            env: request.env,
-            working_dir: request.working_dir,
-            user: request.user,
-            network: request.network,
-            extra_hosts: request.extra_hosts,
-            shm_size: request.shm_size,
-            hostname: request.hostname,
-        };
+        let step = step::step(&self.worker, request)?;
+        let mut asked = self.questions.of(&snapshot.id);
         let worker = self.worker.clone();
         let (send, receive) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
             let (output, mut pieces) = mpsc::channel(QUEUE);
+            let (ask, mut questions) = mpsc::channel(QUESTIONS);
             let forward = async {
-                while let Some(piece) = pieces.recv().await {
-                    let event = pb::run_step_event::Event::Output(streams::output(piece));
-                    if !streams::send(&send, pb::RunStepEvent { event: Some(event) }).await {
+                loop {
+                    let event = tokio::select! {
+                        piece = pieces.recv() => {
+                            let Some(piece) = piece else { return };
+                            let output = pb::run_step_event::Event::Output(streams::output(piece));
+                            pb::RunStepEvent { event: Some(output) }
+                        }
+                        Some(question) = questions.recv() => asked.event(question),
+                    };
+                    if !streams::send(&send, event).await {
                         return;
                     }
                 }
             };
-            let work = async { tokio::join!(worker.run(&snapshot, step, output), forward).0 };
+            let run = worker.run(&snapshot, step, output, &ask);
+            let work = async { tokio::join!(run, forward).0 };
             // Dropping the work kills the step.
             tokio::select! {
                 () = send.closed() => {}
@@ -404,6 +408,39 @@ impl Service for WorkerService {
         Ok(Response::new(pb::CommitSnapshotResponse {
             layer: Some(layer),
             uncompressed_size: packed.size,
+        }))
+    }
+
+    async fn answer_agent(
+        &self,
+        request: Request<pb::AnswerAgentRequest>,
+    ) -> Result<Response<pb::AnswerAgentResponse>, Status> {
+        self.questions.answer(request.into_inner());
+        Ok(Response::new(pb::AnswerAgentResponse {}))
+    }
+
+    async fn list_caches(
+        &self,
+        _: Request<pb::ListCachesRequest>,
+    ) -> Result<Response<pb::ListCachesResponse>, Status> {
+        let caches = self.worker.caches.list();
+        let caches = caches.into_iter().map(step::cache).collect();
+        Ok(Response::new(pb::ListCachesResponse { caches }))
+    }
+
+    async fn remove_caches(
+        &self,
+        request: Request<pb::RemoveCachesRequest>,
+    ) -> Result<Response<pb::RemoveCachesResponse>, Status> {
+        let names = request.into_inner().names;
+        let gone = self.worker.caches.remove(&names);
+        let gone = gone.into_iter().map(|(name, size)| pb::CacheMount {
+            name,
+            size,
+            ..Default::default()
+        });
+        Ok(Response::new(pb::RemoveCachesResponse {
+            removed: gone.collect(),
         }))
     }
 

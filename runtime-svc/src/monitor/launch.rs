@@ -51,6 +51,8 @@ pub struct Joined {
     pub net: Option<OwnedFd>,
     /// First processes of other containers, for `Namespace::Peer`.
     pub peers: Vec<OwnedFd>,
+    /// Mounts, for `MountSource::Given`.
+    pub given: Vec<OwnedFd>,
 }
 
 /// Clones the first process into its namespaces and waits until it is the program.
@@ -97,6 +99,7 @@ pub fn launch(plan: &ContainerPlan, joined: Joined, group: &Group) -> Result<Lau
                     net: joined.net.as_ref(),
                     fresh_net: false,
                     peers: &joined.peers,
+                    given: &joined.given,
                     pipes: child_pipes,
                     report: report_child,
                     group,

@@ -89,6 +89,7 @@ impl Spawner {
         plan: &ContainerPlan,
         net: Option<&OwnedFd>,
         peers: &[OwnedFd],
+        given: &[OwnedFd],
     ) -> io::Result<OwnedFd> {
         let (ours, theirs) = supervise::message_pair()?;
         let message = serde_json::to_vec(plan)?;
@@ -102,7 +103,12 @@ impl Spawner {
             ));
         }
         let mut fds = vec![theirs.as_fd()];
-        fds.extend(net.into_iter().chain(peers).map(|fd| fd.as_fd()));
+        fds.extend(
+            net.into_iter()
+                .chain(peers)
+                .chain(given)
+                .map(|fd| fd.as_fd()),
+        );
         fdpass::send(&self.socket, &message, &fds, SendFlags::empty())?;
         Ok(ours)
     }
@@ -318,13 +324,20 @@ fn take(socket: &OwnedFd, held: &OwnedFd, told: OwnedFd) {
                 Namespace::Fd => fds.next(),
                 _ => None,
             };
-            let peers = fds.collect();
+            let peers = fds.by_ref().take(plan.namespaces.peers()).collect();
+            let given = fds.collect();
             let Ok(held_copy) = rustix::io::fcntl_dupfd_cloexec(held, 3) else {
                 return;
             };
             close(held);
             close(socket);
-            supervise::run(&plan, requester, Joined { net, peers }, held_copy, ready)
+            supervise::run(
+                &plan,
+                requester,
+                Joined { net, peers, given },
+                held_copy,
+                ready,
+            )
         }
         Err(e) => refuse(&requester, "cannot read the plan", &e.to_string()),
     }

@@ -100,6 +100,7 @@ pub fn begin(
                     net: None,
                     fresh_net,
                     peers: &[],
+                    given: &[],
                     pipes: pipes.map(|(stdin, stdout, stderr)| (Some(stdin), stdout, stderr)),
                     report: theirs,
                     group,

@@ -12,7 +12,9 @@ use rustix::net::{
 };
 
 /// Most descriptors in one message.
-pub const MAX_FDS: usize = 8;
+///
+/// The kernel takes 253 (SCM_MAX_FD); a step of a build may have 100 mounts.
+pub const MAX_FDS: usize = 128;
 
 /// Sends one message of a SOCK_SEQPACKET socket.
 pub fn send(

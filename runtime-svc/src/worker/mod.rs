@@ -4,18 +4,25 @@
 //! Everything belongs to a lease (`lease`). A lease that is not renewed lapses, and what belongs to it is
 //! taken back; after a restart of this service all leases have lapsed.
 
+mod agent;
 mod apply;
+pub mod caches;
 mod commit;
 mod lease;
+mod mounts;
 mod paths;
 mod quota;
 mod read;
 mod snapshot;
 mod step;
+mod stubs;
 
+pub use agent::{Ask, LONGEST as LONGEST_AGENT_MESSAGE, QUESTIONS, Question};
 pub use apply::{Target, apply, user_in};
+pub use caches::{Caches, Sharing, Wanted};
 pub use commit::Committed;
 pub use lease::{Attached, Leases, Limits, Told};
+pub use mounts::{LARGEST_SECRET, Owner, StepMount, StepSource};
 pub use paths::{Found, expand, find as find_path};
 pub use read::read_path;
 pub use snapshot::{Snapshot, Worker};

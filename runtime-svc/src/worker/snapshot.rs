@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    caches::Caches,
     lease::{Leases, Limits},
     quota::Quota,
 };
@@ -156,11 +157,18 @@ pub struct Worker {
     folder: PathBuf,
     /// Who has what.
     pub leases: Leases,
+    /// What steps find again.
+    pub caches: Caches,
 }
 
 impl Worker {
     /// Opens the folder; what is left of an earlier instance is removed, while everything else goes on.
-    pub fn open(manager: Manager, registry: Registry, limits: Limits) -> io::Result<Self> {
+    pub fn open(
+        manager: Manager,
+        registry: Registry,
+        limits: Limits,
+        cache_bytes: u64,
+    ) -> io::Result<Self> {
         let folder = manager.state_folder().join("snapshots");
         fs::create_dir_all(&folder)?;
         super::step::end_orphans(&manager);
@@ -168,10 +176,13 @@ impl Worker {
             // Something may still be writing there: then it takes room until the next start, no more.
             manager.layers().broom().sweep(entry?.path(), None);
         }
+        let broom = manager.layers().broom().clone();
+        let caches = Caches::open(manager.state_folder().join("caches"), broom, cache_bytes)?;
         Ok(Self {
             manager,
             registry,
             folder,
+            caches,
             leases: Leases::new(limits),
         })
     }
@@ -227,8 +238,7 @@ impl Worker {
         ended: CancellationToken,
     ) -> Result<Snapshot, Error> {
         // Removed again when something fails.
-        let broom = self.manager.layers().broom().clone();
-        let folder = Folder(self.folder.join(&id), broom);
+        let folder = self.own_folder(&id);
         for name in ["upper", "work"] {
             use std::os::unix::fs::DirBuilderExt as _;
             fs::DirBuilder::new()
@@ -250,6 +260,11 @@ impl Worker {
             quota,
             bytes: AtomicU64::new(0),
         })
+    }
+
+    /// A folder beside the others; it goes when the answer is dropped.
+    pub(super) fn own_folder(&self, id: &str) -> Folder {
+        Folder(self.folder.join(id), self.manager.layers().broom().clone())
     }
 
     fn give(&self, lease: &str, snapshot: Snapshot) -> Result<String, Error> {

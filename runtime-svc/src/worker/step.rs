@@ -1,19 +1,11 @@
 //! RUN: one process in a snapshot, confined like a container, streamed, and killed with its caller.
 
-use std::{
-    collections::HashSet,
-    fs,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::HashSet, fs, path::PathBuf, sync::Arc};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
-
-use slipway_proto::runtime::v1::{ContainerSpec, NetworkConfig};
+use slipway_proto::runtime::v1::{ContainerSpec, NetworkConfig, Ulimit};
 use tokio::sync::mpsc;
 
-use super::{Snapshot, Worker};
+use super::{Ask, Snapshot, StepMount, Worker, stubs::Stubs};
 use crate::{
     cgroup::Group,
     container::{
@@ -24,7 +16,6 @@ use crate::{
         record::Record,
     },
     error::{Error, Tried as _},
-    executor::rootfs,
     ids,
     logs::{Piece, reader::LogReader},
     monitor::{
@@ -35,7 +26,7 @@ use crate::{
 };
 
 /// What runs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Step {
     /// Program and arguments.
     pub args: Vec<String>,
@@ -53,18 +44,13 @@ pub struct Step {
     pub shm_size: u64,
     /// "" = `buildkitsandbox`, as docker.
     pub hostname: String,
+    /// What it sees besides.
+    pub mounts: Vec<StepMount>,
+    /// As a privileged container.
+    pub insecure: bool,
+    /// Limits of its processes.
+    pub ulimits: Vec<Ulimit>,
 }
-
-/// Mount points that a run needs and that must not stay in the layer when the image has none.
-const STUBS: [&str; 7] = [
-    "etc/resolv.conf",
-    "etc/hostname",
-    "etc/hosts",
-    "etc",
-    "dev",
-    "proc",
-    "sys",
-];
 
 impl Worker {
     /// Runs a step; hands its output to `output` and returns how it ended. Dropping the future kills it.
@@ -73,10 +59,11 @@ impl Worker {
         snapshot: &Arc<Snapshot>,
         step: Step,
         output: mpsc::Sender<Piece>,
+        ask: &Ask,
     ) -> Result<ExitRecord, Error> {
         let _turn = snapshot.turn_to_change().await?;
         tokio::select! {
-            ended = snapshot.while_there(self.run_alone(snapshot, step, output)) => ended,
+            ended = snapshot.while_there(self.run_alone(snapshot, step, output, ask)) => ended,
             error = snapshot.too_large() => Err(error),
         }
     }
@@ -85,12 +72,23 @@ impl Worker {
     async fn run_alone(
         &self,
         snapshot: &Arc<Snapshot>,
-        step: Step,
+        mut step: Step,
         output: mpsc::Sender<Piece>,
+        ask: &Ask,
     ) -> Result<ExitRecord, Error> {
         let id = ids::new_id();
+        let mounts = std::mem::take(&mut step.mounts);
         let record = record(&id, step);
-        let missing = missing_stubs(snapshot);
+        let mut stubs = Stubs::usual(snapshot);
+        if !mounts.is_empty() {
+            let root = snapshot.open()?;
+            let targets = mounts.iter().map(|m| &*m.target);
+            stubs
+                .add(&root, targets)
+                .tried(|| "cannot look at the mount points".to_owned())?;
+        }
+        // The sources stay as long as the step may use them.
+        let mut ready = self.make_ready(snapshot, mounts, ask).await?;
         let clean = CleanUp {
             worker: self.clone(),
             id: id.clone(),
@@ -124,12 +122,15 @@ impl Worker {
             layer: &|_| PathBuf::new(),
         };
         let mut plan = plan::plan(&record, &places, attached.is_some())?;
+        plan.mounts.append(&mut ready.mounts);
         plan.process.label = confinement::label(&record.spec, &confinement::Modules::now())?;
         let what = || "cannot run a step".to_owned();
         let socket = self
             .manager
-            .spawn(&plan, attached.as_ref(), &[])
+            .spawn(&plan, attached.as_ref(), &[], &ready.given)
             .tried(what)?;
+        // What it does not have open it cannot keep.
+        ready.given.clear();
         let connection = Connection::new(socket).tried(what)?;
         let ended = follow(&connection, &snapshot.folder, &output).await;
         drop(clean);
@@ -140,7 +141,8 @@ impl Worker {
             // Not there when the step did not come so far.
             let _ = fs::remove_file(snapshot.folder.join(name));
         }
-        remove_stubs(snapshot, &missing);
+        stubs.remove(snapshot);
+        drop(ready);
         let measured = snapshot.clone();
         tokio::task::spawn_blocking(move || measured.check_quota())
             .await
@@ -240,6 +242,8 @@ fn record(id: &str, step: Step) -> Record {
         spec: ContainerSpec {
             network: Some(network),
             shm_size: step.shm_size,
+            privileged: step.insecure,
+            ulimits: step.ulimits,
             ..ContainerSpec::default()
         },
         effective: Effective {
@@ -259,58 +263,6 @@ fn record(id: &str, step: Step) -> Record {
         starting: false,
         updating: false,
         life: Default::default(),
-    }
-}
-
-fn missing_stubs(snapshot: &Snapshot) -> Vec<&'static str> {
-    let upper = snapshot.folder.join("upper");
-    let layers: Vec<OwnedFd> = snapshot
-        .lower
-        .iter()
-        .chain([&upper])
-        .filter_map(|layer| folder_of(layer).ok())
-        .collect();
-    let there = |name: &str| {
-        layers
-            .iter()
-            .any(|layer| rootfs::open_inside(layer, name, OFlags::NOFOLLOW).is_ok())
-    };
-    STUBS.into_iter().filter(|name| !there(name)).collect()
-}
-
-fn folder_of(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
-}
-
-/// Removes mount points that the run made, where nothing was put into them. The step may have put a
-/// link in their parent's place: nothing is followed.
-fn remove_stubs(snapshot: &Snapshot, missing: &[&str]) {
-    let Ok(upper) = folder_of(&snapshot.folder.join("upper")) else {
-        return;
-    };
-    for stub in missing {
-        let (parent, name) = stub.rsplit_once('/').unwrap_or((".", stub));
-        let Ok(parent) = rustix::fs::openat2(
-            &upper,
-            parent,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        ) else {
-            continue;
-        };
-        let Ok(stat) = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else {
-            continue;
-        };
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind.is_file() && stat.st_size == 0 {
-            // Gone already is as good.
-            let _ = rustix::fs::unlinkat(&parent, name, AtFlags::empty());
-        } else if kind.is_dir() {
-            // Only when it is empty.
-            let _ = rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR);
-        }
     }
 }
 

@@ -14,9 +14,11 @@ mod history;
 mod hostile;
 mod image_of;
 mod language;
+mod mounts;
 mod outputs;
 mod refused;
 mod reproducible;
+mod secrets;
 mod together;
 
 use std::{fs, path::Path};
