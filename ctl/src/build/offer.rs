@@ -150,10 +150,10 @@ fn secret(text: &str, is_set: impl Fn(&str) -> bool) -> Outcome<(String, SecretS
     };
     // A mistake is told before anything is built.
     match &source {
-        SecretSource::File(path) => drop(
+        SecretSource::File(path) => {
             std::fs::metadata(path)
-                .map_err(|e| Failure::new(format!("failed to stat {}: {e}", path.display())))?,
-        ),
+                .map_err(|e| Failure::new(format!("failed to stat {}: {e}", path.display())))?;
+        }
         SecretSource::Variable(name) if !is_set(name) => {
             return Err(invalid(format!("the variable {name} is not set")));
         }
