@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -139,8 +139,8 @@ pub struct Builder {
     pub history: Arc<History>,
     /// What this service lets builds do besides.
     pub grants: Vec<Entitlement>,
-    /// Read by builds, written by what may not happen meanwhile.
-    running: Arc<tokio::sync::RwLock<()>>,
+    /// When the builds that run began.
+    running: Mutex<BTreeMap<u64, SystemTime>>,
     /// Steps of all builds that run at the same time.
     permits: Arc<Semaphore>,
     turns: Arc<Turns>,
@@ -148,6 +148,8 @@ pub struct Builder {
     cache_bytes: u64,
     /// When the cache was last collected.
     collected: tokio::sync::Mutex<Option<Instant>>,
+    /// Held while files of contexts are evicted.
+    evicting: tokio::sync::Mutex<()>,
 }
 
 impl Builder {
@@ -172,7 +174,8 @@ impl Builder {
             content_bytes,
             history: Arc::new(history),
             grants,
-            running: Arc::default(),
+            running: Mutex::default(),
+            evicting: tokio::sync::Mutex::default(),
             permits: Arc::new(Semaphore::new(parallel())),
         }
     }
@@ -182,22 +185,47 @@ impl Builder {
         self.cache.usage().await
     }
 
-    /// Removes records of the cache that no running build counts on and, when everything is meant and
-    /// no build runs, files of contexts; returns keys and bytes.
+    /// Removes records of the cache and, when everything is meant, files of contexts, but for those that a
+    /// running build counts on; returns keys and bytes.
     pub async fn prune(&self, prune: &Prune) -> Result<(Vec<String>, u64)> {
         let (keys, bytes) = self.cache.prune(prune).await?;
         let limited = prune.reserved > 0 || prune.most > 0 || !prune.filters.match_contexts();
-        let until = prune.filters.until.is_some();
-        let (false, false, Ok(_alone)) = (limited, until, self.running.try_write()) else {
+        if limited || prune.filters.until.is_some() {
             return Ok((keys, bytes));
-        };
+        }
+        let _evicting = self.evicting.lock().await;
+        let gone = self.evict(0).await;
+        let gone = gone.tried(|| "cannot remove the context files".to_owned())?;
+        Ok((keys, bytes + gone.1))
+    }
+
+    /// Removes files of contexts that no running build has used until so many bytes are left.
+    async fn evict(&self, keep: u64) -> std::io::Result<(u64, u64)> {
+        let oldest = self.running().values().min().copied();
         let store = self.store.clone();
-        let gone = tokio::task::spawn_blocking(move || store.evict(0))
+        tokio::task::spawn_blocking(move || store.evict(keep, oldest))
             .await
             .map_err(std::io::Error::other)
             .and_then(|r| r)
-            .tried(|| "cannot remove the context files".to_owned())?;
-        Ok((keys, bytes + gone.1))
+    }
+
+    /// Keeps the files of contexts within their budget. Builds begin and go on meanwhile.
+    async fn bound_content(&self) {
+        let Ok(_evicting) = self.evicting.try_lock() else {
+            return;
+        };
+        if !self.store.exceeds(self.content_bytes) {
+            return;
+        }
+        match self.evict(self.content_bytes).await {
+            Ok((0, _)) => {}
+            Ok((files, bytes)) => tracing::info!(files, bytes, "context files were evicted"),
+            Err(error) => tracing::warn!(%error, "context files could not be evicted"),
+        }
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, SystemTime>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps the cache within its budget; at most once in ten minutes, since all records are looked at.
@@ -247,9 +275,7 @@ impl Builder {
             steps: 0,
             cached: 0,
         });
-        let _ending = Ending(self.clone());
-        // Released before the ending is dropped.
-        let _running = self.running.read().await;
+        let _running = Running::begin(self.clone());
         let done = self.run(&id, request, context, caller, events).await;
         record.end(match &done {
             Ok(outcome) => {
@@ -588,30 +614,29 @@ fn metadata(id: &str, image: Option<&Exported>, names: &[Reference]) -> BTreeMap
     out
 }
 
-/// The end of a build, however it came about.
-struct Ending(Arc<Builder>);
+/// A build that runs; at its end, however it comes about, caches are brought back within their budgets.
+struct Running {
+    builder: Arc<Builder>,
+    number: u64,
+}
 
-impl Drop for Ending {
+impl Running {
+    fn begin(builder: Arc<Builder>) -> Self {
+        let mut running = builder.running();
+        let number = running.last_key_value().map_or(0, |(last, _)| last + 1);
+        running.insert(number, SystemTime::now());
+        drop(running);
+        Self { builder, number }
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
+        self.builder.running().remove(&self.number);
+        // A service that stops drops its builds outside of the runtime: then nothing is collected.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let builder = self.0.clone();
-            runtime.spawn(async move { builder.collect().await });
-        }
-        // No build begins while content goes. Others that run need theirs: their end is another chance.
-        let alone = self.0.running.clone().try_write_owned();
-        // A service that stops drops its builds outside of the runtime: then nothing is evicted.
-        if let (Ok(alone), Ok(runtime)) = (alone, tokio::runtime::Handle::try_current()) {
-            let (store, keep) = (self.0.store.clone(), self.0.content_bytes);
-            runtime.spawn_blocking(move || {
-                let _alone = alone;
-                match store.evict(keep) {
-                    Ok((0, _)) => {}
-                    Ok((files, bytes)) => {
-                        tracing::info!(files, bytes, "context files were evicted")
-                    }
-                    Err(error) => tracing::warn!(%error, "context files could not be evicted"),
-                }
-            });
+            let builder = self.builder.clone();
+            runtime.spawn(async move { tokio::join!(builder.collect(), builder.bound_content()) });
         }
     }
 }

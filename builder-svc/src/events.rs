@@ -1,6 +1,9 @@
 //! What a build tells while it goes on.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, SystemTime},
+};
 
 use slipway_image::{Digest, Platform};
 use tokio::sync::mpsc;
@@ -86,6 +89,51 @@ pub struct Events {
     sender: mpsc::Sender<Event>,
     /// Stands in the names of steps, where several platforms are built.
     platform: Option<String>,
+    /// Other builds that hear the output too.
+    audience: Option<Arc<Audience>>,
+}
+
+/// Builds that wait for a step of another one.
+#[derive(Debug, Default)]
+pub struct Audience(Mutex<Vec<Weak<Listener>>>);
+
+/// A build that waits; until it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    events: Events,
+    index: u32,
+}
+
+impl Audience {
+    /// Joins it; what is heard is output of step `index`.
+    pub fn join(&self, events: &Events, index: u32) -> Arc<Listener> {
+        let listener = Arc::new(Listener {
+            events: events.clone(),
+            index,
+        });
+        self.lock().push(Arc::downgrade(&listener));
+        listener
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Listener>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes output on. Who is too slow for it misses some: nobody else waits for them.
+    fn hear(&self, stderr: bool, data: &bytes::Bytes) {
+        self.lock().retain(|listener| {
+            let Some(listener) = listener.upgrade() else {
+                return false;
+            };
+            let heard = Event::Log {
+                index: listener.index,
+                stderr,
+                data: data.clone(),
+            };
+            let _ = listener.events.sender.try_send(heard);
+            true
+        });
+    }
 }
 
 impl Events {
@@ -94,6 +142,7 @@ impl Events {
         Self {
             sender,
             platform: None,
+            audience: None,
         }
     }
 
@@ -102,6 +151,15 @@ impl Events {
         Self {
             sender: self.sender.clone(),
             platform: platform.map(ToString::to_string),
+            audience: None,
+        }
+    }
+
+    /// The same, with output that others hear too.
+    pub fn heard_by(&self, audience: Arc<Audience>) -> Self {
+        Self {
+            audience: Some(audience),
+            ..self.clone()
         }
     }
 
@@ -123,6 +181,9 @@ impl Events {
             && let Some(rest) = step.name.strip_prefix('[')
         {
             step.name = format!("[{platform} {rest}");
+        }
+        if let (Event::Log { stderr, data, .. }, Some(audience)) = (&event, &self.audience) {
+            audience.hear(*stderr, data);
         }
         // A caller that went away cancels the build elsewhere.
         let _ = self.sender.send(event).await;

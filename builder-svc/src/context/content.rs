@@ -7,6 +7,7 @@ use std::{
     io::{self, Read, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError, RwLock},
     time::SystemTime,
 };
 
@@ -17,6 +18,10 @@ use slipway_service::disk;
 #[derive(Debug)]
 pub struct ContentStore {
     root: PathBuf,
+    /// Taken to remove a file, shared to find one: what was found is not removed in the same moment.
+    removing: RwLock<()>,
+    /// Bytes of all files, at least; none = nobody has looked yet.
+    total: Mutex<Option<u64>>,
 }
 
 /// What all content takes on disk.
@@ -45,7 +50,11 @@ impl ContentStore {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => fs::create_dir_all(&incoming)?,
         }
-        Ok(Self { root })
+        Ok(Self {
+            root,
+            removing: RwLock::default(),
+            total: Mutex::default(),
+        })
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -58,6 +67,7 @@ impl ContentStore {
 
     /// Whether content of this digest and size is here. It counts as used now.
     pub fn has(&self, digest: &Digest, size: u64) -> bool {
+        let _found = self.removing.read().unwrap_or_else(PoisonError::into_inner);
         File::open(self.path(digest)).is_ok_and(|file| {
             file.metadata().is_ok_and(|m| m.len() == size)
                 // Only decides what is evicted first.
@@ -141,13 +151,30 @@ impl ContentStore {
         }
         let path = self.path(&actual);
         fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
+        // The kernel's own time of a write is that of its last tick, which may be before the build began.
+        incoming.file.set_modified(SystemTime::now())?;
         fs::rename(&incoming.temporary, path)?;
+        if let Some(total) = &mut *self.total() {
+            *total += incoming.bytes();
+        }
         Ok(actual)
     }
 
+    /// Whether there may be more than so many bytes.
+    pub fn exceeds(&self, keep: u64) -> bool {
+        self.total().is_none_or(|total| total > keep)
+    }
+
+    fn total(&self) -> std::sync::MutexGuard<'_, Option<u64>> {
+        self.total.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Removes the content that was used longest ago until at most `keep` bytes are left; returns how
-    /// many files and bytes on disk went. To be called when no build runs.
-    pub fn evict(&self, keep: u64) -> io::Result<(u64, u64)> {
+    /// many files and bytes on disk went. What was used since `oldest`, when the oldest build began that
+    /// runs now, stays.
+    pub fn evict(&self, keep: u64, oldest: Option<SystemTime>) -> io::Result<(u64, u64)> {
+        // What comes while we look is added to what we find.
+        let before = *self.total().get_or_insert(0);
         let mut files = Vec::new();
         // Records of what was fetched are used when their content is, at most a moment earlier.
         collect(&self.fetched(), &mut files)?;
@@ -156,14 +183,34 @@ impl ContentStore {
         let mut total: u64 = files.iter().map(|f| f.size).sum();
         let mut gone = (0, 0);
         for file in files {
-            if total <= keep {
+            if total <= keep || oldest.is_some_and(|oldest| file.used >= oldest) {
                 break;
             }
-            fs::remove_file(file.path)?;
-            total -= file.size;
-            gone = (gone.0 + 1, gone.1 + file.disk);
+            if self.remove(&file)? {
+                total -= file.size;
+                gone = (gone.0 + 1, gone.1 + file.disk);
+            }
         }
+        let mut known = self.total();
+        let came = known.map_or(0, |now| now.saturating_sub(before));
+        *known = Some(total + came);
+        drop(known);
         Ok(gone)
+    }
+
+    /// Removes a file unless it was used since it was seen: by a build that began meanwhile.
+    fn remove(&self, file: &Stored) -> io::Result<bool> {
+        let _alone = self
+            .removing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        match fs::metadata(&file.path).and_then(|m| m.modified()) {
+            Ok(used) if used == file.used => fs::remove_file(&file.path).map(|()| true),
+            Ok(_) => Ok(false),
+            // Forgotten meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(e) => Err(e),
+        }
     }
 
     /// Bytes that are here, on disk.
@@ -197,7 +244,11 @@ fn collect(folder: &Path, files: &mut Vec<Stored>) -> io::Result<()> {
     };
     for entry in entries {
         let entry = entry?;
-        let meta = entry.metadata()?;
+        let meta = match entry.metadata() {
+            // Forgotten, or evicted, meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            meta => meta?,
+        };
         if meta.is_dir() {
             collect(&entry.path(), files)?;
         } else {
@@ -348,8 +399,19 @@ mod tests {
                 .set_modified(time)
                 .unwrap();
         }
-        assert_eq!(store.evict(3).unwrap().0, 1);
+        assert!(store.exceeds(3));
+        let long_ago = SystemTime::now() - std::time::Duration::from_secs(1000);
+        assert_eq!(store.evict(3, Some(long_ago)).unwrap().0, 0);
+        assert!(store.exceeds(3));
+        assert_eq!(store.evict(3, None).unwrap().0, 1);
+        assert!(!store.exceeds(3));
         assert!(store.has(&Digest::of("new"), 3));
+        let begun = SystemTime::now();
+        store.put(b"other").unwrap();
+        assert!(store.exceeds(3));
+        assert_eq!(store.evict(0, Some(begun)).unwrap().0, 1);
+        assert!(store.has(&Digest::of("other"), 5));
+        store.put(b"new").unwrap();
         assert!(store.usage().unwrap().files >= 3);
     }
 }

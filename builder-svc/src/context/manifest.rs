@@ -1,6 +1,9 @@
 //! What a build's context holds: a tree of names, modes and digests, without the content.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use slipway_image::Digest;
 use slipway_pattern::{has_wildcards, matches};
@@ -94,24 +97,27 @@ impl Manifest {
         if let Kind::Symlink(target) = &entry.kind {
             self.names += target.len();
         }
-        for (at, _) in path.match_indices('/') {
+        // A folder that is there has all those above it: deep paths are not looked up part by part.
+        let mut missing = Vec::new();
+        for (at, _) in path.rmatch_indices('/') {
             match self.entries.get(&path[..at]) {
-                Some(parent) if parent.kind == Kind::Folder => {}
+                Some(parent) if parent.kind == Kind::Folder => break,
                 Some(_) => {
                     return Err(format!(
                         "the context's {path:?} lies below something that is no folder"
                     ));
                 }
-                None => {
-                    self.count(at)?;
-                    let folder = Entry {
-                        kind: Kind::Folder,
-                        mode: 0o755,
-                        mtime: 0,
-                    };
-                    self.entries.insert(path[..at].to_owned(), folder);
-                }
+                None => missing.push(at),
             }
+        }
+        for at in missing {
+            self.count(at)?;
+            let folder = Entry {
+                kind: Kind::Folder,
+                mode: 0o755,
+                mtime: 0,
+            };
+            self.entries.insert(path[..at].to_owned(), folder);
         }
         self.count(path.len())?;
         let entry_is_folder = entry.kind == Kind::Folder;
@@ -166,27 +172,59 @@ impl Manifest {
             .map_while(move |(path, entry)| Some((path.strip_prefix(&prefix)?, entry)))
     }
 
-    /// What a source of COPY stands for: one path, or what its wildcards match, sorted. Links in it
-    /// are followed inside the context; nothing leads out of it.
+    /// The names of what is directly in a folder, sorted; what is below them is jumped over.
+    fn children(&self, folder: &str) -> Vec<&str> {
+        let prefix = match folder {
+            "" => String::new(),
+            folder => format!("{folder}/"),
+        };
+        let mut names = Vec::new();
+        let mut from = Bound::Included(prefix.clone());
+        while let Some((path, _)) = self
+            .entries
+            .range::<String, _>((from.as_ref(), Bound::Unbounded))
+            .next()
+        {
+            let Some(rest) = path.strip_prefix(&prefix) else {
+                break;
+            };
+            from = match rest.split_once('/') {
+                // `0` is what follows `/`.
+                Some((name, _)) => Bound::Included(format!("{prefix}{name}0")),
+                None => {
+                    names.push(rest);
+                    Bound::Excluded(path.clone())
+                }
+            };
+        }
+        names
+    }
+
+    /// What a source of COPY stands for: one path, or what its wildcards match, sorted. As in BuildKit
+    /// it is cleaned as text first. Links in it are followed inside the context; nothing leads out of it.
     pub fn find(&self, source: &str) -> Vec<Match> {
+        let source = slipway_pattern::list::clean(&format!("/{source}"));
         let mut found = vec![Match::root()];
-        for part in source.split('/').filter(|p| !matches!(*p, "" | ".")) {
+        for part in source.split('/').filter(|p| !p.is_empty()) {
             let mut next = Vec::new();
+            // Any number of links may lead to one folder: it is looked through once, or each `*` of a
+            // source would multiply what there is.
+            let mut seen = BTreeSet::new();
             for base in &found {
-                if part == ".." {
-                    let up = base.path.rsplit_once('/').map_or("", |(parent, _)| parent);
-                    next.extend(self.resolve(up));
-                } else if has_wildcards(part) {
-                    let Some(folder) = self.resolve(&base.path).filter(|m| m.folder) else {
-                        continue;
-                    };
+                let Some(folder) = self.resolve(&base.path).filter(|m| m.folder) else {
+                    continue;
+                };
+                if !seen.insert(folder.path.clone()) {
+                    continue;
+                }
+                if has_wildcards(part) {
+                    let names = self.children(&folder.path).into_iter();
                     next.extend(
-                        self.below(&folder.path)
-                            .map(|(path, _)| path)
-                            .filter(|path| !path.contains('/') && matches(part, path))
+                        names
+                            .filter(|name| matches(part, name))
                             .map(|name| child(&folder.path, name)),
                     );
-                } else if let Some(folder) = self.resolve(&base.path).filter(|m| m.folder) {
+                } else {
                     let child = child(&folder.path, part);
                     if self.entries.contains_key(&child.path) {
                         next.push(child);
@@ -333,6 +371,23 @@ mod tests {
         let below: Vec<_> = m.below("a").map(|(p, _)| p).collect();
         assert_eq!(below, ["b", "b/three.js", "one.js", "two.js"]);
         assert_eq!(m.below("").count(), m.len());
+    }
+
+    #[test]
+    fn wildcards_do_not_multiply() {
+        let mut entries = vec![
+            ("d/a".to_owned(), file()),
+            ("d-e".to_owned(), file()),
+            ("d/sub/b".to_owned(), file()),
+        ];
+        entries.extend((0..200).map(|i| (format!("l{i}"), link("."))));
+        let entries: Vec<_> = entries.iter().map(|(p, k)| (&p[..], k.clone())).collect();
+        let m = manifest(&entries);
+        assert_eq!(m.children("d"), ["a", "sub"]);
+        assert_eq!(m.children("").len(), 202);
+        assert_eq!(m.children("d/a").len(), 0);
+        assert_eq!(m.find(&"*/".repeat(1000)).len(), 205);
+        assert_eq!(m.find(&format!("{}d", "*/../".repeat(1000))).len(), 1);
     }
 
     #[test]

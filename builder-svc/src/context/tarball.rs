@@ -61,7 +61,11 @@ pub fn read(
         let entry = Entry {
             kind,
             mode: entry.mode & 0o7777,
-            mtime: entry.mtime.0.saturating_mul(1_000_000_000) + i64::from(entry.mtime.1),
+            mtime: entry
+                .mtime
+                .0
+                .saturating_mul(1_000_000_000)
+                .saturating_add(i64::from(entry.mtime.1)),
         };
         manifest.insert(&path, entry)?;
     }

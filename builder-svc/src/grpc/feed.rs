@@ -17,6 +17,9 @@ use crate::{
     worker::CHUNKS,
 };
 
+/// Files that may be on their way at the same time: each is open. Callers send one after the other.
+const AT_ONCE: usize = 256;
+
 /// Takes everything in until the caller ends its side.
 pub async fn feed(
     mut parts: Streaming<BuildRequest>,
@@ -187,6 +190,9 @@ impl Files {
     fn write(&mut self, store: &ContentStore, digest: &Digest, chunk: &Chunk) -> io::Result<bool> {
         let mut incoming = match self.0.remove(digest) {
             Some(incoming) => incoming,
+            None if self.0.len() >= AT_ONCE => {
+                return Err(io::Error::other("too many files were sent at once"));
+            }
             None => store.begin(digest)?,
         };
         incoming.write(chunk.offset, &chunk.data)?;

@@ -138,6 +138,8 @@ impl Service for BuilderService {
             let mut fed = false;
             let done = loop {
                 tokio::select! {
+                    // The build has begun before anything comes for it.
+                    biased;
                     done = &mut work => break done.map(view::result).map_err(Status::from),
                     refused = &mut feeding, if !fed => match refused {
                         Ok(()) => fed = true,

@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(of(Part::Index, None), ["b2"]);
         assert_eq!(of(Part::ManifestDescriptor, Some(&amd64)), ["c.d3"]);
         assert!(all.option("layer:x", "1").is_err());
-        assert!(all.option("manifest[", "1").is_err());
+        assert!(all.option("manifest[:x", "1").is_err());
         assert!(all.option("index:", "1").is_err());
     }
 }

@@ -9,7 +9,7 @@ use super::{Results, Solver, copy::Arrangement, mounts};
 use crate::{
     cache::{Key, KeyBuilder, REPOSITORY, Record},
     error::{Error, Result},
-    events::{Event, State, Step as Told},
+    events::{Event, Events, State, Step as Told},
     layer::{Layer, chain},
     plan::{Action, Base, CopyAction, RunAction, StagePlan, copy::Origin},
     worker::{Entitlement, Running, Target},
@@ -85,10 +85,11 @@ impl Solver {
             self.progress.note(&key, &record);
             return Ok((record, true));
         }
-        let _turn = match self.uses_cache(step.plan) {
+        let turn = match self.uses_cache(step.plan) {
             false => None,
             true => {
-                let turn = self.progress.turns.wait(&key).await;
+                let turns = &self.progress.turns;
+                let turn = turns.wait(&key, &self.events, told).await;
                 // Somebody else may have done it while we waited.
                 if let Some(record) = self.cache.find(&key).await? {
                     self.progress.note(&key, &record);
@@ -102,10 +103,20 @@ impl Solver {
         // Waiting for other stages is no part of the work.
         (told.started, *begun) = (SystemTime::now(), Instant::now());
         self.events.tell(Event::Step(told.clone())).await;
+        let events = match (&turn, step.action) {
+            // What it prints may be of a secret, which is this caller's alone.
+            (Some(turn), Action::Run(run)) if run.mounts.is_empty() => {
+                self.events.heard_by(turn.audience())
+            }
+            _ => self.events.clone(),
+        };
         let layer = match (step.action, &source) {
             (Action::None, _) => None,
             (Action::MakeFolder { path, user }, _) => self.make_folder(path, user, layers).await?,
-            (Action::Run(run), _) => self.run(run, &mounts, layers, step.index).await?,
+            (Action::Run(run), _) => {
+                self.run(run, &mounts, layers, (&events, step.index))
+                    .await?
+            }
             (Action::Copy(copy), Some(source)) => self.copy(copy, source, layers).await?,
             (Action::Copy(_), None) => None,
         };
@@ -273,7 +284,7 @@ impl Solver {
         run: &RunAction,
         sources: &[mounts::Source],
         layers: &[Layer],
-        index: u32,
+        (events, index): (&Events, u32),
     ) -> Result<Option<Layer>> {
         // A Dockerfile alone must not reach what listens on the worker's loopback, or become its root.
         if run.network == "host" {
@@ -292,7 +303,7 @@ impl Solver {
             env: &ready.env,
             caller: &self.caller,
         };
-        let code = snapshot.run(running, &self.events, index).await?;
+        let code = snapshot.run(running, events, index).await?;
         drop(ready);
         if code != 0 {
             return Err(Error::Exit {

@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
+    ffi::OsString,
+    fs::{self, File, FileType},
     io::{self, Read as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -78,7 +79,7 @@ pub fn read(root: &Path, dockerfile: Option<&Path>) -> Outcome<Context> {
         found: Vec::new(),
         above: Vec::new(),
     };
-    walk.folder(root.to_owned(), String::new(), Matched::default())?;
+    walk.run()?;
     let mut found = walk.found;
     found.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
     let mut hashes = Hashes::of(root);
@@ -113,75 +114,114 @@ struct Walk<'a> {
     above: Vec<Found>,
 }
 
+/// A folder that is being gone through: what is left of it.
+struct Level {
+    path: PathBuf,
+    /// Below the root; "" is the root itself.
+    inside: String,
+    matched: Matched,
+    /// By name: an entry of `read_dir` would keep the folder open.
+    children: std::vec::IntoIter<(OsString, FileType)>,
+}
+
+impl Level {
+    fn open(path: PathBuf, inside: String, matched: Matched) -> Outcome<Self> {
+        let children = fs::read_dir(&path).and_then(|children| {
+            children
+                .map(|child| child.and_then(|c| Ok((c.file_name(), c.file_type()?))))
+                .collect::<io::Result<Vec<_>>>()
+        });
+        Ok(Self {
+            children: children.map_err(|e| fail(&path, e))?.into_iter(),
+            path,
+            inside,
+            matched,
+        })
+    }
+}
+
+fn fail(path: &Path, e: io::Error) -> Failure {
+    Failure::new(format!(
+        "cannot read {} of the context: {e}",
+        path.display()
+    ))
+}
+
 impl Walk<'_> {
-    fn folder(&mut self, folder: PathBuf, inside: String, above: Matched) -> Outcome<()> {
-        let fail = |path: &Path, e: io::Error| {
-            Failure::new(format!(
-                "cannot read {} of the context: {e}",
-                path.display()
-            ))
-        };
-        for child in fs::read_dir(&folder).map_err(|e| fail(&folder, e))? {
-            let child = child.map_err(|e| fail(&folder, e))?;
-            let path = child.path();
-            let Ok(name) = child.file_name().into_string() else {
-                return Err(Failure::new(format!(
-                    "{} of the context is not UTF-8: rename it, or leave it out in .dockerignore",
-                    path.display()
-                )));
-            };
-            let name = match inside.as_str() {
-                "" => name,
-                inside => format!("{inside}/{name}"),
-            };
-            let (excluded, matched) = match self.patterns.is_empty() {
-                true => (false, Matched::default()),
-                false => self.patterns.step(&name, &above),
-            };
-            let kind = child.file_type().map_err(|e| fail(&path, e))?;
-            if excluded && !(kind.is_dir() && self.patterns.may_return_below(&name)) {
-                continue;
-            }
-            let meta = match fs::symlink_metadata(&path) {
-                // It went away meanwhile: then it is no part of the context.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                meta => meta.map_err(|e| fail(&path, e))?,
-            };
-            let mut found = Found {
-                entry: ContextEntry {
-                    path: name.clone(),
-                    mode: meta.permissions().mode() & 0o7777,
-                    mtime: meta.mtime() * 1_000_000_000 + meta.mtime_nsec(),
-                    ..ContextEntry::default()
-                },
-                path: path.clone(),
-                stamp: None,
-            };
-            if meta.is_dir() {
-                found.entry.set_type(Type::Directory);
-                match excluded {
-                    true => self.above.push(found),
-                    false => self.keep(found),
-                }
-                self.folder(path, name.clone(), matched)?;
+    /// Goes through everything, a folder before what is in it. Not by recursion, and with one folder
+    /// open at a time: folders may be as deep as names are long.
+    fn run(&mut self) -> Outcome<()> {
+        let root = Level::open(self.root.to_owned(), String::new(), Matched::default())?;
+        let mut levels = vec![root];
+        while let Some(level) = levels.last_mut() {
+            let Some((name, kind)) = level.children.next() else {
                 // Nothing in it came back: then it stays away too.
-                self.above.retain(|f| f.entry.path != name);
+                self.above.retain(|f| f.entry.path != level.inside);
+                levels.pop();
                 continue;
-            } else if meta.is_symlink() {
-                found.entry.set_type(Type::Symlink);
-                let target = fs::read_link(&path).map_err(|e| fail(&path, e))?;
-                found.entry.link_target = target.to_string_lossy().into_owned();
-            } else if meta.is_file() {
-                found.entry.set_type(Type::File);
-                found.entry.size = meta.len();
-                found.stamp = Some(Stamp::of(&meta));
-            } else {
-                // Sockets, FIFOs and devices are no content: docker leaves them out too.
-                continue;
-            }
-            self.keep(found);
+            };
+            let below = self.child(level, name, kind)?;
+            levels.extend(below);
         }
         Ok(())
+    }
+
+    /// Takes one thing in, or leaves it out; returns a folder that is to be gone through.
+    fn child(&mut self, level: &Level, name: OsString, kind: FileType) -> Outcome<Option<Level>> {
+        let path = level.path.join(&name);
+        let Ok(name) = name.into_string() else {
+            return Err(Failure::new(format!(
+                "{} of the context is not UTF-8: rename it, or leave it out in .dockerignore",
+                path.display()
+            )));
+        };
+        let name = match level.inside.as_str() {
+            "" => name,
+            inside => format!("{inside}/{name}"),
+        };
+        let (excluded, matched) = match self.patterns.is_empty() {
+            true => (false, Matched::default()),
+            false => self.patterns.step(&name, &level.matched),
+        };
+        if excluded && !(kind.is_dir() && self.patterns.may_return_below(&name)) {
+            return Ok(None);
+        }
+        let meta = match fs::symlink_metadata(&path) {
+            // It went away meanwhile: then it is no part of the context.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            meta => meta.map_err(|e| fail(&path, e))?,
+        };
+        let mut found = Found {
+            entry: ContextEntry {
+                path: name.clone(),
+                mode: meta.permissions().mode() & 0o7777,
+                mtime: meta.mtime() * 1_000_000_000 + meta.mtime_nsec(),
+                ..ContextEntry::default()
+            },
+            path: path.clone(),
+            stamp: None,
+        };
+        if meta.is_dir() {
+            found.entry.set_type(Type::Directory);
+            match excluded {
+                true => self.above.push(found),
+                false => self.keep(found),
+            }
+            return Level::open(path, name, matched).map(Some);
+        } else if meta.is_symlink() {
+            found.entry.set_type(Type::Symlink);
+            let target = fs::read_link(&path).map_err(|e| fail(&path, e))?;
+            found.entry.link_target = target.to_string_lossy().into_owned();
+        } else if meta.is_file() {
+            found.entry.set_type(Type::File);
+            found.entry.size = meta.len();
+            found.stamp = Some(Stamp::of(&meta));
+        } else {
+            // Sockets, FIFOs and devices are no content: docker leaves them out too.
+            return Ok(None);
+        }
+        self.keep(found);
+        Ok(None)
     }
 
     /// Keeps something, and the folders above it that were left out.
@@ -264,6 +304,22 @@ fn hash(found: &Found, buffer: &mut [u8]) -> io::Result<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_may_be_deep() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = "d/".repeat(1800);
+        fs::create_dir_all(folder.path().join(&deep)).unwrap();
+        fs::write(folder.path().join(&deep).join("f"), "x").unwrap();
+        let context = read(folder.path(), None).unwrap();
+        assert_eq!(context.entries.len(), 1801);
+        assert_eq!(context.entries[1800].path, format!("{deep}f"));
+        // From below: `TempDir` would hold all of them open.
+        fs::remove_file(folder.path().join(&deep).join("f")).unwrap();
+        for end in (1..=1800).rev() {
+            fs::remove_dir(folder.path().join("d/".repeat(end))).unwrap();
+        }
+    }
 
     #[test]
     fn ignored_files_are_left_out_and_exceptions_come_back() {

@@ -238,7 +238,8 @@ impl Service for WorkerService {
             owner: start.owner,
             mode: start.mode,
             archive: start.archive,
-            keep_kinds: false,
+            // As BuildKit: an archive's folder takes the place of a file, a copied one does not.
+            keep_kinds: !start.archive,
             ids: None,
         };
         let (send, receive) = mpsc::channel(QUEUE);

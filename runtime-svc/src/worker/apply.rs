@@ -210,7 +210,14 @@ impl Applier<'_> {
         )
         .tried(what)?;
         let path = format!("{}/{leaf}", parent_path.trim_end_matches('/'));
-        let existing = self.make_room(&parent, leaf, &path, entry).tried(what)?;
+        let existing = match self.make_room(&parent, leaf, &path, entry) {
+            Err(Errno::NOTDIR) if entry.kind == Kind::Folder => {
+                return Err(Error::Invalid(format!(
+                    "cannot copy to non-directory: {path}"
+                )));
+            }
+            existing => existing.tried(what)?,
+        };
         match &entry.kind {
             Kind::File => return self.file(entry, reader, &parent, leaf),
             Kind::HardLink(target) => {

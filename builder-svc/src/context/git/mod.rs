@@ -7,7 +7,7 @@ mod pack;
 mod protocol;
 mod reference;
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 pub use reference::GitSource;
 
@@ -115,9 +115,12 @@ fn tree(
             return Err(missing(&id));
         };
         let mut rest = &bytes[..];
+        // A name that is there twice would have its tree gone through twice, at every level.
+        let mut names = HashSet::new();
         while !rest.is_empty() {
-            let (mode, name, id) =
-                entry(&mut rest).ok_or_else(|| format!("the tree {id} is broken"))?;
+            let (mode, name, id) = entry(&mut rest)
+                .filter(|(_, name, _)| names.insert(*name))
+                .ok_or_else(|| format!("the tree {id} is broken"))?;
             if name.eq_ignore_ascii_case(".git") || name.contains('/') {
                 return Err(format!("{name:?} is not a name that a repository may have"));
             }

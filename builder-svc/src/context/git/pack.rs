@@ -101,7 +101,7 @@ impl Objects {
         if &header[..4] != b"PACK" || !matches!(header[7], 2 | 3) || count > MAX_OBJECTS {
             return Err(broken("its header is none"));
         }
-        let mut ids: HashMap<u64, Id> = HashMap::new();
+        let mut ids = Vec::new();
         let mut changes = Vec::new();
         for _ in 0..count {
             let offset = input.at;
@@ -111,7 +111,7 @@ impl Objects {
                     let kind =
                         [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag][usize::from(kind) - 1];
                     let id = objects.whole(kind, size, &mut input)?;
-                    ids.insert(offset, id);
+                    ids.push((offset, id));
                     continue;
                 }
                 6 => {
@@ -149,40 +149,51 @@ impl Objects {
         Ok(objects)
     }
 
+    /// Applies changes as soon as their bases are there: each is looked at once, in whatever order they
+    /// came.
     fn changes(
         &mut self,
         mut file: BufReader<File>,
-        mut changes: Vec<Change>,
-        mut ids: HashMap<u64, Id>,
+        changes: Vec<Change>,
+        ids: Vec<(u64, Id)>,
     ) -> io::Result<()> {
-        while !changes.is_empty() {
-            let before = changes.len();
-            let mut left = Vec::new();
-            for change in changes {
-                let base = match &change.base {
-                    Base::Offset(offset) => ids.get(offset).copied(),
-                    Base::Id(id) => Some(*id),
-                };
-                let Some(base) = base.and_then(|id| self.by_id.get(&id).cloned()) else {
-                    left.push(change);
-                    continue;
-                };
+        let mut left = changes.len();
+        let mut by_offset: HashMap<u64, Vec<Change>> = HashMap::new();
+        let mut by_id: HashMap<Id, Vec<Change>> = HashMap::new();
+        for change in changes {
+            match change.base {
+                Base::Offset(offset) => by_offset.entry(offset).or_default().push(change),
+                Base::Id(id) => by_id.entry(id).or_default().push(change),
+            }
+        }
+        // Objects that are there, and may be bases.
+        let mut there = ids;
+        while let Some((offset, base)) = there.pop() {
+            let waiting = by_offset.remove(&offset).unwrap_or_default();
+            let others = by_id.remove(&base).unwrap_or_default();
+            if waiting.is_empty() && others.is_empty() {
+                continue;
+            }
+            let object = self.by_id.get(&base).cloned();
+            let object = object.ok_or_else(|| broken("a change of nothing"))?;
+            // Once for all of its changes.
+            let (kind, bytes) = self.bytes(&object)?;
+            for change in waiting.into_iter().chain(others) {
                 file.seek(SeekFrom::Start(change.at))?;
                 let mut instructions = Vec::new();
                 ZlibDecoder::new(&mut file)
                     .take(change.size)
                     .read_to_end(&mut instructions)?;
-                let (kind, base) = self.bytes(&base)?;
-                let whole = apply(&base, &instructions)?;
+                let whole = apply(&bytes, &instructions)?;
                 let id = self.whole(kind, whole.len() as u64, &mut Stored(&whole))?;
-                ids.insert(change.offset, id);
+                there.push((change.offset, id));
+                left -= 1;
             }
-            if left.len() == before {
-                return Err(broken("a change of an object that is not there"));
-            }
-            changes = left;
         }
-        Ok(())
+        match left {
+            0 => Ok(()),
+            _ => Err(broken("a change of an object that is not there")),
+        }
     }
 
     fn bytes(&self, object: &Object) -> io::Result<(Kind, Arc<Vec<u8>>)> {
@@ -441,6 +452,46 @@ mod tests {
         ] {
             assert!(apply(base, bad).is_err(), "{bad:?}");
         }
+    }
+
+    /// An object of a pack: kind, what stands in front of its content, content.
+    fn object(kind: u8, before: &[u8], content: &[u8]) -> Vec<u8> {
+        use io::Write as _;
+        let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(content).unwrap();
+        assert!(content.len() < 16);
+        let header = [kind << 4 | content.len() as u8];
+        [&header[..], before, &packed.finish().unwrap()].concat()
+    }
+
+    #[test]
+    fn changes_come_in_any_order() {
+        let id = |text: &str| -> [u8; 20] {
+            Sha1::digest(format!("blob {}\0{text}", text.len())).into()
+        };
+        // "a", and changes that each append a byte; the last comes first.
+        let mut texts = vec!["a".to_owned()];
+        for _ in 0..5 {
+            texts.push(format!("{}b", texts.last().unwrap()));
+        }
+        let mut pack = b"PACK\0\0\0\x02\0\0\0\x06".to_vec();
+        for pair in texts.windows(2).rev() {
+            let n = pair[0].len() as u8;
+            pack.extend(object(7, &id(&pair[0]), &[n, n + 1, 0x90, n, 1, b'b']));
+        }
+        let broken = [&pack[..11], &[5], &pack[12..]].concat();
+        pack.extend(object(3, &[], b"a"));
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(ContentStore::open(folder.path().join("content")).unwrap());
+        let read = |bytes: &[u8]| {
+            let mut file = store.unnamed().unwrap();
+            io::Write::write_all(&mut file, bytes).unwrap();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            Objects::read(&store, file)
+        };
+        let objects = read(&pack).unwrap();
+        assert!(objects.get(&Id(id("abbbbb"))).is_some());
+        assert!(read(&broken).is_err());
     }
 
     proptest::proptest! {
