@@ -81,6 +81,19 @@ pub fn file_name(url: &str) -> String {
     }
 }
 
+/// A URL for people: without a user's name and password (BuildKit, util/urlutil).
+pub fn redacted(url: &str) -> String {
+    match Url::parse(url) {
+        Ok(mut parsed) if !parsed.username().is_empty() || parsed.password().is_some() => {
+            // Fails only where there is no host, and then there is no user either.
+            let _ = parsed.set_username("xxxxx");
+            let _ = parsed.set_password(Some("xxxxx"));
+            parsed.to_string()
+        }
+        _ => url.to_owned(),
+    }
+}
+
 fn percent_decoded(text: &str) -> String {
     let mut out = Vec::new();
     let mut rest = text.as_bytes();
@@ -152,7 +165,8 @@ impl Fetcher {
         match wanted {
             Some(wanted) if fetched.digest != wanted.to_string() => {
                 Err(Error::Dockerfile(format!(
-                    "digest mismatch for {url}: {}, wanted {wanted}",
+                    "digest mismatch for {}: {}, wanted {wanted}",
+                    redacted(url),
                     fetched.digest
                 )))
             }
@@ -162,7 +176,7 @@ impl Fetcher {
 
     /// The answer to a GET, redirects followed; 304 only where a header asked for it.
     pub async fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> Result<Response> {
-        let refuse = |why: String| Error::Invalid(format!("cannot fetch {url}: {why}"));
+        let refuse = |why: String| Error::Invalid(format!("cannot fetch {}: {why}", redacted(url)));
         let mut at = Url::parse(url).map_err(|e| refuse(e.to_string()))?;
         for _ in 0..=REDIRECTS {
             self.limits.guard.check(&at).map_err(refuse)?;
@@ -203,7 +217,9 @@ impl Fetcher {
     /// Judges a URL before it is used.
     pub fn judge(&self, url: &Url) -> Result<()> {
         let checked = self.limits.guard.check(url);
-        checked.map_err(|why| Error::Invalid(format!("cannot fetch {url}: {why}")))
+        checked.map_err(|why| {
+            Error::Invalid(format!("cannot fetch {}: {why}", redacted(url.as_str())))
+        })
     }
 
     /// Most bytes of an answer.
@@ -212,7 +228,7 @@ impl Fetcher {
     }
 
     async fn keep(&self, url: &str, mut response: Response) -> Result<Fetched> {
-        let what = || format!("cannot keep {url}");
+        let what = || format!("cannot keep {}", redacted(url));
         let text = |name: header::HeaderName| {
             let value = response.headers().get(name).and_then(|v| v.to_str().ok());
             value.unwrap_or_default().to_owned()
@@ -226,7 +242,8 @@ impl Fetcher {
             size += chunk.len() as u64;
             if size > self.limits.bytes {
                 return Err(Error::Invalid(format!(
-                    "cannot fetch {url}: it has more than {} bytes (fetch_max_bytes in builder.toml)",
+                    "cannot fetch {}: it has more than {} bytes (fetch_max_bytes in builder.toml)",
+                    redacted(url),
                     self.limits.bytes
                 )));
             }
@@ -281,12 +298,23 @@ fn broken(url: &str, error: &reqwest::Error) -> Error {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    Error::Invalid(format!("cannot fetch {url}: {cause}"))
+    Error::Invalid(format!("cannot fetch {}: {cause}", redacted(url)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::file_name;
+    use super::{file_name, redacted};
+
+    #[test]
+    fn nobody_reads_a_password() {
+        for (url, shown) in [
+            ("https://u:p@h/x?y", "https://xxxxx:xxxxx@h/x?y"),
+            ("https://token@h/r.git", "https://xxxxx:xxxxx@h/r.git"),
+            ("https://h/a b", "https://h/a b"),
+        ] {
+            assert_eq!(redacted(url), shown);
+        }
+    }
 
     #[test]
     fn files_are_named_after_the_path() {

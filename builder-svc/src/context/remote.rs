@@ -6,6 +6,7 @@ use slipway_image::layer::limits::Limits;
 
 use super::{
     Fetcher, Kind, Manifest,
+    fetch::redacted,
     git::{self, GitSource},
     tarball,
 };
@@ -21,7 +22,7 @@ pub async fn manifest(fetcher: &Fetcher, url: &str) -> Result<Arc<Manifest>> {
     }
     let entry = fetcher.fetch(url, None).await?.entry()?;
     let Kind::File { digest, .. } = entry.kind.clone() else {
-        return Err(Error::Invalid(format!("{url} gave no file")));
+        return Err(Error::Invalid(format!("{} gave no file", redacted(url))));
     };
     let store = fetcher.store().clone();
     let manifest = tokio::task::spawn_blocking(move || {
@@ -37,5 +38,5 @@ pub async fn manifest(fetcher: &Fetcher, url: &str) -> Result<Arc<Manifest>> {
         .map_err(|e| Error::Invalid(format!("interrupted: {e}")))?;
     manifest
         .map(Arc::new)
-        .map_err(|e| Error::Context(format!("{url}: {e}")))
+        .map_err(|e| Error::Context(format!("{}: {e}", redacted(url))))
 }

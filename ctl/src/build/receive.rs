@@ -5,6 +5,10 @@ use std::{
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -30,6 +34,8 @@ pub struct Receiver {
 struct Writing {
     chunks: Option<mpsc::Sender<Bytes>>,
     work: JoinHandle<io::Result<()>>,
+    /// The builder said that nothing is missing. A build that fails just sends no more.
+    complete: Arc<AtomicBool>,
     shown: String,
 }
 
@@ -79,22 +85,34 @@ impl Writing {
             Place::File(path) | Place::Folder(path) => path.display().to_string(),
             Place::Stdout => "standard output".to_owned(),
         };
-        let work = tokio::task::spawn_blocking(move || write(&place, ChunkReader::new(receive)));
+        let complete = Arc::new(AtomicBool::new(false));
+        let done = complete.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            write(&place, ChunkReader::new(receive), || {
+                done.load(Ordering::Acquire)
+            })
+        });
         Self {
             chunks: Some(send),
             work,
+            complete,
             shown,
         }
     }
 
     async fn end(mut self) -> Outcome<()> {
+        self.complete.store(true, Ordering::Release);
         self.chunks = None;
         let done = self.work.await.map_err(io::Error::other).and_then(|r| r);
         done.map_err(|e| Failure::new(format!("cannot write {}: {e}", self.shown)))
     }
 }
 
-fn write(place: &Place, mut stream: ChunkReader) -> io::Result<()> {
+fn write(
+    place: &Place,
+    mut stream: ChunkReader,
+    is_complete: impl FnOnce() -> bool,
+) -> io::Result<()> {
     match place {
         Place::Stdout => {
             let mut out = io::stdout().lock();
@@ -118,6 +136,10 @@ fn write(place: &Place, mut stream: ChunkReader) -> io::Result<()> {
             let partial = Partial(beside(path));
             let mut file = File::create_new(&partial.0)?;
             io::copy(&mut stream, &mut file)?;
+            // Half of an archive must not take the place of the last one that was whole.
+            if !is_complete() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             fs::rename(&partial.0, path)
         }
     }
@@ -135,5 +157,35 @@ impl Drop for Partial {
     fn drop(&mut self) {
         // After the rename there is none.
         let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_whole_file_takes_the_place_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.tar");
+        fs::write(&path, "old").unwrap();
+        let chunk = |data: &'static str, last| OutputChunk {
+            output: 0,
+            data: data.into(),
+            last,
+        };
+        let places = [Some(Place::File(path.clone()))];
+        let mut receiver = Receiver::new(&places);
+        receiver.take(chunk("half", false)).await.unwrap();
+        // The build failed.
+        let mut writing = receiver.writing.remove(&0).unwrap();
+        writing.chunks = None;
+        assert!((&mut writing.work).await.unwrap().is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        let mut receiver = Receiver::new(&places);
+        receiver.take(chunk("ne", false)).await.unwrap();
+        receiver.take(chunk("w", true)).await.unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

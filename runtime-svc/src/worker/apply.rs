@@ -64,7 +64,10 @@ pub fn apply(root: &OwnedFd, target: &Target, stream: impl Read) -> Result<Appli
         spec => Some(target.on_host(owner(root, spec)?)?),
     };
     let what = || format!("cannot make {}", target.path);
-    let made = make_target(root, &target.path, owner).tried(what)?;
+    let made = match make_target(root, &target.path, owner) {
+        Err(Errno::NOTDIR) if target.keep_kinds => return Err(non_directory(&target.path)),
+        made => made.tried(what)?,
+    };
     let invalid =
         |e: &dyn std::fmt::Display| Error::Invalid(format!("the files for {}: {e}", target.path));
     let plain: Box<dyn Read> = match target.archive {
@@ -89,6 +92,11 @@ pub fn apply(root: &OwnedFd, target: &Target, stream: impl Read) -> Result<Appli
     // What stands behind the end of an archive is of no interest, but whoever sends it waits.
     io::copy(&mut reader.into_inner(), &mut io::sink()).map_err(|e| invalid(&e))?;
     Ok(done)
+}
+
+/// BuildKit's sentence (tonistiigi/fsutil, copy: copyDirectory).
+fn non_directory(path: &str) -> Error {
+    Error::Invalid(format!("cannot copy to non-directory: {path}"))
 }
 
 /// Looks `user[:group]` up in the snapshot's own files; numbers need none.
@@ -212,9 +220,7 @@ impl Applier<'_> {
         let path = format!("{}/{leaf}", parent_path.trim_end_matches('/'));
         let existing = match self.make_room(&parent, leaf, &path, entry) {
             Err(Errno::NOTDIR) if entry.kind == Kind::Folder => {
-                return Err(Error::Invalid(format!(
-                    "cannot copy to non-directory: {path}"
-                )));
+                return Err(non_directory(&path));
             }
             existing => existing.tried(what)?,
         };

@@ -16,11 +16,24 @@ async fn bad_input_is_refused_with_its_place() {
         &site.path("context"),
         &[
             ("kept", "x"),
+            ("folder/sub/file", "x"),
             ("ignored", "x"),
             (".dockerignore", "ignored\n"),
         ],
     );
-    let table: [(&str, &[&str], i32, &[&str]); 14] = [
+    let table: [(&str, &[&str], i32, &[&str]); 16] = [
+        (
+            "FROM busybox\nRUN mkdir /to && touch /to/sub\nCOPY folder /to/\n",
+            &[],
+            1,
+            &["Dockerfile:3:", "cannot copy to non-directory: /to/sub"],
+        ),
+        (
+            "FROM busybox\nCOPY folder /etc/passwd\n",
+            &[],
+            1,
+            &["Dockerfile:2:", "cannot copy to non-directory: /etc/passwd"],
+        ),
         (
             "FROM busybox\nRUNN x\n",
             &[],

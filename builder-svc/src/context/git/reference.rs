@@ -1,5 +1,7 @@
 //! References to git repositories, as contexts and ADD have them: `URL[#REF[:SUBFOLDER]]`.
 
+use super::super::fetch::redacted;
+
 /// A place in a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GitSource {
@@ -49,12 +51,13 @@ impl GitSource {
         }))
     }
 
-    /// For people and for cache keys.
+    /// For people: without a password.
     pub fn shown(&self) -> String {
+        let remote = redacted(&self.remote);
         match (self.reference.as_str(), self.subfolder.as_str()) {
-            ("", "") => self.remote.clone(),
-            (reference, "") => format!("{}#{reference}", self.remote),
-            (reference, folder) => format!("{}#{reference}:{folder}", self.remote),
+            ("", "") => remote,
+            (reference, "") => format!("{remote}#{reference}"),
+            (reference, folder) => format!("{remote}#{reference}:{folder}"),
         }
     }
 }
