@@ -105,6 +105,11 @@ impl Docker {
         command
     }
 
+    /// Lets its host live longer than a test usually does.
+    pub fn allow(&self, time: Duration) {
+        self.host.allow(time);
+    }
+
     /// A folder for what the lines make.
     pub fn folder(&self) -> PathBuf {
         self.host.path("here")

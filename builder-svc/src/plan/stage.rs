@@ -106,6 +106,7 @@ impl StageState {
             "/".clone_into(&mut config.config.working_dir);
         }
         let mut variables = inherited;
+        variables.begin_stage();
         for entry in &config.config.env {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
             // An ARG of the base stage that came later than its ENV stays.
@@ -234,7 +235,7 @@ impl StageState {
             }
             Instruction::Shell(words) => {
                 self.config.config.shell.clone_from(words);
-                format!("SHELL {}", quoted(words))
+                format!("SHELL [{}]", words.join(" "))
             }
             Instruction::StopSignal(signal) => {
                 let signal = self.expand(signal)?;

@@ -45,6 +45,8 @@ pub struct Inherited {
     order: Vec<String>,
     values: BTreeMap<String, String>,
     declared: Vec<String>,
+    /// Those of the stage itself.
+    own: Vec<String>,
     bytes: usize,
     /// A WORKDIR stood in this file; for the linter.
     pub workdir_set: bool,
@@ -73,6 +75,15 @@ impl Inherited {
         if !self.declares(name) {
             self.declared.push(name.to_owned());
         }
+        if !self.own.iter().any(|n| n == name) {
+            self.own.push(name.to_owned());
+        }
+    }
+
+    /// Begins a stage. As BuildKit: it has the values of the one that it is built upon, but its history does
+    /// not name them.
+    pub fn begin_stage(&mut self) {
+        self.own.clear();
     }
 
     /// Whether there was an `ARG` of that name.
@@ -80,10 +91,10 @@ impl Inherited {
         self.declared.iter().any(|n| n == name)
     }
 
-    /// `NAME=VALUE` of each `ARG`, in their order.
+    /// `NAME=VALUE` of each `ARG` of the stage, in their order.
     pub fn declared(&self) -> Vec<String> {
         let value = |name: &String| self.get(name).unwrap_or_default().to_owned();
-        self.declared
+        self.own
             .iter()
             .map(|name| format!("{name}={}", value(name)))
             .collect()

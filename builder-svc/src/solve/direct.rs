@@ -116,7 +116,7 @@ fn owner(spec: &str) -> Option<(u32, u32)> {
 fn tree(copy: &CopyAction, files: &Arrangement, owner: (u32, u32), now: i64) -> Option<Tree> {
     let mut tree = Tree::new();
     let mut certain = true;
-    for (i, part) in files.parts.iter().enumerate() {
+    for part in &files.parts {
         let (target, name) = if part.found.folder {
             (folder(&copy.destination), None)
         } else {
@@ -124,7 +124,6 @@ fn tree(copy: &CopyAction, files: &Arrangement, owner: (u32, u32), now: i64) -> 
             (place.folder, place.name)
         };
         let target: Vec<String> = parts(&target);
-        let made = !target.is_empty() && !tree.contains_key(&target);
         for end in 1..=target.len() {
             certain &= make_folder(&mut tree, &target[..end], owner, now);
         }
@@ -132,8 +131,8 @@ fn tree(copy: &CopyAction, files: &Arrangement, owner: (u32, u32), now: i64) -> 
             let mut at = target.clone();
             match (&name, path) {
                 (Some(name), _) => at.push(name.clone()),
-                // A target that had to be made is like the first source.
-                (None, "") if i > 0 || !made => return Ok(()),
+                // As BuildKit: a target that had to be made is plain, not like its source.
+                (None, "") => return Ok(()),
                 (None, path) => at.extend(parts(path)),
             }
             for end in target.len() + 1..at.len() {
@@ -309,8 +308,7 @@ mod tests {
             told,
             [
                 ("to".to_owned(), 0o755, (9, 0)),
-                // Made for this copy: it is like the source, which the manifest made up here.
-                ("to/here".to_owned(), 0o755, (0, 0)),
+                ("to/here".to_owned(), 0o755, (9, 0)),
                 ("to/here/b".to_owned(), 0o640, source),
                 ("to/here/b/x".to_owned(), 0o640, source),
                 ("to/here/b-c".to_owned(), 0o640, source),

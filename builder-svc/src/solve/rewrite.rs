@@ -40,16 +40,15 @@ impl Rewrite {
         let mut written = 0;
         while let Some(mut entry) = reader.next_entry().map_err(io::Error::other)? {
             let own = self.named(&entry.path);
-            if own.is_empty() && self.include.is_some() {
+            // A target that has to be made is not like its source.
+            if own.is_empty() {
                 continue;
             }
             if let (Some(chmod), Kind::File | Kind::Folder) = (&self.chmod, &entry.kind) {
                 entry.mode = chmod.apply(entry.mode, entry.kind == Kind::Folder);
             }
             let old = std::mem::replace(&mut entry.path, own);
-            if entry.path.is_empty() {
-                entry.path = b".".to_vec();
-            } else if selects {
+            if selects {
                 let path = String::from_utf8_lossy(&entry.path).into_owned();
                 pending.retain(|folder| {
                     entry.path.starts_with(&folder.path)
@@ -176,7 +175,7 @@ mod tests {
             .into_iter()
             .map(|(n, _)| n)
             .collect();
-        assert_eq!(told, [".", "a", "a/one.md", "b", "b/c"]);
+        assert_eq!(told, ["a", "a/one.md", "b", "b/c"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A stage: its base, then one instruction after the other.
 
 use slipway_dockerfile::{
-    Around, Located, Place,
+    Around, Instruction, Located, Place,
     lint::{Findings, Warning, stage::StageLint},
     parse,
     suggest::suggestion,
@@ -87,7 +87,10 @@ impl Solver {
                 }
             }
             line.created.clone_from(&time);
-            state.config.history.push(line);
+            // As BuildKit: a trigger is in the config, and changes nothing here.
+            if !matches!(located.instruction, Instruction::OnBuild(_)) {
+                state.config.history.push(line);
+            }
         }
         let (mut config, arguments) = state.finish();
         config.created = time;

@@ -379,9 +379,8 @@ impl Work {
             self.arrangement.each(part, |path, entry| {
                 let name = match (&self.name, path) {
                     (Some(name), _) => name,
-                    // A target that has to be made is like the first source; later ones find it there.
-                    (None, "") if i > 0 => return Ok(()),
-                    (None, "") => ".",
+                    // A target that has to be made is not like its source.
+                    (None, "") => return Ok(()),
                     (None, path) => path,
                 };
                 self.entry(&mut out, name, entry)

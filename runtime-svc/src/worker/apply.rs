@@ -64,10 +64,10 @@ pub fn apply(root: &OwnedFd, target: &Target, stream: impl Read) -> Result<Appli
         spec => Some(target.on_host(owner(root, spec)?)?),
     };
     let what = || format!("cannot make {}", target.path);
-    let made = match make_target(root, &target.path, owner) {
+    match make_target(root, &target.path, owner) {
         Err(Errno::NOTDIR) if target.keep_kinds => return Err(non_directory(&target.path)),
         made => made.tried(what)?,
-    };
+    }
     let invalid =
         |e: &dyn std::fmt::Display| Error::Invalid(format!("the files for {}: {e}", target.path));
     let plain: Box<dyn Read> = match target.archive {
@@ -82,7 +82,6 @@ pub fn apply(root: &OwnedFd, target: &Target, stream: impl Read) -> Result<Appli
         buffer: vec![0; 128 * 1024],
         done: Applied::default(),
         times: Vec::new(),
-        made,
     };
     while let Some(entry) = reader.next_entry().map_err(|e| invalid(&e))? {
         applier.entry(&entry, &mut reader)?;
@@ -137,9 +136,8 @@ pub fn user_in(root: &OwnedFd, spec: &str) -> Result<(u32, u32), Error> {
     Ok((user.uid, user.gid))
 }
 
-/// Makes the target folder; what had to be made belongs to the owner. Returns whether it was made.
-fn make_target(root: &OwnedFd, path: &str, owner: Option<(u32, u32)>) -> rustix::io::Result<bool> {
-    let mut made = false;
+/// Makes the target folder; what had to be made belongs to the owner, and is 0755 whatever is copied.
+fn make_target(root: &OwnedFd, path: &str, owner: Option<(u32, u32)>) -> rustix::io::Result<()> {
     let mut so_far = String::new();
     for part in path.split('/').filter(|p| !p.is_empty() && *p != ".") {
         so_far.push('/');
@@ -147,7 +145,6 @@ fn make_target(root: &OwnedFd, path: &str, owner: Option<(u32, u32)>) -> rustix:
         match rootfs::open_inside(root, &so_far, OFlags::DIRECTORY) {
             Err(Errno::NOENT) => {
                 let folder = rootfs::make_folder_inside(root, &so_far, 0o755)?;
-                made = true;
                 if let Some((uid, gid)) = owner {
                     rustix::fs::chownat(
                         &folder,
@@ -161,7 +158,7 @@ fn make_target(root: &OwnedFd, path: &str, owner: Option<(u32, u32)>) -> rustix:
             other => drop(other?),
         }
     }
-    Ok(made)
+    Ok(())
 }
 
 struct Applier<'a> {
@@ -171,8 +168,6 @@ struct Applier<'a> {
     buffer: Vec<u8>,
     done: Applied,
     times: Vec<(String, (i64, u32))>,
-    /// The target folder was not there before.
-    made: bool,
 }
 
 impl Applier<'_> {
@@ -197,11 +192,8 @@ impl Applier<'_> {
             .filter(|p| !p.is_empty() && *p != ".")
             .collect();
         let Some((leaf, parents)) = parts.split_last() else {
-            // The source folder itself: as docker, a target that had to be made is like it.
-            return match entry.kind {
-                Kind::Folder if self.made => self.dress(&self.target.path.clone(), entry),
-                _ => Ok(()),
-            };
+            // The source folder itself. As BuildKit: a target that had to be made is plain, not like it.
+            return Ok(());
         };
         let parent_path = format!(
             "{}/{}",

@@ -2,9 +2,17 @@
 //!
 //! Lines that begin with `#` before the first file tell how: `# docker 23` (the oldest docker whose builder
 //! knows what it uses), `# buildah` (that one is asked as well), `# args --build-arg A=b`, `# fails` (everybody
-//! must refuse it). Files begin with `-- NAME --`, `-- NAME 0755 --` or `-- NAME -> TARGET --`.
+//! must refuse it), `# differs PATH WHY` (what is not compared). Files begin with `-- NAME --` or `-- NAME 0755 --`. `-- NAME/ 0700 --` is a folder, `-- NAME -> TARGET --`
+//! a symbolic link, `-- NAME = OTHER --` a hard link, and `-- NAME < FOLDER --` an archive of a folder of the
+//! context, compressed as its name says, owned by 7:8.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::Command,
+    time::{Duration, SystemTime},
+};
 
 /// See the module's page.
 #[derive(Debug, Default)]
@@ -14,13 +22,18 @@ pub struct Case {
     pub buildah: bool,
     pub fails: bool,
     pub arguments: Vec<String>,
+    /// What differs for a reason that the case tells.
+    pub differs: Vec<String>,
     files: Vec<(String, Kind)>,
 }
 
 #[derive(Debug)]
 enum Kind {
     File(u32, String),
+    Folder(u32),
     Link(String),
+    HardLink(String),
+    Archive(String),
 }
 
 impl Case {
@@ -37,7 +50,7 @@ impl Case {
                     content.push_str(line);
                     content.push('\n');
                 }
-                (None, Some((_, Kind::Link(_)))) => assert!(line.is_empty(), "{name}: {line}"),
+                (None, Some(_)) => assert!(line.is_empty(), "{name}: {line}"),
                 (None, None) => case.option(line),
             }
         }
@@ -51,6 +64,7 @@ impl Case {
             ["docker", version] => self.needs = version.parse().unwrap(),
             ["buildah"] => self.buildah = true,
             ["fails"] => self.fails = true,
+            ["differs", path, _, ..] => self.differs.push(path.to_owned()),
             ["args", ..] => self.arguments = words[1..].iter().map(|w| (*w).to_owned()).collect(),
             _ => panic!("{}: {line:?}", self.name),
         }
@@ -63,24 +77,64 @@ impl Case {
         for (name, kind) in &self.files {
             let path = folder.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            match kind {
-                Kind::Link(target) => std::os::unix::fs::symlink(target, &path).unwrap(),
-                Kind::File(mode, content) => {
-                    fs::write(&path, content).unwrap();
-                    fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).unwrap();
-                    let file = fs::File::open(&path).unwrap();
-                    file.set_modified(then).unwrap();
-                }
+            kind.write(folder, &path, then);
+        }
+    }
+}
+
+impl Kind {
+    fn write(&self, folder: &Path, path: &Path, then: SystemTime) {
+        match self {
+            Self::Folder(mode) => {
+                fs::create_dir_all(path).unwrap();
+                fs::set_permissions(path, fs::Permissions::from_mode(*mode)).unwrap();
+            }
+            Self::Link(target) => std::os::unix::fs::symlink(target, path).unwrap(),
+            Self::HardLink(other) => fs::hard_link(folder.join(other), path).unwrap(),
+            Self::Archive(of) => {
+                let options = ["--owner=7", "--group=8", "--mtime=@1000000000", "-caf"];
+                let mut tar = Command::new("tar");
+                tar.args(options).arg(path).arg("-C").arg(folder.join(of));
+                assert!(tar.arg(".").status().unwrap().success());
+            }
+            Self::File(mode, content) => {
+                fs::write(path, content).unwrap();
+                fs::set_permissions(path, fs::Permissions::from_mode(*mode)).unwrap();
+                let file = fs::File::open(path).unwrap();
+                file.set_modified(then).unwrap();
             }
         }
     }
 }
 
 fn file(title: &str) -> (String, Kind) {
-    if let Some((name, target)) = title.split_once(" -> ") {
-        return (name.to_owned(), Kind::Link(target.to_owned()));
+    for (sign, kind) in [
+        (" -> ", Kind::Link as fn(String) -> Kind),
+        (" = ", Kind::HardLink),
+        (" < ", Kind::Archive),
+    ] {
+        if let Some((name, other)) = title.split_once(sign) {
+            return (name.to_owned(), kind(other.to_owned()));
+        }
     }
-    let (name, mode) = title.split_once(' ').unwrap_or((title, "0644"));
-    let mode = u32::from_str_radix(mode, 8).unwrap();
-    (name.to_owned(), Kind::File(mode, String::new()))
+    // Names may have spaces.
+    let mode = |text: &str| {
+        u32::from_str_radix(text, 8)
+            .ok()
+            .filter(|_| text.len() == 4)
+    };
+    let (name, mode) = match title
+        .rsplit_once(' ')
+        .map(|(name, last)| (name, mode(last)))
+    {
+        Some((name, Some(mode))) => (name, Some(mode)),
+        _ => (title, None),
+    };
+    match name.strip_suffix('/') {
+        Some(name) => (name.to_owned(), Kind::Folder(mode.unwrap_or(0o755))),
+        None => (
+            name.to_owned(),
+            Kind::File(mode.unwrap_or(0o644), String::new()),
+        ),
+    }
 }
