@@ -151,8 +151,8 @@ fn said(wrong: Vec<String>) -> Vec<String> {
 
 /// Both leave in the image what their steps' mounts needed where it was missing. ArgsEscaped means something on
 /// Windows alone. Older BuildKits leave the working directory out where it is the root, tell of the default of
-/// an ARG rather than of what it was given, and show Go's structs in the history; buildah has another history
-/// and labels what it makes.
+/// an ARG rather than of what it was given, and show Go's structs and no --chown in the history; buildah has
+/// another history and labels what it makes.
 fn differs_for_a_reason(who: &str, key: &str, ours: Option<&str>) -> bool {
     let stubs = [
         "/dev",
@@ -167,7 +167,7 @@ fn differs_for_a_reason(who: &str, key: &str, ours: Option<&str>) -> bool {
     let left = ours.is_none() && stubs.contains(&key);
     let root = key == "WorkingDir" && ours == Some("\"/\"");
     let history = key.starts_with("history");
-    let worded = ["ARG ", "EXPOSE ", "HEALTHCHECK "];
+    let worded = ["ARG ", "EXPOSE ", "HEALTHCHECK ", "COPY --ch", "ADD --ch"];
     let worded = history
         && worded
             .iter()
