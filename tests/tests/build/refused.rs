@@ -29,10 +29,10 @@ async fn bad_input_is_refused_with_its_place() {
             &["Dockerfile:3:", "cannot copy to non-directory: /to/sub"],
         ),
         (
-            "FROM busybox\nCOPY folder /etc/passwd\n",
+            "FROM busybox\nRUN touch /file\nCOPY folder /file\n",
             &[],
             1,
-            &["Dockerfile:2:", "cannot copy to non-directory: /etc/passwd"],
+            &["Dockerfile:3:", "cannot copy to non-directory: /file"],
         ),
         (
             "FROM busybox\nRUNN x\n",
