@@ -92,11 +92,22 @@ impl Docker {
 
     /// A command that runs `docker`.
     pub fn command(&self, words: &[&str]) -> Command {
-        let socket = format!("unix://{}", self.host.path("sock").display());
-        let config = self.host.path("client");
-        // Debian's, where it is there: it came with the daemon, and builds with BuildKit without a plugin.
+        self.client("docker", words)
+    }
+
+    /// A command that builds with the daemon's BuildKit. Debian's client, where it is there, came with the
+    /// daemon and needs no plugin for that.
+    pub fn build(&self, words: &[&str]) -> Command {
         let debians = Path::new("/usr/bin/docker").exists();
         let program = if debians { "/usr/bin/docker" } else { "docker" };
+        let mut command = self.client(program, &["build"]);
+        command.args(words).env("DOCKER_BUILDKIT", "1");
+        command
+    }
+
+    fn client(&self, program: &str, words: &[&str]) -> Command {
+        let socket = format!("unix://{}", self.host.path("sock").display());
+        let config = self.host.path("client");
         let mut command = self.host.command(program, &[]);
         command
             .args(["--host", &socket, "--config", config.to_str().unwrap()])

@@ -54,8 +54,8 @@ fn by_us(site: &Site, case: &Case, folder: &str) -> Result<Image, String> {
 }
 
 fn by_docker(docker: &Docker, site: &Site, case: &Case, folder: &str) -> Result<Image, String> {
-    let mut build = docker.command(&borrowed(&words(case, &["build"], folder)));
-    let said = Said::from(build.env("DOCKER_BUILDKIT", "1").output().unwrap());
+    let mut build = docker.build(&borrowed(&words(case, &[], folder)));
+    let said = Said::from(build.output().unwrap());
     if said.code != 0 {
         return Err(said.err);
     }
