@@ -308,7 +308,12 @@ mod tests {
 
         #[test]
         fn a_line_that_is_written_again_is_the_same(text in "[A-Z]{1,4}( [a-z$<\"'\\\\-]{1,5}){0,5}") {
-            if let Ok(lexed) = lex(&text) && let [line] = &lexed.lines[..] && line.heredocs.is_empty() {
+            // What is left at the end of a file by a continuation into nothing may be a sign of continuation.
+            if let Ok(lexed) = lex(&text)
+                && let [line] = &lexed.lines[..]
+                && line.heredocs.is_empty()
+                && !line.text.ends_with('\\')
+            {
                 proptest::prop_assert_eq!(&lex(&line.text).unwrap().lines[0].text, &line.text);
             }
         }
