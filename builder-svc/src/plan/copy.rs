@@ -1,7 +1,7 @@
 //! COPY and ADD, all decided: where each source is, and what is done to it.
 
 use super::{chmod::Chmod, values::join};
-use crate::context::git::GitSource;
+use crate::context::{fetch::redacted, git::GitSource};
 use slipway_dockerfile::{Content, Copy};
 
 /// A COPY or ADD, all decided.
@@ -80,7 +80,8 @@ impl CopyAction {
         }
         for word in &copy.sources {
             let source = expand(word)?;
-            shown.push_str(&format!(" {source}"));
+            // The history goes wherever the image goes.
+            shown.push_str(&format!(" {}", redacted(&source)));
             origins.push(origin(source, copy.add)?);
         }
         for content in &copy.contents {
@@ -180,6 +181,24 @@ mod tests {
         };
         let expand = |word: &str| Ok(word.replace("$x", "X").replace("${x}", "X"));
         CopyAction::read(&copy, "/w", &expand, &expand).map(|(action, _)| action)
+    }
+
+    #[test]
+    fn no_password_of_a_url_is_in_the_history() {
+        let text = "ADD https://me:word@h/x https://me:word@h/r.git plain /d/";
+        let Ok(Instruction::Copy(copy)) = parse(text, &[], '\\') else {
+            panic!("not a copy");
+        };
+        let expand = |word: &str| Ok(word.to_owned());
+        let (action, shown) = CopyAction::read(&copy, "/w", &expand, &expand).unwrap();
+        assert_eq!(
+            shown,
+            "ADD https://xxxxx:xxxxx@h/x https://xxxxx:xxxxx@h/r.git plain /d/"
+        );
+        assert_eq!(
+            action.origins[0],
+            Origin::Url("https://me:word@h/x".to_owned())
+        );
     }
 
     #[test]

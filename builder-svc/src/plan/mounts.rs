@@ -88,7 +88,7 @@ mod tests {
 
     fn resolved(texts: &[&str]) -> Result<Vec<Mount>, String> {
         let texts: Vec<String> = texts.iter().map(|t| (*t).to_owned()).collect();
-        resolve(&texts, "/work", "", &|v| Ok(v.to_owned()))
+        resolve(&texts, "/app", "", &|v| Ok(v.to_owned()))
     }
 
     #[test]
@@ -108,9 +108,9 @@ mod tests {
         assert_eq!(
             told,
             [
-                ("/.npm", "/work/.npm"),
+                ("/.npm", "/app/.npm"),
                 ("//root/.cache", "/root/.cache"),
-                ("", "/work/x"),
+                ("", "/app/x"),
                 ("dir/token", "/run/secrets/token"),
                 ("key", "/etc/key"),
                 ("t", ""),

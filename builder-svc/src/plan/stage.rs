@@ -14,6 +14,8 @@ use slipway_dockerfile::{
 };
 use slipway_image::{ImageConfig, config};
 
+use crate::context::fetch::redacted;
+
 use super::{
     copy::CopyAction,
     mounts,
@@ -296,6 +298,11 @@ impl StageState {
         let rest = lexer
             .expand(rest, &lookup)
             .map_or_else(|_| rest.to_owned(), |done| done.text);
+        let rest = match instruction {
+            // Progress and the build's history are read by others than who wrote a password there.
+            Instruction::Copy(_) => rest.split(' ').map(redacted).collect::<Vec<_>>().join(" "),
+            _ => rest,
+        };
         let mut shown = format!("{} {rest}", keyword.to_ascii_uppercase());
         let document = run.and_then(|run| match (&run.script, &run.command) {
             (Some(script), _) => Some(script.content.as_str()),
@@ -473,6 +480,16 @@ mod tests {
                     .unwrap()
             })
             .collect()
+    }
+
+    #[test]
+    fn no_password_of_a_url_is_shown() {
+        let text = "ADD https://me:word@h/x /d/";
+        let instruction = parse(text, &[], '\\').unwrap();
+        assert_eq!(
+            state().shown(text, &instruction),
+            "ADD https://xxxxx:xxxxx@h/x /d/"
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ const BINDS: &str = r#"FROM busybox AS base
 RUN mkdir -p /data/sub && echo stage > /data/sub/file && ln -s /data/sub /link && ln -s /../../../etc/passwd /out
 FROM busybox
 ARG NAME=sub
-WORKDIR /work
+WORKDIR /app
 RUN --mount=target=ctx \
     --mount=from=base,src=/link/file,dst=/one/two/file \
     --mount=type=bind,from=base,source=/data/${NAME},target=/rw,rw \
@@ -57,10 +57,10 @@ async fn a_step_sees_its_mounts_and_nothing_of_them_stays() {
     );
     let said = built(&site, "one", &[]);
     assert_eq!(cached(&said).0, 0, "{}", said.err);
-    let got = shell(&site, "one", "cat /work/got");
+    let got = shell(&site, "one", "cat /app/got");
     assert_eq!(got, "context\nstage\nchanged\nstage\nkept\ncontext\n");
     let mut expected = paths(&site, "busybox");
-    expected.extend(["/work".to_owned(), "/work/got".to_owned()]);
+    expected.extend(["/app".to_owned(), "/app/got".to_owned()]);
     expected.sort();
     assert_eq!(paths(&site, "one"), expected);
     nothing_is_left(&site, "after a build with mounts").await;
