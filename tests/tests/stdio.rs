@@ -4,23 +4,30 @@ use std::{
     io::{Read as _, Write as _},
     process::Child,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use slipway_proto::runtime::v1::{AttachRequest, Stream, attach_event, attach_request};
-use slipway_tests::{Site, ctl::signal, eventually};
+use slipway_tests::{Site, ctl::signal, eventually, eventually_within};
+
+/// How long much output may take.
+const MUCH: Duration = Duration::from_secs(150);
 
 fn exec(site: &Site, options: &[&str], script: &str) -> String {
     let words = [&["exec"][..], options, &["box", "sh", "-c", script]].concat();
     site.ctl(&words).ok()
 }
 
-/// Resident memory of a process without what it shares with others, bytes, and how many descriptors it has.
+/// Heap and stacks of a process, bytes, and how many descriptors it has.
+///
+/// Not what is private: pages of the program's file, and those that a monitor has from the spawner, become
+/// private as soon as the last other process that has them too is gone, which is another test's affair.
 fn costs(pid: &str) -> (u64, usize) {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let kib: u64 = rollup
         .lines()
-        .filter(|l| l.starts_with("Private_"))
-        .filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .filter_map(|l| l.strip_prefix("Anonymous:"))
+        .filter_map(|l| l.split_whitespace().next()?.parse::<u64>().ok())
         .sum();
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
@@ -174,7 +181,7 @@ async fn input_that_nobody_reads_is_bounded() {
     });
     // It stops taking any.
     let mut last = 0;
-    while let Ok(bytes) = total.recv_timeout(std::time::Duration::from_secs(2)) {
+    while let Ok(bytes) = total.recv_timeout(Duration::from_secs(2)) {
         last = bytes;
     }
     assert!(last < 16 << 20, "{last} bytes were taken");
@@ -202,8 +209,10 @@ async fn much_output_takes_no_memory_and_no_disk() {
     let mut client = site.ctl_start(&["attach", "--sig-proxy=false", "box"]);
     let mut stdin = client.stdin.take().unwrap();
     stdin.write_all(b"go\n").unwrap();
-    // A client that never reads: it holds its share of the log, not the container.
-    eventually("all is written", async || {
+    // A client that never reads: it holds its share of the log, not the container. Where processors are busy
+    // 300 MB take their time.
+    site.allow(MUCH);
+    eventually_within(MUCH, "all is written", async || {
         (site.ctl(&["logs", "-n", "1", "box"]).out == "done\n").then_some(())
     })
     .await;
