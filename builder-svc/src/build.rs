@@ -15,6 +15,7 @@ use slipway_proto::types::v1::RegistryAuth;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
+    attest::{Predicate, Wanted, provenance},
     cache::{Cache, OnDisk, Prune, Record, carried},
     caller::Caller,
     check::{self, Walk, report},
@@ -74,6 +75,8 @@ pub struct Request {
     pub contexts: Vec<String>,
     /// Contexts that are elsewhere, by name; "" is the main one.
     pub remote_contexts: BTreeMap<String, String>,
+    /// What is attested of the result.
+    pub attest: Wanted,
 }
 
 /// What a caller wants to have done.
@@ -325,7 +328,11 @@ impl Builder {
     ) -> Result<Outcome> {
         let names = output::spec::names(request.tags.iter().map(String::as_str))?;
         let tags: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let started = SystemTime::now();
         let outputs = outputs(&request, &names)?;
+        if request.attest.any() {
+            outputs.iter().try_for_each(Output::takes_attestations)?;
+        }
         let sources = request.cache_from.iter().map(|(k, a)| carried::from(k, a));
         let sources = sources.collect::<Result<Vec<_>>>()?;
         let cache_to = request.cache_to.iter().map(|(k, a)| carried::to(k, a));
@@ -453,12 +460,16 @@ impl Builder {
                 events: events.for_platform(shown),
                 progress: progress.clone(),
                 platform: options.platform,
+                sources: request.attest.any().then(Arc::default),
             }));
         }
         let results = solve(solvers).await?;
         events.tell(Event::NeedNoMore).await;
         let records = progress.records();
+        let asked = provenance::Asked::of(&request, &context, &file, (id, started));
+        let predicates = predicates(&request.attest, &asked, &results);
         let exporter = Exporter {
+            predicates: &predicates,
             registry: &self.registry,
             cache: &self.cache,
             events: &events,
@@ -556,6 +567,23 @@ fn outputs(request: &Request, names: &[Reference]) -> Result<Vec<Output>> {
         true => Ok(vec![parse(&(String::new(), BTreeMap::new()))?]),
         false => request.outputs.iter().map(parse).collect(),
     }
+}
+
+/// What is said of each result.
+fn predicates(
+    wanted: &Wanted,
+    asked: &provenance::Asked<'_>,
+    results: &[Made],
+) -> Vec<Vec<Predicate>> {
+    let of = |made: &Made| {
+        let notes = made.solver.sources.as_ref().map(|s| s.notes());
+        let notes = notes.unwrap_or_default();
+        let provenance = wanted.provenance.iter();
+        provenance
+            .map(|wanted| provenance::predicate(wanted, asked, &notes))
+            .collect()
+    };
+    results.iter().map(of).collect()
 }
 
 /// Builds all platforms at once. Dropping the future stops them.

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod attest;
 pub mod build;
 pub mod cache;
 pub mod caller;

@@ -28,6 +28,8 @@ pub struct Image {
     pub config: ImageConfig,
     /// Its layers, base first.
     pub layers: Vec<Layer>,
+    /// What its name stands for: an index where there is one.
+    pub digest: String,
 }
 
 /// How base images are fetched.
@@ -363,5 +365,9 @@ fn image(name: &str, resolved: ResolvedImage) -> Result<Image> {
             })
         })
         .collect::<Result<_>>()?;
-    Ok(Image { config, layers })
+    Ok(Image {
+        config,
+        layers,
+        digest: resolved.digest,
+    })
 }

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, OnceCell, watch};
 
 pub use content::ContentStore;
 pub use fetch::Fetcher;
+use fetch::redacted;
 pub use manifest::{Entry, Kind, Manifest, Match};
 
 use crate::{
@@ -44,6 +45,15 @@ pub struct BuildContext {
     events: Events,
 }
 
+/// What a context that is elsewhere turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Material {
+    /// A commit.
+    Git(String),
+    /// What a URL gave.
+    Http(Digest),
+}
+
 /// A manifest, or why there is none.
 pub type Outcome = std::result::Result<Arc<Manifest>, String>;
 
@@ -52,7 +62,7 @@ enum Sent {
     /// From the caller, sooner or later.
     Caller(watch::Receiver<Option<Outcome>>),
     /// From elsewhere, when somebody asks for it.
-    Remote(String, OnceCell<Arc<Manifest>>),
+    Remote(String, OnceCell<(Arc<Manifest>, Material)>),
 }
 
 /// What the caller's messages give.
@@ -193,7 +203,7 @@ impl BuildContext {
             ))),
             Some(Sent::Remote(url, manifest)) => {
                 let found = manifest.get_or_try_init(|| remote::manifest(&self.fetcher, url));
-                found.await.cloned()
+                found.await.map(|(manifest, _)| manifest.clone())
             }
             Some(Sent::Caller(manifest)) => {
                 let mut manifest = manifest.clone();
@@ -201,6 +211,15 @@ impl BuildContext {
                 let found = found.ok().and_then(|m| m.clone()).ok_or_else(ended)?;
                 found.map_err(Error::Context)
             }
+        }
+    }
+
+    /// What a context that is elsewhere turned out to be, if it was asked for: its URL without a password, and
+    /// what was there.
+    pub fn material(&self, name: &str) -> Option<(String, Material)> {
+        match self.sources.get(name)? {
+            Sent::Remote(url, manifest) => Some((redacted(url), manifest.get()?.1.clone())),
+            Sent::Caller(_) => None,
         }
     }
 

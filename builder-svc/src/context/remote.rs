@@ -5,7 +5,7 @@ use std::sync::Arc;
 use slipway_image::layer::limits::Limits;
 
 use super::{
-    Fetcher, Kind, Manifest,
+    Fetcher, Kind, Manifest, Material,
     fetch::redacted,
     git::{self, GitSource},
     tarball,
@@ -15,15 +15,17 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Fetches a context.
-pub async fn manifest(fetcher: &Fetcher, url: &str) -> Result<Arc<Manifest>> {
+/// Fetches a context; also tells what it is.
+pub async fn manifest(fetcher: &Fetcher, url: &str) -> Result<(Arc<Manifest>, Material)> {
     if let Some(git) = GitSource::parse(url).map_err(Error::Invalid)? {
-        return git::manifest(fetcher, &git, None).await;
+        let (manifest, commit) = git::manifest(fetcher, &git, None).await?;
+        return Ok((manifest, Material::Git(commit)));
     }
     let entry = fetcher.fetch(url, None).await?.entry()?;
     let Kind::File { digest, .. } = entry.kind.clone() else {
         return Err(Error::Invalid(format!("{} gave no file", redacted(url))));
     };
+    let material = Material::Http(digest.clone());
     let store = fetcher.store().clone();
     let manifest = tokio::task::spawn_blocking(move || {
         let open = || store.read(&digest).map_err(|e| e.to_string());
@@ -37,6 +39,6 @@ pub async fn manifest(fetcher: &Fetcher, url: &str) -> Result<Arc<Manifest>> {
         .await
         .map_err(|e| Error::Invalid(format!("interrupted: {e}")))?;
     manifest
-        .map(Arc::new)
+        .map(|manifest| (Arc::new(manifest), material))
         .map_err(|e| Error::Context(format!("{}: {e}", redacted(url))))
 }

@@ -10,6 +10,7 @@ use slipway_proto::{
 
 use super::unsupported;
 use crate::{
+    attest::Wanted,
     build::{Call, Request},
     cache::{Filters, Prune},
     error::{Error, Result},
@@ -62,6 +63,9 @@ pub fn request(start: BuildStart, grants: &[Entitlement]) -> Result<Request> {
         })?),
         _ => start.source_date_epoch,
     };
+    let attests = start.attests.into_iter();
+    let attests: Vec<_> = attests.map(|a| (a.r#type, sorted(a.attributes))).collect();
+    let attest = Wanted::parse(attests.iter().map(|(kind, a)| (kind.as_str(), a)))?;
     Ok(Request {
         dockerfile: start.dockerfile,
         dockerfile_name: name,
@@ -107,6 +111,7 @@ pub fn request(start: BuildStart, grants: &[Entitlement]) -> Result<Request> {
         dockerfile_path: start.dockerfile_path,
         contexts: start.named_contexts.into_iter().collect(),
         remote_contexts: sorted(start.remote_contexts),
+        attest,
     })
 }
 

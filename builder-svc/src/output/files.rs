@@ -1,17 +1,31 @@
-//! The files of a result, streamed as tar: the worker reads them, nothing is unpacked here.
+//! The files of a result, streamed as tar: the worker reads them, nothing is unpacked here. What is attested of
+//! them is a file beside them, about each of them by its digest.
 
 use std::io::{self, Write as _};
 
-use slipway_image::layer::{
-    Kind,
-    pack::{Plain, Sink as _},
-    tar_read::TarReader,
+use slipway_image::{
+    Digester,
+    digest::DigestReader,
+    layer::{
+        Entry, Kind,
+        pack::{Plain, Sink as _},
+        tar_read::TarReader,
+    },
 };
 use slipway_service::chunks::{ChunkReader, ChunkWriter};
 use tokio::sync::mpsc;
 
 use super::{CHUNKS, Exporter, archive::tell};
-use crate::error::{Error, Result};
+use crate::{
+    attest::{
+        Predicate,
+        statement::{Subject, statement},
+    },
+    error::{Error, Result},
+};
+
+/// Most files that a statement is about.
+const MAX_SUBJECTS: usize = 1_000_000;
 
 impl Exporter<'_> {
     /// Streams the root filesystems as output `number`: one platform's as it is, those of several in a
@@ -19,21 +33,33 @@ impl Exporter<'_> {
     pub(super) async fn files(&self, number: u32) -> Result<()> {
         let (send, receive) = mpsc::channel(CHUNKS);
         // Each platform's stream, in turn, with the folder that it goes to.
-        let (hand, mut take) = mpsc::channel::<(String, ChunkReader)>(1);
+        let (hand, mut take) = mpsc::channel::<(String, Vec<Predicate>, ChunkReader)>(1);
         let latest = self.latest;
         let writing = tokio::task::spawn_blocking(move || {
             let mut out = Plain::new(ChunkWriter::new(send));
-            while let Some((folder, stream)) = take.blocking_recv() {
-                copy(&mut out, &folder, latest, stream)?;
+            while let Some((folder, predicates, stream)) = take.blocking_recv() {
+                let mut subjects = (!predicates.is_empty()).then(Vec::new);
+                copy(&mut out, &folder, latest, stream, subjects.as_mut())?;
+                for predicate in &predicates {
+                    let subjects = subjects.as_deref().unwrap_or_default();
+                    attest(&mut out, &folder, latest, (predicate, subjects))?;
+                }
             }
             out.finish()?.flush()
         });
         let reading = async {
-            for made in self.results {
+            for (made, predicates) in self.results.iter().zip(self.predicates) {
+                let mut predicates = predicates.clone();
+                predicates.retain(|p| p.file.is_some());
                 let folder = match self.results.len() {
                     1 => String::new(),
                     _ => made.platform.to_string().replace('/', "_") + "/",
                 };
+                let (chunks, stream) = mpsc::channel(CHUNKS);
+                let stream = ChunkReader::new(stream);
+                if hand.send((folder, predicates, stream)).await.is_err() {
+                    break;
+                }
                 if made.built.layers.is_empty() {
                     continue;
                 }
@@ -43,10 +69,6 @@ impl Exporter<'_> {
                     .await?
                     .prepare(&made.built.layers)
                     .await?;
-                let (chunks, stream) = mpsc::channel(CHUNKS);
-                if hand.send((folder, ChunkReader::new(stream))).await.is_err() {
-                    break;
-                }
                 snapshot.read("/", chunks).await?;
             }
             drop(hand);
@@ -70,6 +92,7 @@ fn copy(
     folder: &str,
     latest: Option<i64>,
     stream: ChunkReader,
+    mut subjects: Option<&mut Vec<Subject>>,
 ) -> io::Result<()> {
     let mut reader = TarReader::new(stream);
     while let Some(mut entry) = reader.next_entry().map_err(io::Error::other)? {
@@ -89,9 +112,51 @@ fn copy(
         if let Kind::HardLink(target) = &mut entry.kind {
             *target = below(target);
         }
-        out.append(&entry, &mut Content(&mut reader))?;
+        let Some(subjects) = subjects.as_mut().filter(|_| entry.kind == Kind::File) else {
+            out.append(&entry, &mut Content(&mut reader))?;
+            continue;
+        };
+        if subjects.len() >= MAX_SUBJECTS {
+            return Err(io::Error::other(format!(
+                "the result has more than {MAX_SUBJECTS} files, which is too many to attest"
+            )));
+        }
+        let mut content = DigestReader::new(Content(&mut reader), Digester::default());
+        out.append(&entry, &mut content)?;
+        let name = String::from_utf8_lossy(&entry.path[folder.len()..]).into_owned();
+        subjects.push((name, content.into_parts().1.finish()));
     }
     Ok(())
+}
+
+/// Writes a statement about these files (BuildKit, exporter/local/fs.go).
+fn attest(
+    out: &mut Plain<ChunkWriter>,
+    folder: &str,
+    latest: Option<i64>,
+    (predicate, subjects): (&Predicate, &[Subject]),
+) -> io::Result<()> {
+    let name = predicate.file.as_deref().unwrap_or_default();
+    if subjects.iter().any(|(taken, _)| taken == name) {
+        return Err(io::Error::other(format!(
+            "the result has a file {name} already: choose another with filename="
+        )));
+    }
+    let content = format!("{:#}", statement(predicate, subjects));
+    let entry = Entry {
+        path: format!("{folder}{name}").into_bytes(),
+        kind: Kind::File,
+        mode: 0o600,
+        uid: 0,
+        gid: 0,
+        mtime: (
+            latest.unwrap_or_else(|| jiff::Timestamp::now().as_second()),
+            0,
+        ),
+        size: content.len() as u64,
+        xattrs: Vec::new(),
+    };
+    out.append(&entry, &mut content.as_bytes())
 }
 
 /// The content of a reader's current entry.

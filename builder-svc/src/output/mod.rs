@@ -23,6 +23,7 @@ use std::{
 };
 
 use crate::{
+    attest::{Predicate, statement},
     cache::{Cache, Key, Record, carried},
     error::Result,
     events::{Event, Events, State, Step},
@@ -55,6 +56,8 @@ pub struct Exporter<'a> {
     pub events: &'a Events,
     /// The results, one a platform.
     pub results: &'a [Made],
+    /// What is said of each result.
+    pub predicates: &'a [Vec<Predicate>],
     /// `--label`
     pub labels: &'a BTreeMap<String, String>,
     /// Records that each image carries for its own layers (inline cache).
@@ -156,6 +159,11 @@ impl Exporter<'_> {
             ));
         }
         let mut whole = image::Whole::new(images);
+        let said = whole.images.iter().zip(self.predicates);
+        let said = said.filter(|(_, predicates)| !predicates.is_empty());
+        whole.extras = said
+            .map(|(image, predicates)| statement::manifest(image, &output.names, predicates))
+            .collect();
         whole.finish(output, self.results.len() > 1)?;
         Ok(whole)
     }

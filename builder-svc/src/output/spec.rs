@@ -198,6 +198,24 @@ impl Output {
     }
 }
 
+impl Output {
+    /// Refuses forms that have no place for attestations.
+    pub fn takes_attestations(&self) -> Result<()> {
+        match &self.kind {
+            // BuildKit's sentence (exporter/oci/export.go).
+            Kind::Archive { docker: true } => Err(Error::Unsupported(
+                "docker exporter does not currently support exporting manifest lists: use type=oci, or build without attestations"
+                    .to_owned(),
+            )),
+            Kind::Image { .. } | Kind::Archive { .. } if !self.format.oci => Err(Error::Invalid(
+                "attestations need oci-mediatypes=true: docker's own media types do not know them"
+                    .to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Format {
     fn check_level(&self) -> Result<()> {
         let most = match self.compression {

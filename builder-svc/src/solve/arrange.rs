@@ -8,7 +8,11 @@ use std::{
 use super::{Solver, copy::Arrangement};
 use crate::{
     cache::{KeyBuilder, REPOSITORY, Record},
-    context::{Entry, Kind, Manifest, fetch::file_name, git},
+    context::{
+        Entry, Kind, Manifest,
+        fetch::{file_name, redacted},
+        git,
+    },
     error::{Error, Result, Tried as _},
     layer::Layer,
     plan::{CopyAction, copy::Origin},
@@ -36,7 +40,12 @@ impl Solver {
                 Origin::Url(url) => {
                     let checksum = copy.checksum.as_deref();
                     let fetched = self.context.fetcher.fetch(url, checksum).await?;
-                    let manifest = Manifest::of_file(&file_name(url), fetched.entry()?);
+                    let entry = fetched.entry()?;
+                    if let (Some(sources), Kind::File { digest, .. }) = (&self.sources, &entry.kind)
+                    {
+                        sources.http(redacted(url), digest.clone());
+                    }
+                    let manifest = Manifest::of_file(&file_name(url), entry);
                     let manifest = manifest.map_err(Error::Dockerfile)?;
                     arrangement.add_one(Arc::new(manifest), copy.unpack_urls);
                 }
@@ -47,7 +56,11 @@ impl Solver {
                         ));
                     }
                     let checksum = copy.checksum.as_deref();
-                    let manifest = git::manifest(&self.context.fetcher, source, checksum).await?;
+                    let found = git::manifest(&self.context.fetcher, source, checksum).await;
+                    let (manifest, commit) = found?;
+                    if let Some(sources) = &self.sources {
+                        sources.git(source.shown(), commit);
+                    }
                     arrangement.add_all(manifest);
                 }
             }

@@ -3,12 +3,13 @@
 //!
 //! This file is the graph; `stage` a stage from its base to its last instruction; `step` one step: key,
 //! cache, worker; `copy` which files a COPY means, and under which names; `transfer` the streams of
-//! files to a snapshot; `direct` layers that need none.
+//! files to a snapshot; `direct` layers that need none; `note` what is noted to be attested.
 
 mod arrange;
 mod copy;
 mod direct;
 mod mounts;
+mod note;
 mod rewrite;
 mod stage;
 mod step;
@@ -32,6 +33,7 @@ use tokio::{
 
 use self::turns::Turns;
 use crate::{
+    attest::Sources,
     cache::{Cache, Key, Record, uses::Held},
     caller::Caller,
     context::BuildContext,
@@ -81,6 +83,8 @@ pub struct Solver {
     pub events: Events,
     /// What changes while it goes on.
     pub progress: Arc<Progress>,
+    /// What it is made of, where that is to be attested.
+    pub sources: Option<Arc<Sources>>,
 }
 
 /// `--no-cache` and `--no-cache-filter`.

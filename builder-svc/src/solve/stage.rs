@@ -34,6 +34,7 @@ impl Solver {
             .base(plan, results, platform, index)
             .await
             .map_err(|e| self.at(stage.place, e))?;
+        self.note_base(plan, stage.place, platform, &base.layers);
         index += 1;
         let triggers = std::mem::take(&mut base.config.config.on_build);
         let triggers = self.triggers(&triggers, stage.place)?;
@@ -80,6 +81,7 @@ impl Solver {
                 };
                 *next += 1;
                 let record = self.step(&step, &layers).await.map_err(fail)?;
+                self.note_step(&step, (number, located.place), record.layer.as_ref());
                 time = Some(record.created);
                 if let Some(layer) = record.layer {
                     layers.push(layer);
@@ -143,6 +145,9 @@ impl Solver {
         fetch.platform = platform.cloned();
         let image = self.registry.image(name, &fetch).await;
         let image = image.map_err(|e| self.perhaps_a_stage(name, e))?;
+        if let Some(sources) = &self.sources {
+            sources.image(name, platform, &image.digest);
+        }
         Ok(Built {
             config: image.config,
             layers: image.layers,

@@ -203,10 +203,7 @@ impl Solver {
                 key.part(chain(layers)).part(path).part(user);
             }
             Action::Run(run) => {
-                let network = [&run.network, &self.settings.network]
-                    .into_iter()
-                    .find(|n| !n.is_empty())
-                    .map_or("default", String::as_str);
+                let network = self.network_of(run);
                 key.part(chain(layers))
                     .list(&run.args)
                     .list(&run.env)
@@ -260,6 +257,14 @@ impl Solver {
             }
         }
         key.finish()
+    }
+
+    /// What a RUN may reach: its own option, or the build's.
+    pub(super) fn network_of<'a>(&'a self, run: &'a RunAction) -> &'a str {
+        [&run.network, &self.settings.network]
+            .into_iter()
+            .find(|n| !n.is_empty())
+            .map_or("default", String::as_str)
     }
 
     async fn make_folder(&self, path: &str, user: &str, layers: &[Layer]) -> Result<Option<Layer>> {

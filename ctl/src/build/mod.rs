@@ -1,5 +1,6 @@
 //! The caller's side of a build: its context, the protocol, what is shown.
 
+pub mod attest;
 pub mod cache;
 pub mod call;
 pub mod context;

@@ -71,13 +71,13 @@ pub struct Build {
     /// Write build result metadata to a file
     #[arg(long)]
     metadata_file: Option<String>,
-    /// Attestation parameters (not supported but for disabling)
+    /// Attestation parameters (format: "type=provenance,mode=max")
     #[arg(long)]
     attest: Vec<String>,
-    /// Shorthand for "--attest=type=provenance" (not supported but for "false")
+    /// Shorthand for "--attest=type=provenance"
     #[arg(long)]
     provenance: Option<String>,
-    /// Shorthand for "--attest=type=sbom" (not supported but for "false")
+    /// Shorthand for "--attest=type=sbom"
     #[arg(long)]
     sbom: Option<String>,
     /// Output destination (format: "type=local,dest=path")
@@ -205,7 +205,8 @@ impl Build {
             )));
         }
         let offer = Offer::new(&self.secret, &self.ssh)?;
-        self.no_attestations()?;
+        let (provenance, sbom) = (self.provenance.as_deref(), self.sbom.as_deref());
+        let attests = build::attest::attestations(&self.attest, provenance, sbom)?;
         let stdout = std::io::stdout().is_terminal();
         let outputs = output::outputs(&self.output, self.push, self.load, stdout)?;
         let mut places: Vec<_> = outputs.iter().map(|o| o.place.clone()).collect();
@@ -268,6 +269,7 @@ impl Build {
             ssh: offer.agents(),
             allow: self.allow.clone(),
             source_date_epoch: epoch()?,
+            attests,
             ..BuildStart::default()
         };
         let result = build::session::run(site, start, offer, sources, style, &places).await?;
@@ -292,33 +294,6 @@ impl Build {
             None if self.check => "check",
             None => "",
         })
-    }
-
-    /// Attestations are not made: asking for none is all that works.
-    fn no_attestations(&self) -> Outcome<()> {
-        let refuse = |option: &str, kind: &str| {
-            Err(Failure::new(format!(
-                "{option} is not supported: builder-svc makes no {kind} attestations. Leave it out, or give false"
-            )))
-        };
-        for (value, option, kind) in [
-            (&self.provenance, "--provenance", "provenance"),
-            (&self.sbom, "--sbom", "sbom"),
-        ] {
-            if value
-                .as_deref()
-                .is_some_and(|v| !matches!(v, "false" | "0" | "disabled=true"))
-            {
-                return refuse(option, kind);
-            }
-        }
-        for word in &self.attest {
-            let fields: Vec<&str> = word.split(',').collect();
-            if !fields.contains(&"disabled=true") {
-                return refuse(&format!("--attest {word}"), "such");
-            }
-        }
-        Ok(())
     }
 
     /// "K" takes our environment's value; unset = not given, so that the Dockerfile's default holds.

@@ -2,6 +2,7 @@
 //!
 //! This file has what all of them need; each other file tests one subject.
 
+mod attested;
 mod cache;
 mod cancelled;
 mod carried;

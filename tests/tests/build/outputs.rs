@@ -229,14 +229,6 @@ async fn what_an_output_does_not_have_is_refused() {
         let error = output(&site, &["-o", word]).err;
         assert!(error.contains(sentence), "{word}: {error}");
     }
-    for (word, sentence) in [
-        ("--sbom=true", "--sbom is not supported"),
-        ("--provenance=mode=max", "--provenance is not supported"),
-        ("--attest=type=sbom", "--attest type=sbom is not supported"),
-    ] {
-        let error = output(&site, &[word]).error(1);
-        assert!(error.contains(sentence), "{error}");
-    }
     fine(
         &site,
         &["--provenance=false", "--sbom=false", "-o", "type=cacheonly"],

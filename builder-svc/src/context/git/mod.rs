@@ -43,12 +43,12 @@ impl fmt::Debug for Id {
     }
 }
 
-/// The files of a repository at a reference. With a checksum the commit must be that one.
+/// The files of a repository at a reference, and the commit. With a checksum the commit must be that one.
 pub async fn manifest(
     fetcher: &Fetcher,
     source: &GitSource,
     checksum: Option<&str>,
-) -> Result<Arc<Manifest>> {
+) -> Result<(Arc<Manifest>, String)> {
     let shown = source.shown();
     let repository = Repository::open(fetcher, source).await?;
     let id = repository.resolve(&source.reference).await?;
@@ -72,7 +72,7 @@ pub async fn manifest(
         .and_then(|r| r)
         .tried(|| format!("cannot read {shown}"))?;
     built
-        .map(Arc::new)
+        .map(|manifest| (Arc::new(manifest), id.to_string()))
         .map_err(|why| Error::Context(format!("{shown}: {why}")))
 }
 
