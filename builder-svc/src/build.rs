@@ -15,7 +15,10 @@ use slipway_proto::types::v1::RegistryAuth;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
-    attest::{Predicate, Wanted, provenance},
+    attest::{
+        Predicate, Wanted, provenance,
+        sbom::{self, Scanner},
+    },
     cache::{Cache, OnDisk, Prune, Record, carried},
     caller::Caller,
     check::{self, Walk, report},
@@ -375,6 +378,9 @@ impl Builder {
         if request.call == Call::Targets {
             return Ok(Outcome::answer(report::targets(&file)));
         }
+        if request.attest.sbom {
+            sbom::check(&file, &request.build_args)?;
+        }
         let lint = check::config(&file, &request.build_args)?;
         if request.call == Call::Check || lint.error {
             let (found, failed) = self.check(&file, &request, lint.clone()).await;
@@ -467,7 +473,8 @@ impl Builder {
         events.tell(Event::NeedNoMore).await;
         let records = progress.records();
         let asked = provenance::Asked::of(&request, &context, &file, (id, started));
-        let predicates = predicates(&request.attest, &asked, &results);
+        let predicates = self.predicates(&request, &asked, &results, &progress, &events);
+        let predicates = predicates.await?;
         let exporter = Exporter {
             predicates: &predicates,
             registry: &self.registry,
@@ -511,6 +518,44 @@ impl Builder {
 }
 
 impl Builder {
+    /// What is said of each result.
+    async fn predicates(
+        &self,
+        request: &Request,
+        asked: &provenance::Asked<'_>,
+        results: &[Made],
+        progress: &Progress,
+        events: &Events,
+    ) -> Result<Vec<Vec<Predicate>>> {
+        let name = request.tags.first().unwrap_or(&request.dockerfile_name);
+        let scanner = Scanner {
+            registry: &self.registry,
+            cache: &self.cache,
+        };
+        let mut all = Vec::new();
+        for made in results {
+            let mut of = Vec::new();
+            if request.attest.sbom {
+                let built = &made.built;
+                let created = built.config.created.as_deref().unwrap_or_default();
+                let name_of_step = match results.len() {
+                    1 => "generating sbom".to_owned(),
+                    _ => format!("[{}] generating sbom", made.platform),
+                };
+                let listing = scanner.predicate(&built.layers, name, created);
+                let step = (progress.indexes(1), name_of_step);
+                of.push(events.step(step, listing).await?);
+            }
+            if let Some(wanted) = &request.attest.provenance {
+                let notes = made.solver.sources.as_ref().map(|s| s.notes());
+                let notes = notes.unwrap_or_default();
+                of.push(provenance::predicate(wanted, asked, &notes));
+            }
+            all.push(of);
+        }
+        Ok(all)
+    }
+
     /// Records from elsewhere. A source that is not there is told and passed over, as in BuildKit.
     async fn import(
         &self,
@@ -567,23 +612,6 @@ fn outputs(request: &Request, names: &[Reference]) -> Result<Vec<Output>> {
         true => Ok(vec![parse(&(String::new(), BTreeMap::new()))?]),
         false => request.outputs.iter().map(parse).collect(),
     }
-}
-
-/// What is said of each result.
-fn predicates(
-    wanted: &Wanted,
-    asked: &provenance::Asked<'_>,
-    results: &[Made],
-) -> Vec<Vec<Predicate>> {
-    let of = |made: &Made| {
-        let notes = made.solver.sources.as_ref().map(|s| s.notes());
-        let notes = notes.unwrap_or_default();
-        let provenance = wanted.provenance.iter();
-        provenance
-            .map(|wanted| provenance::predicate(wanted, asked, &notes))
-            .collect()
-    };
-    results.iter().map(of).collect()
 }
 
 /// Builds all platforms at once. Dropping the future stops them.

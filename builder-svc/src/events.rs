@@ -2,11 +2,13 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use slipway_image::{Digest, Platform};
 use tokio::sync::mpsc;
+
+use crate::error::Result;
 
 /// Something that the caller is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -161,6 +163,29 @@ impl Events {
             audience: Some(audience),
             ..self.clone()
         }
+    }
+
+    /// Does something as a step of its own, with a number and a name.
+    pub async fn step<T>(
+        &self,
+        (index, name): (u32, String),
+        doing: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let mut step = Step {
+            index,
+            name,
+            state: State::Started,
+            started: SystemTime::now(),
+        };
+        self.tell(Event::Step(step.clone())).await;
+        let begun = Instant::now();
+        let done = doing.await;
+        step.state = match &done {
+            Ok(_) => State::Done(begun.elapsed()),
+            Err(error) => State::Failed(begun.elapsed(), error.to_string()),
+        };
+        self.tell(Event::Step(step)).await;
+        done
     }
 
     /// Tells what a check found.

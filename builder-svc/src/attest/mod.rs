@@ -1,7 +1,7 @@
 //! What is attested about a build's result: how it came about (SLSA provenance), and what is in it (SBOM).
 //!
 //! [`request`] reads what the caller asks for; [`sources`] is what a build notes while it goes on;
-//! [`provenance`] makes a predicate of that; [`purl`] writes package URLs; [`statement`] makes in-toto
+//! [`provenance`] makes a predicate of that; [`sbom`] lists the packages of an image; [`purl`] writes package URLs; [`statement`] makes in-toto
 //! statements of predicates, and the manifest that holds them beside an image's.
 //!
 //! The form is BuildKit's (docs/attestations in moby/buildkit), so that `docker buildx imagetools`, scanners
@@ -12,6 +12,7 @@ mod asked;
 pub mod provenance;
 pub mod purl;
 pub mod request;
+pub mod sbom;
 pub mod sources;
 pub mod statement;
 

@@ -13,6 +13,8 @@ use crate::{
 pub struct Wanted {
     /// How the result came about.
     pub provenance: Option<Provenance>,
+    /// What is in it.
+    pub sbom: bool,
 }
 
 /// Version of SLSA's provenance.
@@ -53,9 +55,13 @@ impl Wanted {
                     let provenance = Provenance::parse(attributes)?;
                     wanted.provenance.replace(provenance).is_some()
                 }
+                "sbom" => {
+                    check_sbom(attributes)?;
+                    std::mem::replace(&mut wanted.sbom, true)
+                }
                 other => {
                     return Err(Error::Unsupported(format!(
-                        "unknown attestation type {other:?}: provenance is supported"
+                        "unknown attestation type {other:?}: provenance and sbom are supported"
                     )));
                 }
             };
@@ -71,7 +77,7 @@ impl Wanted {
 
     /// Whether anything is.
     pub const fn any(&self) -> bool {
-        self.provenance.is_some()
+        self.provenance.is_some() || self.sbom
     }
 }
 
@@ -118,6 +124,19 @@ impl Provenance {
             }
         }
         Ok(provenance)
+    }
+}
+
+/// Nothing can be chosen of it.
+fn check_sbom(attributes: &BTreeMap<String, String>) -> Result<()> {
+    match attributes.iter().next() {
+        None => Ok(()),
+        Some((name, value)) if name == "generator" => Err(Error::Unsupported(format!(
+            "generator={value} of --sbom is not supported: builder-svc lists packages itself, and runs no image for it. Leave it out"
+        ))),
+        Some((name, value)) => Err(Error::Unsupported(format!(
+            "{name}={value} of --sbom is not supported"
+        ))),
     }
 }
 
@@ -176,6 +195,7 @@ mod tests {
             &[("provenance", &[("filename", "../x")])],
             &[("provenance", &[("capture-usage", "true")])],
             &[("provenance", &[]), ("provenance", &[])],
+            &[("sbom", &[("generator", "docker/scout-sbom-indexer")])],
             &[("signature", &[])],
         ] {
             assert!(parse(asked).is_err(), "{asked:?}");

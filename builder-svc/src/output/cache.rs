@@ -1,7 +1,5 @@
 //! `--cache-to`: the records of a build as an image, into a registry or to the caller.
 
-use std::time::{Instant, SystemTime};
-
 use super::{
     Exporter, Output,
     annotation::Annotations,
@@ -15,7 +13,6 @@ use crate::{
         carried::{self, Kind, To},
     },
     error::Result,
-    events::{Event, State, Step},
     layer::Layer,
     solve::Built,
 };
@@ -33,24 +30,12 @@ impl Exporter<'_> {
         if to.kind == Kind::Inline {
             return Ok(());
         }
-        let mut step = Step {
-            index,
-            name: match to.kind {
-                Kind::Registry(_) => "exporting cache to registry".to_owned(),
-                _ => "exporting cache to client directory".to_owned(),
-            },
-            state: State::Started,
-            started: SystemTime::now(),
+        let name = match to.kind {
+            Kind::Registry(_) => "exporting cache to registry".to_owned(),
+            _ => "exporting cache to client directory".to_owned(),
         };
-        self.events.tell(Event::Step(step.clone())).await;
-        let begun = Instant::now();
-        let done = self.send(to, records, number, index).await;
-        step.state = match &done {
-            Ok(()) => State::Done(begun.elapsed()),
-            Err(error) => State::Failed(begun.elapsed(), error.to_string()),
-        };
-        self.events.tell(Event::Step(step)).await;
-        match done {
+        let sending = self.send(to, records, number, index);
+        match self.events.step((index, name), sending).await {
             Err(_) if to.ignore_error => Ok(()),
             other => other,
         }

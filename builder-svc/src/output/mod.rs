@@ -16,17 +16,13 @@ pub mod store;
 
 pub use spec::{Format, Kind, Output};
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     attest::{Predicate, statement},
     cache::{Cache, Key, Record, carried},
     error::Result,
-    events::{Event, Events, State, Step},
+    events::Events,
     registry::Registry,
     solve::{Built, Solver},
 };
@@ -98,21 +94,8 @@ impl Exporter<'_> {
             Kind::Files => "exporting to client",
             Kind::Nothing => return Ok(None),
         };
-        let mut step = Step {
-            index,
-            name: name.to_owned(),
-            state: State::Started,
-            started: SystemTime::now(),
-        };
-        self.events.tell(Event::Step(step.clone())).await;
-        let begun = Instant::now();
-        let done = self.one(output, number, index).await;
-        step.state = match &done {
-            Ok(_) => State::Done(begun.elapsed()),
-            Err(error) => State::Failed(begun.elapsed(), error.to_string()),
-        };
-        self.events.tell(Event::Step(step)).await;
-        done
+        let exporting = self.one(output, number, index);
+        self.events.step((index, name.to_owned()), exporting).await
     }
 
     async fn one(&self, output: &Output, number: u32, index: u32) -> Result<Option<Exported>> {

@@ -306,3 +306,110 @@ async fn provenance_is_as_much_as_is_wanted() {
         assert!(error.contains(sentence), "{error}");
     }
 }
+
+const PACKAGES: &str = r#"FROM busybox AS base
+COPY root/ /
+COPY --link more/ /
+RUN rm -r /app/node_modules/gone
+FROM base
+COPY upper/ /
+"#;
+
+/// Name, version and package URL of everything that a document lists.
+fn listed(document: &Value) -> Vec<String> {
+    assert_eq!(document["spdxVersion"], "SPDX-2.3");
+    let packages = document["packages"].as_array().unwrap();
+    let mut all: Vec<_> = packages
+        .iter()
+        .filter_map(|p| p["externalRefs"][0]["referenceLocator"].as_str())
+        .map(str::to_owned)
+        .collect();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn an_image_lists_its_packages() {
+    let site = site().await;
+    prepare(&site, PACKAGES);
+    let node = |name: &str| format!(r#"{{"name":"{name}","version":"1.0.0","license":"MIT"}}"#);
+    let dpkg = "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36-9\nMaintainer: A <a@b>\n\nPackage: old\nStatus: deinstall ok config-files\nVersion: 1\n";
+    let (left, gone, scoped) = (node("left"), node("gone"), node("@s/p"));
+    write(
+        &site.path("context"),
+        &[
+            ("root/usr/lib/os-release", "ID=debian\nVERSION_ID=\"12\"\n"),
+            ("root/var/lib/dpkg/status", dpkg),
+            ("root/app/node_modules/left/package.json", &left),
+            ("root/app/node_modules/gone/package.json", &gone),
+            ("more/app/node_modules/@s/p/package.json", &scoped),
+            (
+                "upper/usr/lib/python3/site-packages/a_b-1.dist-info/METADATA",
+                "Name: A_b\nVersion: 1\n\n",
+            ),
+            ("upper/lib/apk/db/installed", "P:musl\nV:1.2-r0\nA:x86_64\n"),
+        ],
+    );
+    let path = |name: &str| site.path(name).display().to_string();
+    let output = format!("type=oci,tar=false,dest={}", path("layout"));
+    let words = ["--sbom=true", "--provenance=mode=min", "-o", &output];
+    let said = attest(&site, "listed", &words);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(said.err.contains("generating sbom"), "{}", said.err);
+    let (_, statements) = Layout(site.path("layout")).said();
+    let kinds: Vec<_> = statements.iter().map(|s| &s["predicateType"]).collect();
+    assert_eq!(
+        kinds,
+        [
+            "https://spdx.dev/Document",
+            "https://slsa.dev/provenance/v1"
+        ]
+    );
+    let expected = [
+        "pkg:apk/debian/musl@1.2-r0?arch=x86_64&distro=debian-12",
+        "pkg:deb/debian/libc6@2.36-9?arch=amd64&distro=debian-12",
+        "pkg:npm/%40s/p@1.0.0",
+        "pkg:npm/left@1.0.0",
+        "pkg:pypi/a-b@1",
+    ];
+    assert_eq!(listed(&statements[0]["predicate"]), expected);
+    // Again, from what is known of the layers: the very same document.
+    fs::remove_dir_all(site.path("layout")).unwrap();
+    attest(&site, "listed", &words).ok();
+    let (_, again) = Layout(site.path("layout")).said();
+    assert_eq!(again[0], statements[0]);
+    // Beside files.
+    attest(&site, "x", &["--sbom=true", "-o", &path("files")]).ok();
+    let told = fs::read(site.path("files/sbom.spdx.json")).unwrap();
+    let told: Value = serde_json::from_slice(&told).unwrap();
+    assert_eq!(listed(&told["predicate"]), expected);
+    // An image of nothing has nothing.
+    write(
+        &site.path("context"),
+        &[("Dockerfile", "FROM scratch\nLABEL a=b\n")],
+    );
+    fs::remove_dir_all(site.path("layout")).unwrap();
+    attest(&site, "nothing", &["--sbom=true", "-o", &output]).ok();
+    assert!(listed(&Layout(site.path("layout")).said().1[0]["predicate"]).is_empty());
+
+    let file = "ARG BUILDKIT_SBOM_SCAN_STAGE=true\nFROM busybox\n";
+    write(&site.path("context"), &[("Dockerfile", file)]);
+    for (words, sentence) in [
+        (
+            &["--sbom=generator=a/b"][..],
+            "generator=a/b of --sbom is not supported",
+        ),
+        (
+            &["--sbom=true"],
+            "BUILDKIT_SBOM_SCAN_STAGE is not supported",
+        ),
+    ] {
+        let said = attest(&site, "x", words);
+        assert!(
+            said.code == 1 && said.err.contains(sentence),
+            "{}",
+            said.err
+        );
+    }
+    nothing_is_left(&site, "after lists of packages").await;
+}
