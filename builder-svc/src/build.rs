@@ -19,7 +19,7 @@ use crate::{
         Predicate, Wanted, provenance,
         sbom::{self, Scanner},
     },
-    cache::{Cache, OnDisk, Prune, Record, carried},
+    cache::{Cache, Filters, OnDisk, Prune, Record, carried, to_remove},
     caller::Caller,
     check::{self, Walk, report},
     context::{BuildContext, ContentStore, Fetcher},
@@ -30,7 +30,7 @@ use crate::{
     plan::{self, Base, Options, stage::Given},
     registry::{Fetch, Registry},
     solve::{NoCache, Progress, Solver, turns::Turns},
-    worker::{Entitlement, StepSettings, Worker},
+    worker::{Entitlement, Fleet, StepSettings, mounts::Seen, placing::Leases},
 };
 
 /// What a caller asks for.
@@ -109,6 +109,17 @@ pub struct Outcome {
     pub cached: u32,
 }
 
+/// What a prune took away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Keys of records, and names of cache mounts.
+    pub removed: Vec<String>,
+    /// What became free.
+    pub bytes: u64,
+    /// Workers whose cache mounts could not be looked at.
+    pub warnings: Vec<String>,
+}
+
 /// How often the cache is looked through.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
 
@@ -128,14 +139,14 @@ impl Outcome {
 }
 
 /// Steps that run at once: one a processor, and some more because many of them wait for a network.
-fn parallel() -> usize {
+pub fn parallel() -> usize {
     std::thread::available_parallelism().map_or(4, |n| n.get().max(4))
 }
 
 /// Builds. One per service.
 pub struct Builder {
     registry: Registry,
-    worker: Worker,
+    fleet: Fleet,
     /// Files of contexts.
     pub store: Arc<ContentStore>,
     /// Gets those that are elsewhere.
@@ -162,7 +173,7 @@ impl Builder {
     /// Upon these services. Bytes: most of contexts' files, and most of the cache (0 = no limit).
     pub fn new(
         registry: Registry,
-        worker: Worker,
+        fleet: Fleet,
         fetcher: Fetcher,
         (content_bytes, cache_bytes): (u64, u64),
         history: History,
@@ -174,7 +185,7 @@ impl Builder {
             collected: tokio::sync::Mutex::default(),
             turns: Arc::default(),
             registry,
-            worker,
+            fleet,
             store: fetcher.store().clone(),
             fetcher: Arc::new(fetcher),
             content_bytes,
@@ -186,23 +197,56 @@ impl Builder {
         }
     }
 
-    /// What the cache holds.
-    pub async fn records(&self) -> Result<Vec<OnDisk>> {
-        self.cache.usage().await
+    /// What people call a worker.
+    pub fn worker_name(&self, number: usize) -> &str {
+        self.fleet.name(number)
     }
 
-    /// Removes records of the cache and, when everything is meant, files of contexts, but for those that a
-    /// running build counts on; returns keys and bytes.
-    pub async fn prune(&self, prune: &Prune) -> Result<(Vec<String>, u64)> {
-        let (keys, bytes) = self.cache.prune(prune).await?;
+    /// What the cache holds, and the cache mounts if they can be meant.
+    pub async fn records(&self, filters: &Filters) -> Result<(Vec<OnDisk>, Vec<String>)> {
+        let mounts = async {
+            match filters.want_mounts() {
+                true => self.fleet.mounts().await,
+                false => Seen::default(),
+            }
+        };
+        let (records, seen) = tokio::join!(self.cache.usage(), mounts);
+        let mut records = records?;
+        records.extend(seen.mounts);
+        Ok((records, seen.warnings))
+    }
+
+    /// Removes records of the cache, cache mounts and, when everything is meant, files of contexts, but for
+    /// those that a running build counts on.
+    pub async fn prune(&self, prune: &Prune) -> Result<Pruned> {
+        let (records, warnings) = self.records(&prune.filters).await?;
+        let mut pruned = Pruned {
+            warnings,
+            ..Pruned::default()
+        };
+        let (mounts, records): (Vec<&OnDisk>, Vec<&OnDisk>) = to_remove(&records, prune)
+            .into_iter()
+            .partition(|r| r.mount.is_some());
+        for record in records {
+            let key = &record.record.key;
+            if let Some(bytes) = self.cache.remove(key).await? {
+                pruned.removed.push(key.clone());
+                pruned.bytes += bytes;
+            }
+        }
+        let (names, bytes, warnings) = self.fleet.remove_mounts(&mounts).await;
+        pruned.removed.extend(names);
+        pruned.bytes += bytes;
+        pruned.warnings.extend(warnings);
         let limited = prune.reserved > 0 || prune.most > 0 || !prune.filters.match_contexts();
         if limited || prune.filters.until.is_some() {
-            return Ok((keys, bytes));
+            return Ok(pruned);
         }
         let _evicting = self.evicting.lock().await;
         let gone = self.evict(0).await;
         let gone = gone.tried(|| "cannot remove the context files".to_owned())?;
-        Ok((keys, bytes + gone.1))
+        pruned.bytes += gone.1;
+        Ok(pruned)
     }
 
     /// Removes files of contexts that no running build has used until so many bytes are left.
@@ -398,7 +442,12 @@ impl Builder {
                 return Err(Error::Invalid(message));
             }
         }
+        let title = match tags.first() {
+            Some(tag) => format!("build of {tag}"),
+            None => format!("build of {}", request.dockerfile_name),
+        };
         let progress = Arc::new(Progress::new(
+            Leases::new(self.fleet.clone(), title),
             self.permits.clone(),
             self.turns.clone(),
             self.cache.uses.held(),
@@ -456,11 +505,6 @@ impl Builder {
                 latest: request.latest,
                 registry: self.registry.clone(),
                 cache: self.cache.clone(),
-                title: match tags.first() {
-                    Some(tag) => format!("build of {tag}"),
-                    None => format!("build of {}", request.dockerfile_name),
-                },
-                worker: self.worker.clone(),
                 context: context.clone(),
                 caller: caller.clone(),
                 events: events.for_platform(shown),

@@ -35,6 +35,9 @@ pub enum Error {
         /// Its sentence.
         message: String,
     },
+    /// There is no worker for a step.
+    #[error("{0}")]
+    NoWorker(String),
     /// The worker went away, or forgot the build.
     #[error(
         "{what}: the worker (runtime-svc) was lost in the middle of the build ({why}). Build again: steps that \

@@ -4,13 +4,13 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use builder_svc::{
-    build::Builder,
+    build::{Builder, parallel},
     context::{ContentStore, Fetcher, fetch::Limits, guard::Guard},
     grpc::BuilderService,
     history::History,
     registry::Registry,
     settings,
-    worker::Worker,
+    worker::Fleet,
 };
 use clap::Parser as _;
 use slipway_proto::builder::v1::builder_server::BuilderServer;
@@ -42,8 +42,7 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
         .context("cannot make the state folder")?;
     let paths = &context.paths;
     let registry = Registry::new(client::connect(&file.registry_address(paths), None)?);
-    let worker = client::connect(&file.worker_address(paths), None)?;
-    let worker = Worker::new(worker, file.worker_lease()?);
+    let fleet = Fleet::new(file.members(paths)?, parallel());
     let store =
         ContentStore::open(state.join("content")).context("cannot open the context files")?;
     let limits = Limits {
@@ -57,7 +56,7 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
         .context("cannot open the history of builds")?;
     let builder = Builder::new(
         registry,
-        worker,
+        fleet,
         fetcher,
         (file.content_bytes, file.cache_bytes),
         history,

@@ -18,7 +18,7 @@ pub mod oci;
 pub mod site;
 pub mod terminal;
 pub mod tree;
-mod uplink;
+pub mod uplink;
 mod watchdog;
 pub mod worker;
 

@@ -122,3 +122,43 @@ impl Drop for Neighbour {
         debug_assert!(!path.exists());
     }
 }
+
+/// A cable between two sites.
+pub struct Cable {
+    /// The address of the second site's end; the first one's ends in 1.
+    pub address: String,
+    link: String,
+}
+
+impl Cable {
+    /// Connects them.
+    pub fn between(one: &mut Site, other: &mut Site) -> Self {
+        let (ours, theirs) = (one.new_link(), other.new_link());
+        let there = other.namespace_path().display().to_string();
+        let veth = [
+            "link", "add", &ours, "type", "veth", "peer", &theirs, "netns", &there,
+        ];
+        succeed(&mut one.command("ip", &veth));
+        for (site, link, address) in [
+            (&*one, &ours, "198.51.100.1/24"),
+            (&*other, &theirs, "198.51.100.2/24"),
+        ] {
+            succeed(&mut site.command("ip", &["address", "add", address, "dev", link]));
+            succeed(&mut site.command("ip", &["link", "set", link, "up"]));
+        }
+        Self {
+            address: "198.51.100.2".to_owned(),
+            link: theirs,
+        }
+    }
+
+    /// Pulls it out at the second site: what is sent gets lost, and nobody is told.
+    pub fn cut(&self, other: &Site) {
+        succeed(&mut other.command("ip", &["link", "set", &self.link, "down"]));
+    }
+
+    /// Plugs it in again.
+    pub fn mend(&self, other: &Site) {
+        succeed(&mut other.command("ip", &["link", "set", &self.link, "up"]));
+    }
+}

@@ -17,8 +17,12 @@ pub struct Filters {
     shared: Option<bool>,
 }
 
-/// What kind of record this service's own files of contexts are; the others are `regular`.
+/// What kind of record this service's own files of contexts are.
 pub const CONTEXTS: &str = "source.local";
+/// What kind a cache mount is (BuildKit, client/diskusage.go).
+pub const MOUNT: &str = "exec.cachemount";
+/// What kind the result of a step is.
+pub const REGULAR: &str = "regular";
 
 impl Filters {
     /// Reads them.
@@ -64,11 +68,31 @@ impl Filters {
         *self == Self::default()
     }
 
+    /// Whether a cache mount can be meant: if not, nobody needs to ask the workers for them.
+    pub fn want_mounts(&self) -> bool {
+        self.kinds.is_empty() || self.kinds.iter().any(|k| k == MOUNT)
+    }
+
     /// Whether a record is meant.
     pub fn match_record(&self, on_disk: &OnDisk) -> bool {
+        let kind = match &on_disk.mount {
+            Some(mount) => {
+                // Dockerfiles know it by its own id.
+                let known = self.ids.contains(&mount.id);
+                if known {
+                    let others = Self {
+                        ids: Vec::new(),
+                        ..self.clone()
+                    };
+                    return others.match_record(on_disk);
+                }
+                MOUNT
+            }
+            None => REGULAR,
+        };
         self.matches(
             &on_disk.record.key,
-            "regular",
+            kind,
             &on_disk.record.step,
             on_disk.last_used,
             on_disk.in_use,
@@ -121,9 +145,9 @@ pub struct Prune {
     pub most: u64,
 }
 
-/// The keys that go, those that were not used for the longest time first. What is in use stays.
+/// Those that go, the ones that were not used for the longest time first. What is in use stays.
 /// How much stays is BuildKit's rule (cache/manager.go, `calculateKeepBytes`).
-pub fn to_remove(records: &[OnDisk], prune: &Prune) -> Vec<String> {
+pub fn to_remove<'a>(records: &'a [OnDisk], prune: &Prune) -> Vec<&'a OnDisk> {
     let mut all: Vec<&OnDisk> = records.iter().collect();
     all.sort_by_key(|r| r.last_used);
     let mut total: u64 = all.iter().map(|r| r.record.size).sum();
@@ -138,7 +162,7 @@ pub fn to_remove(records: &[OnDisk], prune: &Prune) -> Vec<String> {
         }
         if !record.in_use && prune.filters.match_record(record) {
             total -= record.record.size;
-            gone.push(record.record.key.clone());
+            gone.push(record);
         }
     }
     gone
@@ -173,6 +197,10 @@ mod tests {
             last_used: at(time),
             uses: 0,
             in_use,
+            mount: (key == "mid").then(|| crate::cache::Mount {
+                worker: 0,
+                id: "pip".to_owned(),
+            }),
         })
         .into()
     }
@@ -189,7 +217,9 @@ mod tests {
                 reserved,
                 most,
             };
-            to_remove(&records(), &prune)
+            let records = records();
+            let gone = to_remove(&records, &prune).into_iter();
+            gone.map(|r| r.record.key.clone()).collect::<Vec<_>>()
         };
         assert_eq!(on(Filters::default(), 0, 0), ["old", "mid"]);
         assert_eq!(on(Filters::default(), 7, 0), ["old"]);
@@ -200,6 +230,10 @@ mod tests {
         assert_eq!(on(filter("description", "old"), 0, 0), ["old"]);
         assert_eq!(on(filter("inuse", "true"), 0, 0), [""; 0]);
         assert_eq!(on(filter("type", "source.local"), 0, 0), [""; 0]);
+        assert_eq!(on(filter("type", MOUNT), 0, 0), ["mid"]);
+        assert_eq!(on(filter("type", REGULAR), 0, 0), ["old"]);
+        assert_eq!(on(filter("id", "pip"), 0, 0), ["mid"]);
+        assert_eq!(on(filter("id", "pi"), 0, 0), [""; 0]);
     }
 
     #[test]

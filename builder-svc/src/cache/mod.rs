@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use slipway_image::{Descriptor, Digest, manifest::ImageManifest, media_type};
 
-pub use filter::{Filters, Prune};
+pub use filter::{Filters, Prune, to_remove};
 pub use key::{Key, KeyBuilder};
 use uses::Uses;
 
@@ -101,6 +101,17 @@ pub struct OnDisk {
     pub uses: u64,
     /// A build that runs counts on it.
     pub in_use: bool,
+    /// It is no record but a cache mount.
+    pub mount: Option<Mount>,
+}
+
+/// A folder of `RUN --mount=type=cache` at a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// At which one.
+    pub worker: usize,
+    /// What Dockerfiles call it.
+    pub id: String,
 }
 
 impl Cache {
@@ -135,6 +146,7 @@ impl Cache {
                 last_used: used.last.map_or(record.created, |t| t.max(record.created)),
                 uses: used.count,
                 in_use: used.holders > 0,
+                mount: None,
                 record,
                 bytes,
                 shared,
@@ -143,20 +155,28 @@ impl Cache {
         Ok(self.list().await?.into_iter().map(on_disk).collect())
     }
 
-    /// Removes records; returns their keys and the bytes that became free. A layer that an image
-    /// holds too stays with the image, and a record that a running build counts on stays too.
+    /// Removes records; returns their keys and the bytes that became free.
     pub async fn prune(&self, prune: &Prune) -> Result<(Vec<String>, u64)> {
         let mut removed = (Vec::new(), 0);
-        for key in filter::to_remove(&self.usage().await?, prune) {
-            let _removing = self.uses.removing().await;
-            if self.uses.of(&key).holders > 0 {
-                continue;
+        for record in to_remove(&self.usage().await?, prune) {
+            if let Some(bytes) = self.remove(&record.record.key).await? {
+                removed.0.push(record.record.key.clone());
+                removed.1 += bytes;
             }
-            removed.1 += self.registry.remove(REPOSITORY, &key).await?;
-            self.uses.forget(&key);
-            removed.0.push(key);
         }
         Ok(removed)
+    }
+
+    /// Removes a record; returns the bytes that became free. A layer that an image holds too stays with the
+    /// image, and a record that a running build counts on stays too: then none.
+    pub async fn remove(&self, key: &str) -> Result<Option<u64>> {
+        let _removing = self.uses.removing().await;
+        if self.uses.of(key).holders > 0 {
+            return Ok(None);
+        }
+        let bytes = self.registry.remove(REPOSITORY, key).await?;
+        self.uses.forget(key);
+        Ok(Some(bytes))
     }
 }
 

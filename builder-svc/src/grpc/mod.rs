@@ -228,8 +228,12 @@ impl Service for BuilderService {
         request: Request<PruneRequest>,
     ) -> Result<Response<PruneResponse>, Status> {
         let prune = request::prune(&request.into_inner())?;
-        let (removed, reclaimed) = self.builder.prune(&prune).await?;
-        Ok(Response::new(PruneResponse { removed, reclaimed }))
+        let pruned = self.builder.prune(&prune).await?;
+        Ok(Response::new(PruneResponse {
+            removed: pruned.removed,
+            reclaimed: pruned.bytes,
+            warnings: pruned.warnings,
+        }))
     }
 
     async fn disk_usage(
@@ -243,14 +247,10 @@ impl Service for BuilderService {
             .map_err(std::io::Error::other)
             .and_then(|r| r)
             .tried(|| "cannot measure the context files".to_owned())?;
-        let mut records: Vec<_> = self
-            .builder
-            .records()
-            .await?
-            .into_iter()
-            .filter(|r| filters.match_record(r))
-            .map(view::record)
-            .collect();
+        let (records, warnings) = self.builder.records(&filters).await?;
+        let worker = |number| self.builder.worker_name(number).to_owned();
+        let records = records.into_iter().filter(|r| filters.match_record(r));
+        let mut records: Vec<_> = records.map(|r| view::record(r, worker)).collect();
         if filters.match_contexts() {
             records.push(view::content(usage.files));
         }
@@ -258,6 +258,7 @@ impl Service for BuilderService {
             records,
             content: usage.files,
             other: usage.other,
+            warnings,
         }))
     }
 

@@ -32,6 +32,7 @@ impl From<Error> for Status {
                 sentence,
                 ErrorDetails::with_error_info(reason.clone(), DOMAIN, HashMap::new()),
             ),
+            Error::NoWorker(_) => status(Code::Unavailable, "WORKER_UNAVAILABLE", sentence),
             Error::WorkerLost { .. } => status(Code::Unavailable, "WORKER_LOST", sentence),
             Error::Context(_) => status(Code::FailedPrecondition, "CONTEXT_INCOMPLETE", sentence),
             Error::Conflict(_) => status(Code::FailedPrecondition, "CONFLICT", sentence),

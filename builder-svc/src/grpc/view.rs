@@ -9,7 +9,10 @@ use slipway_proto::builder::v1::{
 
 use crate::{
     build::Outcome,
-    cache::OnDisk,
+    cache::{
+        OnDisk,
+        filter::{CONTEXTS, MOUNT, REGULAR},
+    },
     events::{Event, State},
     history::Entry,
 };
@@ -135,10 +138,16 @@ pub const fn is_kept(message: &BuildEvent) -> bool {
     matches!(&message.event, Some(Step(_) | Log(_) | Warning(_)))
 }
 
-/// A record of the cache.
-pub fn record(on_disk: OnDisk) -> disk_usage_response::Record {
+/// A record of the cache, or a cache mount.
+pub fn record(on_disk: OnDisk, worker: impl Fn(usize) -> String) -> disk_usage_response::Record {
+    let (kind, worker) = match &on_disk.mount {
+        Some(mount) => (MOUNT, worker(mount.worker)),
+        None => (REGULAR, String::new()),
+    };
     let listed = on_disk.record;
     disk_usage_response::Record {
+        r#type: kind.to_owned(),
+        worker,
         id: listed.key,
         description: listed.step,
         size: on_disk.bytes,
@@ -155,6 +164,7 @@ pub fn content(size: u64) -> disk_usage_response::Record {
     disk_usage_response::Record {
         id: "context-files".to_owned(),
         description: "files of build contexts".to_owned(),
+        r#type: CONTEXTS.to_owned(),
         size,
         ..Default::default()
     }

@@ -63,12 +63,7 @@ impl Exporter<'_> {
                 if made.built.layers.is_empty() {
                     continue;
                 }
-                let snapshot = made
-                    .solver
-                    .lease()
-                    .await?
-                    .prepare(&made.built.layers)
-                    .await?;
+                let (snapshot, _place) = made.solver.root(&made.built.layers).await?;
                 snapshot.read("/", chunks).await?;
             }
             drop(hand);

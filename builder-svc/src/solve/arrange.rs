@@ -16,6 +16,7 @@ use crate::{
     error::{Error, Result, Tried as _},
     layer::Layer,
     plan::{CopyAction, copy::Origin},
+    worker::placing::{Home, Wanted},
 };
 
 impl Solver {
@@ -86,10 +87,7 @@ impl Solver {
         {
             return Ok(record.layer.into_iter().collect());
         }
-        let snapshot = self.lease().await?.prepare(&[]).await?;
-        self.copy_files(&copy, &Arc::new(arrangement), &snapshot)
-            .await?;
-        let layer = snapshot.commit(REPOSITORY, self.latest).await?;
+        let layer = self.layer_of(&copy, &Arc::new(arrangement)).await?;
         let record = Record {
             layer,
             created: self.now(),
@@ -98,6 +96,32 @@ impl Solver {
             .keep(&key, &record, &format!("the context {name}"))
             .await?;
         Ok(record.layer.into_iter().collect())
+    }
+
+    /// The layer that a copy upon nothing makes.
+    async fn layer_of(
+        &self,
+        copy: &CopyAction,
+        arrangement: &Arc<Arrangement>,
+    ) -> Result<Option<Layer>> {
+        let home = Home::default();
+        let leases = &self.progress.leases;
+        let mut search = leases.search(Wanted::files(&[], &home), &self.events);
+        loop {
+            let placed = search.next().await?;
+            let made = async {
+                let snapshot = placed.lease.prepare(&[]).await?;
+                self.copy_files(copy, arrangement, &snapshot).await?;
+                snapshot.commit(REPOSITORY, self.latest).await
+            };
+            match made.await {
+                Ok(layer) => {
+                    search.done(&placed, layer.as_ref());
+                    return Ok(layer);
+                }
+                Err(error) => search.goes_on(placed, error).await?,
+            }
+        }
     }
 
     /// A here-document as a file (BuildKit: 0644, made now).

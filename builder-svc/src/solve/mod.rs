@@ -27,7 +27,7 @@ use std::{
 use slipway_dockerfile::{Dockerfile, lint::Config};
 use slipway_image::{ImageConfig, Platform};
 use tokio::{
-    sync::{OnceCell, Semaphore, watch},
+    sync::{Semaphore, watch},
     task::JoinSet,
 };
 
@@ -42,7 +42,10 @@ use crate::{
     layer::Layer,
     plan::{Plan, StagePlan, stage::Given, variables::Inherited},
     registry::{Fetch, Registry},
-    worker::{Lease, StepSettings, Worker},
+    worker::{
+        Snapshot, StepSettings,
+        placing::{Home, Leases, Placed, Wanted},
+    },
 };
 
 /// A build's unchanging parts.
@@ -71,10 +74,6 @@ pub struct Solver {
     pub cache: Cache,
     /// Results of steps from elsewhere (`--cache-from`), by key.
     pub imported: Arc<HashMap<String, Record>>,
-    /// What it is called where it has root filesystems.
-    pub title: String,
-    /// Root filesystems.
-    pub worker: Worker,
     /// The caller's files.
     pub context: BuildContext,
     /// Its secrets and agents.
@@ -101,7 +100,7 @@ pub struct Progress {
     steps: AtomicU32,
     cached: AtomicU32,
     next_index: AtomicU32,
-    lease: OnceCell<Arc<Lease>>,
+    leases: Leases,
     permits: Arc<Semaphore>,
     records: Mutex<Vec<(Key, Record)>>,
     held: Held,
@@ -109,13 +108,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of a build whose steps need one of these permits each, and a turn by key.
-    pub fn new(permits: Arc<Semaphore>, turns: Arc<Turns>, held: Held) -> Self {
+    /// Of a build with these leases, whose steps need a turn by key, and one of these permits each if they are
+    /// done here.
+    pub fn new(leases: Leases, permits: Arc<Semaphore>, turns: Arc<Turns>, held: Held) -> Self {
         Self {
             steps: AtomicU32::new(0),
             cached: AtomicU32::new(0),
             next_index: AtomicU32::new(1),
-            lease: OnceCell::new(),
+            leases,
             permits,
             records: Mutex::default(),
             held,
@@ -197,12 +197,20 @@ impl Solver {
         self.progress.indexes(count)
     }
 
-    /// The build's lease at the worker, taken when it is first needed.
-    pub async fn lease(&self) -> Result<&Arc<Lease>> {
-        self.progress
-            .lease
-            .get_or_try_init(|| self.worker.lease(&self.title))
-            .await
+    /// A root filesystem of these layers, at whichever worker has most of them.
+    pub async fn root(&self, layers: &[Layer]) -> Result<(Snapshot, Placed)> {
+        let home = Home::default();
+        let mut search = self
+            .progress
+            .leases
+            .search(Wanted::files(layers, &home), &self.events);
+        loop {
+            let placed = search.next().await?;
+            match placed.lease.prepare(layers).await {
+                Ok(snapshot) => return Ok((snapshot, placed)),
+                Err(error) => search.goes_on(placed, error).await?,
+            }
+        }
     }
 
     fn uses_cache(&self, plan: &StagePlan) -> bool {

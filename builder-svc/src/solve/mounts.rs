@@ -193,6 +193,12 @@ impl Solver {
     }
 }
 
+/// Ids of the cache mounts of a RUN.
+pub fn caches(run: &RunAction) -> Vec<&str> {
+    let caches = run.mounts.iter().filter(|m| m.kind == Kind::Cache);
+    caches.map(|m| m.id.as_str()).collect()
+}
+
 /// What a cache begins with, in a word: those of one id that begin differently are different ones.
 fn cache_base(mount: &Mount, source: &Source) -> String {
     let mut base = match source {

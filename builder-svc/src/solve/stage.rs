@@ -15,6 +15,7 @@ use crate::{
     events::{Event, State, Step as Told},
     layer::Layer,
     plan::{Action, Base, StagePlan, StageState, variables::Inherited},
+    worker::placing::Home,
 };
 
 /// Who is named in a history line's remark.
@@ -48,6 +49,7 @@ impl Solver {
         };
         let mut state = StageState::new(base.config, base.arguments, self.file.escape);
         let mut lint = StageLint::new(state.variables().workdir_set);
+        let home = Home::default();
         let mut number = 1;
         let total = plan.steps + files(&triggers);
         let own = stage.instructions.iter().map(|i| (i, false));
@@ -78,6 +80,7 @@ impl Solver {
                     plan,
                     results,
                     line: line.created_by.as_deref().unwrap_or_default(),
+                    home: &home,
                 };
                 *next += 1;
                 let record = self.step(&step, &layers).await.map_err(fail)?;

@@ -2,8 +2,10 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
+
+use slipway_image::Platform;
 
 use super::{Results, Solver, copy::Arrangement, mounts};
 use crate::{
@@ -12,7 +14,10 @@ use crate::{
     events::{Event, Events, State, Step as Told},
     layer::{Layer, chain},
     plan::{Action, Base, CopyAction, RunAction, StagePlan, copy::Origin},
-    worker::{Entitlement, Running, Target},
+    worker::{
+        Entitlement, Lease, Running, Target,
+        placing::{Home, Wanted},
+    },
 };
 
 /// What is to be done.
@@ -29,6 +34,8 @@ pub struct Step<'a> {
     pub results: &'a Results,
     /// Line of the history.
     pub line: &'a str,
+    /// Where the step before it was done.
+    pub home: &'a Home,
 }
 
 /// A copy with all that its key needs.
@@ -49,15 +56,16 @@ impl Solver {
             state: State::Started,
             started: SystemTime::now(),
         };
-        let mut begun = Instant::now();
+        let mut begun = None;
         let done = self.find_or_do(step, layers, &mut told, &mut begun).await;
+        let took = begun.map_or(Duration::ZERO, |b: Instant| b.elapsed());
         match &done {
             Ok((_, true)) => {
                 self.progress.cached.fetch_add(1, Ordering::Relaxed);
                 told.state = State::Cached;
             }
-            Ok((_, false)) => told.state = State::Done(begun.elapsed()),
-            Err(error) => told.state = State::Failed(begun.elapsed(), error.to_string()),
+            Ok((_, false)) => told.state = State::Done(took),
+            Err(error) => told.state = State::Failed(took, error.to_string()),
         }
         self.events.tell(Event::Step(told)).await;
         done.map(|(record, _)| record)
@@ -68,7 +76,7 @@ impl Solver {
         step: &Step<'_>,
         layers: &[Layer],
         told: &mut Told,
-        begun: &mut Instant,
+        begun: &mut Option<Instant>,
     ) -> Result<(Record, bool)> {
         let source = match step.action {
             Action::Copy(copy) => Some(self.copy_source(copy, step).await?),
@@ -98,11 +106,6 @@ impl Solver {
                 Some(turn)
             }
         };
-        // The semaphore is never closed.
-        let _permit = self.progress.permits.acquire().await;
-        // Waiting for other stages is no part of the work.
-        (told.started, *begun) = (SystemTime::now(), Instant::now());
-        self.events.tell(Event::Step(told.clone())).await;
         let events = match (&turn, step.action) {
             // What it prints may be of a secret, which is this caller's alone.
             (Some(turn), Action::Run(run)) if run.mounts.is_empty() => {
@@ -110,15 +113,22 @@ impl Solver {
             }
             _ => self.events.clone(),
         };
-        let layer = match (step.action, &source) {
-            (Action::None, _) => None,
-            (Action::MakeFolder { path, user }, _) => self.make_folder(path, user, layers).await?,
-            (Action::Run(run), _) => {
-                self.run(run, &mounts, layers, (&events, step.index))
-                    .await?
-            }
-            (Action::Copy(copy), Some(source)) => self.copy(copy, source, layers).await?,
-            (Action::Copy(_), None) => None,
+        let work = Work {
+            action: step.action,
+            source: source.as_ref(),
+            mounts: &mounts,
+            layers,
+            events: &events,
+            index: step.index,
+        };
+        let here = {
+            // The semaphore is never closed.
+            let _permit = self.progress.permits.acquire().await;
+            self.done_here(&work, told, begun).await?
+        };
+        let layer = match here {
+            Some(layer) => layer,
+            None => self.done_elsewhere(&work, step, told, begun).await?,
         };
         let record = Record {
             layer,
@@ -267,40 +277,128 @@ impl Solver {
             .map_or("default", String::as_str)
     }
 
-    async fn make_folder(&self, path: &str, user: &str, layers: &[Layer]) -> Result<Option<Layer>> {
-        if path == "/" {
-            return Ok(None);
+    /// Tells that a step begins, once. Waiting for other stages, or for room, is no part of it.
+    async fn begin(&self, told: &mut Told, begun: &mut Option<Instant>) {
+        if begun.is_some() {
+            return;
         }
-        let snapshot = self.lease().await?.prepare(layers).await?;
-        // An apply without entries makes its target folder.
-        let target = Target {
-            folder: path.to_owned(),
-            owner: user.to_owned(),
-            ..Target::default()
-        };
-        let (send, receive) = tokio::sync::mpsc::channel(1);
-        drop(send);
-        snapshot.apply(&target, receive).await?;
-        snapshot.commit(REPOSITORY, self.latest).await
+        (told.started, *begun) = (SystemTime::now(), Some(Instant::now()));
+        self.events.tell(Event::Step(told.clone())).await;
     }
 
-    async fn run(
+    /// What needs no worker: nothing, or a layer straight from files. None = it needs one.
+    async fn done_here(
         &self,
-        run: &RunAction,
-        sources: &[mounts::Source],
-        layers: &[Layer],
-        (events, index): (&Events, u32),
+        work: &Work<'_>,
+        told: &mut Told,
+        begun: &mut Option<Instant>,
+    ) -> Result<Option<Option<Layer>>> {
+        match (work.action, work.source) {
+            (Action::None, _) => Ok(Some(None)),
+            (Action::MakeFolder { path, .. }, _) if path == "/" => {
+                self.begin(told, begun).await;
+                Ok(Some(None))
+            }
+            (Action::Copy(copy), Some(source))
+                if source.layers.is_none() && work.below(copy).is_empty() =>
+            {
+                self.begin(told, begun).await;
+                Ok(self.direct(copy, &source.files).await?.map(Some))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Lets a worker do it, and another one when that is lost.
+    async fn done_elsewhere(
+        &self,
+        work: &Work<'_>,
+        step: &Step<'_>,
+        told: &mut Told,
+        begun: &mut Option<Instant>,
     ) -> Result<Option<Layer>> {
-        // A Dockerfile alone must not reach what listens on the worker's loopback, or become its root.
+        let run = match work.action {
+            Action::Run(run) => Some(run),
+            _ => None,
+        };
+        if let Some(run) = run {
+            self.check(run)?;
+        }
+        let wanted = Wanted {
+            layers: work.layers,
+            platform: run.map(|_| self.runs_on(step)),
+            caches: run.map(mounts::caches).unwrap_or_default(),
+            home: step.home,
+        };
+        let mut search = self.progress.leases.search(wanted, &self.events);
+        loop {
+            let placed = search.next().await?;
+            self.begin(told, begun).await;
+            match self.at_worker(work, &placed.lease).await {
+                Ok(layer) => {
+                    search.done(&placed, layer.as_ref());
+                    return Ok(layer);
+                }
+                Err(error) => search.goes_on(placed, error).await?,
+            }
+        }
+    }
+
+    /// What a step's programs are of.
+    fn runs_on(&self, step: &Step<'_>) -> Platform {
+        let wanted = step.plan.platform.as_ref().or(self.platform.as_ref());
+        wanted.cloned().unwrap_or_else(Platform::host)
+    }
+
+    async fn at_worker(&self, work: &Work<'_>, lease: &Arc<Lease>) -> Result<Option<Layer>> {
+        match (work.action, work.source) {
+            (Action::MakeFolder { path, user }, _) => {
+                let snapshot = lease.prepare(work.layers).await?;
+                // An apply without entries makes its target folder.
+                let target = Target {
+                    folder: path.clone(),
+                    owner: user.clone(),
+                    ..Target::default()
+                };
+                let (send, receive) = tokio::sync::mpsc::channel(1);
+                drop(send);
+                snapshot.apply(&target, receive).await?;
+                snapshot.commit(REPOSITORY, self.latest).await
+            }
+            (Action::Run(run), _) => self.run(run, work, lease).await,
+            (Action::Copy(copy), Some(source)) => {
+                let snapshot = lease.prepare(work.below(copy)).await?;
+                if let Some(from) = &source.layers {
+                    self.copy_layers(copy, from, &snapshot, lease).await?;
+                }
+                if source.layers.is_none() || !source.files.parts.is_empty() {
+                    self.copy_files(copy, &source.files, &snapshot).await?;
+                }
+                snapshot.commit(REPOSITORY, self.latest).await
+            }
+            (Action::None | Action::Copy(_), _) => Ok(None),
+        }
+    }
+
+    /// A Dockerfile alone must not reach what listens on a worker's loopback, or become its root.
+    fn check(&self, run: &RunAction) -> Result<()> {
         if run.network == "host" {
             self.settings.check(Entitlement::NetworkHost)?;
         }
         if run.insecure {
             self.settings.check(Entitlement::SecurityInsecure)?;
         }
-        let lease = self.lease().await?;
-        let snapshot = lease.prepare(layers).await?;
-        let ready = self.make_ready(lease, run, sources).await?;
+        Ok(())
+    }
+
+    async fn run(
+        &self,
+        run: &RunAction,
+        work: &Work<'_>,
+        lease: &Arc<Lease>,
+    ) -> Result<Option<Layer>> {
+        let snapshot = lease.prepare(work.layers).await?;
+        let ready = self.make_ready(lease, run, work.mounts).await?;
         let running = Running {
             action: run,
             settings: &self.settings,
@@ -308,7 +406,7 @@ impl Solver {
             env: &ready.env,
             caller: &self.caller,
         };
-        let code = snapshot.run(running, events, index).await?;
+        let code = snapshot.run(running, work.events, work.index).await?;
         drop(ready);
         if code != 0 {
             return Err(Error::Exit {
@@ -318,27 +416,21 @@ impl Solver {
         }
         snapshot.commit(REPOSITORY, self.latest).await
     }
+}
 
-    async fn copy(
-        &self,
-        copy: &CopyAction,
-        source: &Source,
-        layers: &[Layer],
-    ) -> Result<Option<Layer>> {
-        let below = if copy.link { &[] } else { layers };
-        if below.is_empty()
-            && source.layers.is_none()
-            && let Some(layer) = self.direct(copy, &source.files).await?
-        {
-            return Ok(Some(layer));
-        }
-        let snapshot = self.lease().await?.prepare(below).await?;
-        if let Some(from) = &source.layers {
-            self.copy_layers(copy, from, &snapshot).await?;
-        }
-        if source.layers.is_none() || !source.files.parts.is_empty() {
-            self.copy_files(copy, &source.files, &snapshot).await?;
-        }
-        snapshot.commit(REPOSITORY, self.latest).await
+/// A step's work with all that it needs, wherever it is done.
+struct Work<'a> {
+    action: &'a Action,
+    source: Option<&'a Source>,
+    mounts: &'a [mounts::Source],
+    layers: &'a [Layer],
+    events: &'a Events,
+    index: u32,
+}
+
+impl Work<'_> {
+    /// The layers that a copy is upon.
+    fn below(&self, copy: &CopyAction) -> &[Layer] {
+        if copy.link { &[] } else { self.layers }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result, Tried as _},
     layer::Layer,
     plan::{CopyAction, copy::Origin},
-    worker::{CHUNKS, Snapshot, Target},
+    worker::{CHUNKS, Lease, Snapshot, Target},
 };
 
 impl Solver {
@@ -92,9 +92,10 @@ impl Solver {
         copy: &CopyAction,
         from: &[Layer],
         snapshot: &Snapshot,
+        lease: &Arc<Lease>,
     ) -> Result<()> {
         let name = copy.from.as_deref().unwrap_or_default();
-        let source = self.lease().await?.prepare(from).await?;
+        let source = lease.prepare(from).await?;
         let exclude =
             PatternList::new(&copy.exclude).map_err(|e| Error::Dockerfile(e.to_string()))?;
         let plain = Rewrite {

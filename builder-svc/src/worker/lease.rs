@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use slipway_proto::runtime::v1::{
-    EndLeaseRequest, HoldLeaseEvent, HoldLeaseRequest, LeaseRequest, worker_client::WorkerClient,
+    EndLeaseRequest, HoldLeaseEvent, HoldLeaseRequest, LeaseRequest, LeaseResponse,
+    worker_client::WorkerClient,
 };
 use tonic::{Code, Streaming, transport::Channel};
 
@@ -21,8 +22,9 @@ pub struct Lease {
 }
 
 impl Worker {
-    /// A lease for a build, which an operator of the worker sees under this name.
-    pub async fn lease(&self, holder: &str) -> Result<Arc<Lease>> {
+    /// A lease for a build, which an operator of the worker sees under this name, and what the worker says of
+    /// itself.
+    pub(super) async fn lease(&self, holder: &str) -> Result<(Arc<Lease>, LeaseResponse)> {
         let mut client = self.client.clone();
         let request = LeaseRequest {
             lease_id: String::new(),
@@ -31,17 +33,19 @@ impl Worker {
         };
         let answer = client.lease(request.clone()).await;
         let answer = answer.map_err(|s| failed("cannot use the worker".to_owned(), &s))?;
-        let id = answer.into_inner().lease_id;
+        let said = answer.into_inner();
+        let id = said.lease_id.clone();
         let renewal = LeaseRequest {
             lease_id: id.clone(),
             ..request
         };
         let keeping = tokio::spawn(keep(client.clone(), renewal, self.ttl / 3));
-        Ok(Arc::new(Lease {
+        let lease = Lease {
             client,
             id,
             keeping,
-        }))
+        };
+        Ok((Arc::new(lease), said))
     }
 }
 

@@ -1,10 +1,15 @@
-//! The worker: a runtime-svc that prepares root filesystems, runs steps in them and makes layers.
+//! The workers: runtime-svcs that prepare root filesystems, run steps in them and make layers.
 //!
-//! Everything that a build has there belongs to a lease (`lease`). It is renewed while the build goes on,
-//! ended with it, and lapses by itself when this service dies.
+//! This file is one of them; `fleet` all of them, `choice` which of them does a step, `placing` a step's way
+//! to one that has done it. Everything that a build has at one belongs to a lease (`lease`). It is renewed
+//! while the build goes on, ended with it, and lapses by itself when this service dies.
 
+mod choice;
+pub mod fleet;
 mod lease;
 mod lost;
+pub mod mounts;
+pub mod placing;
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,6 +36,7 @@ use crate::{
     plan::RunAction,
 };
 
+pub use fleet::Fleet;
 pub use lease::Lease;
 use lost::failed;
 
@@ -149,6 +155,35 @@ impl Worker {
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit);
         Self { client, ttl }
+    }
+
+    /// Asks whether it is there, which changes nothing.
+    async fn is_there(&self) -> Result<()> {
+        // A lease that is not there is fine.
+        let nothing = pb::EndLeaseRequest::default();
+        let answer = self.client.clone().end_lease(nothing).await;
+        answer
+            .map(drop)
+            .map_err(|s| failed("cannot use the worker".to_owned(), &s))
+    }
+
+    /// The cache mounts that it has, the one that was used last first.
+    pub async fn caches(&self) -> Result<Vec<pb::CacheMount>> {
+        let answer = self
+            .client
+            .clone()
+            .list_caches(pb::ListCachesRequest {})
+            .await;
+        let answer = answer.map_err(|s| failed("cannot list cache mounts".to_owned(), &s))?;
+        Ok(answer.into_inner().caches)
+    }
+
+    /// Removes those of these cache mounts that no step uses; names and bytes of those that went.
+    pub async fn remove_caches(&self, names: Vec<String>) -> Result<Vec<pb::CacheMount>> {
+        let request = pb::RemoveCachesRequest { names };
+        let answer = self.client.clone().remove_caches(request).await;
+        let answer = answer.map_err(|s| failed("cannot remove cache mounts".to_owned(), &s))?;
+        Ok(answer.into_inner().removed)
     }
 }
 

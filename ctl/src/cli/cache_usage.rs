@@ -27,14 +27,8 @@ pub async fn show(site: &Site, verbose: bool, filters: &[String]) -> Outcome {
     };
     text.push_str(&sums(&usage));
     output::print(&text)?;
+    prune::warn(&usage.warnings);
     Ok(0)
-}
-
-fn kind(record: &Record) -> &'static str {
-    match &*record.id {
-        "context-files" => "source.local",
-        _ => "regular",
-    }
 }
 
 fn used(record: &Record) -> String {
@@ -62,14 +56,16 @@ fn whole(record: &Record) -> String {
     let lines = [
         ("ID", record.id.clone()),
         ("Created at", human::created_at(record.created.as_ref())),
-        ("Mutable", "false".to_owned()),
+        // As BuildKit: what steps change is.
+        ("Mutable", (record.r#type == "exec.cachemount").to_string()),
         ("Reclaimable", (!record.in_use).to_string()),
         ("Shared", record.shared.to_string()),
         ("Size", human::size(record.size)),
         ("Description", record.description.clone()),
         ("Usage count", record.use_count.to_string()),
         ("Last used", used(record)),
-        ("Type", kind(record).to_owned()),
+        ("Type", record.r#type.clone()),
+        ("Worker", record.worker.clone()),
     ];
     let lines = lines.iter().filter(|(_, value)| !value.is_empty());
     let text: String = lines

@@ -108,9 +108,12 @@ impl Usage {
         })
     }
 
-    /// The build cache: layers and records in registry-svc that no image has, and files of contexts.
-    const fn cache_bytes(&self) -> u64 {
-        self.images.internal + self.cache.content
+    /// The build cache: layers and records in registry-svc that no image has, files of contexts, and the cache
+    /// mounts of all workers.
+    fn cache_bytes(&self) -> u64 {
+        let mounts = self.cache.records.iter();
+        let mounts = mounts.filter(|r| r.r#type == "exec.cachemount");
+        self.images.internal + self.cache.content + mounts.map(|r| r.size).sum::<u64>()
     }
 
     /// A line a kind: docker's, then ours.
@@ -254,15 +257,7 @@ impl Usage {
             let used = if r.in_use { "*" } else { "" };
             Row::new([
                 ("ID", format!("{id}{used}")),
-                (
-                    "CacheType",
-                    if r.id == "context-files" {
-                        "source.local"
-                    } else {
-                        "regular"
-                    }
-                    .into(),
-                ),
+                ("CacheType", r.r#type.clone()),
                 ("Description", r.description.clone()),
                 ("Size", human::size(r.size)),
                 ("CreatedAt", human::created_at(r.created.as_ref())),

@@ -124,11 +124,19 @@ pub async fn build_cache(site: &Site, request: builder::v1::PruneRequest) -> Out
         ..request
     };
     let answer = site.builder().prune(request).await?.into_inner();
+    warn(&answer.warnings);
     Ok(Pruned::new(
         "Deleted build cache objects",
         &answer.removed,
         answer.reclaimed,
     ))
+}
+
+/// Says what was left out.
+pub fn warn(sentences: &[String]) {
+    for sentence in sentences {
+        eprintln!("WARNING: {sentence}");
+    }
 }
 
 /// `until=24h` as whole seconds since the epoch, as the builder wants it.

@@ -12,11 +12,52 @@ use crate::{Address, tls::TlsFiles};
 ///
 /// Errors only when the address or the certificates cannot be used at all.
 pub fn connect(address: &Address, tls: Option<&TlsFiles>) -> Result<Channel, ConnectError> {
+    connect_with(address, tls, &Patience::default())
+}
+
+/// How long a service may be silent before a connection counts as broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Until a connection must be there.
+    pub connect: Duration,
+    /// Without a word in a call that is open, before the other end is asked whether it is there.
+    pub silence: Duration,
+    /// Until it has answered that.
+    pub answer: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            silence: Duration::from_secs(30),
+            answer: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Patience {
+    /// A connection whose other end has gone is noticed within this time.
+    pub fn of(limit: Duration) -> Self {
+        Self {
+            connect: limit.min(Self::default().connect),
+            silence: limit / 2,
+            answer: limit / 2,
+        }
+    }
+}
+
+/// The same, with another patience.
+pub fn connect_with(
+    address: &Address,
+    tls: Option<&TlsFiles>,
+    patience: &Patience,
+) -> Result<Channel, ConnectError> {
     match address {
         Address::Unix(path) => {
             let path = path.clone();
             // The name is a placeholder: the connector below decides.
-            let endpoint = tune(Endpoint::from_static("http://slipway.sock"));
+            let endpoint = tune(Endpoint::from_static("http://slipway.sock"), patience);
             Ok(
                 endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
                     let path = path.clone();
@@ -36,18 +77,18 @@ pub fn connect(address: &Address, tls: Option<&TlsFiles>) -> Result<Channel, Con
                 Some(files) => endpoint.tls_config(files.client()?)?,
                 None => endpoint,
             };
-            Ok(tune(endpoint).connect_lazy())
+            Ok(tune(endpoint, patience).connect_lazy())
         }
     }
 }
 
-fn tune(endpoint: Endpoint) -> Endpoint {
+fn tune(endpoint: Endpoint, patience: &Patience) -> Endpoint {
     endpoint
-        .connect_timeout(Duration::from_secs(10))
+        .connect_timeout(patience.connect)
         .initial_stream_window_size(2 * 1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024)
-        .http2_keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20))
+        .http2_keep_alive_interval(patience.silence)
+        .keep_alive_timeout(patience.answer)
         .tcp_nodelay(true)
 }
 

@@ -4,7 +4,7 @@ use std::{io, pin::Pin, time::Duration};
 
 use slipway_proto::{
     runtime::v1::{self as pb, worker_server::Worker as Service},
-    types::v1::{Descriptor, Progress, progress::Phase},
+    types::v1::{Descriptor, Platform, Progress, progress::Phase},
 };
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
@@ -81,10 +81,24 @@ impl Service for WorkerService {
             "" => leases.begin(&request.holder, ttl)?,
             id => (id.to_owned(), leases.renew(id, ttl)?),
         };
-        Ok(Response::new(pb::LeaseResponse {
+        let mut response = pb::LeaseResponse {
             lease_id,
             expires: Some(expires.into()),
-        }))
+            ..pb::LeaseResponse::default()
+        };
+        if request.lease_id.is_empty() {
+            let told = |p: slipway_image::Platform| Platform {
+                os: p.os,
+                architecture: p.architecture,
+                variant: p.variant,
+                os_version: p.os_version,
+            };
+            let all = crate::worker::platforms().into_iter();
+            response.platforms = all.map(told).collect();
+            let processors = std::thread::available_parallelism();
+            response.processors = processors.map_or(0, |n| u32::try_from(n.get()).unwrap_or(0));
+        }
+        Ok(Response::new(response))
     }
 
     type HoldLeaseStream = Events<pb::HoldLeaseEvent>;

@@ -4,6 +4,7 @@
 
 mod attested;
 mod cache;
+mod cache_mounts;
 mod cancelled;
 mod carried;
 mod check;
@@ -21,6 +22,7 @@ mod refused;
 mod reproducible;
 mod secrets;
 mod together;
+mod workers;
 
 use std::{fs, path::Path};
 

@@ -1,0 +1,264 @@
+//! Places for the steps of a build, and its leases at the workers where they are.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use slipway_image::Platform;
+use tokio::sync::OnceCell;
+
+use super::{
+    Fleet, Lease,
+    choice::{best, can_run},
+    fleet::Place,
+};
+use crate::{
+    error::{Error, Result},
+    events::{Event, Events},
+    layer::Layer,
+};
+
+/// A build's leases, each taken when a step first goes there.
+pub struct Leases {
+    fleet: Fleet,
+    title: String,
+    held: Mutex<HashMap<usize, Arc<OnceCell<Arc<Lease>>>>>,
+    /// Workers that the caller was told about.
+    told: Mutex<BTreeSet<usize>>,
+}
+
+/// Where the last step of a stage was done.
+#[derive(Debug)]
+pub struct Home(AtomicUsize);
+
+/// What a step needs of its worker.
+pub struct Wanted<'a> {
+    /// The layers below it.
+    pub layers: &'a [Layer],
+    /// What it runs is of this platform; None = it runs nothing.
+    pub platform: Option<Platform>,
+    /// Ids of its cache mounts.
+    pub caches: Vec<&'a str>,
+    /// Where the step before it was done.
+    pub home: &'a Home,
+}
+
+/// A step's way from worker to worker until one has done it. Each is asked once.
+pub struct Search<'a> {
+    leases: &'a Leases,
+    wanted: Wanted<'a>,
+    events: &'a Events,
+    tried: BTreeSet<usize>,
+    failed: Vec<String>,
+}
+
+/// A place at a worker, and what the build has there.
+pub struct Placed {
+    /// The build's lease at it.
+    pub lease: Arc<Lease>,
+    place: Place,
+}
+
+impl<'a> Wanted<'a> {
+    /// Of a step that runs nothing.
+    pub const fn files(layers: &'a [Layer], home: &'a Home) -> Self {
+        Self {
+            layers,
+            platform: None,
+            caches: Vec::new(),
+            home,
+        }
+    }
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Self(AtomicUsize::new(usize::MAX))
+    }
+}
+
+impl Leases {
+    /// Of a build, which operators of the workers see under this name.
+    pub fn new(fleet: Fleet, title: String) -> Self {
+        Self {
+            fleet,
+            title,
+            held: Mutex::default(),
+            told: Mutex::default(),
+        }
+    }
+
+    /// Begins to look for a worker.
+    pub fn search<'a>(&'a self, wanted: Wanted<'a>, events: &'a Events) -> Search<'a> {
+        Search {
+            leases: self,
+            wanted,
+            events,
+            tried: BTreeSet::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    async fn at(&self, number: usize) -> Result<Arc<Lease>> {
+        let cell = lock(&self.held).entry(number).or_default().clone();
+        let lease = cell.get_or_try_init(|| self.fleet.lease(number, &self.title));
+        lease.await.cloned()
+    }
+
+    /// A lease that is worth nothing any more; who asks next gets another.
+    fn forget(&self, number: usize, lease: &Arc<Lease>) {
+        let mut held = lock(&self.held);
+        let same = |cell: &Arc<OnceCell<Arc<Lease>>>| {
+            cell.get().is_some_and(|there| Arc::ptr_eq(there, lease))
+        };
+        if held.get(&number).is_some_and(same) {
+            held.remove(&number);
+        }
+    }
+
+    /// Tells the caller once that a worker is left out.
+    async fn tell_left_out(&self, number: usize, sentence: String, events: &Events) {
+        if !lock(&self.told).insert(number) {
+            return;
+        }
+        let warning = Event::Warning {
+            rule: "WorkerUnavailable",
+            message: sentence,
+            line: 0,
+        };
+        events.tell(warning).await;
+    }
+}
+
+impl Search<'_> {
+    /// The next worker to try, with room for the step.
+    pub async fn next(&mut self) -> Result<Placed> {
+        let fleet = &self.leases.fleet;
+        loop {
+            let candidates = self.candidates().await;
+            if !self.wanted.caches.is_empty() && candidates.len() > 1 {
+                fleet.ask_for_caches(&candidates).await;
+            }
+            let home = self.wanted.home.0.load(Ordering::Relaxed);
+            let seen = candidates.iter().map(|&number| {
+                let (layers, caches) = (self.wanted.layers, &self.wanted.caches);
+                let mut candidate = fleet.candidate(number, layers, caches);
+                candidate.home = number == home;
+                candidate
+            });
+            let Some(number) = best(&seen.collect::<Vec<_>>()) else {
+                return Err(self.nobody());
+            };
+            // Counted at once: who chooses next sees it.
+            let mut place = fleet.place(number);
+            match self.leases.at(number).await {
+                Ok(lease) if self.fits(number) => {
+                    place.wait().await;
+                    return Ok(Placed { lease, place });
+                }
+                // It said what it can run: now that is known.
+                Ok(_) => {}
+                Err(error) => {
+                    self.tried.insert(number);
+                    self.failed.push(error.to_string());
+                    if fleet.count() > 1 {
+                        let sentence = format!("{error}: it is left out");
+                        self.leases
+                            .tell_left_out(number, sentence, self.events)
+                            .await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Workers that may do it: those that are there and can run it; if none is there, those that were not a
+    /// moment ago; if none can run it, any, and the step fails as the kernel says.
+    async fn candidates(&self) -> Vec<usize> {
+        let fleet = &self.leases.fleet;
+        let all: Vec<usize> = (0..fleet.count()).collect();
+        let able: Vec<usize> = all.iter().copied().filter(|n| self.fits(*n)).collect();
+        let able = if able.is_empty() { all } else { able };
+        let mut there = Vec::new();
+        let mut away = Vec::new();
+        for number in able.into_iter().filter(|n| !self.tried.contains(n)) {
+            match fleet.trouble(number) {
+                None => there.push(number),
+                Some(why) => away.push((number, why)),
+            }
+        }
+        if there.is_empty() {
+            return away.into_iter().map(|(number, _)| number).collect();
+        }
+        for (number, why) in away {
+            let sentence = format!(
+                "the worker {} cannot be used: {why}: it is left out",
+                fleet.name(number)
+            );
+            self.leases
+                .tell_left_out(number, sentence, self.events)
+                .await;
+        }
+        there
+    }
+
+    /// Whether a worker can run it, or has not said what it can.
+    fn fits(&self, number: usize) -> bool {
+        let Some(wanted) = &self.wanted.platform else {
+            return true;
+        };
+        let known = self.leases.fleet.platforms(number);
+        known.is_none_or(|platforms| can_run(&platforms, wanted))
+    }
+
+    fn nobody(&mut self) -> Error {
+        match &mut *self.failed {
+            [only] => Error::NoWorker(std::mem::take(only)),
+            all => Error::NoWorker(format!("no worker can be used: {}", all.join("; "))),
+        }
+    }
+
+    /// Whether the step is to be tried elsewhere, since this worker is gone.
+    pub async fn goes_on(&mut self, placed: Placed, error: Error) -> Result<()> {
+        let Error::WorkerLost { why, .. } = &error else {
+            return Err(error);
+        };
+        let number = placed.place.number();
+        let fleet = &self.leases.fleet;
+        fleet.down(number, why.clone());
+        self.leases.forget(number, &placed.lease);
+        self.tried.insert(number);
+        if self.tried.len() >= fleet.count() {
+            return Err(error);
+        }
+        let name = fleet.name(number);
+        let warning = Event::Warning {
+            rule: "WorkerLost",
+            message: format!(
+                "the worker {name} was lost in the middle of a step ({why}): the step is done again elsewhere"
+            ),
+            line: 0,
+        };
+        lock(&self.leases.told).insert(number);
+        self.events.tell(warning).await;
+        self.failed.push(error.to_string());
+        Ok(())
+    }
+
+    /// Remembers what the worker has now that the step is done.
+    pub fn done(&self, placed: &Placed, made: Option<&Layer>) {
+        let number = placed.place.number();
+        let layers = self.wanted.layers.iter().chain(made);
+        let fleet = &self.leases.fleet;
+        fleet.has(number, layers, &self.wanted.caches);
+        self.wanted.home.0.store(number, Ordering::Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
