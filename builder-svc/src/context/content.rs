@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Write as _},
+    io::{self, Read, Seek as _, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError, RwLock},
@@ -13,6 +13,9 @@ use std::{
 
 use slipway_image::{Digest, Digester};
 use slipway_service::disk;
+
+/// Folder of what content is compressed.
+const MEMBERS: &str = "gzip";
 
 /// The files.
 #[derive(Debug)]
@@ -33,6 +36,22 @@ pub struct Usage {
     pub other: u64,
 }
 
+/// gzip members that are being made.
+pub struct NewMembers {
+    file: File,
+    incoming: Incoming,
+}
+
+impl io::Write for NewMembers {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Content on its way in.
 pub struct Incoming {
     file: File,
@@ -45,11 +64,14 @@ pub struct Incoming {
 impl ContentStore {
     /// Opens a folder; what an earlier instance had not finished is removed.
     pub fn open(root: PathBuf) -> io::Result<Self> {
-        let incoming = root.join("incoming");
-        match fs::remove_dir_all(&incoming) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => fs::create_dir_all(&incoming)?,
+        // Members are not hashed when they are read: a power cut may have torn them.
+        for name in [MEMBERS, "incoming"] {
+            match fs::remove_dir_all(root.join(name)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
         }
+        fs::create_dir_all(root.join("incoming"))?;
         Ok(Self {
             root,
             removing: RwLock::default(),
@@ -129,6 +151,43 @@ impl ContentStore {
         })
     }
 
+    /// The gzip members of content, if they were made since this service began.
+    pub fn members(&self, digest: &Digest) -> Option<File> {
+        let _found = self.removing.read().unwrap_or_else(PoisonError::into_inner);
+        let file = File::open(self.place_of_members(digest)).ok()?;
+        // Only decides what is evicted first.
+        let _ = file.set_modified(SystemTime::now());
+        Some(file)
+    }
+
+    /// Begins to write the gzip members of content.
+    pub fn begin_members(&self) -> io::Result<NewMembers> {
+        let incoming = self.incoming(None)?;
+        let path = incoming.temporary.clone();
+        let file = File::options().read(true).write(true).open(&path)?;
+        Ok(NewMembers { file, incoming })
+    }
+
+    /// Keeps them; returns them from their beginning.
+    pub fn keep_members(&self, digest: &Digest, made: NewMembers) -> io::Result<File> {
+        let NewMembers { mut file, incoming } = made;
+        let size = file.stream_position()?;
+        let path = self.place_of_members(digest);
+        fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
+        file.set_modified(SystemTime::now())?;
+        fs::rename(&incoming.temporary, path)?;
+        if let Some(total) = &mut *self.total() {
+            *total += size;
+        }
+        file.rewind()?;
+        Ok(file)
+    }
+
+    fn place_of_members(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.encoded();
+        self.root.join(MEMBERS).join(&hex[..2]).join(hex)
+    }
+
     /// Keeps a small content.
     pub fn put(&self, content: &[u8]) -> io::Result<Digest> {
         let digest = Digest::of(content);
@@ -179,6 +238,7 @@ impl ContentStore {
         // Records of what was fetched are used when their content is, at most a moment earlier.
         collect(&self.fetched(), &mut files)?;
         collect(&self.root.join("sha256"), &mut files)?;
+        collect(&self.root.join(MEMBERS), &mut files)?;
         files.sort_unstable();
         let mut total: u64 = files.iter().map(|f| f.size).sum();
         let mut gone = (0, 0);
@@ -217,6 +277,7 @@ impl ContentStore {
     pub fn usage(&self) -> io::Result<Usage> {
         let mut files = Vec::new();
         collect(&self.root.join("sha256"), &mut files)?;
+        collect(&self.root.join(MEMBERS), &mut files)?;
         let files = files.iter().map(|f| f.disk).sum();
         // The folder above holds nothing else.
         let above = self.root.parent().unwrap_or(&self.root);

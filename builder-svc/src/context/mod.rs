@@ -126,26 +126,26 @@ impl Arrivals {
         new
     }
 
-    async fn wait(&self, digests: &[Digest]) -> Result<()> {
+    async fn wait(&self, mut digests: &[Digest]) -> Result<()> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             {
                 let state = self.lock();
-                let mut waiting = false;
-                for digest in digests {
-                    match state.asked.get(digest) {
+                // What came is not looked at again: there may be very many, and each wakes us.
+                while let [first, rest @ ..] = digests {
+                    match state.asked.get(first) {
                         Some(Some(Err(why))) => {
                             return Err(Error::Context(format!(
                                 "a file of the context could not be sent: {why}"
                             )));
                         }
-                        Some(Some(Ok(()))) => {}
-                        Some(None) | None => waiting = true,
+                        Some(Some(Ok(()))) => digests = rest,
+                        Some(None) | None => break,
                     }
                 }
-                if !waiting {
+                if digests.is_empty() {
                     return Ok(());
                 }
                 if state.closed {

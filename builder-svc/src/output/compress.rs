@@ -6,7 +6,10 @@
 use std::io::{self, Write};
 
 use slipway_image::{
-    Descriptor, Digest, Digester, digest::DigestWriter, layer::compression::decompress, media_type,
+    Descriptor, Digest, Digester,
+    digest::DigestWriter,
+    layer::{compression::decompress, gzip::GzipWriter},
+    media_type,
 };
 use slipway_service::chunks::{ChunkReader, ChunkWriter};
 use tokio::sync::mpsc;
@@ -136,8 +139,7 @@ fn compress(
             Ok(digest)
         }
         Algorithm::Gzip => {
-            let level = flate2::Compression::new(level.unsigned_abs());
-            let mut encoder = flate2::GzBuilder::new().write(out, level);
+            let mut encoder = GzipWriter::new(out, level.unsigned_abs());
             let digest = copy(&mut plain, &mut encoder)?;
             encoder.finish()?.flush()?;
             Ok(digest)

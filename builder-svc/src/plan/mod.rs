@@ -82,6 +82,15 @@ pub struct Plan {
     pub global: BTreeMap<String, String>,
 }
 
+impl Plan {
+    /// Whether another stage is built upon this one, or takes files from it.
+    pub fn uses(&self, index: usize) -> bool {
+        let this = Base::Stage(index);
+        let mut stages = self.stages.iter();
+        stages.any(|s| s.base == this || s.sources.values().any(|source| *source == this))
+    }
+}
+
 /// Plans a build.
 pub fn plan(file: &Dockerfile, options: &Options) -> Result<Plan> {
     let global = variables::global(file, options)?;

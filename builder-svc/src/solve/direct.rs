@@ -1,39 +1,53 @@
 //! Layers straight from files that this service has, without a worker and a root filesystem.
 //!
-//! Only where the result is provably what the worker would make: nothing is below the layer (`--link`, or the
-//! first layer upon scratch), so no link is on the way and no folder is there already; owners are numbers; no
-//! archive is unpacked; and no two sources are of one name but of different kinds.
+//! Only where the result is provably what the worker would make: no archive is unpacked; no two sources are of
+//! one name but of different kinds; and either nothing is below the layer (`--link`, or the first layer upon
+//! scratch) and owners are numbers, or a worker that has what is below was asked: only folders are on the way,
+//! and what is in their place already are regular files.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
     io::{self, Write as _},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::future::OptionFuture;
 use slipway_image::{
     Descriptor, Digest,
-    layer::{self as tar, pack::LayerWriter},
+    layer::{
+        self as tar,
+        gzip::{GzipWriter, LEVEL},
+        pack::LayerWriter,
+    },
     media_type::OCI_LAYER_GZIP,
 };
 use slipway_service::chunks::ChunkWriter;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Solver,
-    copy::{Arrangement, check_destination, folder, place_of_file},
+    copy::{Arrangement, Part, check_destination, folder, place_of_file},
 };
 use crate::{
     cache::REPOSITORY,
-    context::{ContentStore, Entry, Kind, content::Checked},
+    context::{
+        ContentStore, Entry, Kind,
+        content::{Checked, NewMembers},
+    },
     error::{Error, Result, Tried as _},
     layer::Layer,
     plan::CopyAction,
-    worker::CHUNKS,
+    worker::{CHUNKS, Snapshot, Standing, StandingFolder},
 };
 
-/// gzip's level: the worker's default.
-const LEVEL: u32 = 6;
+/// Bytes from which on a file has gzip members of its own, which are kept: in the next layer that has the file
+/// they are there already.
+const LARGE: u64 = 256 << 10;
+
+/// Most names that a worker is asked for.
+const NAMES: usize = 10_000;
 
 /// Entries of a layer by their path, a folder before what is in it, as a walk of the folders would find them.
 type Tree = BTreeMap<Vec<String>, Item>;
@@ -45,16 +59,51 @@ struct Item {
     content: Option<Digest>,
 }
 
+/// Where a layer goes.
+#[derive(Debug, Clone, Default)]
+struct Place {
+    /// What is there.
+    standing: Standing,
+    /// The destination is a folder.
+    is_folder: bool,
+}
+
 impl Solver {
-    /// Makes a layer upon nothing; none when that is the worker's to do.
+    /// Makes a layer upon nothing, or upon what is below a snapshot; none when that is the worker's to do.
+    /// `more`: the worker will need it, and gets it while it is made.
     pub(super) async fn direct(
         &self,
         copy: &CopyAction,
         files: &Arc<Arrangement>,
+        below: Option<&Snapshot>,
+        more: bool,
     ) -> Result<Option<Layer>> {
-        let Some(owner) = owner(&copy.chown) else {
-            return Ok(None);
+        let mut place = Place {
+            is_folder: copy.destination.ends_with('/'),
+            ..Place::default()
         };
+        match below {
+            None => match owner(&copy.chown) {
+                None => return Ok(None),
+                Some(owner) => place.standing.owner = owner,
+            },
+            Some(snapshot) => {
+                if files.parts.is_empty() {
+                    return Ok(None);
+                }
+                if !place.is_folder && files.parts.iter().any(|p| !p.found.folder) {
+                    place.is_folder = self.is_folder(copy, snapshot).await?;
+                }
+                let Some((target, names)) = target(copy, files, place.is_folder) else {
+                    return Ok(None);
+                };
+                let standing = snapshot.survey(&target, &copy.chown, names).await?;
+                if standing.blocked || !standing.taken.is_empty() {
+                    return Ok(None);
+                }
+                place.standing = standing;
+            }
+        }
         self.fetch_content(files).await?;
         for part in &files.parts {
             if self.is_archive(part).await? {
@@ -62,11 +111,11 @@ impl Solver {
             }
         }
         if files.parts.iter().any(|p| !p.found.folder) {
-            check_destination(copy, files.parts.len(), copy.destination.ends_with('/'))?;
+            check_destination(copy, files.parts.len(), place.is_folder)?;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or_default());
-        let Some(mut tree) = tree(copy, files, owner, now) else {
+        let Some(mut tree) = tree(copy, files, &place, now) else {
             return Ok(None);
         };
         // Nothing changes: the worker says so in its own way.
@@ -76,8 +125,24 @@ impl Solver {
         clamp(&mut tree, self.latest);
         let (send, receive) = mpsc::channel(CHUNKS);
         let store = self.context.store.clone();
-        let packing = tokio::task::spawn_blocking(move || pack(&store, &tree, send));
-        let stored = self.registry.write_blob(REPOSITORY, receive).await;
+        let (ended, diff_id) = oneshot::channel();
+        let mut copied = None;
+        let import = below.filter(|_| more).map(|snapshot| {
+            let (send, receive) = mpsc::channel(CHUNKS);
+            copied = Some(ChunkWriter::new(send));
+            snapshot.import(receive, diff_id)
+        });
+        let packing = tokio::task::spawn_blocking(move || {
+            let packed = pack(&store, &tree, send, copied)?;
+            // The worker may not want it.
+            let _ = ended.send(packed.diff_id.clone());
+            Ok(packed)
+        });
+        let storing = self.registry.write_blob(REPOSITORY, receive);
+        let (stored, imported) = tokio::join!(storing, OptionFuture::from(import));
+        if let Some(Err(error)) = imported {
+            tracing::info!(%error, "the worker did not take a layer: it will fetch it");
+        }
         let packed = packing.await.map_err(io::Error::other).and_then(|r| r);
         let (packed, (digest, size)) = match (packed, stored) {
             (Err(packed), Err(stored)) if packed.kind() == io::ErrorKind::BrokenPipe => {
@@ -112,17 +177,47 @@ fn owner(spec: &str) -> Option<(u32, u32)> {
     Some((number(user)?, number(group)?))
 }
 
+/// The one folder that everything goes to, and what is put into it; none where there are several.
+fn target(
+    copy: &CopyAction,
+    files: &Arrangement,
+    is_folder: bool,
+) -> Option<(String, Vec<String>)> {
+    let (mut target, mut names) = (None, BTreeSet::new());
+    for part in &files.parts {
+        let (into, name) = place_of(copy, part, is_folder);
+        if target.get_or_insert_with(|| into.clone()) != &into {
+            return None;
+        }
+        let first = |path: &str| path.split('/').next().unwrap_or_default().to_owned();
+        // Nothing can fail where nothing is written.
+        let _ = files.each(part, |path, _| {
+            names.insert(name.clone().unwrap_or_else(|| first(path)));
+            Ok(())
+        });
+    }
+    names.remove("");
+    (names.len() <= NAMES).then(|| Some((target?, names.into_iter().collect())))?
+}
+
+/// The folder that a part goes to, and its name there.
+fn place_of(copy: &CopyAction, part: &Part, is_folder: bool) -> (String, Option<String>) {
+    match part.found.folder {
+        true => (folder(&copy.destination), None),
+        false => {
+            let place = place_of_file(&copy.destination, is_folder);
+            (place.folder, place.name)
+        }
+    }
+}
+
 /// What the worker's snapshot would hold; none where that is not certain.
-fn tree(copy: &CopyAction, files: &Arrangement, owner: (u32, u32), now: i64) -> Option<Tree> {
+fn tree(copy: &CopyAction, files: &Arrangement, place: &Place, now: i64) -> Option<Tree> {
+    let owner = place.standing.owner;
     let mut tree = Tree::new();
     let mut certain = true;
     for part in &files.parts {
-        let (target, name) = if part.found.folder {
-            (folder(&copy.destination), None)
-        } else {
-            let place = place_of_file(&copy.destination, copy.destination.ends_with('/'));
-            (place.folder, place.name)
-        };
+        let (target, name) = place_of(copy, part, place.is_folder);
         let target: Vec<String> = parts(&target);
         for end in 1..=target.len() {
             certain &= make_folder(&mut tree, &target[..end], owner, now);
@@ -143,8 +238,25 @@ fn tree(copy: &CopyAction, files: &Arrangement, owner: (u32, u32), now: i64) -> 
             Ok(())
         });
         certain &= taken.is_ok();
+        certain &= keep_folders(&mut tree, &target, &place.standing.folders, now);
     }
     certain.then_some(tree)
+}
+
+/// Folders that are there stay as they are. Only the last of them is changed by what comes into it.
+fn keep_folders(tree: &mut Tree, target: &[String], there: &[StandingFolder], now: i64) -> bool {
+    for (i, folder) in there.iter().enumerate() {
+        let Some(item) = target.get(..=i).and_then(|path| tree.get_mut(path)) else {
+            return false;
+        };
+        item.header.mode = folder.mode;
+        (item.header.uid, item.header.gid) = folder.owner;
+        item.header.mtime = match i + 1 == there.len() {
+            true => (now, 0),
+            false => folder.mtime,
+        };
+    }
+    there.iter().all(|folder| !folder.has_xattrs)
 }
 
 fn parts(path: &str) -> Vec<String> {
@@ -238,13 +350,32 @@ fn pack(
     store: &ContentStore,
     tree: &Tree,
     send: mpsc::Sender<bytes::Bytes>,
+    copy: Option<ChunkWriter>,
 ) -> io::Result<tar::pack::Packed> {
     let mut layer = LayerWriter::new(ChunkWriter::new(send), LEVEL);
+    if let Some(copy) = copy {
+        layer = layer.with_copy(Box::new(copy));
+    }
     for (path, item) in tree {
         let mut header = item.header.clone();
         header.path = path.join("/").into_bytes();
         match &item.content {
             None => layer.append(&header, &mut io::empty())?,
+            Some(digest) if header.size >= LARGE => {
+                let content = Checked::open(store, digest, header.size)?;
+                match store.members(digest) {
+                    Some(members) => {
+                        let whole = |content: Checked<'_>| content.finish().map(|()| members);
+                        layer.append_members(&header, content, whole)?;
+                    }
+                    None => {
+                        let gzip = GzipWriter::new(store.begin_members()?, LEVEL);
+                        let making = Making { content, gzip };
+                        let made = |making: Making<'_>| making.finish(store, digest);
+                        layer.append_members(&header, making, made)?;
+                    }
+                }
+            }
             Some(digest) => {
                 let mut content = Checked::open(store, digest, header.size)?;
                 layer.append(&header, &mut content)?;
@@ -255,6 +386,28 @@ fn pack(
     let (mut writer, packed) = layer.finish()?;
     writer.flush()?;
     Ok(packed)
+}
+
+/// Content that is compressed while it is read.
+struct Making<'a> {
+    content: Checked<'a>,
+    gzip: GzipWriter<NewMembers>,
+}
+
+impl io::Read for Making<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.content.read(buffer)?;
+        self.gzip.write_all(&buffer[..n])?;
+        Ok(n)
+    }
+}
+
+impl Making<'_> {
+    /// The members, kept under the content's digest, which it is found to have.
+    fn finish(self, store: &ContentStore, digest: &Digest) -> io::Result<File> {
+        self.content.finish()?;
+        store.keep_members(digest, self.gzip.finish()?)
+    }
 }
 
 #[cfg(test)]
@@ -285,7 +438,12 @@ mod tests {
         for source in sources {
             files.add(&manifest, source, &copy).unwrap();
         }
-        tree(&copy, &files, (1, 2), 9)
+        let mut place = Place {
+            is_folder: to.ends_with('/'),
+            ..Place::default()
+        };
+        place.standing.owner = (1, 2);
+        tree(&copy, &files, &place, 9)
     }
 
     fn file() -> Kind {

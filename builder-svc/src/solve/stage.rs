@@ -81,6 +81,7 @@ impl Solver {
                     results,
                     line: line.created_by.as_deref().unwrap_or_default(),
                     home: &home,
+                    more: number < total || self.plan.uses(plan.index),
                 };
                 *next += 1;
                 let record = self.step(&step, &layers).await.map_err(fail)?;

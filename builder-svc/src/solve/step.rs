@@ -36,6 +36,8 @@ pub struct Step<'a> {
     pub line: &'a str,
     /// Where the step before it was done.
     pub home: &'a Home,
+    /// Others will need what it makes.
+    pub more: bool,
 }
 
 /// A copy with all that its key needs.
@@ -120,6 +122,7 @@ impl Solver {
             layers,
             events: &events,
             index: step.index,
+            more: step.more,
         };
         let here = {
             // The semaphore is never closed.
@@ -303,7 +306,10 @@ impl Solver {
                 if source.layers.is_none() && work.below(copy).is_empty() =>
             {
                 self.begin(told, begun).await;
-                Ok(self.direct(copy, &source.files).await?.map(Some))
+                Ok(self
+                    .direct(copy, &source.files, None, work.more)
+                    .await?
+                    .map(Some))
             }
             _ => Ok(None),
         }
@@ -368,6 +374,13 @@ impl Solver {
             (Action::Run(run), _) => self.run(run, work, lease).await,
             (Action::Copy(copy), Some(source)) => {
                 let snapshot = lease.prepare(work.below(copy)).await?;
+                if source.layers.is_none()
+                    && let Some(layer) = self
+                        .direct(copy, &source.files, Some(&snapshot), work.more)
+                        .await?
+                {
+                    return Ok(Some(layer));
+                }
                 if let Some(from) = &source.layers {
                     self.copy_layers(copy, from, &snapshot, lease).await?;
                 }
@@ -426,6 +439,7 @@ struct Work<'a> {
     layers: &'a [Layer],
     events: &'a Events,
     index: u32,
+    more: bool,
 }
 
 impl Work<'_> {

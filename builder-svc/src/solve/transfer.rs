@@ -289,7 +289,7 @@ impl Solver {
     }
 
     /// Whether a destination that does not look like a folder is one.
-    async fn is_folder(&self, copy: &CopyAction, snapshot: &Snapshot) -> Result<bool> {
+    pub(super) async fn is_folder(&self, copy: &CopyAction, snapshot: &Snapshot) -> Result<bool> {
         if copy.destination.ends_with('/') {
             return Ok(true);
         }

@@ -10,6 +10,7 @@ mod lease;
 mod lost;
 pub mod mounts;
 pub mod placing;
+mod survey;
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,6 +40,7 @@ use crate::{
 pub use fleet::Fleet;
 pub use lease::Lease;
 use lost::failed;
+pub use survey::{Standing, StandingFolder};
 
 /// Chunks that wait between two services.
 pub const CHUNKS: usize = 8;

@@ -20,7 +20,7 @@ use crate::{
     error::Error,
     registry::Layer,
     usage,
-    worker::{Found, QUESTIONS, Target, Worker},
+    worker::{Found, QUESTIONS, Standing, Survey, Target, Worker, survey},
 };
 
 /// Messages that wait for a client.
@@ -359,6 +359,67 @@ impl Service for WorkerService {
         Ok(Response::new(answer.await?))
     }
 
+    async fn survey(
+        &self,
+        request: Request<pb::SurveyRequest>,
+    ) -> Result<Response<pb::SurveyResponse>, Status> {
+        let request = request.into_inner();
+        let snapshot = self.worker.find(&request.snapshot_id)?;
+        let turn = snapshot.turn().await?;
+        let asked = Survey {
+            path: request.path,
+            owner: request.owner,
+            names: request.names,
+        };
+        let answer = blocking(move || {
+            let _turn = turn;
+            survey(&snapshot.open()?, &asked)
+        });
+        Ok(Response::new(standing_message(answer.await?)))
+    }
+
+    async fn import_layer(
+        &self,
+        request: Request<Streaming<pb::ImportLayerRequest>>,
+    ) -> Result<Response<pb::ImportLayerResponse>, Status> {
+        use pb::import_layer_request::Part;
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.and_then(|r| r.part);
+        let Some(Part::LeaseId(lease)) = first else {
+            let sentence = "the first message of an import must name a lease";
+            return Err(Error::Invalid(sentence.to_owned()).into());
+        };
+        let (_, ended) = self.worker.leases.room_for_snapshot(&lease)?;
+        let (send, receive) = mpsc::channel(QUEUE);
+        let import = self.worker.layers().import(receive);
+        let feed = async {
+            while let Some(request) = requests.message().await? {
+                match request.part {
+                    // An unpacker that has ended says why when it is asked.
+                    Some(Part::Data(data)) => drop(send.send(data).await),
+                    Some(Part::DiffId(text)) => {
+                        let diff_id = text
+                            .parse()
+                            .map_err(|e| Error::Invalid(format!("{text:?} is no digest: {e}")))?;
+                        return Ok(diff_id);
+                    }
+                    Some(Part::LeaseId(_)) | None => {}
+                }
+            }
+            let sentence = "an import ends with the digest of what was sent";
+            Err(Status::from(Error::Invalid(sentence.to_owned())))
+        };
+        let diff_id = tokio::select! {
+            fed = feed => fed?,
+            () = ended.cancelled() => {
+                return Err(Error::NoSuchLease(lease).into());
+            }
+        };
+        drop(send);
+        import.keep(&diff_id).await?;
+        Ok(Response::new(pb::ImportLayerResponse {}))
+    }
+
     type DiffStream = Events<pb::DiffSnapshotEvent>;
     async fn diff(
         &self,
@@ -390,7 +451,7 @@ impl Service for WorkerService {
             return Err(Error::Unsupported(format!("compression {}", request.compression)).into());
         }
         let level = match request.level {
-            0 => 6,
+            0 => slipway_image::layer::gzip::LEVEL,
             level @ 1..=9 => level.unsigned_abs(),
             level => {
                 let sentence = format!("{level} is no level of gzip: they go from 1 to 9");
@@ -465,6 +526,26 @@ impl Service for WorkerService {
     ) -> Result<Response<pb::ReleaseResponse>, Status> {
         self.worker.release(&request.into_inner().snapshot_id);
         Ok(Response::new(pb::ReleaseResponse {}))
+    }
+}
+
+fn standing_message(standing: Standing) -> pb::SurveyResponse {
+    let folder = |(stat, has_xattrs): (rustix::fs::Stat, bool)| pb::survey_response::Folder {
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        modified: Some(prost_types::Timestamp {
+            seconds: stat.st_mtime,
+            nanos: stat.st_mtime_nsec as i32,
+        }),
+        has_xattrs,
+    };
+    pb::SurveyResponse {
+        folders: standing.folders.into_iter().map(folder).collect(),
+        blocked: standing.blocked,
+        taken: standing.taken,
+        uid: standing.owner.0,
+        gid: standing.owner.1,
     }
 }
 

@@ -26,7 +26,7 @@ const ATTEMPTS: u32 = 6;
 
 /// A folder that goes when nobody works in it any more, unless it was given another name: also when the
 /// transfer was dropped half way.
-struct Temporary(PathBuf);
+pub(super) struct Temporary(pub(super) PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {

@@ -8,6 +8,7 @@ mod collect;
 mod durable;
 mod fetch;
 mod hold;
+mod import;
 mod settle;
 mod size;
 mod stack;

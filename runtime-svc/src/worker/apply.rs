@@ -99,7 +99,7 @@ fn non_directory(path: &str) -> Error {
 }
 
 /// Looks `user[:group]` up in the snapshot's own files; numbers need none.
-fn owner(root: &OwnedFd, spec: &str) -> Result<(u32, u32), Error> {
+pub(super) fn owner(root: &OwnedFd, spec: &str) -> Result<(u32, u32), Error> {
     // docker's COPY: a user without a group owns with the group of the same number.
     match (spec.contains(':'), spec.parse::<u32>()) {
         (false, Ok(uid)) => user_in(root, &format!("{uid}:{uid}")),

@@ -17,6 +17,7 @@ mod read;
 mod snapshot;
 mod step;
 mod stubs;
+mod survey;
 
 pub use agent::{Ask, LONGEST as LONGEST_AGENT_MESSAGE, QUESTIONS, Question};
 pub use apply::{Target, apply, user_in};
@@ -29,3 +30,4 @@ pub use platforms::platforms;
 pub use read::read_path;
 pub use snapshot::{Snapshot, Worker};
 pub use step::Step;
+pub use survey::{Standing, Survey, survey};

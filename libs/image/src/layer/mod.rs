@@ -2,12 +2,14 @@
 //!
 //! * [`tar_read`] and [`tar_write`]: the tar format, byte by byte, with limits;
 //! * [`compression`]: which compression a stream has, and reading it;
+//! * [`gzip`]: writing gzip on several processors;
 //! * [`limits`]: what is the most that a layer may be;
 //! * [`unpack`]: a layer into a folder, as overlayfs wants it;
 //! * [`pack`]: a folder, as overlayfs left it, into a layer;
 //! * [`remove`]: away with a tree, however deep.
 
 pub mod compression;
+pub mod gzip;
 pub mod limits;
 pub mod pack;
 pub mod remove;
@@ -53,6 +55,16 @@ pub struct Entry {
     pub size: u64,
     /// Extended attributes, in order.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Entry {
+    /// Bytes of content that stand behind its header.
+    pub fn content_size(&self) -> u64 {
+        match self.kind {
+            Kind::File => self.size,
+            _ => 0,
+        }
+    }
 }
 
 /// Prefix of a file that hides one of the same name below (OCI image-spec, layer.md, "Whiteouts").

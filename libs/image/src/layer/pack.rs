@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{self, Write},
+    io::{self, Read, Write},
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -12,7 +12,11 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Entry, Kind, OPAQUE, OPAQUE_XATTR, WHITEOUT, tar_write::TarWriter};
+use super::{
+    Entry, Kind, OPAQUE, OPAQUE_XATTR, WHITEOUT,
+    gzip::GzipWriter,
+    tar_write::{TarWriter, copy},
+};
 use crate::digest::{Digest, DigestWriter, Digester};
 
 /// How a layer is written.
@@ -37,24 +41,78 @@ pub struct Packed {
     pub entries: u64,
 }
 
-/// gzip with no name and no time in its header, so that the same content gives the same bytes.
-type Compressor<W> = flate2::write::GzEncoder<DigestWriter<W>>;
-
 /// A gzip layer that is being written: both digests in one pass.
 pub struct LayerWriter<W: Write> {
-    tar: TarWriter<DigestWriter<Compressor<W>>>,
+    tar: TarWriter<Body<W>>,
     entries: u64,
+}
+
+/// The plain archive on its way to all who want it.
+struct Body<W: Write> {
+    plain: Digester,
+    /// Somebody else who gets it; nobody any more when that fails.
+    copy: Option<Box<dyn Write + Send>>,
+    gzip: GzipWriter<DigestWriter<W>>,
+}
+
+impl<W: Write> Body<W> {
+    /// Takes plain bytes that become members elsewhere.
+    fn take(&mut self, bytes: &[u8]) {
+        self.plain.update(bytes);
+        if let Some(copy) = &mut self.copy
+            && copy.write_all(bytes).is_err()
+        {
+            self.copy = None;
+        }
+    }
+}
+
+/// The plain part alone.
+struct Taken<'a, W: Write>(&'a mut Body<W>);
+
+impl<W: Write> Write for Taken<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.take(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<W: Write> Write for Body<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.gzip.write_all(bytes)?;
+        self.take(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.gzip.flush()
+    }
 }
 
 impl<W: Write> LayerWriter<W> {
     /// `level` is gzip's, 0 to 9.
     pub fn new(inner: W, level: u32) -> Self {
         let compressed = DigestWriter::new(inner, Digester::default());
-        let encoder = flate2::GzBuilder::new().write(compressed, flate2::Compression::new(level));
+        let body = Body {
+            plain: Digester::default(),
+            copy: None,
+            gzip: GzipWriter::new(compressed, level),
+        };
         Self {
-            tar: TarWriter::new(DigestWriter::new(encoder, Digester::default())),
+            tar: TarWriter::new(body),
             entries: 0,
         }
+    }
+
+    /// Gives the plain archive to somebody else, too, as long as he takes it.
+    #[must_use]
+    pub fn with_copy(mut self, copy: Box<dyn Write + Send>) -> Self {
+        self.tar.inner_mut().copy = Some(copy);
+        self
     }
 
     /// Writes one entry.
@@ -63,10 +121,30 @@ impl<W: Write> LayerWriter<W> {
         self.tar.append(entry, content)
     }
 
+    /// Writes a file whose content is in gzip members of its own: `content` gives it plain, and `members`
+    /// them, when that was read.
+    pub fn append_members<C: Read, M: Read>(
+        &mut self,
+        entry: &Entry,
+        mut content: C,
+        members: impl FnOnce(C) -> io::Result<M>,
+    ) -> io::Result<()> {
+        self.entries += 1;
+        self.tar.append_with(entry, |body| {
+            let written = copy(&mut content, entry.size, &mut Taken(body))?;
+            body.gzip.append_members(&mut members(content)?)?;
+            Ok(written)
+        })
+    }
+
     /// Ends the layer.
     pub fn finish(self) -> io::Result<(W, Packed)> {
-        let (encoder, plain) = self.tar.finish()?.into_parts();
-        let (inner, compressed) = encoder.finish()?.into_parts();
+        let Body { plain, copy, gzip } = self.tar.finish()?;
+        if let Some(mut copy) = copy {
+            // Who fails with it now has not all of it, and knows.
+            let _ = copy.flush();
+        }
+        let (inner, compressed) = gzip.finish()?.into_parts();
         let packed = Packed {
             size: plain.bytes(),
             diff_id: plain.finish(),
@@ -441,12 +519,15 @@ fn is_opaque(folder: &OwnedFd) -> io::Result<bool> {
 
 /// The attributes that belong into an image, sorted: capabilities and the user's own.
 fn xattrs(file: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let mut list = vec![0; 64 * 1024];
-    let length = match rustix::fs::flistxattr(file, &mut list) {
-        Ok(length) => length,
-        Err(Errno::NOTSUP) => 0,
+    // Nearly every file has none: to ask for the size first spares a large buffer.
+    let mut nothing: [u8; 0] = [];
+    match rustix::fs::flistxattr(file, &mut nothing) {
+        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Ok(_) => {}
         Err(e) => return Err(e.into()),
-    };
+    }
+    let mut list = vec![0; 64 * 1024];
+    let length = rustix::fs::flistxattr(file, &mut list)?;
     let mut found = Vec::new();
     for name in list[..length].split(|b| *b == 0) {
         if name != b"security.capability" && !name.starts_with(b"user.") {

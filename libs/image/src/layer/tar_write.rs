@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use super::{Entry, Kind};
 
 const BLOCK: usize = 512;
+/// Bytes of content that are read at once.
+const PIECE: usize = 256 * 1024;
 
 /// A tar stream that is being written.
 pub struct TarWriter<W> {
@@ -18,8 +20,23 @@ impl<W: Write> TarWriter<W> {
         Self { inner }
     }
 
+    /// What it is written to.
+    pub const fn inner_mut(&mut self) -> &mut W {
+        &mut self.inner
+    }
+
     /// Writes one entry; `content` must give exactly `entry.size` bytes for a file.
     pub fn append(&mut self, entry: &Entry, content: &mut dyn io::Read) -> io::Result<()> {
+        let size = entry.content_size();
+        self.append_with(entry, |inner| copy(content, size, inner))
+    }
+
+    /// Writes one entry whose content somebody else writes; returns how many bytes that were.
+    pub fn append_with(
+        &mut self,
+        entry: &Entry,
+        content: impl FnOnce(&mut W) -> io::Result<u64>,
+    ) -> io::Result<()> {
         let mut header = Header::default();
         let mut pax = Vec::new();
         let (kind, link): (u8, &[u8]) = match &entry.kind {
@@ -48,11 +65,7 @@ impl<W: Write> TarWriter<W> {
             record(&mut pax, b"linkpath", link);
         }
         header.field(157, &link[..link.len().min(100)]);
-        let size = if entry.kind == Kind::File {
-            entry.size
-        } else {
-            0
-        };
+        let size = entry.content_size();
         for (key, offset, width, value) in [
             ("uid", 108, 8, u64::from(entry.uid)),
             ("gid", 116, 8, u64::from(entry.gid)),
@@ -81,7 +94,7 @@ impl<W: Write> TarWriter<W> {
             self.pad(pax.len() as u64)?;
         }
         self.inner.write_all(&header.finish(kind))?;
-        let written = io::copy(&mut io::Read::take(content, size), &mut self.inner)?;
+        let written = content(&mut self.inner)?;
         if written != size {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -108,6 +121,25 @@ impl<W: Write> TarWriter<W> {
             self.inner.write_all(&[0; BLOCK][over..])
         }
     }
+}
+
+/// Copies at most `size` bytes, in large pieces; returns how many there were.
+pub(super) fn copy(content: &mut dyn io::Read, size: u64, out: &mut impl Write) -> io::Result<u64> {
+    let mut rest = size;
+    let mut buffer = vec![0; usize::try_from(size).map_or(PIECE, |s| s.min(PIECE))];
+    while rest > 0 {
+        let most = usize::try_from(rest).map_or(PIECE, |r| r.min(PIECE));
+        match content.read(&mut buffer[..most]) {
+            Ok(0) => break,
+            Ok(n) => {
+                out.write_all(&buffer[..n])?;
+                rest -= n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(size - rest)
 }
 
 struct Header([u8; BLOCK]);

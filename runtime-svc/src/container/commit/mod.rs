@@ -15,7 +15,7 @@ use slipway_image::{
     Descriptor, Digest, ImageConfig, Reference,
     config::History,
     layer::{
-        Entry, Kind,
+        Entry, Kind, gzip,
         pack::{self, LayerWriter, Options, Packed, Sink},
     },
     manifest::ImageManifest,
@@ -44,8 +44,6 @@ use crate::{
 const UNNAMED: &str = "docker.io/library/untagged";
 /// Chunks that wait for the registry.
 const CHUNKS: usize = 8;
-/// gzip's own default.
-const LEVEL: u32 = 6;
 
 /// What is asked for.
 #[derive(Debug, Default)]
@@ -132,7 +130,7 @@ impl Manager {
         let whole = Whole::default();
         let sent = whole.clone();
         let packing = tokio::task::spawn_blocking(move || -> io::Result<Packed> {
-            let mut layer = LayerWriter::new(ChunkWriter::new(send), LEVEL);
+            let mut layer = LayerWriter::new(ChunkWriter::new(send), gzip::LEVEL);
             let mut visible = Visible {
                 layer: &mut layer,
                 record: &seen,

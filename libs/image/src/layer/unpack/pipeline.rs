@@ -79,8 +79,11 @@ pub(super) fn run<T, E: From<io::Error>>(
         let diff_id = hasher.join();
         let value = result?;
         let interrupted = || io::Error::other("unpacking was interrupted");
-        let (digest, compressed_size) = sent.ok().flatten().ok_or_else(interrupted)?;
-        let diff_id = diff_id.map_err(|_| interrupted())?;
+        let (digest, compressed_size, same) = sent.ok().flatten().ok_or_else(interrupted)?;
+        let diff_id = match same {
+            true => digest.clone(),
+            false => diff_id.map_err(|_| interrupted())?,
+        };
         Ok((
             value,
             Hashes {
@@ -92,16 +95,18 @@ pub(super) fn run<T, E: From<io::Error>>(
     })
 }
 
-/// `Ok` when the stream was read to its end and everybody has got all of it.
+/// `Ok` when the stream was read to its end and everybody has got all of it: digest and size of what came,
+/// and whether that is what was given on, and was hashed once for both.
 fn inflate(
     compressed: impl BufRead,
     limits: Limits,
     plain: &SyncSender<io::Result<Arc<Vec<u8>>>>,
     to_hash: &SyncSender<Arc<Vec<u8>>>,
     free: &Receiver<Vec<u8>>,
-) -> io::Result<(Digest, u64)> {
+) -> io::Result<(Digest, u64, bool)> {
     let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads any more");
     let mut stream = Decompressor::new(Hashed::new(compressed), limits.zstd_window_log)?;
+    let same = matches!(stream, Decompressor::None(_));
     let mut total = 0;
     loop {
         let mut buffer = free.try_recv().unwrap_or_default();
@@ -120,13 +125,17 @@ fn inflate(
             )));
         }
         let buffer = Arc::new(buffer);
-        to_hash.send(buffer.clone()).map_err(|_| gone(()))?;
+        if !same {
+            to_hash.send(buffer.clone()).map_err(|_| gone(()))?;
+        }
         plain.send(Ok(buffer)).map_err(|_| gone(()))?;
     }
     // What follows the compressed data belongs to the digest too.
     let mut source = stream.into_inner();
     io::copy(&mut source, &mut io::sink())?;
-    Ok((source.digester.clone().finish(), source.digester.bytes()))
+    let digester = source.digester;
+    let size = digester.bytes();
+    Ok((digester.finish(), size, same))
 }
 
 fn fill(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
