@@ -177,26 +177,32 @@ fn owner(spec: &str) -> Option<(u32, u32)> {
     Some((number(user)?, number(group)?))
 }
 
-/// The one folder that everything goes to, and what is put into it; none where there are several.
+/// The one folder that everything goes to, and what is put into it, and whether that is a folder; none where
+/// there are several.
 fn target(
     copy: &CopyAction,
     files: &Arrangement,
     is_folder: bool,
-) -> Option<(String, Vec<String>)> {
+) -> Option<(String, Vec<(String, bool)>)> {
     let (mut target, mut names) = (None, BTreeSet::new());
     for part in &files.parts {
         let (into, name) = place_of(copy, part, is_folder);
         if target.get_or_insert_with(|| into.clone()) != &into {
             return None;
         }
-        let first = |path: &str| path.split('/').next().unwrap_or_default().to_owned();
         // Nothing can fail where nothing is written.
-        let _ = files.each(part, |path, _| {
-            names.insert(name.clone().unwrap_or_else(|| first(path)));
+        let _ = files.each(part, |path, entry| {
+            let (first, is_folder) = match path.split_once('/') {
+                Some((first, _)) => (first, true),
+                None => (path, entry.kind == Kind::Folder),
+            };
+            if !first.is_empty() {
+                let own = name.clone().unwrap_or_else(|| first.to_owned());
+                names.insert((own, is_folder));
+            }
             Ok(())
         });
     }
-    names.remove("");
     (names.len() <= NAMES).then(|| Some((target?, names.into_iter().collect())))?
 }
 

@@ -17,7 +17,7 @@ pub struct Standing {
     pub folders: Vec<StandingFolder>,
     /// Something else is on the way.
     pub blocked: bool,
-    /// Names that are taken by something else than a regular file.
+    /// Names that are taken; a regular file may be replaced, but not by a folder.
     pub taken: Vec<String>,
     /// Whose the files will be.
     pub owner: (u32, u32),
@@ -37,13 +37,22 @@ pub struct StandingFolder {
 }
 
 impl Snapshot {
-    /// Looks at a folder, at what is to come into it, and at who an owner is ("" = root).
-    pub async fn survey(&self, path: &str, owner: &str, names: Vec<String>) -> Result<Standing> {
+    /// Looks at a folder, at what is to come into it (folders are told by `true`), and at who an owner is
+    /// ("" = root).
+    pub async fn survey(
+        &self,
+        path: &str,
+        owner: &str,
+        names: Vec<(String, bool)>,
+    ) -> Result<Standing> {
+        let (folders, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|(_, folder)| *folder);
+        let alone = |names: Vec<(String, bool)>| names.into_iter().map(|(name, _)| name).collect();
         let request = SurveyRequest {
             snapshot_id: self.id.clone(),
             path: path.to_owned(),
             owner: owner.to_owned(),
-            names,
+            names: alone(names),
+            folders: alone(folders),
         };
         let answer = self.lease.client.clone().survey(request).await;
         let answer = answer.map_err(|s| failed(format!("cannot copy to {path}"), &s))?;

@@ -370,6 +370,7 @@ impl Service for WorkerService {
             path: request.path,
             owner: request.owner,
             names: request.names,
+            folders: request.folders,
         };
         let answer = blocking(move || {
             let _turn = turn;

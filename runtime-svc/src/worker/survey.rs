@@ -20,8 +20,10 @@ pub struct Survey {
     pub path: String,
     /// Whose they are to be; "" = root's.
     pub owner: String,
-    /// What is to be put into it.
+    /// What is to be put into it, but for folders.
     pub names: Vec<String>,
+    /// Folders that are to be put into it.
+    pub folders: Vec<String>,
 }
 
 /// The answer.
@@ -31,7 +33,7 @@ pub struct Standing {
     pub folders: Vec<(Stat, bool)>,
     /// Something else than a folder is on the way.
     pub blocked: bool,
-    /// Names that are taken by something else than a regular file.
+    /// Names that are taken; a regular file may be replaced, but not by a folder.
     pub taken: Vec<String>,
     /// Whose they will be.
     pub owner: (u32, u32),
@@ -39,7 +41,7 @@ pub struct Standing {
 
 /// Looks at a snapshot. No link is followed: the builder could not follow it, either.
 pub fn survey(root: &OwnedFd, asked: &Survey) -> Result<Standing, Error> {
-    if asked.names.len() > MOST {
+    if asked.names.len().max(asked.folders.len()) > MOST {
         let sentence = format!("a survey has at most {MOST} names");
         return Err(Error::Invalid(sentence));
     }
@@ -67,13 +69,14 @@ pub fn survey(root: &OwnedFd, asked: &Survey) -> Result<Standing, Error> {
         let has_xattrs = has_xattrs(&folder).tried(what)?;
         standing.folders.push((stat, has_xattrs));
     }
-    for name in &asked.names {
+    let files = asked.names.iter().map(|n| (n, true));
+    for (name, may_replace) in files.chain(asked.folders.iter().map(|n| (n, false))) {
         if name.contains('/') || name == ".." {
             let sentence = format!("{name:?} is no name of something in a folder");
             return Err(Error::Invalid(sentence));
         }
         match rustix::fs::statat(&folder, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => {}
+            Ok(stat) if may_replace && FileType::from_raw_mode(stat.st_mode).is_file() => {}
             Ok(_) => standing.taken.push(name.clone()),
             Err(Errno::NOENT) => {}
             Err(e) => return Err(e).tried(what),
@@ -110,6 +113,7 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         fs::create_dir_all(at("app/src")).unwrap();
         fs::write(at("app/file"), "").unwrap();
+        fs::write(at("app/lib"), "").unwrap();
         symlink("app", at("link")).unwrap();
         let root = OwnedFd::from(fs::File::open(folder.path()).unwrap());
         let ask = |path: &str, names: &[&str]| {
@@ -117,12 +121,16 @@ mod tests {
                 path: path.to_owned(),
                 owner: "7".to_owned(),
                 names: names.iter().map(|n| (*n).to_owned()).collect(),
+                folders: vec!["lib".to_owned(), "bin".to_owned()],
             };
             survey(&root, &asked)
         };
         let there = ask("/app", &["src", "file", "new"]).unwrap();
         assert_eq!((there.folders.len(), there.blocked), (1, false));
-        assert_eq!((there.taken, there.owner), (vec!["src".to_owned()], (7, 7)));
+        assert_eq!(
+            (there.taken, there.owner),
+            (vec!["src".to_owned(), "lib".to_owned()], (7, 7))
+        );
         let missing = ask("/app/none/below/", &["src"]).unwrap();
         assert_eq!((missing.folders.len(), missing.blocked), (1, false));
         assert!(missing.taken.is_empty());
