@@ -102,7 +102,9 @@ pub fn channel(program: &'static str, address: &Address) -> Channel {
     // The name is a placeholder: the connector below decides.
     let endpoint = Endpoint::from_static("http://slipway.sock")
         .initial_stream_window_size(2 * 1024 * 1024)
-        .initial_connection_window_size(8 * 1024 * 1024);
+        .initial_connection_window_size(8 * 1024 * 1024)
+        // A chunk of 256 KiB is one frame.
+        .max_frame_size(1 << 20);
     endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
         let address = address.clone();
         async move {

@@ -87,6 +87,7 @@ fn tune(endpoint: Endpoint, patience: &Patience) -> Endpoint {
         .connect_timeout(patience.connect)
         .initial_stream_window_size(2 * 1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024)
+        .max_frame_size(crate::MAX_FRAME_SIZE)
         .http2_keep_alive_interval(patience.silence)
         .keep_alive_timeout(patience.answer)
         .tcp_nodelay(true)

@@ -41,6 +41,10 @@ pub const MAX_MESSAGE_SIZE: usize = 4 * 1024 * 1024 + 64 * 1024;
 /// Size of a chunk of a streamed body, bytes.
 pub const CHUNK_SIZE: usize = 256 * 1024;
 
+/// Largest frame that is taken, bytes (RFC 9113, SETTINGS_MAX_FRAME_SIZE): a chunk is one, rather than 16
+/// with a system call each.
+pub const MAX_FRAME_SIZE: u32 = 1 << 20;
+
 /// Which service this is.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity {

@@ -228,6 +228,7 @@ fn router(
         .concurrency_limit_per_connection(512)
         .initial_stream_window_size(2 * 1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024)
+        .max_frame_size(crate::MAX_FRAME_SIZE)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .tcp_nodelay(true);
