@@ -40,29 +40,30 @@ impl Host {
     /// Makes the links. On failure nothing is left; the address stays the caller's.
     pub(super) fn build(&self, wanted: &Wanted<'_>) -> Result<Prepared, Error> {
         let id = EndpointId::random();
-        let (netns, interface) = match wanted.netns {
-            None => Netns::create(|netns| self.link_up(&id, wanted, netns))
-                .doing(|| "make a network namespace".to_owned())
-                .map_err(|error| or_full(error, wanted.network))?,
+        let making = || match wanted.netns {
+            None => "make a network namespace".to_owned(),
+            Some(path) => format!("use network namespace {}", path.display()),
+        };
+        let netns = match wanted.netns {
+            None => Netns::create().doing(making)?,
             Some(path) => {
-                let doing = || format!("use network namespace {}", path.display());
-                let netns = Netns::open(path).doing(doing)?;
-                if netns.same_as(&self.own_netns).doing(doing)? {
+                let netns = Netns::open(path).doing(making)?;
+                if netns.same_as(&self.own_netns).doing(making)? {
                     return Err(Error::Invalid(format!(
                         "{} is the host's own network namespace",
                         path.display()
                     )));
                 }
-                let made = netns
-                    .inside(|| self.link_up(&id, wanted, &netns))
-                    .doing(doing);
-                if made.is_err() {
-                    self.delete_link(&id.host_link());
-                }
-                let interface = made.map_err(|error| or_full(error, wanted.network))?;
-                (netns, interface)
+                netns
             }
         };
+        let made = self.link_up(&id, wanted, &netns);
+        if made.is_err() {
+            self.delete_link(&id.host_link());
+        }
+        let interface = made
+            .doing(making)
+            .map_err(|error| or_full(error, wanted.network))?;
         Ok(Prepared {
             id,
             network: wanted.network.id.clone(),
@@ -73,17 +74,17 @@ impl Host {
         })
     }
 
-    /// Runs on a thread inside the namespace; returns the name of the link there.
+    /// Pairs the host with the namespace; returns the name of the link there.
     fn link_up(&self, id: &EndpointId, wanted: &Wanted<'_>, netns: &Netns) -> io::Result<String> {
         use std::os::fd::AsFd as _;
-        let mut inside = Route::open()?;
         let name = match wanted.interface {
             "" if wanted.netns.is_none() => "eth0".to_owned(),
-            "" => next_name(&mut inside)?,
+            "" => netns.inside(|| next_name(&mut Route::open()?))?,
             name => name.to_owned(),
         };
+        let host = id.host_link();
         let pair = link::Veth {
-            host: &id.host_link(),
+            host: &host,
             bridge: Some(wanted.bridge),
             peer: &name,
             peer_mac: wanted.mac,
@@ -94,27 +95,13 @@ impl Host {
             .route
             .apply(&[pair.create(), link::set_hairpin(pair.host)])?;
         slipway_fault::point("netd.attach.paired");
-        // IPv6 would give the container a link-local address and a way to its neighbours that
-        // no rule of ours looks at. A kernel without IPv6 has no such file.
+        // A port of a bridge needs no address. The kernel would give it one as soon as the other end is up,
+        // with two routes that it looks for among those of all other ports, here and when the link goes.
         ignore_missing(sysctl::write(
-            &format!("ipv6/conf/{name}/disable_ipv6"),
+            &format!("ipv6/conf/{host}/disable_ipv6"),
             "1",
         ))?;
-        let index = inside.link(&name)?.ok_or(io::ErrorKind::NotFound)?.index;
-        inside.apply(&[
-            link::set_up(1),
-            link::set_up(index),
-            link::add_address(index, wanted.address, wanted.network.subnet),
-        ])?;
-        if !wanted.network.internal {
-            let everywhere = Ipv4Net::default();
-            // The first endpoint of a namespace has the default route; it stays so.
-            inside.apply_idempotent(&[link::add_route(
-                everywhere,
-                wanted.network.gateway,
-                index,
-            )])?;
-        }
+        netns.inside(|| inside_up(&name, wanted))?;
         Ok(name)
     }
 
@@ -130,6 +117,29 @@ impl Host {
             tracing::warn!(link = name, %error, "cannot delete a link; the next start tries again");
         }
     }
+}
+
+/// Runs on a thread inside the namespace.
+fn inside_up(name: &str, wanted: &Wanted<'_>) -> io::Result<()> {
+    // IPv6 would give the container a link-local address and a way to its neighbours that
+    // no rule of ours looks at. A kernel without IPv6 has no such file.
+    ignore_missing(sysctl::write_apart(
+        &format!("ipv6/conf/{name}/disable_ipv6"),
+        "1",
+    ))?;
+    let mut inside = Route::open()?;
+    let index = inside.link(name)?.ok_or(io::ErrorKind::NotFound)?.index;
+    inside.apply(&[
+        link::set_up(1),
+        link::set_up(index),
+        link::add_address(index, wanted.address, wanted.network.subnet),
+    ])?;
+    if !wanted.network.internal {
+        let everywhere = Ipv4Net::default();
+        // The first endpoint of a namespace has the default route; it stays so.
+        inside.apply_idempotent(&[link::add_route(everywhere, wanted.network.gateway, index)])?;
+    }
+    Ok(())
 }
 
 /// The kernel's word for a bridge without a free port is EXFULL (find_portno in net/bridge/br_if.c).

@@ -22,15 +22,11 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes a namespace and runs `configure` in it, on a thread that lives no longer than that.
-    pub fn create<T: Send>(
-        configure: impl FnOnce(&Netns) -> io::Result<T> + Send,
-    ) -> io::Result<(Netns, T)> {
-        on_thread(move || {
+    /// Makes a namespace, on a thread that lives no longer than that.
+    pub fn create() -> io::Result<Self> {
+        on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            let netns = Self::current()?;
-            let value = configure(&netns)?;
-            Ok((netns, value))
+            Self::current()
         })
     }
 

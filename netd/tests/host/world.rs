@@ -57,16 +57,17 @@ impl World {
 
         let mut route = Route::open().unwrap();
         let net: Ipv4Net = "192.0.2.0/24".parse().unwrap();
-        let (neighbour, ()) = Netns::create(|netns| {
-            let pair = link::Veth {
-                host: "lan0",
-                bridge: None,
-                peer: "lan0",
-                peer_mac: Mac::of(NEIGHBOUR),
-                netns: netns.as_fd(),
-                mtu: 1500,
-            };
-            route.apply(&[pair.create()])?;
+        let neighbour = Netns::create().unwrap();
+        let pair = link::Veth {
+            host: "lan0",
+            bridge: None,
+            peer: "lan0",
+            peer_mac: Mac::of(NEIGHBOUR),
+            netns: neighbour.as_fd(),
+            mtu: 1500,
+        };
+        route.apply(&[pair.create()]).unwrap();
+        let up = || {
             let mut inside = Route::open()?;
             let index = inside.link("lan0")?.unwrap().index;
             inside.apply(&[
@@ -75,8 +76,8 @@ impl World {
                 link::add_address(index, NEIGHBOUR, net),
                 link::add_route(Ipv4Net::default(), HOST, index),
             ])
-        })
-        .unwrap();
+        };
+        neighbour.inside(up).unwrap();
         let index = route.link("lan0").unwrap().unwrap().index;
         route
             .apply(&[link::set_up(1), link::add_address(index, HOST, net)])

@@ -25,7 +25,7 @@ pub fn create(path: &Path, hierarchy: &Hierarchy) -> io::Result<()> {
         let parent = so_far.clone();
         so_far.push(part);
         match fs::create_dir(&so_far) {
-            Ok(()) if cpuset => inherit_cpuset(&parent, &so_far)?,
+            Ok(()) if cpuset => inherit_cpuset(&parent, &so_far, so_far != path)?,
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
@@ -35,12 +35,21 @@ pub fn create(path: &Path, hierarchy: &Hierarchy) -> io::Result<()> {
 }
 
 /// A new cpuset is empty, and nothing can run in it (cpusets.rst, 1.4).
-fn inherit_cpuset(parent: &Path, child: &Path) -> io::Result<()> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        let value = fs::read_to_string(parent.join(file))?;
-        write(&child.join(file), value.trim())?;
+///
+/// One that is made to hold others lets the kernel give them what it has itself (cpusets.rst, 1.10): who writes
+/// it instead has every write compared with all groups beside it, and scheduling domains made anew for all.
+fn inherit_cpuset(parent: &Path, child: &Path, holds_others: bool) -> io::Result<()> {
+    let files = ["cpuset.cpus", "cpuset.mems"];
+    if fs::read_to_string(child.join(files[0]))?.trim().is_empty() {
+        for file in files {
+            let value = fs::read_to_string(parent.join(file))?;
+            write(&child.join(file), value.trim())?;
+        }
     }
-    Ok(())
+    match holds_others {
+        true => write(&child.join("cgroup.clone_children"), "1"),
+        false => Ok(()),
+    }
 }
 
 /// Sets the limits that this tree's controllers know.
