@@ -16,11 +16,20 @@ pub use support::Support;
 pub use usage::Usage;
 
 use std::{
+    ffi::{OsStr, OsString},
     fs, io,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
 };
 
-use rustix::process::Pid;
+use rustix::{
+    fs::{AtFlags, CWD, FileType, Mode, OFlags},
+    io::Errno,
+    process::Pid,
+};
 
 use crate::executor::plan::{Cgroup as Plan, Limits};
 
@@ -344,26 +353,69 @@ impl Group {
     }
 }
 
-/// Removes a group and the groups that the container made in it.
+/// Removes a group and the groups that the container made in it, which may be nested deeper than a path is long
+/// or a stack is deep.
 fn remove_tree(path: &Path) -> io::Result<()> {
-    // The kernel empties a group a little after its last process was reaped: a millisecond or two, unless
-    // the host is so busy that who was killed does not get to its end.
-    for attempt in 0.. {
-        match fs::remove_dir(path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && attempt < 600 => {
-                for entry in fs::read_dir(path)?.flatten() {
-                    if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                        remove_tree(&entry.path())?;
-                    }
+    let (Some(parent), Some(top)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let mut folder = match subfolder(CWD, parent.as_os_str()) {
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened?,
+    };
+    // From `top` to the one that goes next; `folder` is where that is.
+    let mut names = vec![top.to_owned()];
+    let mut attempt = 0;
+    while let Some(name) = names.last() {
+        match rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {
+                names.pop();
+                attempt = 0;
+                if !names.is_empty() {
+                    folder = subfolder(folder.as_fd(), "..".as_ref())?;
                 }
-                let wait = if attempt < 100 { 1 } else { 10 };
-                std::thread::sleep(std::time::Duration::from_millis(wait));
             }
-            other => return other,
+            Err(Errno::BUSY | Errno::NOTEMPTY) => {
+                let group = match subfolder(folder.as_fd(), name) {
+                    Err(Errno::NOENT) => continue,
+                    opened => opened?,
+                };
+                match first_group(&group)? {
+                    Some(inner) => {
+                        folder = group;
+                        names.push(inner);
+                    }
+                    // The kernel empties a group a little after its last process was reaped: a millisecond or
+                    // two, unless the host is so busy that who was killed does not get to its end.
+                    None if attempt < 600 => {
+                        let wait = if attempt < 100 { 1 } else { 10 };
+                        std::thread::sleep(std::time::Duration::from_millis(wait));
+                        attempt += 1;
+                    }
+                    None => return Err(Errno::BUSY.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+fn subfolder(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, name, flags, Mode::empty())
+}
+
+/// Some group in this one.
+fn first_group(group: &OwnedFd) -> io::Result<Option<OsString>> {
+    for entry in rustix::fs::Dir::read_from(group)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if entry.file_type() == FileType::Directory && name != "." && name != ".." {
+            return Ok(Some(name.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 fn write(path: &Path, value: &str) -> io::Result<()> {
@@ -378,6 +430,24 @@ fn write(path: &Path, value: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_nested_deeper_than_a_path_is_long_go() {
+        let home = tempfile::tempdir().unwrap();
+        let name = "a".repeat(100);
+        let mut folder = subfolder(CWD, home.path().as_os_str()).unwrap();
+        for depth in 0..500 {
+            let name: &str = if depth == 0 { "top" } else { &name };
+            rustix::fs::mkdirat(&folder, name, Mode::RWXU).unwrap();
+            rustix::fs::mkdirat(&folder, format!("{name}-beside"), Mode::RWXU).unwrap();
+            folder = subfolder(folder.as_fd(), name.as_ref()).unwrap();
+        }
+        remove_tree(&home.path().join("top")).unwrap();
+        assert!(!home.path().join("top").exists());
+        assert!(home.path().join("top-beside").exists());
+        remove_tree(&home.path().join("top")).unwrap();
+        remove_tree(&home.path().join("nowhere/top")).unwrap();
+    }
 
     #[test]
     fn hybrid_hosts_are_understood() {
