@@ -14,7 +14,6 @@ use runtime_svc::{
     oci, quiet,
     registry::Registry,
     settings,
-    sys::heap,
     worker::Worker,
 };
 use slipway_proto::runtime::v1::{
@@ -52,7 +51,6 @@ fn main() -> ExitCode {
         let lock = PathBuf::from(arguments.next().unwrap_or_default());
         return ExitCode::from(u8::try_from(spawner::main(&lock)).unwrap_or(1));
     }
-    heap::share_among_threads();
     let args = Args::parse();
     slipway_service::run(IDENTITY, &args.service, 2, open)
 }

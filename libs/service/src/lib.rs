@@ -15,7 +15,7 @@
 //!
 //! Architecture invariant: this crate knows no service's domain.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod chunks;
 pub mod client;
@@ -26,6 +26,7 @@ pub mod listen;
 pub mod metrics;
 pub mod server;
 pub mod settings;
+mod sys;
 pub mod tls;
 pub mod trace;
 

@@ -17,11 +17,15 @@ use crate::{
     Address, Identity, Paths, ServiceArgs, instance, listen,
     metrics::{self, CountLayer, Metrics},
     settings::{self, Settings},
+    sys::memory,
     trace,
 };
 
 /// How long calls may go on after the signal to stop, before they are cut off.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How long after it is ready a service has done what only its start needs.
+const AFTER_THE_START: Duration = Duration::from_secs(3);
 
 /// What a service gets to build itself from.
 #[derive(Clone)]
@@ -78,6 +82,7 @@ where
     F: FnOnce(Context, T) -> R,
     R: Future<Output = anyhow::Result<Routes>>,
 {
+    memory::share_heaps();
     let (settings, own) = settings::load::<T>(identity, args)?;
     trace::install(&settings.log, settings.log_json);
     // The services may run as users of their own: they pass through here, each into its own folder.
@@ -171,6 +176,11 @@ async fn serve(context: &Context, settings: &Settings, routes: Routes) -> anyhow
         tokio::spawn(metrics::serve(context.metrics.clone(), listener));
     }
     info!(service = name, version = context.identity.version, "ready");
+    tokio::spawn(async {
+        tokio::time::sleep(AFTER_THE_START).await;
+        // It fails only when the service ends.
+        let _ = tokio::task::spawn_blocking(memory::forget_the_start).await;
+    });
 
     // A listener that ends before we are told to stop is a failure of the whole service.
     tokio::select! {

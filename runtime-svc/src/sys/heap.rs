@@ -1,15 +1,5 @@
 //! Keeping the heaps of processes small that live long and do little.
 
-/// For a process with threads: they share heaps. glibc would give each of up to eight times as many as there
-/// are processors one of its own, and what dozens of threads have freed in those stays there.
-#[cfg(target_env = "gnu")]
-pub fn share_among_threads() {
-    // SAFETY: changes a number of the allocator before there are threads. It can only refuse.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
-    }
-}
-
 /// Large buffers go back to the kernel as soon as they are dropped. glibc would keep the room of one that was
 /// freed for the next, as it takes it for a habit (mallopt(3), "dynamic mmap threshold").
 #[cfg(target_env = "gnu")]
@@ -31,10 +21,6 @@ pub fn give_back() {
         libc::malloc_trim(0);
     }
 }
-
-/// Others have no such heaps.
-#[cfg(not(target_env = "gnu"))]
-pub fn share_among_threads() {}
 
 /// Others have no such habit.
 #[cfg(not(target_env = "gnu"))]

@@ -1,0 +1,3 @@
+//! What needs `unsafe`: nothing outside of this folder does.
+
+pub mod memory;
