@@ -2,10 +2,9 @@
 
 use std::{
     collections::HashMap,
-    ffi::OsString,
-    fs::{self, File, FileType},
+    fs::{self, File},
     io::{self, Read as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     time::SystemTime,
@@ -13,10 +12,13 @@ use std::{
 
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
-use slipway_pattern::{Matched, PatternList};
-use slipway_proto::builder::v1::{ContextEntry, context_entry::Type};
+use slipway_pattern::PatternList;
+use slipway_proto::builder::v1::ContextEntry;
 
-use super::hashes::{Hashes, Stamp};
+use super::{
+    hashes::{Hashes, Stamp},
+    walk::{self, Found},
+};
 use crate::failure::{Failure, Outcome};
 
 /// Entries sorted by path, and where each content is.
@@ -73,15 +75,7 @@ pub fn read(root: &Path, dockerfile: Option<&Path>) -> Outcome<Context> {
             Err(e) => return Err(Failure::new(format!("cannot read {}: {e}", file.display()))),
         }
     }
-    let mut walk = Walk {
-        root,
-        patterns,
-        found: Vec::new(),
-        above: Vec::new(),
-    };
-    walk.run()?;
-    let mut found = walk.found;
-    found.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
+    let mut found = walk::walk(root, &patterns)?;
     let mut hashes = Hashes::of(root);
     hash_all(&mut found, &mut hashes)?;
     hashes.save();
@@ -97,139 +91,6 @@ pub fn read(root: &Path, dockerfile: Option<&Path>) -> Outcome<Context> {
         context.entries.push(found.entry);
     }
     Ok(context)
-}
-
-/// Something in the context; a file has a stamp.
-struct Found {
-    entry: ContextEntry,
-    path: PathBuf,
-    stamp: Option<Stamp>,
-}
-
-struct Walk<'a> {
-    root: &'a Path,
-    patterns: PatternList,
-    found: Vec<Found>,
-    /// Folders that are left out, but not all of what is in them, above the current one.
-    above: Vec<Found>,
-}
-
-/// A folder that is being gone through: what is left of it.
-struct Level {
-    path: PathBuf,
-    /// Below the root; "" is the root itself.
-    inside: String,
-    matched: Matched,
-    /// By name: an entry of `read_dir` would keep the folder open.
-    children: std::vec::IntoIter<(OsString, FileType)>,
-}
-
-impl Level {
-    fn open(path: PathBuf, inside: String, matched: Matched) -> Outcome<Self> {
-        let children = fs::read_dir(&path).and_then(|children| {
-            children
-                .map(|child| child.and_then(|c| Ok((c.file_name(), c.file_type()?))))
-                .collect::<io::Result<Vec<_>>>()
-        });
-        Ok(Self {
-            children: children.map_err(|e| fail(&path, e))?.into_iter(),
-            path,
-            inside,
-            matched,
-        })
-    }
-}
-
-fn fail(path: &Path, e: io::Error) -> Failure {
-    Failure::new(format!(
-        "cannot read {} of the context: {e}",
-        path.display()
-    ))
-}
-
-impl Walk<'_> {
-    /// Goes through everything, a folder before what is in it. Not by recursion, and with one folder
-    /// open at a time: folders may be as deep as names are long.
-    fn run(&mut self) -> Outcome<()> {
-        let root = Level::open(self.root.to_owned(), String::new(), Matched::default())?;
-        let mut levels = vec![root];
-        while let Some(level) = levels.last_mut() {
-            let Some((name, kind)) = level.children.next() else {
-                // Nothing in it came back: then it stays away too.
-                self.above.retain(|f| f.entry.path != level.inside);
-                levels.pop();
-                continue;
-            };
-            let below = self.child(level, name, kind)?;
-            levels.extend(below);
-        }
-        Ok(())
-    }
-
-    /// Takes one thing in, or leaves it out; returns a folder that is to be gone through.
-    fn child(&mut self, level: &Level, name: OsString, kind: FileType) -> Outcome<Option<Level>> {
-        let path = level.path.join(&name);
-        let Ok(name) = name.into_string() else {
-            return Err(Failure::new(format!(
-                "{} of the context is not UTF-8: rename it, or leave it out in .dockerignore",
-                path.display()
-            )));
-        };
-        let name = match level.inside.as_str() {
-            "" => name,
-            inside => format!("{inside}/{name}"),
-        };
-        let (excluded, matched) = match self.patterns.is_empty() {
-            true => (false, Matched::default()),
-            false => self.patterns.step(&name, &level.matched),
-        };
-        if excluded && !(kind.is_dir() && self.patterns.may_return_below(&name)) {
-            return Ok(None);
-        }
-        let meta = match fs::symlink_metadata(&path) {
-            // It went away meanwhile: then it is no part of the context.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            meta => meta.map_err(|e| fail(&path, e))?,
-        };
-        let mut found = Found {
-            entry: ContextEntry {
-                path: name.clone(),
-                mode: meta.permissions().mode() & 0o7777,
-                mtime: meta.mtime() * 1_000_000_000 + meta.mtime_nsec(),
-                ..ContextEntry::default()
-            },
-            path: path.clone(),
-            stamp: None,
-        };
-        if meta.is_dir() {
-            found.entry.set_type(Type::Directory);
-            match excluded {
-                true => self.above.push(found),
-                false => self.keep(found),
-            }
-            return Level::open(path, name, matched).map(Some);
-        } else if meta.is_symlink() {
-            found.entry.set_type(Type::Symlink);
-            let target = fs::read_link(&path).map_err(|e| fail(&path, e))?;
-            found.entry.link_target = target.to_string_lossy().into_owned();
-        } else if meta.is_file() {
-            found.entry.set_type(Type::File);
-            found.entry.size = meta.len();
-            found.stamp = Some(Stamp::of(&meta));
-        } else {
-            // Sockets, FIFOs and devices are no content: docker leaves them out too.
-            return Ok(None);
-        }
-        self.keep(found);
-        Ok(None)
-    }
-
-    /// Keeps something, and the folders above it that were left out.
-    fn keep(&mut self, found: Found) {
-        debug_assert!(found.path.starts_with(self.root));
-        self.found.append(&mut self.above);
-        self.found.push(found);
-    }
 }
 
 /// Gives every file its hash: from the cache, or by reading it, on all processors.
@@ -304,6 +165,7 @@ fn hash(found: &Found, buffer: &mut [u8]) -> io::Result<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn folders_may_be_deep() {

@@ -13,3 +13,4 @@ pub mod receive;
 pub mod screen;
 pub mod session;
 pub mod source;
+pub mod walk;
