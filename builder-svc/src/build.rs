@@ -1,7 +1,7 @@
 //! A build from request to outputs.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -19,13 +19,18 @@ use crate::{
         Predicate, Wanted, provenance,
         sbom::{self, Scanner},
     },
-    cache::{Cache, Filters, OnDisk, Prune, Record, carried, to_remove},
+    cache::{
+        Cache, Filters, OnDisk, Prune,
+        carried::{self, Imported, MountId, Mounts},
+        to_remove,
+    },
     caller::Caller,
     check::{self, Walk, report},
     context::{BuildContext, ContentStore, Fetcher},
     error::{Error, Result, Tried as _},
-    events::{Event, Events},
+    events::{Event, Events, State, Step},
     history::{Entry, History, Status},
+    layer::Layer,
     output::{self, Exported, Exporter, Made, Output, annotation::Annotations},
     plan::{self, Base, Options, stage::Given},
     registry::{Fetch, Registry},
@@ -543,11 +548,21 @@ impl Builder {
                 image = Some((exported, output.names.clone()));
             }
         }
+        let mut mounts = Vec::new();
+        if cache_to.iter().any(|to| to.mounts) {
+            let index = progress.indexes(1);
+            let mounts_of_build = progress.mounts();
+            mounts = self
+                .carry_mounts(&mounts_of_build, &imported, &events, index)
+                .await?;
+        }
         // Behind those that the caller numbered.
         let first = u32::try_from(request.outputs.len()).unwrap_or(u32::MAX);
         for (number, to) in (first..).zip(&cache_to) {
             let index = progress.indexes(1);
-            exporter.cache(to, &records, number, index).await?;
+            exporter
+                .cache(to, &records, &mounts, (number, index))
+                .await?;
         }
         let (steps, cached) = progress.counts();
         let (image, names) = image.map_or((None, names), |(image, names)| (Some(image), names));
@@ -562,6 +577,61 @@ impl Builder {
 }
 
 impl Builder {
+    /// The cache mounts of a build as layers: those that workers have, else those that it was given.
+    async fn carry_mounts(
+        &self,
+        wanted: &BTreeSet<MountId>,
+        imported: &Imported,
+        events: &Events,
+        index: u32,
+    ) -> Result<Vec<(MountId, Layer)>> {
+        let mut step = Step {
+            index,
+            name: "exporting cache mounts".to_owned(),
+            state: State::Started,
+            started: SystemTime::now(),
+        };
+        events.tell(Event::Step(step.clone())).await;
+        let begun = Instant::now();
+        let done = self.layers_of_mounts(wanted, imported, events).await;
+        step.state = match &done {
+            Ok(_) => State::Done(begun.elapsed()),
+            Err(error) => State::Failed(begun.elapsed(), error.to_string()),
+        };
+        events.tell(Event::Step(step)).await;
+        done
+    }
+
+    async fn layers_of_mounts(
+        &self,
+        wanted: &BTreeSet<MountId>,
+        imported: &Imported,
+        events: &Events,
+    ) -> Result<Vec<(MountId, Layer)>> {
+        let seen = self.fleet.mounts().await;
+        for message in seen.warnings {
+            let warning = Event::Warning {
+                rule: "WorkerUnavailable",
+                message,
+                line: 0,
+            };
+            events.tell(warning).await;
+        }
+        let mut out = Vec::new();
+        for id in wanted {
+            let those = seen.mounts.iter();
+            let those = those.filter(|m| m.mount.as_ref().is_some_and(|m| m.whole == *id));
+            match those.max_by_key(|m| m.last_used) {
+                Some(there) => out.push((id.clone(), self.fleet.export_mount(there).await?)),
+                None => {
+                    let given = imported.mounts.get(id);
+                    out.extend(given.map(|(layer, _)| (id.clone(), layer.clone())));
+                }
+            }
+        }
+        Ok(out)
+    }
+
     /// What is said of each result.
     async fn predicates(
         &self,
@@ -601,16 +671,11 @@ impl Builder {
     }
 
     /// Records from elsewhere. A source that is not there is told and passed over, as in BuildKit.
-    async fn import(
-        &self,
-        sources: &[carried::From],
-        fetch: &Fetch,
-        events: &Events,
-    ) -> HashMap<String, Record> {
-        let mut all = HashMap::new();
+    async fn import(&self, sources: &[carried::From], fetch: &Fetch, events: &Events) -> Imported {
+        let mut all = Imported::default();
         for source in sources {
-            let (name, found) = match source {
-                carried::From::Registry(name) => {
+            let (name, found) = match &source.place {
+                carried::Place::Registry(name) => {
                     let fetch = Fetch {
                         always: true,
                         ..fetch.clone()
@@ -618,17 +683,25 @@ impl Builder {
                     let found = self.registry.image(name, &fetch).await;
                     (name.as_str(), found.map(|i| (i.config, i.layers)))
                 }
-                carried::From::Sent { config, manifest } => {
+                carried::Place::Sent { config, manifest } => {
                     ("the folder", carried::sent(config, manifest))
                 }
             };
             let records = match found {
-                Ok((config, layers)) => carried::records(&config, &layers)
-                    .ok_or_else(|| "it has no records of builder-svc".to_owned()),
+                Ok((config, layers)) => {
+                    let replace = source.mounts == Mounts::Replace;
+                    if source.mounts != Mounts::No {
+                        let mounts = carried::mounts(&config, &layers).into_iter();
+                        let mounts = mounts.map(|(id, layer)| (id, (layer, replace)));
+                        all.mounts.extend(mounts);
+                    }
+                    carried::records(&config, &layers)
+                        .ok_or_else(|| "it has no records of builder-svc".to_owned())
+                }
                 Err(error) => Err(error.to_string()),
             };
             match records {
-                Ok(records) => all.extend(records),
+                Ok(records) => all.records.extend(records),
                 Err(why) => {
                     let warning = Event::Warning {
                         rule: "CacheImport",

@@ -29,6 +29,47 @@ const MOST: usize = 100_000;
 #[derive(Debug, Serialize, Deserialize)]
 struct Carried {
     records: Vec<One>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<OneMount>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct OneMount {
+    id: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    base: String,
+    /// Place among the image's layers.
+    layer: usize,
+}
+
+/// Which cache mount: what Dockerfiles call it, and what it began with.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MountId {
+    /// With the namespace in front: `/pip`.
+    pub id: String,
+    /// A word.
+    pub base: String,
+}
+
+/// What was found elsewhere.
+#[derive(Debug, Default)]
+pub struct Imported {
+    /// Records by key.
+    pub records: HashMap<String, Record>,
+    /// Cache mounts as layers, and whether they take the place of what a worker has.
+    pub mounts: HashMap<MountId, (Layer, bool)>,
+}
+
+/// Whether cache mounts are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mounts {
+    /// No.
+    #[default]
+    No,
+    /// Where a worker has none, or an empty one.
+    Missing,
+    /// In any case.
+    Replace,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,6 +108,8 @@ pub struct To {
     pub kind: Kind,
     /// Which records.
     pub mode: Mode,
+    /// With the cache mounts of the build's steps.
+    pub mounts: bool,
     /// The build goes on when it fails.
     pub ignore_error: bool,
     /// Attributes of the image that carries them: its compression.
@@ -75,7 +118,16 @@ pub struct To {
 
 /// One `--cache-from`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum From {
+pub struct From {
+    /// Where it is.
+    pub place: Place,
+    /// With cache mounts.
+    pub mounts: Mounts,
+}
+
+/// Where records come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
     /// An image in a registry.
     Registry(String),
     /// Config and manifest of an image whose layers the caller has put into the cache's repository.
@@ -108,6 +160,7 @@ pub fn to(kind: &str, attributes: &BTreeMap<String, String>) -> Result<To> {
             other => return Err(elsewhere("--cache-to", other)),
         },
         mode: Mode::Min,
+        mounts: false,
         ignore_error: false,
         attributes: BTreeMap::new(),
     };
@@ -125,6 +178,7 @@ pub fn to(kind: &str, attributes: &BTreeMap<String, String>) -> Result<To> {
                     }
                 }
             }
+            ("mounts", Kind::Registry(_) | Kind::Local) => to.mounts = truth(name, value)?,
             ("ignore-error", _) => to.ignore_error = truth(name, value)?,
             // It is an image with OCI's types always.
             ("image-manifest" | "oci-mediatypes", Kind::Registry(_) | Kind::Local)
@@ -157,25 +211,37 @@ pub fn from(kind: &str, attributes: &BTreeMap<String, String>) -> Result<From> {
         None => Ok(()),
     };
     let get = |name: &str| attributes.get(name).cloned().unwrap_or_default();
-    match kind {
+    let mounts = match &*get("mounts") {
+        "" => Mounts::No,
+        "replace" => Mounts::Replace,
+        other => match truth("mounts", other)? {
+            true => Mounts::Missing,
+            false => Mounts::No,
+        },
+    };
+    let place = match kind {
         "registry" => {
-            only(&["ref"])?;
+            only(&["ref", "mounts"])?;
             match get("ref") {
                 name if name.is_empty() => Err(Error::Invalid(
                     "--cache-from type=registry needs ref=NAME".to_owned(),
                 )),
-                name => Ok(From::Registry(name)),
+                name => Ok(Place::Registry(name)),
             }
         }
         "local" => {
-            only(&["config", "manifest"])?;
-            Ok(From::Sent {
+            only(&["config", "manifest", "mounts"])?;
+            Ok(Place::Sent {
                 config: get("config"),
                 manifest: get("manifest"),
             })
         }
         other => Err(elsewhere("--cache-from", other)),
-    }
+    };
+    Ok(From {
+        place: place?,
+        mounts,
+    })
 }
 
 /// The records that go out in a mode, sorted: those of `layers` only, or all.
@@ -195,8 +261,12 @@ pub fn chosen(records: &[(Key, Record)], mode: Mode, layers: &[Layer]) -> Vec<(K
     out
 }
 
-/// The field for these records, of an image with these layers.
-pub fn field(records: &[(Key, Record)], layers: &[Layer]) -> (String, Value) {
+/// The field for these records and cache mounts, of an image with these layers.
+pub fn field(
+    records: &[(Key, Record)],
+    mounts: &[(MountId, Layer)],
+    layers: &[Layer],
+) -> (String, Value) {
     let records = records
         .iter()
         .filter_map(|(key, record)| {
@@ -211,14 +281,23 @@ pub fn field(records: &[(Key, Record)], layers: &[Layer]) -> (String, Value) {
             })
         })
         .collect();
-    let value = serde_json::to_value(Carried { records }).unwrap_or_default();
+    let mounts = mounts.iter().filter_map(|(mount, layer)| {
+        Some(OneMount {
+            id: mount.id.clone(),
+            base: mount.base.clone(),
+            layer: layers.iter().position(|l| l.diff_id == layer.diff_id)?,
+        })
+    });
+    let mounts = mounts.collect();
+    let value = serde_json::to_value(Carried { records, mounts }).unwrap_or_default();
     (FIELD.to_owned(), value)
 }
 
-/// An image that only carries records: its config and layers.
-pub fn image(records: &[(Key, Record)]) -> (ImageConfig, Vec<Layer>) {
+/// An image that only carries records and cache mounts: its config and layers.
+pub fn image(records: &[(Key, Record)], mounts: &[(MountId, Layer)]) -> (ImageConfig, Vec<Layer>) {
     let mut layers: Vec<Layer> = Vec::new();
-    for layer in records.iter().filter_map(|(_, r)| r.layer.as_ref()) {
+    let of_records = records.iter().filter_map(|(_, r)| r.layer.as_ref());
+    for layer in of_records.chain(mounts.iter().map(|(_, layer)| layer)) {
         if !layers.iter().any(|l| l.diff_id == layer.diff_id) {
             layers.push(layer.clone());
         }
@@ -230,7 +309,7 @@ pub fn image(records: &[(Key, Record)]) -> (ImageConfig, Vec<Layer>) {
         ..ImageConfig::default()
     };
     config.rootfs.diff_ids = layers.iter().map(|l| l.diff_id.clone()).collect();
-    config.other.extend([field(records, &layers)]);
+    config.other.extend([field(records, mounts, &layers)]);
     (config, layers)
 }
 
@@ -256,6 +335,21 @@ pub fn records(config: &ImageConfig, layers: &[Layer]) -> Option<HashMap<String,
             .filter_map(record)
             .collect(),
     )
+}
+
+/// The cache mounts of an image.
+pub fn mounts(config: &ImageConfig, layers: &[Layer]) -> HashMap<MountId, Layer> {
+    let field = config.other.get(FIELD).cloned();
+    let carried = field.and_then(|f| serde_json::from_value::<Carried>(f).ok());
+    let all = carried.into_iter().flat_map(|c| c.mounts).take(MOST);
+    let mount = |one: OneMount| {
+        let id = MountId {
+            id: one.id,
+            base: one.base,
+        };
+        Some((id, layers.get(one.layer)?.clone()))
+    };
+    all.filter_map(mount).collect()
 }
 
 /// Config and layers of an image that the caller sent.
@@ -313,12 +407,18 @@ mod tests {
         assert_eq!(max.len(), 3);
         let min = chosen(&all, Mode::Min, &[layer("2")]);
         assert_eq!(min.len(), 2);
-        let (config, layers) = image(&max);
+        let mount = MountId {
+            id: "/pip".to_owned(),
+            base: String::new(),
+        };
+        let carried = [(mount.clone(), layer("3"))];
+        let (config, layers) = image(&max, &carried);
         let config = ImageConfig::parse(&config.to_bytes()).unwrap();
         let back = records(&config, &layers).unwrap();
         for (key, record) in &max {
             assert_eq!(back.get(&key.to_string()), Some(record));
         }
+        assert_eq!(mounts(&config, &layers).get(&mount), Some(&layer("3")));
         assert_eq!(records(&ImageConfig::default(), &[]), None);
     }
 
@@ -349,5 +449,18 @@ mod tests {
         }
         assert!(from("registry", &map(&[("ref", "a"), ("x", "y")])).is_err());
         assert!(from("s3", &map(&[])).is_err());
+        let with = |value: &str| {
+            let read = from("registry", &map(&[("ref", "a"), ("mounts", value)]));
+            read.map(|f| f.mounts).ok()
+        };
+        assert_eq!(with("true"), Some(Mounts::Missing));
+        assert_eq!(with("replace"), Some(Mounts::Replace));
+        assert_eq!(with("some"), None);
+        assert!(
+            to("registry", &map(&[("ref", "a"), ("mounts", "true")]))
+                .unwrap()
+                .mounts
+        );
+        assert!(to("inline", &map(&[("mounts", "true")])).is_err());
     }
 }

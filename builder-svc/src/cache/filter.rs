@@ -200,6 +200,10 @@ mod tests {
             mount: (key == "mid").then(|| crate::cache::Mount {
                 worker: 0,
                 id: "pip".to_owned(),
+                whole: crate::cache::carried::MountId {
+                    id: "/pip".to_owned(),
+                    base: String::new(),
+                },
             }),
         })
         .into()

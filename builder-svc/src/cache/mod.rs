@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use slipway_image::{Descriptor, Digest, manifest::ImageManifest, media_type};
 
+use carried::MountId;
 pub use filter::{Filters, Prune, to_remove};
 pub use key::{Key, KeyBuilder};
 use uses::Uses;
@@ -112,6 +113,8 @@ pub struct Mount {
     pub worker: usize,
     /// What Dockerfiles call it.
     pub id: String,
+    /// The same in full, for a worker.
+    pub whole: MountId,
 }
 
 impl Cache {

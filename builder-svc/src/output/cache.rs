@@ -10,7 +10,7 @@ use super::{
 use crate::{
     cache::{
         Key, Record,
-        carried::{self, Kind, To},
+        carried::{self, Kind, MountId, To},
     },
     error::Result,
     layer::Layer,
@@ -24,8 +24,8 @@ impl Exporter<'_> {
         &self,
         to: &To,
         records: &[(Key, Record)],
-        number: u32,
-        index: u32,
+        mounts: &[(MountId, Layer)],
+        (number, index): (u32, u32),
     ) -> Result<()> {
         if to.kind == Kind::Inline {
             return Ok(());
@@ -34,7 +34,7 @@ impl Exporter<'_> {
             Kind::Registry(_) => "exporting cache to registry".to_owned(),
             _ => "exporting cache to client directory".to_owned(),
         };
-        let sending = self.send(to, records, number, index);
+        let sending = self.send(to, records, mounts, (number, index));
         match self.events.step((index, name), sending).await {
             Err(_) if to.ignore_error => Ok(()),
             other => other,
@@ -45,15 +45,16 @@ impl Exporter<'_> {
         &self,
         to: &To,
         records: &[(Key, Record)],
-        number: u32,
-        index: u32,
+        mounts: &[(MountId, Layer)],
+        (number, index): (u32, u32),
     ) -> Result<()> {
+        let mounts = if to.mounts { mounts } else { &[] };
         let results = self
             .results
             .iter()
             .flat_map(|r| r.built.layers.iter().cloned());
         let results: Vec<Layer> = results.collect();
-        let (config, layers) = carried::image(&carried::chosen(records, to.mode, &results));
+        let (config, layers) = carried::image(&carried::chosen(records, to.mode, &results), mounts);
         let tags = match &to.kind {
             Kind::Registry(name) => names([name.as_str()])?,
             _ => Vec::new(),

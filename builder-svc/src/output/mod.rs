@@ -130,7 +130,7 @@ impl Exporter<'_> {
             let inline = carried::chosen(self.inline, carried::Mode::Min, &layers);
             let field = match self.inline.is_empty() {
                 true => Vec::new(),
-                false => vec![carried::field(&inline, &layers)],
+                false => vec![carried::field(&inline, &[], &layers)],
             };
             images.push(image::image(
                 &result.built,

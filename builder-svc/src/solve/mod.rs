@@ -17,7 +17,7 @@ mod transfer;
 pub mod turns;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -27,14 +27,18 @@ use std::{
 use slipway_dockerfile::{Dockerfile, lint::Config};
 use slipway_image::{ImageConfig, Platform};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{OnceCell, Semaphore, watch},
     task::JoinSet,
 };
 
 use self::turns::Turns;
 use crate::{
     attest::Sources,
-    cache::{Cache, Key, Record, uses::Held},
+    cache::{
+        Cache, Key, Record,
+        carried::{Imported, MountId},
+        uses::Held,
+    },
     caller::Caller,
     context::BuildContext,
     error::{Error, Result},
@@ -72,8 +76,8 @@ pub struct Solver {
     pub registry: Registry,
     /// Results of steps.
     pub cache: Cache,
-    /// Results of steps from elsewhere (`--cache-from`), by key.
-    pub imported: Arc<HashMap<String, Record>>,
+    /// Results of steps and cache mounts from elsewhere (`--cache-from`).
+    pub imported: Arc<Imported>,
     /// The caller's files.
     pub context: BuildContext,
     /// Its secrets and agents.
@@ -103,6 +107,10 @@ pub struct Progress {
     leases: Leases,
     permits: Arc<Semaphore>,
     records: Mutex<Vec<(Key, Record)>>,
+    /// Cache mounts of all its steps, also of those that were cached.
+    mounts: Mutex<BTreeSet<MountId>>,
+    /// Which of them were looked after at a worker, by lease.
+    carried: Mutex<HashMap<(String, MountId), Once>>,
     held: Held,
     turns: Arc<Turns>,
 }
@@ -118,6 +126,8 @@ impl Progress {
             leases,
             permits,
             records: Mutex::default(),
+            mounts: Mutex::default(),
+            carried: Mutex::default(),
             held,
             turns,
         }
@@ -132,6 +142,12 @@ impl Progress {
     pub fn records(&self) -> Vec<(Key, Record)> {
         let records = self.records.lock();
         records.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Cache mounts of the steps so far.
+    pub fn mounts(&self) -> BTreeSet<MountId> {
+        let mounts = self.mounts.lock();
+        mounts.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn note(&self, key: &Key, record: &Record) {
@@ -156,6 +172,9 @@ pub struct Built {
     /// `ARG`s, for stages that are built upon it.
     pub arguments: Inherited,
 }
+
+/// Something that is done once.
+type Once = Arc<OnceCell<()>>;
 
 /// Results of stages, by index in the Dockerfile.
 type Results = HashMap<usize, watch::Receiver<Option<Arc<Built>>>>;

@@ -1,6 +1,9 @@
 //! The mounts of a RUN: what they count for in its key, and how its worker gets what they show.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+};
 
 use slipway_dockerfile::mount::{Kind, Mount};
 use slipway_proto::runtime::v1::StepMount;
@@ -8,8 +11,9 @@ use zeroize::Zeroizing;
 
 use super::{Solver, copy::Arrangement, step::Step};
 use crate::{
-    cache::KeyBuilder,
+    cache::{KeyBuilder, carried::MountId},
     error::{Error, Result},
+    events::{Event, Events},
     layer::{Layer, chain},
     plan::{Base, CopyAction, RunAction},
     worker::{Lease, Snapshot},
@@ -176,6 +180,58 @@ impl Solver {
             ready.mounts.push(told);
         }
         Ok(())
+    }
+
+    /// Remembers which cache mounts the build has.
+    pub(super) fn note_caches(&self, run: &RunAction, sources: &[Source]) {
+        let caches = run.mounts.iter().zip(sources);
+        let caches = caches.filter(|(mount, _)| mount.kind == Kind::Cache);
+        let mounts = self.progress.mounts.lock();
+        let mut mounts = mounts.unwrap_or_else(PoisonError::into_inner);
+        mounts.extend(caches.map(|(mount, source)| MountId {
+            id: mount.id.clone(),
+            base: cache_base(mount, source),
+        }));
+    }
+
+    /// Lets cache mounts that a worker lacks begin as those that `--cache-from` has, each once. A cache may be
+    /// lacking: what fails is told, and the step runs without it.
+    pub(super) async fn bring_caches(
+        &self,
+        mounts: &[StepMount],
+        lease: &Lease,
+        (events, index): (&Events, u32),
+    ) {
+        for mount in mounts.iter().filter(|m| m.r#type == Kind::Cache.word()) {
+            let id = MountId {
+                id: mount.cache_id.clone(),
+                base: mount.cache_base.clone(),
+            };
+            let Some((layer, replace)) = self.imported.mounts.get(&id) else {
+                continue;
+            };
+            let name = id.id.strip_prefix('/').unwrap_or(&id.id).to_owned();
+            let once = {
+                let all = self.progress.carried.lock();
+                let mut all = all.unwrap_or_else(PoisonError::into_inner);
+                let key = (lease.id().to_owned(), id);
+                all.entry(key).or_default().clone()
+            };
+            let bring = async {
+                let sentence = match lease.import_cache(mount, layer, *replace).await {
+                    Ok(None) => return,
+                    Ok(Some(bytes)) => format!("cache mount {name}: {bytes} bytes were imported\n"),
+                    Err(error) => format!("cache mount {name} begins empty: {error}\n"),
+                };
+                let told = Event::Log {
+                    index,
+                    stderr: true,
+                    data: sentence.into(),
+                };
+                events.tell(told).await;
+            };
+            once.get_or_init(|| bring).await;
+        }
     }
 
     /// Puts what a mount shows of the context into an empty snapshot; returns where it is there.

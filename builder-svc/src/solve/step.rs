@@ -85,7 +85,11 @@ impl Solver {
             _ => None,
         };
         let mounts = match step.action {
-            Action::Run(run) => self.mount_sources(run, step).await?,
+            Action::Run(run) => {
+                let sources = self.mount_sources(run, step).await?;
+                self.note_caches(run, &sources);
+                sources
+            }
             _ => Vec::new(),
         };
         let key = self.key(step.action, layers, source.as_ref(), &mounts);
@@ -153,7 +157,7 @@ impl Solver {
                 return Ok(Some(record));
             }
         }
-        let Some(record) = self.imported.get(&key.to_string()) else {
+        let Some(record) = self.imported.records.get(&key.to_string()) else {
             return Ok(None);
         };
         // A layer that the caller sent would not stay here by itself.
@@ -412,6 +416,8 @@ impl Solver {
     ) -> Result<Option<Layer>> {
         let snapshot = lease.prepare(work.layers).await?;
         let ready = self.make_ready(lease, run, work.mounts).await?;
+        self.bring_caches(&ready.mounts, lease, (work.events, work.index))
+            .await;
         let running = Running {
             action: run,
             settings: &self.settings,

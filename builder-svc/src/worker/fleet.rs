@@ -120,6 +120,11 @@ impl Fleet {
         self.0.all.get(number).map_or("", |one| &one.name)
     }
 
+    /// The connection to one.
+    pub fn worker(&self, number: usize) -> Option<&Worker> {
+        self.0.all.get(number).map(|one| &one.worker)
+    }
+
     /// Asks one a small question; it has a while to answer.
     pub async fn ask<T, F>(&self, number: usize, question: impl FnOnce(Worker) -> F) -> Result<T>
     where

@@ -19,8 +19,8 @@ use slipway_proto::{
     runtime::v1 as pb,
     runtime::v1::{
         ApplyRequest, CommitSnapshotRequest, PrepareRequest, ReadPathRequest, ReleaseRequest,
-        ResolvePathRequest, RunStepRequest, Stream, apply_request, prepare_event, run_step_event,
-        worker_client::WorkerClient,
+        ResolvePathRequest, RunStepRequest, StepMount, Stream, apply_request, prepare_event,
+        run_step_event, worker_client::WorkerClient,
     },
     types::v1 as types,
 };
@@ -180,6 +180,17 @@ impl Worker {
         Ok(answer.into_inner().caches)
     }
 
+    /// Makes a cache mount a layer in a repository.
+    async fn export_cache(&self, name: &str, repository: &str) -> Result<Layer> {
+        let request = pb::ExportCacheRequest {
+            name: name.to_owned(),
+            repository: repository.to_owned(),
+        };
+        let answer = self.client.clone().export_cache(request).await;
+        let answer = answer.map_err(|s| failed("cannot export a cache mount".to_owned(), &s))?;
+        layer(answer.into_inner().layer.unwrap_or_default())
+    }
+
     /// Removes those of these cache mounts that no step uses; names and bytes of those that went.
     pub async fn remove_caches(&self, names: Vec<String>) -> Result<Vec<pb::CacheMount>> {
         let request = pb::RemoveCachesRequest { names };
@@ -214,6 +225,33 @@ fn give_back(work: impl Future<Output = ()> + Send + 'static) {
 }
 
 impl Lease {
+    /// Lets a cache mount begin as a layer; its bytes, or none where there is one already.
+    pub async fn import_cache(
+        &self,
+        mount: &StepMount,
+        from: &Layer,
+        replace: bool,
+    ) -> Result<Option<u64>> {
+        let request = pb::ImportCacheRequest {
+            id: mount.cache_id.clone(),
+            base: mount.cache_base.clone(),
+            layer: Some(layer_message(from)),
+            replace,
+            uid: mount.uid,
+            gid: mount.gid,
+            mode: mount.mode,
+        };
+        let answer = self.client.clone().import_cache(request).await;
+        let answer = answer.map_err(|s| failed("cannot import a cache mount".to_owned(), &s))?;
+        let answer = answer.into_inner();
+        Ok(answer.imported.then_some(answer.bytes))
+    }
+
+    /// Its id at the worker.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// A writable snapshot upon these layers.
     pub async fn prepare(self: &Arc<Self>, layers: &[Layer]) -> Result<Snapshot> {
         let fail = |s| failed("cannot prepare a root filesystem".to_owned(), &s);

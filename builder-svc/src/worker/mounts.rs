@@ -6,8 +6,9 @@ use slipway_proto::runtime::v1 as pb;
 
 use super::Fleet;
 use crate::{
-    cache::{Listed, Mount, OnDisk},
-    error::Error,
+    cache::{Listed, Mount, OnDisk, REPOSITORY, carried::MountId},
+    error::{Error, Result},
+    layer::Layer,
 };
 
 /// What could be seen, and a sentence a worker where nothing could.
@@ -65,6 +66,14 @@ impl Fleet {
         (names, bytes, warnings)
     }
 
+    /// Makes one a layer in registry-svc.
+    pub async fn export_mount(&self, mount: &OnDisk) -> Result<Layer> {
+        let gone = || Error::Invalid("there is no such worker".to_owned());
+        let number = mount.mount.as_ref().map(|m| m.worker);
+        let worker = number.and_then(|n| self.worker(n)).ok_or_else(gone)?;
+        worker.export_cache(&mount.record.key, REPOSITORY).await
+    }
+
     fn unseen(&self, number: usize, error: &Error) -> String {
         let why = match error {
             Error::WorkerLost { why, .. } => why.clone(),
@@ -99,6 +108,10 @@ fn on_disk(worker: usize, cache: pb::CacheMount) -> OnDisk {
         mount: Some(Mount {
             worker,
             id: id.to_owned(),
+            whole: MountId {
+                id: cache.id,
+                base: cache.base,
+            },
         }),
     }
 }

@@ -107,6 +107,7 @@ pub fn cache(told: caches::Told) -> pb::CacheMount {
     pb::CacheMount {
         name: told.name,
         id: told.record.id,
+        base: told.record.base,
         size: told.record.bytes,
         created: Some(caches::time(told.record.created).into()),
         last_used: Some(caches::time(told.record.last_used).into()),

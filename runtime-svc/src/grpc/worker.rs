@@ -20,7 +20,7 @@ use crate::{
     error::Error,
     registry::Layer,
     usage,
-    worker::{Found, QUESTIONS, Standing, Survey, Target, Worker, survey},
+    worker::{Found, Owner, QUESTIONS, Sharing, Standing, Survey, Target, Wanted, Worker, survey},
 };
 
 /// Messages that wait for a client.
@@ -518,6 +518,56 @@ impl Service for WorkerService {
         });
         Ok(Response::new(pb::RemoveCachesResponse {
             removed: gone.collect(),
+        }))
+    }
+
+    async fn export_cache(
+        &self,
+        request: Request<pb::ExportCacheRequest>,
+    ) -> Result<Response<pb::ExportCacheResponse>, Status> {
+        let request = request.into_inner();
+        let exporting = self.worker.export_cache(&request.name, &request.repository);
+        let packed = exporting.await?;
+        Ok(Response::new(pb::ExportCacheResponse {
+            layer: Some(pb::Layer {
+                descriptor: Some(Descriptor {
+                    media_type: slipway_image::media_type::OCI_LAYER_GZIP.to_owned(),
+                    digest: packed.digest.to_string(),
+                    size: packed.compressed_size,
+                    ..Descriptor::default()
+                }),
+                diff_id: packed.diff_id.to_string(),
+                repository: request.repository,
+            }),
+        }))
+    }
+
+    async fn import_cache(
+        &self,
+        request: Request<pb::ImportCacheRequest>,
+    ) -> Result<Response<pb::ImportCacheResponse>, Status> {
+        let request = request.into_inner();
+        let wanted = Wanted {
+            id: request.id,
+            base: request.base,
+            sharing: Sharing::Shared,
+        };
+        let owner = Owner {
+            uid: request.uid,
+            gid: request.gid,
+            mode: match request.mode {
+                0 => 0o755,
+                mode => mode & 0o7777,
+            },
+        };
+        let layer = layer(request.layer.unwrap_or_default())?;
+        let importing = self
+            .worker
+            .import_cache(&wanted, &layer, owner, request.replace);
+        let bytes = importing.await?;
+        Ok(Response::new(pb::ImportCacheResponse {
+            imported: bytes.is_some(),
+            bytes: bytes.unwrap_or(0),
         }))
     }
 

@@ -175,10 +175,7 @@ impl Caches {
     where
         F: FnOnce(&Path) -> Result<(), Error> + Send + 'static,
     {
-        if wanted.id.len() > LONGEST_ID || wanted.base.len() > LONGEST_ID {
-            let sentence = format!("the id of a cache mount is longer than {LONGEST_ID} bytes");
-            return Err(Error::Invalid(sentence));
-        }
+        check(wanted)?;
         loop {
             let freed = self.0.freed.notified();
             tokio::pin!(freed);
@@ -224,6 +221,46 @@ impl Caches {
             None if there && wanted.sharing == Sharing::Locked => Looked::Busy,
             None => Looked::None,
         }
+    }
+
+    /// Most bytes that all may take.
+    pub fn limit(&self) -> u64 {
+        self.0.limit
+    }
+
+    /// Whether there is one with something in it.
+    pub fn has(&self, wanted: &Wanted) -> bool {
+        let same = |e: &Entry| e.record.id == wanted.id && e.record.base == wanted.base;
+        let entries = self.lock();
+        let mut those = entries.iter().filter(|(_, entry)| same(entry));
+        those.any(|(name, entry)| {
+            let folder = self.0.folder.join(name).join("fs");
+            let empty = || fs::read_dir(folder).is_ok_and(|mut all| all.next().is_none());
+            entry.users > 0 || !empty()
+        })
+    }
+
+    /// One by its own name, to look at it: others may go on with it.
+    pub fn borrow(&self, name: &str) -> Option<Use> {
+        let mut entries = self.lock();
+        entries.get_mut(name)?.users += 1;
+        drop(entries);
+        Some(self.lend(name.to_owned()))
+    }
+
+    /// Makes one, in place of those of its id that nobody uses.
+    pub async fn import<F>(&self, wanted: &Wanted, fill: F) -> Result<(), Error>
+    where
+        F: FnOnce(&Path) -> Result<(), Error> + Send + 'static,
+    {
+        check(wanted)?;
+        let same = |r: &Record| r.id == wanted.id && r.base == wanted.base;
+        let old = self.list().into_iter().filter(|t| same(&t.record));
+        let old: Vec<String> = old.map(|t| t.name).collect();
+        let made = self.make(wanted, fill).await?;
+        self.remove(&old);
+        drop(made);
+        Ok(())
     }
 
     fn lend(&self, name: String) -> Use {
@@ -351,6 +388,15 @@ impl Caches {
             let count = self.remove(&going).len();
             tracing::info!(count, "cache mounts were removed to make room");
         }
+    }
+}
+
+fn check(wanted: &Wanted) -> Result<(), Error> {
+    match wanted.id.len().max(wanted.base.len()) {
+        0..=LONGEST_ID => Ok(()),
+        _ => Err(Error::Invalid(format!(
+            "the id of a cache mount is longer than {LONGEST_ID} bytes"
+        ))),
     }
 }
 

@@ -62,7 +62,7 @@ impl Worker {
         Ok(Committed { packed })
     }
 
-    /// Packs a folder into a blob of registry-svc.
+    /// Packs what changed in a folder into a blob of registry-svc.
     async fn store(
         &self,
         folder: PathBuf,
@@ -70,13 +70,29 @@ impl Worker {
         level: u32,
         latest: Option<i64>,
     ) -> Result<Packed, Error> {
+        let pack = move |layer: &mut LayerWriter<ChunkWriter>| {
+            let folder = fs::File::open(&folder)?;
+            pack::pack_folder(layer, &folder, Options { latest })
+        };
+        self.send(repository, level, pack).await
+    }
+
+    /// Sends a blob to registry-svc while it is packed.
+    pub(super) async fn send<F>(
+        &self,
+        repository: &str,
+        level: u32,
+        pack: F,
+    ) -> Result<Packed, Error>
+    where
+        F: FnOnce(&mut LayerWriter<ChunkWriter>) -> io::Result<()> + Send + 'static,
+    {
         let (send, receive) = mpsc::channel(CHUNKS);
         let whole = Whole::default();
         let sent = whole.clone();
         let packing = tokio::task::spawn_blocking(move || -> io::Result<Packed> {
             let mut layer = LayerWriter::new(ChunkWriter::new(send), level);
-            let folder = fs::File::open(&folder)?;
-            pack::pack_folder(&mut layer, &folder, Options { latest })?;
+            pack(&mut layer)?;
             let (mut writer, packed) = layer.finish()?;
             writer.flush()?;
             sent.tell();

@@ -7,6 +7,7 @@
 mod agent;
 mod apply;
 pub mod caches;
+mod carry;
 mod commit;
 mod lease;
 mod mounts;

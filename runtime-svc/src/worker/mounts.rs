@@ -336,7 +336,7 @@ fn inside(root: &OwnedFd, path: &str) -> Result<String, Error> {
     }
 }
 
-fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())
 }
@@ -356,9 +356,14 @@ fn begin(folder: &Path, from: Option<&Snapshot>, owner: Option<Owner>) -> Result
         gid: 0,
         mode: 0o755,
     });
+    own(&into, owner).tried(what)
+}
+
+/// Gives a folder to its owner.
+pub(super) fn own(folder: &OwnedFd, owner: Owner) -> rustix::io::Result<()> {
     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-    rustix::fs::fchown(&into, Some(uid), Some(gid)).tried(what)?;
-    rustix::fs::fchmod(&into, Mode::from_raw_mode(owner.mode & 0o7777)).tried(what)
+    rustix::fs::fchown(folder, Some(uid), Some(gid))?;
+    rustix::fs::fchmod(folder, Mode::from_raw_mode(owner.mode & 0o7777))
 }
 
 fn copy(root: &OwnedFd, into: &OwnedFd) -> Result<(), Error> {
