@@ -36,6 +36,8 @@ pub struct Request {
     pub path: String,
     /// Where the range that is wanted begins; 0 without one.
     pub offset: u64,
+    /// What the Authorization header says; "" = there is none.
+    pub authorization: String,
     /// A small body; a larger one is left unread.
     pub body: Vec<u8>,
 }
@@ -131,13 +133,19 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<String>>, handler: &Handler) {
     if reader.read_line(&mut first).is_err() {
         return;
     }
-    let mut offset = 0;
-    let mut length = 0;
+    let (mut offset, mut length) = (0, 0);
+    let mut authorization = String::new();
     loop {
         let mut header = String::new();
         match reader.read_line(&mut header) {
             Ok(n) if n > 0 && header != "\r\n" => {}
             _ => break,
+        }
+        if let Some((_, value)) = header
+            .split_once(':')
+            .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+        {
+            value.trim().clone_into(&mut authorization);
         }
         let header = header.to_ascii_lowercase();
         if let Some(range) = header.strip_prefix("range: bytes=") {
@@ -167,6 +175,7 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<String>>, handler: &Handler) {
         method: method.to_owned(),
         path: path.to_owned(),
         offset,
+        authorization,
         body,
     };
     handler(&request, &stream);

@@ -10,7 +10,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use reqwest::{Client, Response, StatusCode, header, redirect::Policy};
+use reqwest::{
+    Client, Response, StatusCode,
+    header::{self, HeaderValue},
+    redirect::Policy,
+};
 use serde::{Deserialize, Serialize};
 use slipway_image::Digest;
 use url::Url;
@@ -176,13 +180,27 @@ impl Fetcher {
 
     /// The answer to a GET, redirects followed; 304 only where a header asked for it.
     pub async fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> Result<Response> {
+        self.get_as(url, headers, None).await
+    }
+
+    /// The same, saying who asks. Nobody but the server that was meant is told.
+    pub async fn get_as(
+        &self,
+        url: &str,
+        headers: &[(&str, &str)],
+        who: Option<&HeaderValue>,
+    ) -> Result<Response> {
         let refuse = |why: String| Error::Invalid(format!("cannot fetch {}: {why}", redacted(url)));
         let mut at = Url::parse(url).map_err(|e| refuse(e.to_string()))?;
+        let meant = at.origin();
         for _ in 0..=REDIRECTS {
             self.limits.guard.check(&at).map_err(refuse)?;
             let mut request = self.http.get(at.clone());
             for (name, value) in headers {
                 request = request.header(*name, *value);
+            }
+            if let Some(who) = who.filter(|_| at.origin() == meant) {
+                request = request.header(header::AUTHORIZATION, who);
             }
             let response = self.send(url, request).await?;
             let status = response.status();

@@ -26,6 +26,7 @@ use fetch::redacted;
 pub use manifest::{Entry, Kind, Manifest, Match};
 
 use crate::{
+    caller::Caller,
     error::{Error, Result, Tried as _},
     events::{Event, Events},
 };
@@ -43,6 +44,8 @@ pub struct BuildContext {
     pub store: Arc<ContentStore>,
     arrivals: Arc<Arrivals>,
     events: Events,
+    /// Who has the credentials for what is elsewhere.
+    caller: Arc<Caller>,
 }
 
 /// What a context that is elsewhere turned out to be.
@@ -164,7 +167,7 @@ impl BuildContext {
     /// `remote` those that are at a URL; "" is the main one's name.
     pub fn new(
         fetcher: Arc<Fetcher>,
-        events: Events,
+        (events, caller): (Events, Arc<Caller>),
         sent: &[String],
         remote: &BTreeMap<String, String>,
     ) -> (Self, Feed) {
@@ -186,6 +189,7 @@ impl BuildContext {
             fetcher,
             arrivals: arrivals.clone(),
             events,
+            caller,
         };
         let feed = Feed {
             manifests,
@@ -202,7 +206,8 @@ impl BuildContext {
                 "there is no build context {name:?}"
             ))),
             Some(Sent::Remote(url, manifest)) => {
-                let found = manifest.get_or_try_init(|| remote::manifest(&self.fetcher, url));
+                let place = (&*self.fetcher, &*self.caller);
+                let found = manifest.get_or_try_init(|| remote::manifest(place, url));
                 found.await.map(|(manifest, _)| manifest.clone())
             }
             Some(Sent::Caller(manifest)) => {

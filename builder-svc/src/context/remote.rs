@@ -12,13 +12,17 @@ use super::{
 };
 use crate::{
     archive,
+    caller::Caller,
     error::{Error, Result},
 };
 
 /// Fetches a context; also tells what it is.
-pub async fn manifest(fetcher: &Fetcher, url: &str) -> Result<(Arc<Manifest>, Material)> {
+pub async fn manifest(
+    (fetcher, caller): (&Fetcher, &Caller),
+    url: &str,
+) -> Result<(Arc<Manifest>, Material)> {
     if let Some(git) = GitSource::parse(url).map_err(Error::Invalid)? {
-        let (manifest, commit) = git::manifest(fetcher, &git, None).await?;
+        let (manifest, commit) = git::manifest((fetcher, caller), &git, None).await?;
         return Ok((manifest, Material::Git(commit)));
     }
     let entry = fetcher.fetch(url, None).await?.entry()?;

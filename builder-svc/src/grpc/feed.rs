@@ -8,7 +8,8 @@ use slipway_proto::builder::v1::{
 };
 use slipway_service::chunks::ChunkReader;
 use tokio::{sync::mpsc, task::JoinHandle};
-use tonic::{Status, Streaming};
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::Status;
 
 use crate::{
     caller::Asked,
@@ -22,7 +23,7 @@ const AT_ONCE: usize = 256;
 
 /// Takes everything in until the caller ends its side.
 pub async fn feed(
-    mut parts: Streaming<BuildRequest>,
+    mut parts: impl Stream<Item = Result<BuildRequest, Status>> + Unpin,
     mut feed: Feed,
     store: Arc<ContentStore>,
     asked: Arc<Asked>,
@@ -31,7 +32,7 @@ pub async fn feed(
     let mut streams: HashMap<String, Unpacking> = HashMap::new();
     let mut files = Files::default();
     loop {
-        let message = match parts.message().await {
+        let message = match parts.next().await.transpose() {
             Ok(Some(message)) => message,
             Ok(None) => break,
             Err(status) => {

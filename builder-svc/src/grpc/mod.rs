@@ -3,7 +3,7 @@
 //! `request` reads the caller's options and refuses what is not supported, `feed` takes its context in,
 //! `view` turns events and results into messages, `status` errors.
 
-mod feed;
+pub mod feed;
 mod request;
 mod status;
 mod view;
@@ -107,13 +107,13 @@ impl Service for BuilderService {
         let (tell, mut told) = mpsc::channel(QUEUE);
         let (send, receive) = mpsc::channel(QUEUE);
         let events = Events::new(tell);
+        let caller = Arc::new(Caller::new(secrets, agents, events.clone()));
         let (context, feed) = BuildContext::new(
             self.builder.fetcher.clone(),
-            events.clone(),
+            (events.clone(), caller.clone()),
             &sent,
             &request.remote_contexts,
         );
-        let caller = Arc::new(Caller::new(secrets, agents, events.clone()));
         let (builder, shutdown) = (self.builder.clone(), self.shutdown.clone());
         let task = tokio::spawn(async move {
             // The caller is gone: the stream's end aborts this task.

@@ -57,7 +57,9 @@ impl Solver {
                         ));
                     }
                     let checksum = copy.checksum.as_deref();
-                    let found = git::manifest(&self.context.fetcher, source, checksum).await;
+                    let found =
+                        git::manifest((&self.context.fetcher, &self.caller), source, checksum)
+                            .await;
                     let (manifest, commit) = found?;
                     if let Some(sources) = &self.sources {
                         sources.git(source.shown(), commit);

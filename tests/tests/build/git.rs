@@ -33,10 +33,21 @@ fn git(site: &Site, arguments: &[&str]) -> String {
     String::from_utf8(done.stdout).unwrap().trim().to_owned()
 }
 
+/// `basic` of `x-access-token:the-token`.
+const KEY: &str = "basic eC1hY2Nlc3MtdG9rZW46dGhlLXRva2Vu";
+
 /// `git http-backend` as gitprotocol-http(5) has it.
 fn serve(site: &Site) -> Server {
     let root = site.path("");
     Server::start_raw(site, move |request, out| {
+        // Behind a door there is what is for those only who have the key.
+        if request.path.starts_with("/private") && request.authorization != KEY {
+            let reply = Reply {
+                status: 401,
+                ..Reply::default()
+            };
+            return reply.send(request, out);
+        }
         let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
         let mut backend = Command::new("git")
             .arg("http-backend")
@@ -180,5 +191,100 @@ async fn repositories_are_contexts_and_sources() {
             "{line}: {}",
             said.err
         );
+    }
+}
+
+#[tokio::test]
+async fn repositories_have_submodules_and_doors() {
+    if !ready() || !installed(&["git"]) {
+        return;
+    }
+    let mut site = site().await;
+    allow(&mut site, "\"127.0.0.1/32\"").await;
+    let repo = site.path("repo");
+    let commit = |name: &str| {
+        git(&site, &["add", "-A"]);
+        git(&site, &["commit", "-qm", name]);
+        git(&site, &["rev-parse", "HEAD"])
+    };
+    let begin = |files: &[(&str, &str)]| {
+        write(&repo, files);
+        git(&site, &["init", "-q"]);
+    };
+    let end = |name: &str| {
+        fs::rename(repo.join(".git"), site.path(name)).unwrap();
+        fs::remove_dir_all(&repo).unwrap();
+    };
+    let link = |path: &str, id: &str| {
+        let entry = format!("160000,{id},{path}");
+        git(&site, &["update-index", "--add", "--cacheinfo", &entry]);
+    };
+    begin(&[("leaf", "innermost")]);
+    let leaf = commit("leaf");
+    end("private.git");
+    let modules = "[submodule \"l\"]\n\tpath = deep/l\n\turl = ../private.git\n";
+    begin(&[("file", "of the module"), (".gitmodules", modules)]);
+    git(&site, &["add", "-A"]);
+    link("deep/l", &leaf);
+    let module = {
+        git(&site, &["commit", "-qm", "module"]);
+        git(&site, &["rev-parse", "HEAD"])
+    };
+    end("module.git");
+    let modules = "[submodule \"m\"]\n\tpath = lib/m\n\turl = ../module.git\n";
+    let files = [
+        ("Dockerfile", "FROM busybox\nCOPY . /all/\n"),
+        (".gitmodules", modules),
+    ];
+    begin(&files);
+    git(&site, &["add", "-A"]);
+    link("lib/m", &module);
+    git(&site, &["commit", "-qm", "whole"]);
+    git(&site, &["tag", "good"]);
+    link("lost", &leaf);
+    git(&site, &["commit", "-qm", "lost"]);
+    end("whole.git");
+
+    let server = serve(&site);
+    let url = format!("http://{}/whole.git", server.address);
+    let own = site.path("token");
+    fs::write(&own, "the-token\n").unwrap();
+    let of = |name: &str| format!("id={name},src={}", own.display());
+    let build = |reference: &str, secret: &str| {
+        let from = format!("{url}#{reference}");
+        site.ctl(&[
+            "build",
+            "-t",
+            "whole",
+            "--progress",
+            "plain",
+            "--secret",
+            secret,
+            &from,
+        ])
+    };
+    for secret in [of("GIT_AUTH_TOKEN"), of("GIT_AUTH_TOKEN.127.0.0.1")] {
+        let said = build("good", &secret);
+        assert_eq!(said.code, 0, "{}", said.err);
+        assert!(!said.err.contains("the-token"), "{}", said.err);
+    }
+    let seen = shell(&site, "whole", "cat /all/lib/m/file /all/lib/m/deep/l/leaf");
+    assert_eq!(seen, "of the moduleinnermost");
+    let context = site.path("context");
+    let file = format!("FROM busybox\nADD {url}#good:lib/m/deep /x/\n");
+    write(&context, &[("Dockerfile", &file)]);
+    let said = crate::build(&site, "part", &["--secret", &of("GIT_AUTH_TOKEN")]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(shell(&site, "part", "cat /x/l/leaf"), "innermost");
+    for (reference, secret, part) in [
+        ("good", of("GIT_AUTH_TOKEN.example.com"), "401"),
+        (
+            "main",
+            of("GIT_AUTH_TOKEN"),
+            "No url found for submodule path 'lost' in .gitmodules",
+        ),
+    ] {
+        let said = build(reference, &secret);
+        assert!(said.code != 0 && said.err.contains(part), "{}", said.err);
     }
 }

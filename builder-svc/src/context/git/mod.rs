@@ -1,23 +1,31 @@
 //! Git repositories as contexts and as sources of ADD.
 //!
-//! `reference` what people write, `protocol` the conversation with a server, `pack` its answer; this file
-//! puts the tree of a commit together as a manifest.
+//! `reference` what people write, `auth` who asks, `protocol` the conversation with a server, `pack` its
+//! answer, `submodules` repositories inside of repositories; this file puts the tree of a commit together as a
+//! manifest.
 
+mod auth;
 mod pack;
 mod protocol;
 mod reference;
+mod submodules;
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
 pub use reference::GitSource;
 
 use super::{ContentStore, Entry, Fetcher, Kind, Manifest};
-use crate::error::{Error, Result, Tried as _};
+use crate::{
+    caller::Caller,
+    error::{Error, Result, Tried as _},
+};
 use pack::{Kind as ObjectKind, Object, Objects};
 use protocol::Repository;
 
 /// Tags of tags that are followed.
 const MAX_TAGS: usize = 16;
+/// Most bytes of `.gitmodules`.
+const MAX_SETTINGS: u64 = 1 << 20;
 
 /// An object's id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,14 +51,17 @@ impl fmt::Debug for Id {
     }
 }
 
-/// The files of a repository at a reference, and the commit. With a checksum the commit must be that one.
+/// The files of a repository at a reference, with those of its submodules, and the commit. With a checksum the
+/// commit must be that one.
 pub async fn manifest(
-    fetcher: &Fetcher,
+    (fetcher, caller): (&Fetcher, &Caller),
     source: &GitSource,
     checksum: Option<&str>,
 ) -> Result<(Arc<Manifest>, String)> {
     let shown = source.shown();
-    let repository = Repository::open(fetcher, source).await?;
+    let fail = |why: String| Error::Context(format!("{shown}: {why}"));
+    let who = auth::header(caller, &source.remote).await?;
+    let repository = Repository::open(fetcher, source, who).await?;
     let id = repository.resolve(&source.reference).await?;
     if let Some(wanted) = checksum
         && !(wanted.len() >= 7 && id.to_string().starts_with(&wanted.to_ascii_lowercase()))
@@ -59,9 +70,53 @@ pub async fn manifest(
             "expected checksum to match {wanted}, got {id} ({shown})"
         )));
     }
+    let mut whole = Manifest::default();
+    let top = files(&repository, id, &source.subfolder, &shown).await?;
+    let mut todo = submodules::of(&top, source, "", 0).map_err(fail)?;
+    add(&mut whole, "", top.manifest).map_err(fail)?;
+    let mut fetched = 0;
+    while let Some(module) = todo.pop() {
+        fetched += 1;
+        if fetched > submodules::MOST {
+            return Err(fail(format!(
+                "it has more than {} submodules",
+                submodules::MOST
+            )));
+        }
+        let who = auth::header(caller, &module.source.remote).await?;
+        let repository = Repository::open(fetcher, &module.source, who).await?;
+        let shown = module.source.shown();
+        let found = files(&repository, module.commit, &module.source.subfolder, &shown).await?;
+        let more = submodules::of(&found, &module.source, &module.path, module.depth);
+        todo.extend(more.map_err(fail)?);
+        add(&mut whole, &module.path, found.manifest).map_err(fail)?;
+    }
+    match whole.is_empty() && !source.subfolder.is_empty() {
+        true => Err(fail(format!(
+            "the repository has no folder {}",
+            source.subfolder
+        ))),
+        false => Ok((Arc::new(whole), id.to_string())),
+    }
+}
+
+/// Adds a tree below a folder, or at the top.
+fn add(whole: &mut Manifest, folder: &str, tree: Manifest) -> std::result::Result<(), String> {
+    if folder.is_empty() && whole.is_empty() {
+        *whole = tree;
+        return Ok(());
+    }
+    for (path, entry) in tree.below("") {
+        whole.insert(&format!("{folder}/{path}"), entry.clone())?;
+    }
+    Ok(())
+}
+
+/// The tree of a commit, or a folder of it, once its objects are here.
+async fn files(repository: &Repository<'_>, id: Id, folder: &str, shown: &str) -> Result<Tree> {
     let file = repository.pack(&id).await?;
-    let store = fetcher.store().clone();
-    let folder = source.subfolder.clone();
+    let store = repository.store().clone();
+    let folder = folder.to_owned();
     let built = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
         let objects = Objects::read(&store, file)?;
         Ok(tree(&store, &objects, id, &folder))
@@ -71,9 +126,17 @@ pub async fn manifest(
         .map_err(std::io::Error::other)
         .and_then(|r| r)
         .tried(|| format!("cannot read {shown}"))?;
-    built
-        .map(|manifest| (Arc::new(manifest), id.to_string()))
-        .map_err(|why| Error::Context(format!("{shown}: {why}")))
+    built.map_err(|why| Error::Context(format!("{shown}: {why}")))
+}
+
+/// What a commit holds.
+struct Tree {
+    manifest: Manifest,
+    /// Where other repositories belong: paths from the repository's root, the same from the wanted folder, and
+    /// commits.
+    modules: Vec<(String, String, Id)>,
+    /// `.gitmodules`, where there are such.
+    settings: String,
 }
 
 /// The tree of a commit, or a folder of it.
@@ -82,7 +145,7 @@ fn tree(
     objects: &Objects,
     id: Id,
     folder: &str,
-) -> std::result::Result<Manifest, String> {
+) -> std::result::Result<Tree, String> {
     let missing = |id: &Id| format!("the repository did not send {id}");
     let mut at = id;
     let mut commit = None;
@@ -108,6 +171,7 @@ fn tree(
         field(&commit, "tree ").ok_or("a commit without a tree")?,
     )];
     let mut manifest = Manifest::default();
+    let (mut modules, mut settings) = (Vec::new(), None);
     // Not by recursion, and no tree twice on the way down: a commit of a few kilobytes can name any number
     // of files. The manifest ends that.
     while let Some((above, id)) = todo.pop() {
@@ -128,6 +192,9 @@ fn tree(
                 "" => name.to_owned(),
                 above => format!("{above}/{name}"),
             };
+            if path == ".gitmodules" && mode != 0o160_000 {
+                settings = Some(id);
+            }
             // Only the folder that is wanted, and what leads to it.
             let Some(inside) = inside(folder, &path) else {
                 continue;
@@ -139,9 +206,9 @@ fn tree(
                 }
                 0o120_000 => (Kind::Symlink(link(store, objects, &id)?), 0o777),
                 0o160_000 => {
-                    return Err(format!(
-                        "{path} is a submodule, which is not supported: fetch it by an ADD of its own"
-                    ));
+                    // As git: a folder, filled when the other repository is there.
+                    modules.push((path.clone(), inside.to_owned(), id));
+                    (Kind::Folder, 0o755)
                 }
                 mode => match objects.get(&id) {
                     Some(Object::File(digest, size)) => (
@@ -161,10 +228,20 @@ fn tree(
             }
         }
     }
-    match manifest.is_empty() && !folder.is_empty() {
-        true => Err(format!("the repository has no folder {folder}")),
-        false => Ok(manifest),
+    if manifest.is_empty() && modules.is_empty() && !folder.is_empty() {
+        return Err(format!("the repository has no folder {folder}"));
     }
+    let settings = match settings.filter(|_| !modules.is_empty()) {
+        Some(id) => {
+            text(store, objects, &id, MAX_SETTINGS).map_err(|why| format!(".gitmodules: {why}"))?
+        }
+        None => String::new(),
+    };
+    Ok(Tree {
+        manifest,
+        modules,
+        settings,
+    })
 }
 
 /// A path relative to a folder; "" for the folder itself and those above it; none for what is elsewhere.
@@ -183,16 +260,29 @@ fn inside<'a>(folder: &str, path: &'a str) -> Option<&'a str> {
 }
 
 fn link(store: &ContentStore, objects: &Objects, id: &Id) -> std::result::Result<String, String> {
+    text(store, objects, id, 4096).map_err(|why| format!("the link {id}: {why}"))
+}
+
+/// A small file.
+fn text(
+    store: &ContentStore,
+    objects: &Objects,
+    id: &Id,
+    most: u64,
+) -> std::result::Result<String, String> {
     use std::io::Read as _;
-    let Some(Object::File(digest, ..=4096)) = objects.get(id) else {
-        return Err(format!("the link {id} leads nowhere"));
+    let Some(Object::File(digest, size)) = objects.get(id) else {
+        return Err("it is not there".to_owned());
     };
-    let mut target = String::new();
+    if *size > most {
+        return Err(format!("it has more than {most} bytes"));
+    }
+    let mut text = String::new();
     store
         .read(digest)
-        .and_then(|mut file| file.read_to_string(&mut target))
-        .map_err(|e| format!("the link {id}: {e}"))?;
-    Ok(target)
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .map_err(|e| e.to_string())?;
+    Ok(text)
 }
 
 /// An id in the header of a commit or tag.

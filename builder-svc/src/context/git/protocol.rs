@@ -5,13 +5,20 @@
 use std::{
     fs::File,
     io::{Seek as _, SeekFrom, Write as _},
+    sync::Arc,
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use reqwest::{Response, header};
+use reqwest::{
+    Response,
+    header::{self, HeaderValue},
+};
 use url::Url;
 
-use super::{super::Fetcher, GitSource, Id};
+use super::{
+    super::{ContentStore, Fetcher},
+    GitSource, Id,
+};
 use crate::error::{Error, Result, Tried as _};
 
 /// Longest line of answers that are text: an advertisement of references is many lines.
@@ -22,6 +29,8 @@ const MAX_LINES: usize = 1_000_000;
 /// A repository that answered.
 pub struct Repository<'a> {
     fetcher: &'a Fetcher,
+    /// Who asks.
+    who: Option<HeaderValue>,
     /// Where it is in truth, after redirects.
     base: String,
     /// For errors.
@@ -40,12 +49,16 @@ enum Packet {
 
 impl<'a> Repository<'a> {
     /// Asks a server whether it is one.
-    pub async fn open(fetcher: &'a Fetcher, source: &GitSource) -> Result<Repository<'a>> {
+    pub async fn open(
+        fetcher: &'a Fetcher,
+        source: &GitSource,
+        who: Option<HeaderValue>,
+    ) -> Result<Repository<'a>> {
         let remote = source.remote.trim_end_matches('/');
         let url = format!("{remote}/info/refs?service=git-upload-pack");
         let shown = source.shown();
         let response = fetcher
-            .get_with(&url, &[("git-protocol", "version=2")])
+            .get_as(&url, &[("git-protocol", "version=2")], who.as_ref())
             .await?;
         let at = response.url().clone();
         let end = "/info/refs";
@@ -58,8 +71,11 @@ impl<'a> Repository<'a> {
         };
         base.set_path(&path);
         base.set_query(None);
+        // A server that leads elsewhere does not tell others who we are.
+        let meant = Url::parse(&url).map(|url| url.origin());
         let repository = Self {
             fetcher,
+            who: who.filter(|_| meant.is_ok_and(|meant| meant == base.origin())),
             base: base.to_string(),
             shown,
         };
@@ -77,6 +93,11 @@ impl<'a> Repository<'a> {
             true => Ok(repository),
             false => Err(repository.fail("the server does not speak version 2 of git's protocol")),
         }
+    }
+
+    /// Where its files go.
+    pub fn store(&self) -> &Arc<ContentStore> {
+        self.fetcher.store()
     }
 
     fn fail(&self, why: &str) -> Error {
@@ -107,6 +128,10 @@ impl<'a> Repository<'a> {
             )
             .header(header::ACCEPT, "application/x-git-upload-pack-result")
             .body(body);
+        let request = match &self.who {
+            Some(who) => request.header(header::AUTHORIZATION, who),
+            None => request,
+        };
         let response = self.fetcher.send(&url, request).await?;
         if !response.status().is_success() {
             return Err(self.fail(&format!("invalid response status {}", response.status())));
