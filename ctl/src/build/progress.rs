@@ -9,6 +9,9 @@ use super::rawjson;
 /// How much is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
+    /// Nothing at all.
+    Nothing,
+    /// Nothing but the image's id; what happened where it fails.
     Quiet,
     Plain,
     Terminal,

@@ -211,6 +211,7 @@ impl Answers {
 
 /// Where events are shown.
 enum Show {
+    Nothing,
     Screen(Box<Screen>),
     /// Lines; with `-q` kept, and shown only if the build fails.
     Lines(Box<Lines>, Option<Vec<String>>),
@@ -219,6 +220,7 @@ enum Show {
 impl Show {
     fn new(style: Style) -> Self {
         match style {
+            Style::Nothing => Self::Nothing,
             Style::Terminal => Self::Screen(Box::new(Screen::new())),
             style => Self::Lines(
                 Box::new(Lines::new(style)),
@@ -229,6 +231,7 @@ impl Show {
 
     fn step(&mut self, step: &Step) {
         match self {
+            Self::Nothing => {}
             Self::Screen(screen) => screen.step(step),
             Self::Lines(lines, kept) => say(kept, lines.step(step)),
         }
@@ -236,6 +239,7 @@ impl Show {
 
     fn log(&mut self, log: &StepLog) {
         match self {
+            Self::Nothing => {}
             Self::Screen(screen) => screen.log(log),
             Self::Lines(lines, kept) => say(kept, lines.log(log)),
         }
@@ -243,6 +247,7 @@ impl Show {
 
     fn warning(&mut self, warning: &Warning) {
         match self {
+            Self::Nothing => {}
             Self::Screen(screen) => {
                 screen.print(&Lines::new(Style::Plain).warning(warning));
             }

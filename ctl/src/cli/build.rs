@@ -59,7 +59,7 @@ pub struct Build {
     /// Set target platform for build
     #[arg(long)]
     platform: Vec<String>,
-    /// Set type of progress output (auto, plain, tty, quiet, rawjson) [default: $BUILDKIT_PROGRESS, or auto]
+    /// Set type of progress output (auto, none, plain, tty, quiet, rawjson) [default: $BUILDKIT_PROGRESS, or auto]
     #[arg(long)]
     progress: Option<String>,
     /// Suppress the build output and print image ID on success
@@ -193,9 +193,10 @@ impl Build {
             }
             (_, "auto" | "plain") => Style::Plain,
             (_, "rawjson") => Style::RawJson,
+            (_, "none") => Style::Nothing,
             (_, other) => {
                 return Err(Failure::new(format!(
-                    "invalid value {other:?} for --progress: auto, plain, tty, quiet or rawjson"
+                    "invalid value {other:?} for --progress: auto, none, plain, tty, quiet or rawjson"
                 )));
             }
         };

@@ -20,6 +20,7 @@ mod mounts;
 mod outputs;
 mod refused;
 mod reproducible;
+mod screen;
 mod secrets;
 mod together;
 mod workers;
