@@ -1,8 +1,10 @@
 //! The content of contexts: files named by digest, kept between builds so that nothing is sent twice.
 //!
-//! It is a cache: what is read is hashed again, so that a file torn by a power cut is noticed.
+//! It is a cache: what is read is hashed again, so that a file torn by a power cut is noticed; a large one once
+//! in the life of this process.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, Read, Seek as _, Write as _},
     os::unix::fs::MetadataExt as _,
@@ -14,6 +16,9 @@ use std::{
 use slipway_image::{Digest, Digester};
 use slipway_service::disk;
 
+/// Bytes from which on a file is large: it has gzip members of its own in a layer, which are kept for the next
+/// layer that has it, and is not hashed each time.
+pub const LARGE: u64 = 256 << 10;
 /// Folder of what content is compressed.
 const MEMBERS: &str = "gzip";
 
@@ -23,6 +28,8 @@ pub struct ContentStore {
     root: PathBuf,
     /// Taken to remove a file, shared to find one: what was found is not removed in the same moment.
     removing: RwLock<()>,
+    /// Large content that this process has hashed since it was written.
+    hashed: Mutex<HashSet<Digest>>,
     /// Bytes of all files, at least; none = nobody has looked yet.
     total: Mutex<Option<u64>>,
 }
@@ -75,6 +82,7 @@ impl ContentStore {
         Ok(Self {
             root,
             removing: RwLock::default(),
+            hashed: Mutex::default(),
             total: Mutex::default(),
         })
     }
@@ -104,6 +112,7 @@ impl ContentStore {
 
     /// Forgets content that turned out to be broken.
     pub fn forget(&self, digest: &Digest) {
+        self.hashed().remove(digest);
         // Gone already is as good.
         let _ = fs::remove_file(self.path(digest));
     }
@@ -213,10 +222,21 @@ impl ContentStore {
         // The kernel's own time of a write is that of its last tick, which may be before the build began.
         incoming.file.set_modified(SystemTime::now())?;
         fs::rename(&incoming.temporary, path)?;
+        self.note_hashed(&actual, incoming.bytes());
         if let Some(total) = &mut *self.total() {
             *total += incoming.bytes();
         }
         Ok(actual)
+    }
+
+    fn hashed(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
+        self.hashed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_hashed(&self, digest: &Digest, size: u64) {
+        if size >= LARGE {
+            self.hashed().insert(digest.clone());
+        }
     }
 
     /// Whether there may be more than so many bytes.
@@ -255,6 +275,8 @@ impl ContentStore {
         let came = known.map_or(0, |now| now.saturating_sub(before));
         *known = Some(total + came);
         drop(known);
+        // They say nothing of what is gone, and are few.
+        self.hashed().clear();
         Ok(gone)
     }
 
@@ -355,8 +377,10 @@ impl Drop for Incoming {
 pub struct Checked<'a> {
     store: &'a ContentStore,
     file: File,
+    /// None = it was checked.
     digester: Option<Digester>,
     digest: &'a Digest,
+    size: u64,
 }
 
 impl<'a> Checked<'a> {
@@ -372,8 +396,9 @@ impl<'a> Checked<'a> {
         Ok(Self {
             store,
             file,
-            digester: Some(digest.digester()),
+            digester: (!store.hashed().contains(digest)).then(|| digest.digester()),
             digest,
+            size,
         })
     }
 
@@ -390,14 +415,15 @@ impl Read for Checked<'_> {
             if let Some(digester) = &mut self.digester {
                 digester.update(&buffer[..n]);
             }
-        } else if let Some(digester) = self.digester.take_if(|_| !buffer.is_empty())
-            && digester.finish() != *self.digest
-        {
-            self.store.forget(self.digest);
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the builder's copy of a context file is broken: build again",
-            ));
+        } else if let Some(digester) = self.digester.take_if(|_| !buffer.is_empty()) {
+            if digester.finish() != *self.digest {
+                self.store.forget(self.digest);
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the builder's copy of a context file is broken: build again",
+                ));
+            }
+            self.store.note_hashed(self.digest, self.size);
         }
         Ok(n)
     }

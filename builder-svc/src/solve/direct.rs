@@ -34,17 +34,13 @@ use crate::{
     cache::REPOSITORY,
     context::{
         ContentStore, Entry, Kind,
-        content::{Checked, NewMembers},
+        content::{Checked, LARGE, NewMembers},
     },
     error::{Error, Result, Tried as _},
     layer::Layer,
     plan::CopyAction,
     worker::{CHUNKS, Snapshot, Standing, StandingFolder},
 };
-
-/// Bytes from which on a file has gzip members of its own, which are kept: in the next layer that has the file
-/// they are there already.
-const LARGE: u64 = 256 << 10;
 
 /// Most names that a worker is asked for.
 const NAMES: usize = 10_000;
