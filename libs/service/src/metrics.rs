@@ -22,6 +22,8 @@ pub struct Metrics {
     requests: Family<MethodCode, Counter>,
     latency: Family<Method, Histogram, fn() -> Histogram>,
     in_flight: Gauge,
+    /// Calls answered, of any kind: whether anybody has asked for anything.
+    answered: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,6 +64,7 @@ impl Default for Metrics {
             requests,
             latency,
             in_flight,
+            answered: Counter::default(),
         }
     }
 }
@@ -85,6 +88,11 @@ impl Metrics {
         text
     }
 
+    /// How many calls were answered until now.
+    pub fn answered(&self) -> u64 {
+        self.answered.get()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Registry> {
         self.registry
             .lock()
@@ -92,6 +100,7 @@ impl Metrics {
     }
 
     fn record(&self, path: &str, code: &str, started: Instant) {
+        self.answered.inc();
         // Foreign paths must not become labels: an attacker would grow the table without end.
         let method = if code == "12" { "unimplemented" } else { path };
         let method = method.trim_start_matches('/').to_owned();

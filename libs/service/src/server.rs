@@ -27,6 +27,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long after it is ready a service has done what only its start needs.
 const AFTER_THE_START: Duration = Duration::from_secs(3);
 
+/// How long nobody asks for anything until what only calls need is forgotten, too.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// What a service gets to build itself from.
 #[derive(Clone)]
 pub struct Context {
@@ -176,11 +179,7 @@ async fn serve(context: &Context, settings: &Settings, routes: Routes) -> anyhow
         tokio::spawn(metrics::serve(context.metrics.clone(), listener));
     }
     info!(service = name, version = context.identity.version, "ready");
-    tokio::spawn(async {
-        tokio::time::sleep(AFTER_THE_START).await;
-        // It fails only when the service ends.
-        let _ = tokio::task::spawn_blocking(memory::forget_the_start).await;
-    });
+    tokio::spawn(forget_while_idle(context.metrics.clone()));
 
     // A listener that ends before we are told to stop is a failure of the whole service.
     tokio::select! {
@@ -203,6 +202,22 @@ async fn serve(context: &Context, settings: &Settings, routes: Routes) -> anyhow
         let _ = std::fs::remove_file(path);
     }
     Ok(())
+}
+
+/// Keeps a service small that nobody asks for anything. Never ends by itself.
+async fn forget_while_idle(metrics: Metrics) {
+    let (mut before, mut forgotten) = (None, None);
+    tokio::time::sleep(AFTER_THE_START).await;
+    loop {
+        let answered = Some(metrics.answered());
+        if forgotten.is_none() || (before == answered && forgotten != answered) {
+            // It fails only when the service ends.
+            let _ = tokio::task::spawn_blocking(memory::forget_what_rests).await;
+            forgotten = answered;
+        }
+        before = answered;
+        tokio::time::sleep(IDLE).await;
+    }
 }
 
 async fn with_standard_services(context: &Context, routes: Routes) -> anyhow::Result<Routes> {

@@ -18,12 +18,12 @@ pub fn share_heaps() {
     }
 }
 
-/// Forgets what only the start needed: free memory goes back to the kernel, and so do the pages of the
+/// Forgets what is not being used: free memory goes back to the kernel, and so do the pages of the
 /// program, which come back from the page cache one by one as they are used again.
 ///
-/// Half of a service's memory is pages that its start has touched, or that lie beside those (the kernel maps
-/// sixteen at a time).
-pub fn forget_the_start() {
+/// Half of an idle service's memory is pages that its start or some call has touched, or that lie beside those
+/// (the kernel maps sixteen at a time).
+pub fn forget_what_rests() {
     #[cfg(target_env = "gnu")]
     // SAFETY: only free memory goes; anything that is in use stays where it is.
     unsafe {
@@ -87,7 +87,7 @@ mod tests {
     fn what_is_forgotten_comes_back() {
         let text = String::from("still here");
         let before = std::env::args().next();
-        super::forget_the_start();
+        super::forget_what_rests();
         assert_eq!(text, "still here");
         assert_eq!(std::env::args().next(), before);
     }
