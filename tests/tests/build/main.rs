@@ -18,6 +18,7 @@ mod image_of;
 mod language;
 mod mounts;
 mod outputs;
+mod platforms;
 mod refused;
 mod reproducible;
 mod screen;
