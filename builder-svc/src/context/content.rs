@@ -4,7 +4,7 @@
 //! in the life of this process.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io::{self, Read, Seek as _, Write as _},
     os::unix::fs::MetadataExt as _,
@@ -30,6 +30,8 @@ pub struct ContentStore {
     removing: RwLock<()>,
     /// Large content that this process has hashed since it was written.
     hashed: Mutex<HashSet<Digest>>,
+    /// CRC-32 of the content that members were made of.
+    checksums: Mutex<HashMap<Digest, u32>>,
     /// Bytes of all files, at least; none = nobody has looked yet.
     total: Mutex<Option<u64>>,
 }
@@ -83,6 +85,7 @@ impl ContentStore {
             root,
             removing: RwLock::default(),
             hashed: Mutex::default(),
+            checksums: Mutex::default(),
             total: Mutex::default(),
         })
     }
@@ -113,8 +116,10 @@ impl ContentStore {
     /// Forgets content that turned out to be broken.
     pub fn forget(&self, digest: &Digest) {
         self.hashed().remove(digest);
-        // Gone already is as good.
+        self.checksums().remove(digest);
+        // Gone already is as good. Members may be of what was broken.
         let _ = fs::remove_file(self.path(digest));
+        let _ = fs::remove_file(self.place_of_members(digest));
     }
 
     /// Begins to take content in.
@@ -160,13 +165,21 @@ impl ContentStore {
         })
     }
 
-    /// The gzip members of content, if they were made since this service began.
-    pub fn members(&self, digest: &Digest) -> Option<File> {
+    /// The gzip members of content and the CRC-32 of what they were made of, if that was done since this
+    /// service began.
+    pub fn members(&self, digest: &Digest) -> Option<(File, u32)> {
         let _found = self.removing.read().unwrap_or_else(PoisonError::into_inner);
+        let checksum = *self.checksums().get(digest)?;
         let file = File::open(self.place_of_members(digest)).ok()?;
         // Only decides what is evicted first.
         let _ = file.set_modified(SystemTime::now());
-        Some(file)
+        Some((file, checksum))
+    }
+
+    fn checksums(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, u32>> {
+        self.checksums
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins to write the gzip members of content.
@@ -178,13 +191,19 @@ impl ContentStore {
     }
 
     /// Keeps them; returns them from their beginning.
-    pub fn keep_members(&self, digest: &Digest, made: NewMembers) -> io::Result<File> {
+    pub fn keep_members(
+        &self,
+        digest: &Digest,
+        made: NewMembers,
+        checksum: u32,
+    ) -> io::Result<File> {
         let NewMembers { mut file, incoming } = made;
         let size = file.stream_position()?;
         let path = self.place_of_members(digest);
         fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
         file.set_modified(SystemTime::now())?;
         fs::rename(&incoming.temporary, path)?;
+        self.checksums().insert(digest.clone(), checksum);
         if let Some(total) = &mut *self.total() {
             *total += size;
         }
@@ -275,8 +294,12 @@ impl ContentStore {
         let came = known.map_or(0, |now| now.saturating_sub(before));
         *known = Some(total + came);
         drop(known);
-        // They say nothing of what is gone, and are few.
+        // What is known of content that is gone would stay for ever.
         self.hashed().clear();
+        if gone.0 > 0 {
+            self.checksums()
+                .retain(|digest, _| self.place_of_members(digest).exists());
+        }
         Ok(gone)
     }
 

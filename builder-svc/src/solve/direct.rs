@@ -13,6 +13,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use flate2::CrcReader;
 use futures_util::future::OptionFuture;
 use slipway_image::{
     Descriptor, Digest,
@@ -42,6 +43,8 @@ use crate::{
     worker::{CHUNKS, Snapshot, Standing, StandingFolder},
 };
 
+/// Most entries of a layer that is held in memory, at half a kilobyte each.
+const ENTRIES: usize = 300_000;
 /// Most names that a worker is asked for.
 const NAMES: usize = 10_000;
 
@@ -93,8 +96,17 @@ impl Solver {
                 let Some((target, names)) = target(copy, files, place.is_folder) else {
                     return Ok(None);
                 };
+                let nothing = names.is_empty();
                 let standing = snapshot.survey(&target, &copy.chown, names).await?;
                 if standing.blocked || !standing.taken.is_empty() {
+                    return Ok(None);
+                }
+                let all_there = standing.folders.len() == parts(&target).len();
+                // Nothing changes; and what is made in a folder with setgid has its group (mkdir(2)).
+                let inherits = |folder: &StandingFolder| folder.mode & 0o2000 != 0;
+                if (nothing && all_there)
+                    || (!all_there && standing.folders.last().is_some_and(inherits))
+                {
                     return Ok(None);
                 }
                 place.standing = standing;
@@ -111,14 +123,20 @@ impl Solver {
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or_default());
-        let Some(mut tree) = tree(copy, files, &place, now) else {
+        let (copy, files, latest) = (copy.clone(), files.clone(), self.latest);
+        let making = move || {
+            let mut tree = tree(&copy, &files, &place, now)?;
+            clamp(&mut tree, latest);
+            // Nothing changes: the worker says so in its own way.
+            Some(tree).filter(|tree| !tree.is_empty())
+        };
+        let tree = tokio::task::spawn_blocking(making).await;
+        let Some(tree) = tree
+            .map_err(io::Error::other)
+            .tried(|| "cannot make a layer".to_owned())?
+        else {
             return Ok(None);
         };
-        // Nothing changes: the worker says so in its own way.
-        if tree.is_empty() {
-            return Ok(None);
-        }
-        clamp(&mut tree, self.latest);
         let (send, receive) = mpsc::channel(CHUNKS);
         let store = self.context.store.clone();
         let (ended, diff_id) = oneshot::channel();
@@ -239,7 +257,10 @@ fn tree(copy: &CopyAction, files: &Arrangement, place: &Place, now: i64) -> Opti
             certain &= put(&mut tree, at, item(files, entry, owner));
             Ok(())
         });
-        certain &= taken.is_ok();
+        certain &= taken.is_ok() && tree.len() <= ENTRIES;
+        if !certain {
+            return None;
+        }
         certain &= keep_folders(&mut tree, &target, &place.standing.folders, now);
     }
     certain.then_some(tree)
@@ -293,8 +314,13 @@ fn make_folder(tree: &mut Tree, path: &[String], (uid, gid): (u32, u32), now: i6
     true
 }
 
-/// False: what is there is of another kind, or may lead elsewhere.
+/// False: what is there is of another kind, or may lead elsewhere; or it has the name of a whiteout, which only
+/// a folder that nobody unpacks can hold.
 fn put(tree: &mut Tree, path: Vec<String>, item: Item) -> bool {
+    let whiteout = |name: &String| name.as_bytes().starts_with(tar::WHITEOUT);
+    if path.last().is_some_and(whiteout) {
+        return false;
+    }
     if let Some(there) = tree.get(&path) {
         let folder = |item: &Item| item.header.kind == tar::Kind::Folder;
         if folder(there) != folder(&item) {
@@ -365,10 +391,19 @@ fn pack(
             None => layer.append(&header, &mut io::empty())?,
             Some(digest) if header.size >= LARGE => {
                 let content = Checked::open(store, digest, header.size)?;
+                let content = CrcReader::new(content);
                 match store.members(digest) {
-                    Some(members) => {
-                        let whole = |content: Checked<'_>| content.finish().map(|()| members);
-                        layer.append_members(&header, content, whole)?;
+                    Some((members, checksum)) => {
+                        let same = |content: CrcReader<Checked<'_>>| {
+                            if content.crc().sum() != checksum {
+                                store.forget(digest);
+                                return Err(io::Error::other(
+                                    "the builder's copy of a context file is broken: build again",
+                                ));
+                            }
+                            content.into_inner().finish().map(|()| members)
+                        };
+                        layer.append_members(&header, content, same)?;
                     }
                     None => {
                         let gzip = GzipWriter::new(store.begin_members()?, LEVEL);
@@ -392,7 +427,7 @@ fn pack(
 
 /// Content that is compressed while it is read.
 struct Making<'a> {
-    content: Checked<'a>,
+    content: CrcReader<Checked<'a>>,
     gzip: GzipWriter<NewMembers>,
 }
 
@@ -407,8 +442,9 @@ impl io::Read for Making<'_> {
 impl Making<'_> {
     /// The members, kept under the content's digest, which it is found to have.
     fn finish(self, store: &ContentStore, digest: &Digest) -> io::Result<File> {
-        self.content.finish()?;
-        store.keep_members(digest, self.gzip.finish()?)
+        let checksum = self.content.crc().sum();
+        self.content.into_inner().finish()?;
+        store.keep_members(digest, self.gzip.finish()?, checksum)
     }
 }
 

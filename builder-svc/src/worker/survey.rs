@@ -6,6 +6,7 @@ use slipway_proto::runtime::v1::{
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 
 use super::{CHUNKS, Snapshot, failed};
 use crate::error::Result;
@@ -55,7 +56,16 @@ impl Snapshot {
             folders: alone(folders),
         };
         let answer = self.lease.client.clone().survey(request).await;
-        let answer = answer.map_err(|s| failed(format!("cannot copy to {path}"), &s))?;
+        let answer = match answer {
+            // A worker of an older version: it does the whole itself.
+            Err(status) if status.code() == Code::Unimplemented => {
+                return Ok(Standing {
+                    blocked: true,
+                    ..Standing::default()
+                });
+            }
+            answer => answer.map_err(|s| failed(format!("cannot copy to {path}"), &s))?,
+        };
         let answer = answer.into_inner();
         Ok(Standing {
             folders: answer.folders.into_iter().map(folder).collect(),

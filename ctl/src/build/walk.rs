@@ -57,7 +57,9 @@ pub fn walk(root: &Path, patterns: &PatternList) -> Outcome<Vec<Found>> {
         let mut others = Vec::new();
         let found = walk.work(|waiting| {
             if waiting >= MANY && others.len() + 1 < most.min(THREADS) {
-                others.push(scope.spawn(|| walk.work(|_| ())));
+                let thread = std::thread::Builder::new();
+                // Where there may be no more threads, this one does it.
+                others.extend(thread.spawn_scoped(scope, || walk.work(|_| ())));
             }
         });
         let mut all = vec![found];
@@ -99,6 +101,16 @@ struct Walk<'a> {
     changed: Condvar,
 }
 
+/// A thread that may still find folders. The others must not wait for one that has panicked.
+struct Busy<'a, 'b>(&'a Walk<'b>);
+
+impl Drop for Busy<'_, '_> {
+    fn drop(&mut self) {
+        self.0.lock().busy -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
 #[derive(Default)]
 struct State {
     waiting: Vec<Folder>,
@@ -117,9 +129,9 @@ impl Walk<'_> {
     fn work(&self, mut tell: impl FnMut(usize)) -> Vec<Found> {
         let mut found = Vec::new();
         while let Some(folder) = self.next() {
+            let _busy = Busy(self);
             let done = self.folder(&folder, &mut found);
             let mut state = self.lock();
-            state.busy -= 1;
             match done {
                 Ok(below) => state.waiting.extend(below),
                 Err(failure) => {
@@ -129,7 +141,6 @@ impl Walk<'_> {
             }
             let waiting = state.waiting.len();
             drop(state);
-            self.changed.notify_all();
             tell(waiting);
         }
         found
@@ -203,7 +214,10 @@ impl Walk<'_> {
             entry: ContextEntry {
                 path: name.clone(),
                 mode: meta.permissions().mode() & 0o7777,
-                mtime: meta.mtime() * 1_000_000_000 + meta.mtime_nsec(),
+                mtime: meta
+                    .mtime()
+                    .saturating_mul(1_000_000_000)
+                    .saturating_add(meta.mtime_nsec()),
                 ..ContextEntry::default()
             },
             path: path.clone(),

@@ -392,17 +392,21 @@ impl Service for WorkerService {
         };
         let (_, ended) = self.worker.leases.room_for_snapshot(&lease)?;
         let (send, receive) = mpsc::channel(QUEUE);
-        let import = self.worker.layers().import(receive);
+        let import = self.worker.layers().import(receive)?;
         let feed = async {
             while let Some(request) = requests.message().await? {
                 match request.part {
-                    // An unpacker that has ended says why when it is asked.
-                    Some(Part::Data(data)) => drop(send.send(data).await),
+                    Some(Part::Data(data)) => {
+                        // An unpacker that has ended says why.
+                        if send.send(data).await.is_err() {
+                            return Ok(None);
+                        }
+                    }
                     Some(Part::DiffId(text)) => {
                         let diff_id = text
                             .parse()
                             .map_err(|e| Error::Invalid(format!("{text:?} is no digest: {e}")))?;
-                        return Ok(diff_id);
+                        return Ok(Some(diff_id));
                     }
                     Some(Part::LeaseId(_)) | None => {}
                 }
@@ -417,7 +421,7 @@ impl Service for WorkerService {
             }
         };
         drop(send);
-        import.keep(&diff_id).await?;
+        import.keep(diff_id.as_ref()).await?;
         Ok(Response::new(pb::ImportLayerResponse {}))
     }
 

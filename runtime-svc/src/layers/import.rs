@@ -5,7 +5,10 @@ use std::{fs, io, sync::Arc};
 
 use slipway_image::{Digest, layer::unpack};
 use slipway_service::chunks::ChunkReader;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::JoinHandle,
+};
 
 use super::{Layers, Note, fetch::Temporary, settle};
 use crate::error::{Error, Tried as _};
@@ -15,11 +18,16 @@ pub struct Import {
     layers: Layers,
     temporary: Arc<Temporary>,
     unpacking: JoinHandle<Result<unpack::Unpacked, unpack::UnpackError>>,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Layers {
-    /// Begins to unpack what comes. When the answer is dropped, nothing of it stays.
-    pub fn import(&self, chunks: mpsc::Receiver<bytes::Bytes>) -> Import {
+    /// Begins to unpack what comes. When the answer is dropped, nothing of it stays. There are not endlessly many
+    /// at once, and nobody waits for his turn: what is not taken is fetched.
+    pub fn import(&self, chunks: mpsc::Receiver<bytes::Bytes>) -> Result<Import, Error> {
+        let slot = self.imports.clone().try_acquire_owned().map_err(|_| {
+            Error::LeaseLimit("as many layers are being imported as may be at once".to_owned())
+        })?;
         let temporary = Arc::new(Temporary(
             self.folder.join(format!("tmp-{}", crate::ids::new_id())),
         ));
@@ -31,24 +39,36 @@ impl Layers {
             fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
             unpack::unpack_layer(ChunkReader::new(chunks), &folder, limits)
         });
-        Import {
+        Ok(Import {
             layers: self.clone(),
             temporary,
             unpacking,
-        }
+            _slot: slot,
+        })
     }
 }
 
 impl Import {
-    /// Keeps it as this layer, which it must be.
-    pub async fn keep(self, diff_id: &Digest) -> Result<(), Error> {
+    /// Keeps it as this layer, which it must be. Without a digest it only tells why it failed.
+    pub async fn keep(self, diff_id: Option<&Digest>) -> Result<(), Error> {
+        let temporary = self.temporary.clone();
+        let kept = self.take(diff_id).await;
+        // What is left of it goes where waiting for the disk disturbs nobody.
+        tokio::task::spawn_blocking(move || drop(temporary));
+        kept
+    }
+
+    async fn take(self, diff_id: Option<&Digest>) -> Result<(), Error> {
         let unpacked = self.unpacking.await.map_err(io::Error::other);
         let unpacked = unpacked.tried(|| "unpacking was interrupted".to_owned())?;
         let refuse = |why: String| Error::Layer {
-            digest: diff_id.to_string(),
+            digest: diff_id.map(Digest::to_string).unwrap_or_default(),
             why,
         };
         let unpacked = unpacked.map_err(|e| refuse(e.to_string()))?;
+        let Some(diff_id) = diff_id else {
+            return Err(refuse("more came than belongs to it".to_owned()));
+        };
         // Also of what was compressed: that is another digest.
         if unpacked.digest != *diff_id || unpacked.diff_id != *diff_id {
             return Err(refuse(format!(

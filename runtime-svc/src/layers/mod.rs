@@ -54,6 +54,8 @@ pub struct Layers {
     /// One unpacking a layer, however many want it.
     flights: Arc<Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>>,
     slots: Arc<Semaphore>,
+    /// Places of layers that a builder sends.
+    imports: Arc<Semaphore>,
     holds: Holds,
     /// One collection at a time.
     collecting: Arc<Mutex<()>>,
@@ -96,6 +98,7 @@ impl Layers {
             registry,
             flights: Arc::default(),
             slots: Arc::new(Semaphore::new(at_once())),
+            imports: Arc::new(Semaphore::new(at_once())),
             holds: Holds::default(),
             collecting: Arc::default(),
             broom: Broom::start()?,

@@ -1,6 +1,7 @@
 //! COPY and ADD: a tar stream into a snapshot, every path resolved inside it.
 
 use std::{
+    collections::HashSet,
     io::{self, Read},
     os::fd::{AsFd as _, OwnedFd},
 };
@@ -385,7 +386,12 @@ impl Applier<'_> {
     }
 
     fn set_folder_times(&self) -> Result<(), Error> {
+        // A folder that two sources have is as the last of them, in time as in mode.
+        let mut set = HashSet::new();
         for (path, time) in self.times.iter().rev() {
+            if !set.insert(path) {
+                continue;
+            }
             let what = || format!("cannot set the time of {path}");
             let folder = rootfs::open_inside(self.root, path, OFlags::DIRECTORY).tried(what)?;
             rustix::fs::utimensat(&folder, ".", &times(*time), AtFlags::empty()).tried(what)?;

@@ -163,7 +163,8 @@ async fn nothing_is_copied_from_outside() {
     );
 }
 
-/// With `--link` a layer is made straight from the context; without it by the worker.
+/// A layer is made straight from the context, upon nothing with `--link`, and upon what is there; by the worker
+/// where a link is on the way.
 #[tokio::test]
 async fn the_same_files_with_and_without_a_worker() {
     if !ready() {
@@ -202,19 +203,32 @@ async fn the_same_files_with_and_without_a_worker() {
         }
     }
     let lines = [
-        "COPY %tree /to/here/",
-        "COPY %tree/d* /several/",
-        "COPY %--chown=3:4 --chmod=go-rwx tree tree/f* /owned/",
-        "COPY %--parents --exclude=**/f1* tree/**/f* /parents/",
-        "COPY %tree/nothing* /empty/",
-        "COPY %<<EOF /one/document\ntext\nEOF",
+        "COPY %tree @/to/here/",
+        "COPY %tree/d* @/several/",
+        "COPY %--chown=3:4 --chmod=go-rwx tree tree/f* @/owned/",
+        "COPY %--parents --exclude=**/f1* tree/**/f* @/parents/",
+        "COPY %tree/nothing* @/empty/",
+        "COPY %<<EOF @/one/document\ntext\nEOF",
     ];
-    let mut listings = Vec::new();
-    for link in ["--link ", ""] {
-        let text = lines.join("\n").replace('%', link);
+    fs::write(context.join("tree/.wh.odd"), "no whiteout").unwrap();
+    // What is there already stays as it is, but for files that are replaced.
+    let there = [
+        "COPY tree/ @/set/below/",
+        "COPY --chown=web tree/ @/set/owned/",
+        "COPY tree/f* @/kept/",
+        "COPY tree/nothing* @/kept/",
+        "COPY tree @/kept/as",
+    ];
+    let base = "FROM busybox\nRUN ln -s . /via && mkdir -m 2775 /set && chgrp 50 /set && mkdir -m 711 /kept && \
+                for i in $(seq 120); do echo old > /kept/f$i; done && touch -d 2001-01-01 /kept && \
+                echo web:x:7:8::/: > /etc/passwd\n";
+    let (mut listings, mut upon) = (Vec::new(), Vec::new());
+    for (link, way) in [("--link ", ""), ("", ""), ("", "/via")] {
+        let text = lines.join("\n").replace('%', link).replace('@', way);
+        let there = there.join("\n").replace('@', way);
         fs::write(
             context.join("Dockerfile"),
-            format!("FROM busybox\n{text}\n"),
+            format!("{base}{text}\n{there}\n"),
         )
         .unwrap();
         fs::write(context.join(".dockerignore"), "Dockerfile\n").unwrap();
@@ -224,9 +238,15 @@ async fn the_same_files_with_and_without_a_worker() {
                       stat -c '%n %A %u %g %s' $f; readlink $f; done; find to several owned parents -type f | sort | xargs md5sum; \
                       find to/here several owned parents -type f | sort | xargs stat -c %Y";
         listings.push(shell(&site, "tree", script));
+        let script = "cd / && find set kept | sort | while read f; do stat -c '%n %A %u %g %s' $f; done; \
+                      find kept set -type f | sort | xargs md5sum";
+        upon.push(shell(&site, "tree", script));
     }
     assert!(listings[0].lines().count() > 300, "{}", listings[0]);
     assert_eq!(listings[0], listings[1]);
+    assert_eq!(listings[1], listings[2]);
+    assert!(upon[0].contains(".wh.odd"), "{}", upon[0]);
+    assert_eq!(upon[1], upon[2]);
     // Upon nothing, with a fixed time, it is the same bytes each time.
     fs::write(
         context.join("Dockerfile"),

@@ -44,10 +44,10 @@ async fn runs_a_step(site: &Site) {
     .await;
 }
 
-/// Two stages that take a while, and a third that needs both.
-fn two_stages(site: &Site, mark: &str) {
+/// Two stages that take so many seconds, and a third that needs both.
+fn two_stages(site: &Site, mark: &str, seconds: u32) {
     let file = format!(
-        "FROM busybox AS a\nRUN sleep 2; echo a {mark} > /a\nFROM busybox AS b\nRUN sleep 2; echo b {mark} > /b\nFROM busybox\nCOPY --from=a /a /a\nCOPY --from=b /b /b\nRUN cat /a /b > /both\n"
+        "FROM busybox AS a\nRUN sleep {seconds}; echo a {mark} > /a\nFROM busybox AS b\nRUN sleep {seconds}; echo b {mark} > /b\nFROM busybox\nCOPY --from=a /a /a\nCOPY --from=b /b /b\nRUN cat /a /b > /both\n"
     );
     write(&site.path("context"), &[("Dockerfile", &file)]);
 }
@@ -75,7 +75,7 @@ async fn steps_are_spread_and_go_on_elsewhere() {
     start_worker(&mut other, &site, "").await;
 
     // Both do something at the same time, and what they made comes together.
-    two_stages(&site, "one");
+    two_stages(&site, "one", 5);
     let build = begin(&site, "app");
     eventually("both workers run a step", async || {
         (steps_at(&site) > 0 && steps_at(&other) > 0).then_some(())
@@ -100,7 +100,7 @@ async fn steps_are_spread_and_go_on_elsewhere() {
     assert!(more == (3, 0) || more == (0, 3), "{more:?}");
 
     // One is killed in the middle of a step: it is done again by the other, and nothing of it stays.
-    two_stages(&site, "two");
+    two_stages(&site, "two", 5);
     let build = begin(&site, "app");
     runs_a_step(&other).await;
     other.kill_service("runtime");
@@ -113,7 +113,7 @@ async fn steps_are_spread_and_go_on_elsewhere() {
     assert_eq!(shell(&site, "app", "cat /both"), "a two\nb two\n");
 
     // It is away when a build begins: it is left out. One that is cached asks nobody.
-    two_stages(&site, "three");
+    two_stages(&site, "three", 0);
     let said = built(&site, "app", &[]);
     assert!(said.err.contains("it is left out"), "{}", said.err);
     let again = built(&site, "app", &[]);
@@ -130,7 +130,7 @@ async fn steps_are_spread_and_go_on_elsewhere() {
     let mut number = 0;
     eventually("the worker is used again", async || {
         number += 1;
-        two_stages(&site, &format!("back {number}"));
+        two_stages(&site, &format!("back {number}"), 0);
         let said = built(&site, "app", &[]);
         (!said.err.contains("left out")).then_some(())
     })
@@ -139,7 +139,7 @@ async fn steps_are_spread_and_go_on_elsewhere() {
     // Nobody is there.
     other.kill_service("runtime");
     site.kill_service("runtime");
-    two_stages(&site, "four");
+    two_stages(&site, "four", 0);
     let said = build_of(&site);
     assert!(
         said.contains("no worker can be used") && said.contains(&addresses[0]),
@@ -200,7 +200,7 @@ async fn a_cable_that_is_cut_is_noticed() {
         let before = fs::read_dir(other.path("state/runtime/layers"))
             .unwrap()
             .count();
-        two_stages(&site, &format!("back {number}"));
+        two_stages(&site, &format!("back {number}"), 0);
         built(&site, "app", &[]);
         let after = fs::read_dir(other.path("state/runtime/layers"))
             .unwrap()

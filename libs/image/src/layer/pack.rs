@@ -519,15 +519,16 @@ fn is_opaque(folder: &OwnedFd) -> io::Result<bool> {
 
 /// The attributes that belong into an image, sorted: capabilities and the user's own.
 fn xattrs(file: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    // Nearly every file has none: to ask for the size first spares a large buffer.
-    let mut nothing: [u8; 0] = [];
-    match rustix::fs::flistxattr(file, &mut nothing) {
-        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
-        Ok(_) => {}
-        Err(e) => return Err(e.into()),
-    }
-    let mut list = vec![0; 64 * 1024];
-    let length = rustix::fs::flistxattr(file, &mut list)?;
+    // Nearly every file has none or few: a large buffer for each would cost more than all the rest.
+    let mut list = vec![0; 256];
+    let length = match rustix::fs::flistxattr(file, &mut list) {
+        Err(Errno::RANGE) => {
+            list.resize(64 * 1024, 0);
+            rustix::fs::flistxattr(file, &mut list)?
+        }
+        Err(Errno::NOTSUP) => 0,
+        length => length?,
+    };
     let mut found = Vec::new();
     for name in list[..length].split(|b| *b == 0) {
         if name != b"security.capability" && !name.starts_with(b"user.") {
