@@ -64,6 +64,16 @@ enum After {
     Skip(u64),
 }
 
+/// What a reader does then.
+enum Next {
+    /// Waits.
+    Nothing,
+    /// Looks for a segment.
+    Look,
+    /// Takes this.
+    Piece(Piece),
+}
+
 impl LogReader {
     /// Begins at a position, which must be that of a record.
     pub fn open(folder: PathBuf, position: u64) -> Self {
@@ -100,27 +110,53 @@ impl LogReader {
     /// The next piece; `None` when there is none yet.
     pub fn next_piece(&mut self) -> io::Result<Option<Piece>> {
         loop {
-            let Some(segment) = &mut self.segment else {
+            if self.segment.is_none() {
                 if !self.find()? {
                     return Ok(None);
                 }
                 continue;
-            };
-            if let Some((piece, length)) = segment.next(self.position)? {
-                self.position += length;
-                self.read += length;
+            }
+            if let Some(piece) = self.read_piece()? {
                 return Ok(Some(piece));
             }
-            match self.after()? {
-                After::Wait => return Ok(None),
-                After::Reopen => self.segment = None,
-                After::Skip(base) => {
-                    self.lost += base - self.position;
-                    self.position = base;
-                    self.segment = None;
-                }
+            match self.go_on()? {
+                Next::Nothing => return Ok(None),
+                Next::Piece(piece) => return Ok(Some(piece)),
+                Next::Look => {}
             }
         }
+    }
+
+    /// Leaves a segment of which nothing more could be read, if another one is to be read now.
+    fn go_on(&mut self) -> io::Result<Next> {
+        match self.after()? {
+            After::Wait => return Ok(Next::Nothing),
+            After::Reopen => self.segment = None,
+            After::Skip(base) => {
+                // What looks damaged was perhaps written after it was read, and another segment begun. Now
+                // nothing more comes.
+                if let Some(piece) = self.read_piece()? {
+                    return Ok(Next::Piece(piece));
+                }
+                self.lost += base - self.position;
+                self.position = base;
+                self.segment = None;
+            }
+        }
+        Ok(Next::Look)
+    }
+
+    /// The next piece of the open segment.
+    fn read_piece(&mut self) -> io::Result<Option<Piece>> {
+        let Some(segment) = &mut self.segment else {
+            return Ok(None);
+        };
+        let Some((piece, length)) = segment.next(self.position)? else {
+            return Ok(None);
+        };
+        self.position += length;
+        self.read += length;
+        Ok(Some(piece))
     }
 
     /// What follows the open segment, of which nothing more can be read now.
@@ -299,6 +335,25 @@ pub mod tests {
         assert_eq!(seen, expected);
         assert_eq!(rest(&mut late), expected);
         assert_eq!((reader.take_lost(), late.take_lost()), (0, 0));
+    }
+
+    #[test]
+    fn what_came_between_two_looks_is_not_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = writer(folder.path(), 200, 10);
+        append(&mut log, 0, Stream::Stdout, b"first\n");
+        let mut reader = LogReader::open(folder.path().to_owned(), 0);
+        assert_eq!(rest(&mut reader), "first\n");
+        // The reader has looked and found nothing; then this comes, and a rotation.
+        assert!(reader.read_piece().unwrap().is_none());
+        append(&mut log, 1, Stream::Stdout, &[b'x'; 150]);
+        append(&mut log, 2, Stream::Stdout, b"last\n");
+        let Next::Piece(piece) = reader.go_on().unwrap() else {
+            panic!("it goes on behind what was not read");
+        };
+        assert_eq!(piece.data.len(), 150);
+        assert_eq!(rest(&mut reader), "last\n");
+        assert_eq!(reader.take_lost(), 0);
     }
 
     #[test]

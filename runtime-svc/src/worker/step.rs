@@ -1,6 +1,6 @@
 //! RUN: one process in a snapshot, confined like a container, streamed, and killed with its caller.
 
-use std::{collections::HashSet, fs, path::PathBuf, sync::Arc};
+use std::{collections::HashSet, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use slipway_proto::runtime::v1::{ContainerSpec, NetworkConfig, Ulimit};
 use tokio::sync::mpsc;
@@ -24,6 +24,10 @@ use crate::{
         protocol::{Event, ExitRecord, Request},
     },
 };
+
+/// How often, and after which pause, a run folder is tried to be removed: ten seconds.
+const ATTEMPTS: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What runs.
 #[derive(Debug, Default)]
@@ -216,10 +220,29 @@ impl Drop for CleanUp {
         if let Err(error) = group.kill().and_then(|()| group.remove()) {
             tracing::warn!(%error, "the cgroups of a build step could not be removed");
         }
-        let _ = fs::remove_dir_all(&self.run_folder);
         let (netd, id) = (self.worker.manager.netd().clone(), self.id.clone());
-        tokio::spawn(async move { netd.release(&id).await });
+        let folder = std::mem::take(&mut self.run_folder);
+        tokio::spawn(async move {
+            remove(&folder).await;
+            netd.release(&id).await;
+        });
     }
+}
+
+/// Takes a run folder away. A monitor that has only just begun may still be writing there, and leaves when it sees
+/// that its step is gone.
+async fn remove(folder: &std::path::Path) {
+    for _ in 0..ATTEMPTS {
+        match fs::remove_dir_all(folder) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {}
+            _ => return,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    tracing::warn!(
+        ?folder,
+        "the run folder of a build step could not be removed"
+    );
 }
 
 fn record(id: &str, step: Step) -> Record {
