@@ -16,7 +16,10 @@ use slipway_image::{Digest, Platform};
 use slipway_proto::runtime::v1 as pb;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Lease, Worker, choice::Candidate};
+use super::{
+    Lease, Worker,
+    choice::{Candidate, best},
+};
 use crate::{
     error::{Error, Result},
     layer::Layer,
@@ -77,6 +80,8 @@ struct Inner {
     layers: Mutex<HashMap<Digest, u64>>,
     /// Who has a cache mount.
     caches: Mutex<HashMap<String, usize>>,
+    /// Held while one is chosen.
+    choosing: Mutex<()>,
 }
 
 /// A step's place at a worker; free again when dropped.
@@ -107,6 +112,7 @@ impl Fleet {
             all: members.into_iter().map(one).collect(),
             layers: Mutex::default(),
             caches: Mutex::default(),
+            choosing: Mutex::default(),
         }))
     }
 
@@ -259,8 +265,15 @@ impl Fleet {
         }
     }
 
-    /// A place at one, which counts from now on.
-    pub fn place(&self, number: usize) -> Place {
+    /// A place at the best of these, which counts from now on: who chooses next sees it, also when both choose
+    /// in the same moment.
+    pub fn choose(&self, candidates: impl Iterator<Item = Candidate>) -> Option<Place> {
+        let _choosing = lock(&self.0.choosing);
+        let number = best(&candidates.collect::<Vec<_>>())?;
+        Some(self.place(number))
+    }
+
+    fn place(&self, number: usize) -> Place {
         if let Some(one) = self.0.all.get(number) {
             one.busy.fetch_add(1, Ordering::Relaxed);
         }

@@ -11,11 +11,7 @@ use std::{
 use slipway_image::Platform;
 use tokio::sync::OnceCell;
 
-use super::{
-    Fleet, Lease,
-    choice::{best, can_run},
-    fleet::Place,
-};
+use super::{Fleet, Lease, choice::can_run, fleet::Place};
 use crate::{
     error::{Error, Result},
     events::{Event, Events},
@@ -150,11 +146,10 @@ impl Search<'_> {
                 candidate.home = number == home;
                 candidate
             });
-            let Some(number) = best(&seen.collect::<Vec<_>>()) else {
+            let Some(mut place) = fleet.choose(seen) else {
                 return Err(self.nobody());
             };
-            // Counted at once: who chooses next sees it.
-            let mut place = fleet.place(number);
+            let number = place.number();
             match self.leases.at(number).await {
                 Ok(lease) if self.fits(number) => {
                     place.wait().await;
