@@ -1,9 +1,14 @@
 //! A build from request to outputs.
+//!
+//! `disk` is what builds leave, `exchange` caches that come from elsewhere and go there.
+
+mod disk;
+mod exchange;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use slipway_dockerfile::{
@@ -20,22 +25,20 @@ use crate::{
         sbom::{self, Scanner},
     },
     cache::{
-        Cache, Filters, OnDisk, Prune,
-        carried::{self, Imported, MountId, Mounts},
-        to_remove,
+        Cache,
+        carried::{self},
     },
     caller::Caller,
     check::{self, Walk, report},
     context::{BuildContext, ContentStore, Fetcher},
-    error::{Error, Result, Tried as _},
-    events::{Event, Events, State, Step},
+    error::{Error, Result},
+    events::{Event, Events},
     history::{Entry, History, Status},
-    layer::Layer,
     output::{self, Exported, Exporter, Made, Output, annotation::Annotations},
     plan::{self, Base, Options, stage::Given},
     registry::{Fetch, Registry},
     solve::{NoCache, Progress, Solver, turns::Turns},
-    worker::{Entitlement, Fleet, StepSettings, mounts::Seen, placing::Leases},
+    worker::{Entitlement, Fleet, StepSettings, placing::Leases},
 };
 
 /// What a caller asks for.
@@ -125,9 +128,6 @@ pub struct Pruned {
     pub warnings: Vec<String>,
 }
 
-/// How often the cache is looked through.
-const COLLECT_EVERY: Duration = Duration::from_secs(600);
-
 impl Outcome {
     /// Of a call that built nothing.
     fn answer(answer: report::Answer) -> Self {
@@ -207,102 +207,8 @@ impl Builder {
         self.fleet.name(number)
     }
 
-    /// What the cache holds, and the cache mounts if they can be meant.
-    pub async fn records(&self, filters: &Filters) -> Result<(Vec<OnDisk>, Vec<String>)> {
-        let mounts = async {
-            match filters.want_mounts() {
-                true => self.fleet.mounts().await,
-                false => Seen::default(),
-            }
-        };
-        let (records, seen) = tokio::join!(self.cache.usage(), mounts);
-        let mut records = records?;
-        records.extend(seen.mounts);
-        Ok((records, seen.warnings))
-    }
-
-    /// Removes records of the cache, cache mounts and, when everything is meant, files of contexts, but for
-    /// those that a running build counts on.
-    pub async fn prune(&self, prune: &Prune) -> Result<Pruned> {
-        let (records, warnings) = self.records(&prune.filters).await?;
-        let mut pruned = Pruned {
-            warnings,
-            ..Pruned::default()
-        };
-        let (mounts, records): (Vec<&OnDisk>, Vec<&OnDisk>) = to_remove(&records, prune)
-            .into_iter()
-            .partition(|r| r.mount.is_some());
-        for record in records {
-            let key = &record.record.key;
-            if let Some(bytes) = self.cache.remove(key).await? {
-                pruned.removed.push(key.clone());
-                pruned.bytes += bytes;
-            }
-        }
-        let (names, bytes, warnings) = self.fleet.remove_mounts(&mounts).await;
-        pruned.removed.extend(names);
-        pruned.bytes += bytes;
-        pruned.warnings.extend(warnings);
-        let limited = prune.reserved > 0 || prune.most > 0 || !prune.filters.match_contexts();
-        if limited || prune.filters.until.is_some() {
-            return Ok(pruned);
-        }
-        let _evicting = self.evicting.lock().await;
-        let gone = self.evict(0).await;
-        let gone = gone.tried(|| "cannot remove the context files".to_owned())?;
-        pruned.bytes += gone.1;
-        Ok(pruned)
-    }
-
-    /// Removes files of contexts that no running build has used until so many bytes are left.
-    async fn evict(&self, keep: u64) -> std::io::Result<(u64, u64)> {
-        let oldest = self.running().values().min().copied();
-        let store = self.store.clone();
-        tokio::task::spawn_blocking(move || store.evict(keep, oldest))
-            .await
-            .map_err(std::io::Error::other)
-            .and_then(|r| r)
-    }
-
-    /// Keeps the files of contexts within their budget. Builds begin and go on meanwhile.
-    async fn bound_content(&self) {
-        let Ok(_evicting) = self.evicting.try_lock() else {
-            return;
-        };
-        if !self.store.exceeds(self.content_bytes) {
-            return;
-        }
-        match self.evict(self.content_bytes).await {
-            Ok((0, _)) => {}
-            Ok((files, bytes)) => tracing::info!(files, bytes, "context files were evicted"),
-            Err(error) => tracing::warn!(%error, "context files could not be evicted"),
-        }
-    }
-
     fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, SystemTime>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps the cache within its budget; at most once in ten minutes, since all records are looked at.
-    async fn collect(&self) {
-        let Ok(mut last) = self.collected.try_lock() else {
-            return;
-        };
-        if self.cache_bytes == 0 || last.is_some_and(|t| t.elapsed() < COLLECT_EVERY) {
-            return;
-        }
-        *last = Some(Instant::now());
-        let prune = Prune {
-            most: self.cache_bytes,
-            ..Prune::default()
-        };
-        match self.cache.prune(&prune).await {
-            Ok((keys, _)) if keys.is_empty() => {}
-            Ok((keys, bytes)) => {
-                tracing::info!(records = keys.len(), bytes, "the build cache was collected")
-            }
-            Err(error) => tracing::warn!(%error, "the build cache could not be collected"),
-        }
     }
 
     /// Builds. Dropping the future cancels it: what runs is stopped, and nothing of it stays.
@@ -577,61 +483,6 @@ impl Builder {
 }
 
 impl Builder {
-    /// The cache mounts of a build as layers: those that workers have, else those that it was given.
-    async fn carry_mounts(
-        &self,
-        wanted: &BTreeSet<MountId>,
-        imported: &Imported,
-        events: &Events,
-        index: u32,
-    ) -> Result<Vec<(MountId, Layer)>> {
-        let mut step = Step {
-            index,
-            name: "exporting cache mounts".to_owned(),
-            state: State::Started,
-            started: SystemTime::now(),
-        };
-        events.tell(Event::Step(step.clone())).await;
-        let begun = Instant::now();
-        let done = self.layers_of_mounts(wanted, imported, events).await;
-        step.state = match &done {
-            Ok(_) => State::Done(begun.elapsed()),
-            Err(error) => State::Failed(begun.elapsed(), error.to_string()),
-        };
-        events.tell(Event::Step(step)).await;
-        done
-    }
-
-    async fn layers_of_mounts(
-        &self,
-        wanted: &BTreeSet<MountId>,
-        imported: &Imported,
-        events: &Events,
-    ) -> Result<Vec<(MountId, Layer)>> {
-        let seen = self.fleet.mounts().await;
-        for message in seen.warnings {
-            let warning = Event::Warning {
-                rule: "WorkerUnavailable",
-                message,
-                line: 0,
-            };
-            events.tell(warning).await;
-        }
-        let mut out = Vec::new();
-        for id in wanted {
-            let those = seen.mounts.iter();
-            let those = those.filter(|m| m.mount.as_ref().is_some_and(|m| m.whole == *id));
-            match those.max_by_key(|m| m.last_used) {
-                Some(there) => out.push((id.clone(), self.fleet.export_mount(there).await?)),
-                None => {
-                    let given = imported.mounts.get(id);
-                    out.extend(given.map(|(layer, _)| (id.clone(), layer.clone())));
-                }
-            }
-        }
-        Ok(out)
-    }
-
     /// What is said of each result.
     async fn predicates(
         &self,
@@ -668,51 +519,6 @@ impl Builder {
             all.push(of);
         }
         Ok(all)
-    }
-
-    /// Records from elsewhere. A source that is not there is told and passed over, as in BuildKit.
-    async fn import(&self, sources: &[carried::From], fetch: &Fetch, events: &Events) -> Imported {
-        let mut all = Imported::default();
-        for source in sources {
-            let (name, found) = match &source.place {
-                carried::Place::Registry(name) => {
-                    let fetch = Fetch {
-                        always: true,
-                        ..fetch.clone()
-                    };
-                    let found = self.registry.image(name, &fetch).await;
-                    (name.as_str(), found.map(|i| (i.config, i.layers)))
-                }
-                carried::Place::Sent { config, manifest } => {
-                    ("the folder", carried::sent(config, manifest))
-                }
-            };
-            let records = match found {
-                Ok((config, layers)) => {
-                    let replace = source.mounts == Mounts::Replace;
-                    if source.mounts != Mounts::No {
-                        let mounts = carried::mounts(&config, &layers).into_iter();
-                        let mounts = mounts.map(|(id, layer)| (id, (layer, replace)));
-                        all.mounts.extend(mounts);
-                    }
-                    carried::records(&config, &layers)
-                        .ok_or_else(|| "it has no records of builder-svc".to_owned())
-                }
-                Err(error) => Err(error.to_string()),
-            };
-            match records {
-                Ok(records) => all.records.extend(records),
-                Err(why) => {
-                    let warning = Event::Warning {
-                        rule: "CacheImport",
-                        message: format!("failed to import the cache of {name}: {why}"),
-                        line: 0,
-                    };
-                    events.tell(warning).await;
-                }
-            }
-        }
-        all
     }
 }
 
