@@ -36,7 +36,7 @@ impl Manager {
                     container.name()
                 )));
             }
-            self.end(container, libc::SIGKILL, None).await?;
+            self.end_for_good(container).await?;
         }
         let _opened = container.opening.write().await;
         let _turn = container.operation.lock().await;

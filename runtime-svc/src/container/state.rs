@@ -145,6 +145,11 @@ impl Container {
         Ok(())
     }
 
+    /// Changes its record for this instance only.
+    pub fn remember(&self, change: impl FnOnce(&mut Record)) {
+        change(&mut lock(&self.record));
+    }
+
     /// Its state now.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     cgroup::Group,
     error::{Error, Tried as _},
-    monitor::client::Connection,
+    monitor::client::{self, Connection},
 };
 
 /// docker's default between the signal to stop and SIGKILL.
@@ -67,6 +67,21 @@ impl Manager {
         }
     }
 
+    /// Ends a container that is to be removed, also where the disk is full: removing it makes room.
+    pub(super) async fn end_for_good(&self, container: &Container) -> Result<(), Error> {
+        if let Err(error) = self.stopped_by_hand(container) {
+            tracing::warn!(container = container.id, %error, "it is removed all the same");
+            container.remember(|r| r.life.stopped_by_hand = true);
+        }
+        let discarded = match self.monitor(container) {
+            Ok(Some(monitor)) => monitor.discard().await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        discarded.tried(|| format!("cannot end container {}", container.name()))?;
+        self.end(container, libc::SIGKILL, None).await
+    }
+
     /// Ends a container that runs or is about to: by `signal`, and by SIGKILL after `patience` (none =
     /// as long as it takes).
     pub(super) async fn end(
@@ -108,18 +123,19 @@ impl Manager {
 
     pub(super) async fn signal(&self, container: &Container, signal: i32) -> Result<(), Error> {
         let what = || format!("cannot signal container {}", container.name());
-        match Connection::open(&container.socket()) {
-            Ok(connection) => connection.signal(signal).await.tried(what),
+        match self.monitor(container).tried(what)? {
+            Some(monitor) => monitor.signal(signal).await.tried(what),
             // It has just ended.
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                ) =>
-            {
-                Ok(())
-            }
-            Err(e) => Err(e).tried(what),
+            None => Ok(()),
+        }
+    }
+
+    /// A connection to its monitor; none when that has ended.
+    fn monitor(&self, container: &Container) -> io::Result<Option<Connection>> {
+        match Connection::open(&container.socket()) {
+            Ok(connection) => Ok(Some(connection)),
+            Err(e) if client::is_none(&e) => Ok(None),
+            Err(e) => Err(e),
         }
     }
 

@@ -85,6 +85,22 @@ impl Connection {
         }
     }
 
+    /// Says that the container is being removed. An older monitor does not know that and waits for the disk.
+    pub async fn discard(&self) -> io::Result<()> {
+        match self.request(&Request::Discard, &[]).await {
+            Err(e) if is_gone(&e) => return Ok(()),
+            sent => sent?,
+        }
+        loop {
+            match self.next().await?.map(|(event, _)| event) {
+                None | Some(Event::Discarded | Event::Refused(_) | Event::Exited(_)) => {
+                    return Ok(());
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
     /// Asks for a pidfd of the container's first process.
     pub async fn first_process(&self) -> io::Result<OwnedFd> {
         self.request(&Request::FirstProcess, &[]).await?;

@@ -49,6 +49,9 @@ pub enum Request {
     FirstProcess,
     /// Tell from now on when the kernel kills for want of memory: a limit was set.
     WatchMemory,
+    /// The container is being removed: nobody will read its log or how it ended, so neither needs to wait for
+    /// a disk that is full. Answered with [`Event::Discarded`].
+    Discard,
     /// Run another process. Without a terminal three descriptors come along: its streams.
     Exec(Box<ExecPlan>),
 }
@@ -84,6 +87,8 @@ pub enum Event {
     FirstProcess,
     /// The signal of [`Request::Signal`] was sent.
     Signalled,
+    /// [`Request::Discard`] was heard.
+    Discarded,
     /// What [`Request::Hold`] asks for is kept from now on.
     Held(Option<u64>),
     /// A request could not be done.

@@ -1,37 +1,33 @@
 //! A monitor's life: start the container, serve its streams and clients, record its end.
 
-use std::{
-    io,
-    os::fd::{AsFd as _, OwnedFd},
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{AddressFamily, SocketFlags, SocketType},
-    process::{Pid, WaitOptions, WaitStatus},
+    process::Pid,
 };
 
+mod end;
+mod requests;
+
+use self::end::Ending;
 use super::{
-    execs::{Exec, Progress},
+    execs::Exec,
     launch::{Joined, launch},
     listener::{self, Client},
     output::{Output, now},
-    protocol::{DATA, END, Event, ExitRecord, JSON, MAX_MESSAGE, Request, Running},
+    protocol::{Event, Running},
     stdin::Stdin,
 };
 use crate::{
     cgroup::{Group, Hierarchies, OomWatch},
-    executor::{StartError, Step as _, init, plan::ContainerPlan},
+    executor::{StartError, Step as _, plan::ContainerPlan},
     sys::{
         fork::{self},
         heap, prctl, signals,
     },
 };
-
-/// How long output may still come after the first process has ended and everything else of the
-/// container was killed: only a process outside of it can still hold a pipe.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// Runs a monitor. `requester` is the first client; it is told whether the container runs. `held` is
 /// dropped as soon as the monitor can be found by its socket.
@@ -108,7 +104,10 @@ struct Monitor<'a> {
     clients: Vec<(u64, Client)>,
     next_client: u64,
     execs: Vec<Exec>,
-    exit_code: Option<i32>,
+    /// The first process has ended.
+    ending: Option<Ending>,
+    /// Nobody will read the log any more.
+    discarded: bool,
     /// What is kept until runtime-svc says who reads: at first everything, since whoever runs a container
     /// attached misses nothing; later what clients held who went without a word, as runtime-svc does when
     /// it is killed: its next instance goes on from there, and says so.
@@ -172,7 +171,8 @@ fn start<'a>(
                 clients: Vec::new(),
                 next_client: 1,
                 execs: Vec::new(),
-                exit_code: None,
+                ending: None,
+                discarded: false,
                 left: Some(log_start),
                 ended: Vec::new(),
             })
@@ -230,19 +230,13 @@ enum Source {
 
 impl Monitor<'_> {
     fn serve(&mut self) {
-        let mut deadline = None;
         let mut segment = self.output.segment();
         self.output.set_needed(self.needed());
-        loop {
-            if self.exit_code.is_some() {
-                let deadline = *deadline.get_or_insert_with(|| std::time::Instant::now() + DRAIN);
-                if self.output.sources.is_empty() && !self.output.is_stuck()
-                    || std::time::Instant::now() >= deadline
-                {
-                    break;
-                }
+        let record = loop {
+            if let Some(record) = self.is_over() {
+                break record;
             }
-            let ready = self.wait(deadline.is_some());
+            let ready = self.wait();
             if self.output.is_stuck() {
                 self.output.retry();
             }
@@ -276,8 +270,8 @@ impl Monitor<'_> {
                 // Nobody will claim them, and their numbers may go to others.
                 self.ended.clear();
             }
-        }
-        self.finish();
+        };
+        self.finish(&record);
     }
 
     /// The first position of the log that an attached client needs.
@@ -287,7 +281,7 @@ impl Monitor<'_> {
     }
 
     /// Waits for something to happen: what is ready, in the order of the lists.
-    fn wait(&self, draining: bool) -> Vec<Source> {
+    fn wait(&self) -> Vec<Source> {
         let mut names = vec![Source::Signals, Source::Listener];
         let mut fds = vec![
             PollFd::new(&self.signals, PollFlags::IN),
@@ -324,7 +318,7 @@ impl Monitor<'_> {
                 fds.push(PollFd::new(report, PollFlags::IN));
             }
         }
-        let timeout = (draining || self.output.is_stuck()).then_some(Timespec {
+        let timeout = (self.ending.is_some() || self.output.is_stuck()).then_some(Timespec {
             tv_sec: 0,
             tv_nsec: 100_000_000,
         });
@@ -355,186 +349,6 @@ impl Monitor<'_> {
         }
     }
 
-    fn hear(&mut self, index: usize) {
-        let mut buffer = vec![0; MAX_MESSAGE];
-        let (number, client) = &mut self.clients[index];
-        let number = *number;
-        let Some((length, fds)) = client.receive(&mut buffer) else {
-            return;
-        };
-        let Some((kind, body)) = buffer[..length].split_first() else {
-            return;
-        };
-        match *kind {
-            DATA if client.stdin => self.stdin.push(body),
-            END if client.stdin => self.stdin.end(),
-            JSON => match serde_json::from_slice(body) {
-                Ok(request) => self.serve_request(index, number, request, fds),
-                Err(e) => client.tell(&Event::Refused(e.to_string()), &[]),
-            },
-            _ => client.gone = true,
-        }
-    }
-
-    fn serve_request(&mut self, index: usize, number: u64, request: Request, fds: Vec<OwnedFd>) {
-        let attached = self.clients.iter().filter(|(_, c)| c.stdin).count();
-        let client = &mut self.clients[index].1;
-        let done: Result<(), io::Error> = match request {
-            Request::Attach { stdin: true, .. } if attached >= listener::MAX_ATTACHED => {
-                client.gone = true;
-                Err(io::Error::other("too many clients are attached to it"))
-            }
-            Request::Attach { stdin, stdin_once } => {
-                // Who sends input reads no output here.
-                client.follows = !stdin;
-                client.stdin = stdin;
-                client.stdin_once = stdin_once;
-                let length = self.output.position();
-                client.tell(&Event::Grew(length), &[]);
-                Ok(())
-            }
-            Request::Hold(position) => {
-                client.hold = position;
-                self.left = None;
-                let needed = self.needed();
-                self.output.set_needed(needed);
-                self.clients[index].1.tell(&Event::Held(position), &[]);
-                return;
-            }
-            Request::Resize { rows, columns } => match &self.terminal {
-                Some(terminal) => init::set_size(terminal, rows, columns).map_err(io::Error::other),
-                None => Ok(()),
-            },
-            Request::WatchMemory => {
-                self.oom = self.oom.take().or_else(|| self.group.watch_oom());
-                Ok(())
-            }
-            Request::FirstProcess => {
-                match self.exit_code {
-                    None => client.tell(&Event::FirstProcess, &[self.init_fd.as_fd()]),
-                    Some(_) => client.tell(&Event::Refused("it has ended".to_owned()), &[]),
-                }
-                Ok(())
-            }
-            Request::Signal(signal) => {
-                let sent = match self.exit_code {
-                    None => crate::sys::signals::send(&self.init_fd, signal),
-                    Some(_) => Ok(()),
-                };
-                if sent.is_ok() {
-                    client.tell(&Event::Signalled, &[]);
-                }
-                sent
-            }
-            Request::Exec(plan) => {
-                let target =
-                    rustix::io::fcntl_dupfd_cloexec(&self.init_fd, 3).map_err(io::Error::from);
-                let begun = target
-                    .map_err(|e| StartError::Failed {
-                        step: "cannot join".to_owned(),
-                        why: e.to_string(),
-                    })
-                    .and_then(|target| {
-                        Exec::begin(number, &plan, (self.init, target), fds, &self.group)
-                    });
-                match begun {
-                    Ok(exec) => {
-                        slipway_fault::point("monitor.exec.forked");
-                        self.execs.push(exec);
-                    }
-                    Err(error) => self.clients[index].1.tell(&Event::ExecFailed(error), &[]),
-                }
-                return;
-            }
-        };
-        if let Err(e) = done {
-            client.tell(&Event::Refused(e.to_string()), &[]);
-        }
-    }
-
-    fn advance_exec(&mut self, index: usize) {
-        let exec = &mut self.execs[index];
-        let progress = exec.advance();
-        if let Some(at) = self
-            .ended
-            .iter()
-            .position(|(pid, _)| Some(*pid) == exec.pid)
-        {
-            exec.exit = Some(self.ended.remove(at).1);
-        }
-        let client = self
-            .clients
-            .iter_mut()
-            .find(|(n, _)| *n == exec.client)
-            .map(|(_, c)| c);
-        match progress {
-            Progress::Wait => {}
-            Progress::Started => {
-                let terminal = exec.terminal.take();
-                slipway_fault::point("monitor.exec.started");
-                let pid = exec.pid.map_or(0, |p| p.as_raw_nonzero().get());
-                if client.is_none() {
-                    exec.client_left();
-                }
-                if let Some(client) = client {
-                    let fds: Vec<_> = terminal.iter().map(|t| t.as_fd()).collect();
-                    client.tell(&Event::ExecStarted { pid }, &fds);
-                    if let Some(code) = exec.exit {
-                        client.tell(&Event::ExecExited { code }, &[]);
-                    }
-                }
-                if exec.exit.is_some() {
-                    exec.pid = None;
-                }
-            }
-            Progress::Failed(error) => {
-                if let Some(client) = client {
-                    client.tell(&Event::ExecFailed(error), &[]);
-                }
-                exec.pid = None;
-            }
-        }
-    }
-
-    /// Collects ended children.
-    fn reap(&mut self) {
-        let mut drain = [0; 1024];
-        while rustix::io::read(&self.signals, &mut drain).is_ok_and(|n| n > 0) {}
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            let Some(code) = shell_code(status) else {
-                continue;
-            };
-            if pid == self.init {
-                slipway_fault::point("monitor.end.reaped");
-                self.exit_code = Some(code);
-                // Without a process namespace of its own the rest lives on, and would hold the pipes.
-                let _ = self.group.kill();
-                slipway_fault::point("monitor.end.killed");
-                continue;
-            }
-            if let Some(exec) = self.execs.iter_mut().find(|e| e.helper == Some(pid)) {
-                exec.helper = None;
-            } else if let Some(exec) = self.execs.iter_mut().find(|e| e.pid == Some(pid)) {
-                if exec.report.is_some() {
-                    exec.exit = Some(code);
-                    continue;
-                }
-                exec.pid = None;
-                slipway_fault::point("monitor.exec.ended");
-                let number = exec.client;
-                if let Some((_, client)) = self.clients.iter_mut().find(|(n, _)| *n == number) {
-                    client.tell(&Event::ExecExited { code }, &[]);
-                }
-            } else {
-                // Ended before its pid was reported, or of an exec that failed.
-                if self.ended.len() == MAX_ENDED {
-                    self.ended.remove(0);
-                }
-                self.ended.push((pid, code));
-            }
-        }
-    }
-
     fn drop_clients(&mut self) {
         let ends_stdin = self
             .clients
@@ -559,44 +373,4 @@ impl Monitor<'_> {
             self.stdin.end();
         }
     }
-
-    /// Records the end, tells it at once, and clears up.
-    fn finish(&mut self) {
-        let record = ExitRecord {
-            code: self.exit_code.unwrap_or(137),
-            oom_killed: self.group.oom_killed(),
-            started: self.running.started,
-            finished: now(),
-            error: String::new(),
-        };
-        let path = &self.plan.files.exit;
-        slipway_fault::point("monitor.end.drained");
-        // A full disk: wait for room, since an exit code must not be lost.
-        while record.write(path).is_err() {
-            if !path.parent().is_some_and(std::path::Path::exists) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        slipway_fault::point("monitor.end.recorded");
-        // Its last moment may have been that one.
-        self.hear_of_memory();
-        self.oom = None;
-        for (_, client) in &mut self.clients {
-            client.tell(&Event::Exited(record.clone()), &[]);
-        }
-        // Who needs that to be done waits until we hang up; who comes now is never greeted, and finds us
-        // gone. What cannot be removed is found and removed with the container.
-        let _ = self.group.remove();
-        slipway_fault::point("monitor.end.uncgrouped");
-        let _ = std::fs::remove_file(&self.plan.files.socket);
-        slipway_fault::point("monitor.end.closed");
-    }
-}
-
-/// As a shell reports an end; `None` when it is none.
-fn shell_code(status: WaitStatus) -> Option<i32> {
-    status
-        .exit_status()
-        .or_else(|| status.terminating_signal().map(|signal| 128 + signal))
 }
