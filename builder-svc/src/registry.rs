@@ -12,8 +12,9 @@ use slipway_proto::{
     },
     types::v1 as types,
 };
+use slipway_service::whole::{Piece, Whole};
 use tokio::sync::mpsc;
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio_stream::StreamExt as _;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::{
@@ -196,21 +197,27 @@ impl Registry {
         Ok(())
     }
 
-    /// Stores a blob whose digest is not known yet.
+    /// Stores a blob whose digest is not known yet. Nothing is stored unless it was said to be whole before the
+    /// chunks ended, or when this future is dropped before that.
     pub async fn write_blob(
         &self,
         repository: &str,
         chunks: mpsc::Receiver<bytes::Bytes>,
+        whole: Whole,
     ) -> Result<(Digest, u64)> {
-        let part = |part| WriteBlobRequest { part: Some(part) };
-        let header = write_blob_request::Header {
+        use write_blob_request::{Header, Part};
+        let header = Header {
             repository: repository.to_owned(),
-            ..write_blob_request::Header::default()
+            ..Header::default()
         };
-        let first = part(write_blob_request::Part::Header(header));
-        let rest =
-            ReceiverStream::new(chunks).map(move |data| part(write_blob_request::Part::Data(data)));
-        let stream = tokio_stream::iter([first]).chain(rest);
+        let _dropped = whole.until_dropped();
+        let rest = whole.body(chunks).map(|piece| match piece {
+            Piece::Data(data) => Part::Data(data),
+            // A blob has one header: a second one is refused.
+            Piece::CutOff => Part::Header(Header::default()),
+        });
+        let parts = tokio_stream::iter([Part::Header(header)]).chain(rest);
+        let stream = parts.map(|part| WriteBlobRequest { part: Some(part) });
         let answer = self.client.clone().write_blob(stream).await;
         let stored = answer
             .map_err(|s| remote("cannot store a blob".to_owned(), &s))?

@@ -1,14 +1,6 @@
 //! Images, as registry-svc knows them.
 
-use std::{
-    collections::HashSet,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    task,
-};
+use std::collections::HashSet;
 
 use slipway_image::{Digest, ImageConfig};
 use slipway_proto::{
@@ -20,6 +12,7 @@ use slipway_proto::{
     },
     types::v1::{Page, RegistryAuth, progress::Phase},
 };
+use slipway_service::whole::{Body, Piece, Whole};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Streaming, transport::Channel};
@@ -310,16 +303,8 @@ impl Registry {
             repository: repository.to_owned(),
             ..Default::default()
         };
-        let first = WriteBlobRequest {
-            part: Some(write_blob_request::Part::Header(header)),
-        };
-        let _dropped = CutOff(whole.clone());
-        let data = Upload {
-            data,
-            whole,
-            ended: false,
-        };
-        let stream = tokio_stream::iter([first]).chain(data);
+        let _dropped = whole.until_dropped();
+        let stream = blob_parts(header, whole.body(data));
         let answer = self
             .client
             .clone()
@@ -327,74 +312,6 @@ impl Registry {
             .await
             .map_err(|s| failed(&s))?;
         Ok(answer.into_inner().digest)
-    }
-}
-
-/// Whether everything of a blob was sent.
-#[derive(Debug, Clone, Default)]
-pub struct Whole(Arc<AtomicU8>);
-
-const OPEN: u8 = 0;
-const WHOLE: u8 = 1;
-const CUT_OFF: u8 = 2;
-
-impl Whole {
-    /// All chunks were sent.
-    pub fn tell(&self) {
-        self.leave_open_for(WHOLE);
-    }
-
-    fn leave_open_for(&self, state: u8) {
-        // Whichever comes first stays.
-        let _ = self
-            .0
-            .compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    fn is(&self, state: u8) -> bool {
-        self.0.load(Ordering::Acquire) == state
-    }
-}
-
-/// Cuts an upload off when its call is dropped: its body is sent by a task of the connection's, which would
-/// go on to a proper end.
-struct CutOff(Whole);
-
-impl Drop for CutOff {
-    fn drop(&mut self) {
-        self.0.leave_open_for(CUT_OFF);
-    }
-}
-
-/// The body of an upload. A stream of messages cannot fail, so one that was cut off ends with what the other
-/// side refuses: a second header.
-struct Upload {
-    data: mpsc::Receiver<bytes::Bytes>,
-    whole: Whole,
-    ended: bool,
-}
-
-impl Stream for Upload {
-    type Item = WriteBlobRequest;
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut task::Context<'_>,
-    ) -> task::Poll<Option<Self::Item>> {
-        use write_blob_request::Part;
-        if self.ended {
-            return task::Poll::Ready(None);
-        }
-        let message = |part| Some(WriteBlobRequest { part: Some(part) });
-        let data = task::ready!(self.data.poll_recv(context));
-        task::Poll::Ready(match data {
-            Some(data) if !self.whole.is(CUT_OFF) => message(Part::Data(data)),
-            None if self.whole.is(WHOLE) => None,
-            _ => {
-                self.ended = true;
-                message(Part::Header(write_blob_request::Header::default()))
-            }
-        })
     }
 }
 
@@ -415,6 +332,20 @@ impl Registry {
         let answer = self.client.clone().put_manifest(request).await;
         Ok(answer.map_err(|s| failed(&s))?.into_inner().digest)
     }
+}
+
+/// The messages of an upload. A blob has one header: a second one is refused.
+fn blob_parts(
+    header: write_blob_request::Header,
+    body: Body,
+) -> impl Stream<Item = WriteBlobRequest> + use<> {
+    use write_blob_request::Part;
+    let rest = body.map(|piece| match piece {
+        Piece::Data(data) => Part::Data(data),
+        Piece::CutOff => Part::Header(write_blob_request::Header::default()),
+    });
+    let parts = tokio_stream::iter([Part::Header(header)]).chain(rest);
+    parts.map(|part| WriteBlobRequest { part: Some(part) })
 }
 
 /// What a service answered, or that it did not.

@@ -34,6 +34,9 @@ pub struct ContentStore {
     checksums: Mutex<HashMap<Digest, u32>>,
     /// Bytes of all files, at least; none = nobody has looked yet.
     total: Mutex<Option<u64>>,
+    /// What members are written to has no room.
+    #[cfg(test)]
+    full: std::sync::atomic::AtomicBool,
 }
 
 /// What all content takes on disk.
@@ -87,6 +90,8 @@ impl ContentStore {
             hashed: Mutex::default(),
             checksums: Mutex::default(),
             total: Mutex::default(),
+            #[cfg(test)]
+            full: false.into(),
         })
     }
 
@@ -186,8 +191,19 @@ impl ContentStore {
     pub fn begin_members(&self) -> io::Result<NewMembers> {
         let incoming = self.incoming(None)?;
         let path = incoming.temporary.clone();
+        #[cfg(test)]
+        let path = match self.full.load(std::sync::atomic::Ordering::Relaxed) {
+            true => PathBuf::from("/dev/full"),
+            false => path,
+        };
         let file = File::options().read(true).write(true).open(&path)?;
         Ok(NewMembers { file, incoming })
+    }
+
+    /// From now on no members can be written.
+    #[cfg(test)]
+    pub fn full_for_tests(&self) {
+        self.full.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Keeps them; returns them from their beginning.

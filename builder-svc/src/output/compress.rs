@@ -11,7 +11,10 @@ use slipway_image::{
     layer::{compression::decompress, gzip::GzipWriter},
     media_type,
 };
-use slipway_service::chunks::{ChunkReader, ChunkWriter};
+use slipway_service::{
+    chunks::{ChunkReader, ChunkWriter},
+    whole::Whole,
+};
 use tokio::sync::mpsc;
 
 use super::{CHUNKS, Exporter, Format, spec::Algorithm};
@@ -59,33 +62,36 @@ impl Exporter<'_> {
         }
         let (blob, compressed) = mpsc::channel(CHUNKS);
         let (send, receive) = mpsc::channel(CHUNKS);
+        let whole = Whole::default();
+        let (sent, expected) = (whole.clone(), layer.diff_id.clone());
         let working = tokio::task::spawn_blocking(move || {
-            compress(
-                ChunkReader::new(compressed),
-                ChunkWriter::new(send),
-                algorithm,
-                level,
-            )
+            let (from, to) = (ChunkReader::new(compressed), ChunkWriter::new(send));
+            let diff_id = compress(from, to, algorithm, level)?;
+            // A layer that is not what it was said to be is not to be stored.
+            if diff_id == expected {
+                sent.tell();
+            }
+            Ok(diff_id)
         });
         let digest = &layer.descriptor.digest;
         let (read, stored, worked) = tokio::join!(
             self.registry.read_blob(&layer.repository, digest, blob),
-            self.registry.write_blob(REPOSITORY, receive),
+            self.registry.write_blob(REPOSITORY, receive, whole),
             working,
         );
         read?;
         let what = |e: io::Error| Error::Invalid(format!("a layer could not be compressed: {e}"));
-        let diff_id = worked
-            .map_err(io::Error::other)
-            .and_then(|r| r)
-            .map_err(what)?;
-        let (digest, size) = stored?;
+        let diff_id = match (worked.map_err(io::Error::other).and_then(|r| r), &stored) {
+            (Err(e), Err(_)) if e.kind() == io::ErrorKind::BrokenPipe => layer.diff_id.clone(),
+            (worked, _) => worked.map_err(what)?,
+        };
         if diff_id != layer.diff_id {
             return Err(Error::Invalid(format!(
                 "the layer {} unpacks to {diff_id}, not to {}: the image is broken",
                 layer.descriptor.digest, layer.diff_id
             )));
         }
+        let (digest, size) = stored?;
         let layer = Layer {
             descriptor: Descriptor::new(kind, digest, size),
             diff_id,

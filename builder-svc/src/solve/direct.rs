@@ -7,36 +7,27 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
-    io::{self, Write as _},
+    io,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use flate2::CrcReader;
+mod packing;
+
 use futures_util::future::OptionFuture;
-use slipway_image::{
-    Descriptor, Digest,
-    layer::{
-        self as tar,
-        gzip::{GzipWriter, LEVEL},
-        pack::LayerWriter,
-    },
-    media_type::OCI_LAYER_GZIP,
-};
-use slipway_service::chunks::ChunkWriter;
+use slipway_image::{Descriptor, Digest, layer as tar, media_type::OCI_LAYER_GZIP};
+use slipway_service::{chunks::ChunkWriter, whole::Whole};
 use tokio::sync::{mpsc, oneshot};
 
+use self::packing::pack;
 use super::{
     Solver,
     copy::{Arrangement, Part, check_destination, folder, place_of_file},
+    step::Made,
 };
 use crate::{
     cache::REPOSITORY,
-    context::{
-        ContentStore, Entry, Kind,
-        content::{Checked, LARGE, NewMembers},
-    },
+    context::{Entry, Kind},
     error::{Error, Result, Tried as _},
     layer::Layer,
     plan::CopyAction,
@@ -76,7 +67,7 @@ impl Solver {
         files: &Arc<Arrangement>,
         below: Option<&Snapshot>,
         more: bool,
-    ) -> Result<Option<Layer>> {
+    ) -> Result<Option<Made>> {
         let mut place = Place {
             is_folder: copy.destination.ends_with('/'),
             ..Place::default()
@@ -146,15 +137,18 @@ impl Solver {
             copied = Some(ChunkWriter::new(send));
             snapshot.import(receive, diff_id)
         });
+        let whole = Whole::default();
+        let sent = whole.clone();
         let packing = tokio::task::spawn_blocking(move || {
-            let packed = pack(&store, &tree, send, copied)?;
+            let packed = pack(&store, &tree, ChunkWriter::new(send), copied, &sent)?;
+            sent.tell();
             // The worker may not want it.
             let _ = ended.send(packed.diff_id.clone());
             Ok(packed)
         });
-        let storing = self.registry.write_blob(REPOSITORY, receive);
+        let storing = self.registry.write_blob(REPOSITORY, receive, whole);
         let (stored, imported) = tokio::join!(storing, OptionFuture::from(import));
-        if let Some(Err(error)) = imported {
+        if let Some(Err(error)) = &imported {
             tracing::info!(%error, "the worker did not take a layer: it will fetch it");
         }
         let packed = packing.await.map_err(io::Error::other).and_then(|r| r);
@@ -170,10 +164,14 @@ impl Solver {
                 packed.digest
             )));
         }
-        Ok(Some(Layer {
+        let layer = Layer {
             descriptor: Descriptor::new(OCI_LAYER_GZIP.to_owned(), digest, size),
             diff_id: packed.diff_id,
             repository: REPOSITORY.to_owned(),
+        };
+        Ok(Some(Made {
+            layer: Some(layer),
+            at_worker: matches!(imported, Some(Ok(()))),
         }))
     }
 }
@@ -371,80 +369,6 @@ fn clamp(tree: &mut Tree, latest: Option<i64>) {
         if item.header.mtime.0 >= latest {
             item.header.mtime = (latest, 0);
         }
-    }
-}
-
-fn pack(
-    store: &ContentStore,
-    tree: &Tree,
-    send: mpsc::Sender<bytes::Bytes>,
-    copy: Option<ChunkWriter>,
-) -> io::Result<tar::pack::Packed> {
-    let mut layer = LayerWriter::new(ChunkWriter::new(send), LEVEL);
-    if let Some(copy) = copy {
-        layer = layer.with_copy(Box::new(copy));
-    }
-    for (path, item) in tree {
-        let mut header = item.header.clone();
-        header.path = path.join("/").into_bytes();
-        match &item.content {
-            None => layer.append(&header, &mut io::empty())?,
-            Some(digest) if header.size >= LARGE => {
-                let content = Checked::open(store, digest, header.size)?;
-                let content = CrcReader::new(content);
-                match store.members(digest) {
-                    Some((members, checksum)) => {
-                        let same = |content: CrcReader<Checked<'_>>| {
-                            if content.crc().sum() != checksum {
-                                store.forget(digest);
-                                return Err(io::Error::other(
-                                    "the builder's copy of a context file is broken: build again",
-                                ));
-                            }
-                            content.into_inner().finish().map(|()| members)
-                        };
-                        layer.append_members(&header, content, same)?;
-                    }
-                    None => {
-                        let gzip = GzipWriter::new(store.begin_members()?, LEVEL);
-                        let making = Making { content, gzip };
-                        let made = |making: Making<'_>| making.finish(store, digest);
-                        layer.append_members(&header, making, made)?;
-                    }
-                }
-            }
-            Some(digest) => {
-                let mut content = Checked::open(store, digest, header.size)?;
-                layer.append(&header, &mut content)?;
-                content.finish()?;
-            }
-        }
-    }
-    let (mut writer, packed) = layer.finish()?;
-    writer.flush()?;
-    Ok(packed)
-}
-
-/// Content that is compressed while it is read.
-struct Making<'a> {
-    content: CrcReader<Checked<'a>>,
-    gzip: GzipWriter<NewMembers>,
-}
-
-impl io::Read for Making<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.content.read(buffer)?;
-        self.gzip.write_all(&buffer[..n])?;
-        Ok(n)
-    }
-}
-
-impl Making<'_> {
-    /// The members, kept under the content's digest, which it is found to have.
-    fn finish(self, store: &ContentStore, digest: &Digest) -> io::Result<File> {
-        let checksum = self.content.crc().sum();
-        self.content.into_inner().finish()?;
-        store.keep_members(digest, self.gzip.finish()?, checksum)
     }
 }
 

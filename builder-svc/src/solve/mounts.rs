@@ -176,7 +176,7 @@ impl Solver {
             ready.env.push(Zeroizing::new(format!("{name}={text}")));
         }
         if !mount.target.is_empty() {
-            told.secret = bytes::Bytes::copy_from_slice(secret.bytes());
+            told.secret = secret.into_bytes();
             ready.mounts.push(told);
         }
         Ok(())

@@ -48,6 +48,25 @@ struct Source {
     layers: Option<Vec<Layer>>,
 }
 
+/// What a step made.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// None = nothing changed.
+    pub layer: Option<Layer>,
+    /// The worker that was asked has it unpacked.
+    pub at_worker: bool,
+}
+
+impl Made {
+    /// By a worker, which keeps what it made.
+    const fn there(layer: Option<Layer>) -> Self {
+        Self {
+            layer,
+            at_worker: true,
+        }
+    }
+}
+
 impl Solver {
     /// Does a step upon these layers, or finds what it made before.
     pub(super) async fn step(&self, step: &Step<'_>, layers: &[Layer]) -> Result<Record> {
@@ -313,7 +332,7 @@ impl Solver {
                 Ok(self
                     .direct(copy, &source.files, None, work.more)
                     .await?
-                    .map(Some))
+                    .map(|made| made.layer))
             }
             _ => Ok(None),
         }
@@ -345,9 +364,10 @@ impl Solver {
             let placed = search.next().await?;
             self.begin(told, begun).await;
             match self.at_worker(work, &placed.lease).await {
-                Ok(layer) => {
-                    search.done(&placed, layer.as_ref());
-                    return Ok(layer);
+                Ok(made) => {
+                    let there = made.layer.as_ref().filter(|_| made.at_worker);
+                    search.done(&placed, there);
+                    return Ok(made.layer);
                 }
                 Err(error) => search.goes_on(placed, error).await?,
             }
@@ -360,7 +380,7 @@ impl Solver {
         wanted.cloned().unwrap_or_else(Platform::host)
     }
 
-    async fn at_worker(&self, work: &Work<'_>, lease: &Arc<Lease>) -> Result<Option<Layer>> {
+    async fn at_worker(&self, work: &Work<'_>, lease: &Arc<Lease>) -> Result<Made> {
         match (work.action, work.source) {
             (Action::MakeFolder { path, user }, _) => {
                 let snapshot = lease.prepare(work.layers).await?;
@@ -373,17 +393,18 @@ impl Solver {
                 let (send, receive) = tokio::sync::mpsc::channel(1);
                 drop(send);
                 snapshot.apply(&target, receive).await?;
-                snapshot.commit(REPOSITORY, self.latest).await
+                let made = snapshot.commit(REPOSITORY, self.latest).await?;
+                Ok(Made::there(made))
             }
-            (Action::Run(run), _) => self.run(run, work, lease).await,
+            (Action::Run(run), _) => self.run(run, work, lease).await.map(Made::there),
             (Action::Copy(copy), Some(source)) => {
                 let snapshot = lease.prepare(work.below(copy)).await?;
                 if source.layers.is_none()
-                    && let Some(layer) = self
+                    && let Some(made) = self
                         .direct(copy, &source.files, Some(&snapshot), work.more)
                         .await?
                 {
-                    return Ok(Some(layer));
+                    return Ok(made);
                 }
                 if let Some(from) = &source.layers {
                     self.copy_layers(copy, from, &snapshot, lease).await?;
@@ -391,9 +412,10 @@ impl Solver {
                 if source.layers.is_none() || !source.files.parts.is_empty() {
                     self.copy_files(copy, &source.files, &snapshot).await?;
                 }
-                snapshot.commit(REPOSITORY, self.latest).await
+                let made = snapshot.commit(REPOSITORY, self.latest).await?;
+                Ok(Made::there(made))
             }
-            (Action::None | Action::Copy(_), _) => Ok(None),
+            (Action::None | Action::Copy(_), _) => Ok(Made::default()),
         }
     }
 

@@ -8,10 +8,12 @@
 //! * makes sure that one instance runs per run folder ([`instance`]),
 //! * writes structured logs ([`trace`]) and counts requests ([`metrics`]),
 //! * listens on unix and tcp sockets, the latter with mutual TLS ([`listen`], [`tls`]),
+//! * keeps what a process knows out of core dumps ([`secrecy`]),
 //! * answers health and reflection and stops gracefully ([`server`]).
 //!
 //! Clients connect with [`client::connect`] and read errors with [`error`]; [`chunks`] carries bodies
-//! between channels and blocking code, and [`disk`] tells how much of it they take.
+//! between channels and blocking code, [`whole`] tells one that was cut off from a shorter one, and
+//! [`disk`] how much of it folders take.
 //!
 //! Architecture invariant: this crate knows no service's domain.
 
@@ -24,11 +26,13 @@ pub mod error;
 pub mod instance;
 pub mod listen;
 pub mod metrics;
+pub mod secrecy;
 pub mod server;
 pub mod settings;
 mod sys;
 pub mod tls;
 pub mod trace;
+pub mod whole;
 
 pub use listen::Address;
 pub use server::{Context, run};

@@ -7,14 +7,11 @@ use std::{
 };
 
 use slipway_image::layer::pack::{self, LayerWriter, Options, Packed};
-use slipway_service::chunks::ChunkWriter;
+use slipway_service::{chunks::ChunkWriter, whole::Whole};
 use tokio::sync::mpsc;
 
 use super::Worker;
-use crate::{
-    error::{Error, Tried as _},
-    registry::Whole,
-};
+use crate::error::{Error, Tried as _};
 
 /// A committed layer.
 #[derive(Debug, Clone)]

@@ -25,7 +25,7 @@ use slipway_proto::{
     registry::v1::pull_request::Policy,
     runtime::v1::{ConfigChange, Mount},
 };
-use slipway_service::chunks::ChunkWriter;
+use slipway_service::{chunks::ChunkWriter, whole::Whole};
 use tokio::sync::mpsc;
 
 use super::{
@@ -37,7 +37,7 @@ use super::{
 use crate::{
     cgroup::Group,
     error::{Error, Tried as _},
-    registry::{Image, Whole},
+    registry::Image,
 };
 
 /// Where an image without a name goes, as builds' do. It shows as `<none>`.
