@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use slipway_image::Platform;
@@ -43,12 +44,20 @@ pub struct Wanted<'a> {
     pub home: &'a Home,
 }
 
-/// A step's way from worker to worker until one has done it. Each is asked once.
+/// Between two looks whether a worker is there again: at first, and at most.
+const SOON: Duration = Duration::from_millis(100);
+const LATER: Duration = Duration::from_secs(2);
+
+/// A step's way from worker to worker until one has done it. Each is asked once; when all were, those that were
+/// lost get another chance, once: a step that brings its workers down is not to do so for ever.
 pub struct Search<'a> {
     leases: &'a Leases,
     wanted: Wanted<'a>,
     events: &'a Events,
     tried: BTreeSet<usize>,
+    /// Those of them that were lost in the middle of the step.
+    lost: BTreeSet<usize>,
+    waited: bool,
     failed: Vec<String>,
 }
 
@@ -95,6 +104,8 @@ impl Leases {
             wanted,
             events,
             tried: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            waited: false,
             failed: Vec::new(),
         }
     }
@@ -175,12 +186,9 @@ impl Search<'_> {
     /// moment ago; if none can run it, any, and the step fails as the kernel says.
     async fn candidates(&self) -> Vec<usize> {
         let fleet = &self.leases.fleet;
-        let all: Vec<usize> = (0..fleet.count()).collect();
-        let able: Vec<usize> = all.iter().copied().filter(|n| self.fits(*n)).collect();
-        let able = if able.is_empty() { all } else { able };
         let mut there = Vec::new();
         let mut away = Vec::new();
-        for number in able.into_iter().filter(|n| !self.tried.contains(n)) {
+        for number in self.untried() {
             match fleet.trouble(number) {
                 None => there.push(number),
                 Some(why) => away.push((number, why)),
@@ -201,6 +209,15 @@ impl Search<'_> {
         there
     }
 
+    /// Workers that can run it, or if there are none any, and were not asked yet.
+    fn untried(&self) -> Vec<usize> {
+        let all: Vec<usize> = (0..self.leases.fleet.count()).collect();
+        let able: Vec<usize> = all.iter().copied().filter(|n| self.fits(*n)).collect();
+        let mut able = if able.is_empty() { all } else { able };
+        able.retain(|n| !self.tried.contains(n));
+        able
+    }
+
     /// Whether a worker can run it, or has not said what it can.
     fn fits(&self, number: usize) -> bool {
         let Some(wanted) = &self.wanted.platform else {
@@ -217,7 +234,8 @@ impl Search<'_> {
         }
     }
 
-    /// Whether the step is to be tried elsewhere, since this worker is gone.
+    /// Whether the step is to be done again, since this worker is gone: by another one, or when there is none by
+    /// one that comes back.
     pub async fn goes_on(&mut self, placed: Placed, error: Error) -> Result<()> {
         let Error::WorkerLost { why, .. } = &error else {
             return Err(error);
@@ -226,22 +244,63 @@ impl Search<'_> {
         let fleet = &self.leases.fleet;
         fleet.down(number, why.clone());
         self.leases.forget(number, &placed.lease);
+        // Its room is for whoever is tried next.
+        drop(placed);
         self.tried.insert(number);
-        if self.tried.len() >= fleet.count() {
+        self.lost.insert(number);
+        lock(&self.leases.told).insert(number);
+        let lost = format!(
+            "the worker {} was lost in the middle of a step ({why})",
+            fleet.name(number)
+        );
+        if !self.untried().is_empty() {
+            self.warn(format!("{lost}: the step is done again elsewhere"))
+                .await;
+            self.failed.push(error.to_string());
+            return Ok(());
+        }
+        if std::mem::replace(&mut self.waited, true) {
             return Err(error);
         }
-        let name = fleet.name(number);
+        let patience = fleet.worker(number).map_or(Duration::ZERO, |w| w.ttl);
+        self.warn(format!(
+            "{lost}: it has {} seconds to come back",
+            patience.as_secs()
+        ))
+        .await;
+        let Ok(back) = tokio::time::timeout(patience, self.back()).await else {
+            return Err(error);
+        };
+        self.tried.remove(&back);
+        let name = self.leases.fleet.name(back);
+        self.warn(format!(
+            "the worker {name} is there again: the step is done again"
+        ))
+        .await;
+        Ok(())
+    }
+
+    /// One of those that were lost, as soon as it gives a lease again.
+    async fn back(&self) -> usize {
+        let mut pause = SOON;
+        loop {
+            tokio::time::sleep(pause).await;
+            for &number in &self.lost {
+                if self.leases.at(number).await.is_ok() {
+                    return number;
+                }
+            }
+            pause = LATER.min(pause * 2);
+        }
+    }
+
+    async fn warn(&self, message: String) {
         let warning = Event::Warning {
             rule: "WorkerLost",
-            message: format!(
-                "the worker {name} was lost in the middle of a step ({why}): the step is done again elsewhere"
-            ),
+            message,
             line: 0,
         };
-        lock(&self.leases.told).insert(number);
         self.events.tell(warning).await;
-        self.failed.push(error.to_string());
-        Ok(())
     }
 
     /// Remembers what the worker has now that the step is done.

@@ -209,3 +209,54 @@ async fn a_cable_that_is_cut_is_noticed() {
     })
     .await;
 }
+
+/// Two steps, of which the second takes some seconds.
+fn begin_line(site: &Site, mark: &str) -> Child {
+    let file =
+        format!("FROM busybox\nRUN echo {mark} > /1\nRUN test -e /1 && sleep 3 && echo 2 > /2\n");
+    write(&site.path("context"), &[("Dockerfile", &file)]);
+    begin(site, "app")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_worker_may_come_back() {
+    if !ready() {
+        return;
+    }
+    let mut site = Site::bare();
+    start(&mut site, &[], "worker_lease_seconds = 5\n").await;
+    // The step that takes long, that is: the first does not take as long as looking.
+    let second = async |site: &Site, before: usize| {
+        eventually("the second step runs", async || {
+            let layers = fs::read_dir(site.path("state/runtime/layers")).unwrap();
+            (layers.count() > before && steps_at(site) > 0).then_some(())
+        })
+        .await;
+    };
+    let build = begin_line(&site, "one");
+    second(&site, 1).await;
+    site.kill_and_restart("runtime").await;
+    let (good, err) = end(build);
+    assert!(good, "{err}");
+    assert!(err.contains("is there again"), "{err}");
+    assert_eq!(shell(&site, "app", "cat /1 /2"), "one\n2\n");
+    nothing_is_left(&site, "after the build").await;
+
+    // It does not come back in time, and nobody waits for ever.
+    let before = fs::read_dir(site.path("state/runtime/layers"))
+        .unwrap()
+        .count();
+    let build = begin_line(&site, "two");
+    second(&site, before).await;
+    site.kill_service("runtime");
+    let (good, err) = end(build);
+    assert!(!good && err.contains("5 seconds to come back"), "{err}");
+    site.start_service("runtime").await;
+    let said = eventually("the build goes on where it was", async || {
+        let said = super::build(&site, "app", &[]);
+        (said.code == 0).then_some(said)
+    })
+    .await;
+    assert_eq!(cached(&said).0, 1);
+    nothing_is_left(&site, "at the end").await;
+}
