@@ -112,6 +112,10 @@ impl History {
         let mut entries = Vec::new();
         for file in fs::read_dir(&folder)? {
             let path = file?.path();
+            if path.extension().is_some_and(|e| e == "new") {
+                // A record that was not written to its end: the one before it counts.
+                fs::remove_file(&path)?;
+            }
             if path.extension().is_none_or(|e| e != "json") {
                 continue;
             }
@@ -131,7 +135,10 @@ impl History {
             if entry.status == Status::Running {
                 entry.status = Status::Error;
                 "builder-svc was stopped in the middle of the build".clone_into(&mut entry.error);
-                history.write(entry)?;
+                // On a full disk it is found like this again the next time.
+                if let Err(error) = history.write(entry) {
+                    tracing::warn!(%error, "a build's record cannot be written");
+                }
             }
         }
         *history.lock() = entries;
@@ -389,6 +396,7 @@ mod tests {
             recording.end(Ok((String::new(), 3, 1)));
         }
         drop(history.begin(entry("d", 4)));
+        fs::write(folder.path().join("d.new"), "{").unwrap();
         let _running = std::mem::ManuallyDrop::new(history.begin(entry("e", 5)));
         let again = open();
         let seen: Vec<_> = again.list().into_iter().map(|e| (e.id, e.status)).collect();

@@ -14,7 +14,7 @@ use builder_svc::{
 };
 use clap::Parser as _;
 use slipway_proto::builder::v1::builder_server::BuilderServer;
-use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, client};
+use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, secrecy};
 use tonic::service::Routes;
 
 const IDENTITY: Identity = Identity {
@@ -37,11 +37,13 @@ fn main() -> ExitCode {
 }
 
 async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> {
+    // Secrets and credentials of callers go through here.
+    secrecy::forbid_core_dumps().context("cannot keep core dumps from being made")?;
     let state = context
         .state_dir()
         .context("cannot make the state folder")?;
     let paths = &context.paths;
-    let registry = Registry::new(client::connect(&file.registry_address(paths), None)?);
+    let registry = Registry::new(file.registry(paths)?);
     let fleet = Fleet::new(file.members(paths)?, parallel());
     let store =
         ContentStore::open(state.join("content")).context("cannot open the context files")?;

@@ -5,9 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use slipway_service::{
     Address, Paths,
-    client::{self, Patience},
+    client::{self, ConnectError, Patience},
     tls::TlsFiles,
 };
+use tonic::transport::Channel;
 
 use crate::{
     history::Limits,
@@ -23,6 +24,8 @@ use crate::{
 pub struct File {
     /// Where registry-svc is; default: its socket in the run folder.
     pub registry: Option<Address>,
+    /// Certificate that is shown to it, its key, and the authority that its own is from (PEM).
+    pub registry_tls: Option<TlsFiles>,
     /// The runtime-svc that runs steps; default: its socket in the run folder.
     pub worker: Option<Address>,
     /// Instead, several of them: steps are spread over all.
@@ -102,6 +105,7 @@ impl Default for File {
     fn default() -> Self {
         Self {
             registry: None,
+            registry_tls: None,
             worker: None,
             workers: Vec::new(),
             worker_timeout_seconds: 30,
@@ -119,10 +123,11 @@ impl Default for File {
 }
 
 impl File {
-    /// registry-svc's address.
-    pub fn registry_address(&self, paths: &Paths) -> Address {
+    /// A connection to registry-svc.
+    pub fn registry(&self, paths: &Paths) -> Result<Channel, ConnectError> {
         let own = self.registry.clone();
-        own.unwrap_or_else(|| Address::Unix(paths.socket_of("registry")))
+        let address = own.unwrap_or_else(|| Address::Unix(paths.socket_of("registry")));
+        client::connect(&address, self.registry_tls.as_ref())
     }
 
     /// How much of the past is kept.

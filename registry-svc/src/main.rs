@@ -11,7 +11,7 @@ use registry_svc::{
     names::OwnNames,
 };
 use slipway_proto::registry::v1::registry_server::RegistryServer;
-use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs};
+use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, secrecy};
 use tonic::service::Routes;
 
 /// The image store of a site, and the mirror of upstream registries
@@ -46,6 +46,8 @@ fn main() -> ExitCode {
 }
 
 async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Result<Routes> {
+    // Credentials of upstream registries go through here.
+    secrecy::forbid_core_dumps().context("cannot keep core dumps from being made")?;
     // Fails only when something in this process chose a provider already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut addresses = if args.http.is_empty() {

@@ -20,7 +20,7 @@ use slipway_proto::runtime::v1::{
     containers_server::ContainersServer, host_server::HostServer, volumes_server::VolumesServer,
     worker_server::WorkerServer,
 };
-use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, client};
+use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, client, secrecy};
 use tonic::service::Routes;
 
 const IDENTITY: Identity = Identity {
@@ -56,6 +56,8 @@ fn main() -> ExitCode {
 }
 
 async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> {
+    // Secrets of builds' steps go through here.
+    secrecy::forbid_core_dumps().context("cannot keep core dumps from being made")?;
     if let Err(error) = descriptors::raise() {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
@@ -63,10 +65,7 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
         .state_dir()
         .context("cannot make the state folder")?;
     let run = context.paths.run.join("runtime");
-    let registry = Registry::new(client::connect(
-        &file.registry_address(&context.paths),
-        None,
-    )?);
+    let registry = Registry::new(file.registry(&context.paths)?);
     let netd = Netd::new(client::connect(&file.netd_address(&context.paths), None)?);
     let (ids, logs) = (file.user_namespaces()?, file.log_defaults()?);
     let unpack = file.unpack_limits()?;

@@ -5,7 +5,12 @@ use std::collections::HashMap;
 use anyhow::Context as _;
 use slipway_image::layer::limits::Limits;
 use slipway_proto::runtime::v1::LogConfig;
-use slipway_service::{Address, Paths};
+use slipway_service::{
+    Address, Paths,
+    client::{self, ConnectError},
+    tls::TlsFiles,
+};
+use tonic::transport::Channel;
 
 use crate::{
     collect,
@@ -21,6 +26,8 @@ use crate::{
 pub struct File {
     /// Where registry-svc is; default: its socket in the run folder.
     pub registry: Option<Address>,
+    /// Certificate that is shown to it, its key, and the authority that its own is from (PEM).
+    pub registry_tls: Option<TlsFiles>,
     /// Where netd is; default: its socket in the run folder.
     pub netd: Option<Address>,
     /// Other ids for all containers that don't say `--userns=host`, as docker's `userns-remap`: "default",
@@ -118,11 +125,11 @@ impl File {
         })
     }
 
-    /// registry-svc's address.
-    pub fn registry_address(&self, paths: &Paths) -> Address {
-        self.registry
-            .clone()
-            .unwrap_or_else(|| Address::Unix(paths.socket_of("registry")))
+    /// A connection to registry-svc.
+    pub fn registry(&self, paths: &Paths) -> Result<Channel, ConnectError> {
+        let own = self.registry.clone();
+        let address = own.unwrap_or_else(|| Address::Unix(paths.socket_of("registry")));
+        client::connect(&address, self.registry_tls.as_ref())
     }
 
     /// Which ids containers get.

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         Once,
         atomic::{AtomicU32, Ordering},
@@ -186,6 +186,14 @@ impl Site {
         child.wait().unwrap();
     }
 
+    /// Ends a service by a signal and says how it ended.
+    pub fn end_service(&mut self, name: &str, signal: rustix::process::Signal) -> ExitStatus {
+        let at = self.services.iter().position(|(n, _)| *n == name).unwrap();
+        let (_, mut child) = self.services.remove(at);
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        child.wait().unwrap()
+    }
+
     /// A file or folder of this site.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.as_ref().unwrap().path().join(name)
@@ -354,7 +362,7 @@ impl Drop for Site {
 }
 
 /// Asks a process to end, and waits for that; `None` when it does not.
-fn end(child: &mut Child) -> Option<std::process::ExitStatus> {
+fn end(child: &mut Child) -> Option<ExitStatus> {
     // Gone already is fine.
     let _ = Command::new("kill").arg(child.id().to_string()).output();
     let begun = Instant::now();

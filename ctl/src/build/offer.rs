@@ -50,10 +50,15 @@ impl Offer {
             .map(|text| secret(text, |name| std::env::var_os(name).is_some()))
             .collect::<Outcome<_>>()?;
         let agents = agents.iter().map(|text| agent(text));
-        Ok(Self {
+        let offer = Self {
             secrets,
             agents: agents.collect::<Outcome<_>>()?,
-        })
+        };
+        if !offer.secrets.is_empty() || !offer.agents.is_empty() {
+            let forbidden = slipway_service::secrecy::forbid_core_dumps();
+            forbidden.map_err(|e| Failure::new(format!("cannot forbid core dumps: {e}")))?;
+        }
+        Ok(offer)
     }
 
     /// Names of secrets.
@@ -71,7 +76,7 @@ impl Offer {
         let read = self.secrets.get(&id).map(SecretSource::read);
         let read = read.unwrap_or_else(|| Err("it was not offered".to_owned()));
         let (data, error) = match read {
-            Ok(data) => (bytes::Bytes::copy_from_slice(&data), String::new()),
+            Ok(data) => (bytes::Bytes::from_owner(data), String::new()),
             Err(error) => (bytes::Bytes::new(), error),
         };
         Part::Secret(Secret { id, data, error })
@@ -100,7 +105,9 @@ impl SecretSource {
             Self::File(path) => {
                 let file = std::fs::File::open(path);
                 let file = file.map_err(|e| format!("open {}: {e}", path.display()))?;
-                let mut data = Zeroizing::new(Vec::new());
+                // A vector that grows leaves copies behind.
+                let size = file.metadata().map_or(0, |m| m.len()).min(LARGEST) + 2;
+                let mut data = Zeroizing::new(Vec::with_capacity(size as usize));
                 let read = file.take(LARGEST + 1).read_to_end(&mut data);
                 read.map_err(|e| format!("read {}: {e}", path.display()))?;
                 data

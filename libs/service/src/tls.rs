@@ -5,13 +5,15 @@ use std::{io, path::PathBuf};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 
 /// The PEM files of one side of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TlsFiles {
     /// Own certificate chain.
     pub cert: PathBuf,
     /// Own private key.
     pub key: PathBuf,
     /// Authorities that the other side's certificate must come from.
+    #[serde(default)]
     pub ca: Option<PathBuf>,
 }
 

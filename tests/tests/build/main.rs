@@ -10,6 +10,7 @@ mod carried;
 mod check;
 mod contexts;
 mod copying;
+mod encrypted;
 mod files;
 mod git;
 mod history;

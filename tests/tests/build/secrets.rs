@@ -1,6 +1,14 @@
 //! `--secret`, `--ssh`, `--allow`, `--ulimit`: what a caller gives to its steps, and where it must not stay.
 
-use std::{fs, io::Read as _, path::Path};
+use std::{
+    fs,
+    io::Read as _,
+    os::unix::process::ExitStatusExt as _,
+    path::Path,
+    process::{Child, Command, ExitStatus},
+};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
 use super::{build, built, cached, nothing_is_left, shell, site, write};
 use slipway_tests::{Site, ready};
@@ -133,6 +141,44 @@ async fn a_step_that_fails_leaves_no_secret_either() {
         "{}",
         said.err
     );
+}
+
+/// Lets the kernel write cores of a process, as far as its settings go.
+fn allow_cores(pid: Pid) {
+    let endless = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    prlimit(Some(pid), Resource::Core, endless).unwrap();
+}
+
+fn crash(child: &mut Child) -> ExitStatus {
+    let pid = Pid::from_child(child);
+    allow_cores(pid);
+    rustix::process::kill_process(pid, Signal::ABORT).unwrap();
+    child.wait().unwrap()
+}
+
+#[tokio::test]
+async fn a_crash_leaves_no_memory_of_secrets_on_the_disk() {
+    if !ready() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut other = Command::new("sleep");
+    let mut other = other.arg("100").current_dir(folder.path()).spawn().unwrap();
+    if !crash(&mut other).core_dumped() {
+        slipway_tests::skipped("this host makes no core dumps");
+        return;
+    }
+    let mut site = site().await;
+    for service in ["builder", "runtime", "registry"] {
+        let pid = i32::try_from(site.service_pid(service)).unwrap();
+        allow_cores(Pid::from_raw(pid).unwrap());
+        let ended = site.end_service(service, Signal::ABORT);
+        assert!(!ended.core_dumped(), "{service}: {ended}");
+        assert_eq!(ended.signal(), Some(Signal::ABORT.as_raw()), "{service}");
+    }
 }
 
 /// A small agent: it knows one key and signs with it, and says so when it is asked for more.
