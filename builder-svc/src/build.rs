@@ -90,6 +90,14 @@ pub struct Request {
     pub attest: Wanted,
 }
 
+impl Request {
+    /// Whether `.git` of a main context that is a repository is kept.
+    pub fn keeps_git_dir(&self) -> bool {
+        let said = self.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+        said.is_some_and(|s| matches!(s.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"))
+    }
+}
+
 /// What a caller wants to have done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Call {

@@ -82,11 +82,7 @@ impl Manifest {
 
     /// Takes an entry in. Folders that were not named are there all the same.
     pub fn insert(&mut self, path: &str, entry: Entry) -> Result<(), String> {
-        let plain = !path.is_empty()
-            && path.len() <= MAX_PATH
-            && !path.contains('\0')
-            && path.split('/').all(|p| !matches!(p, "" | "." | ".."));
-        if !plain {
+        if bad_path(path) {
             return Err(format!("the context names a path that is none: {path:?}"));
         }
         if let Kind::Symlink(target) = &entry.kind
@@ -281,6 +277,14 @@ impl Manifest {
             folder,
         })
     }
+}
+
+/// Whether this is no path below a folder.
+pub fn bad_path(path: &str) -> bool {
+    path.is_empty()
+        || path.len() > MAX_PATH
+        || path.contains('\0')
+        || path.split('/').any(|p| matches!(p, "" | "." | ".."))
 }
 
 /// Components in reverse, ready to be popped.

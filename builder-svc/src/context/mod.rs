@@ -65,7 +65,25 @@ enum Sent {
     /// From the caller, sooner or later.
     Caller(watch::Receiver<Option<Outcome>>),
     /// From elsewhere, when somebody asks for it.
-    Remote(String, OnceCell<(Arc<Manifest>, Material)>),
+    Remote(Remote, OnceCell<(Arc<Manifest>, Material)>),
+}
+
+/// A context that is elsewhere.
+struct Remote {
+    url: String,
+    /// Of a repository whose URL does not say whether `.git` is wanted.
+    keep_git_dir: bool,
+}
+
+/// Which contexts a build has; "" is the main one's name.
+pub struct Announced<'a> {
+    /// Those that the caller sends.
+    pub sent: &'a [String],
+    /// Those that are at a URL.
+    pub remote: &'a BTreeMap<String, String>,
+    /// `.git` of the main one is kept, if that is a repository and its URL does not say (the build argument
+    /// `BUILDKIT_CONTEXT_KEEP_GIT_DIR`).
+    pub keep_git_dir: bool,
 }
 
 /// What the caller's messages give.
@@ -163,23 +181,25 @@ impl Arrivals {
 }
 
 impl BuildContext {
-    /// The contexts of a build, and where the caller's messages go. `sent` are those that the caller sends,
-    /// `remote` those that are at a URL; "" is the main one's name.
+    /// The contexts of a build, and where the caller's messages go.
     pub fn new(
         fetcher: Arc<Fetcher>,
         (events, caller): (Events, Arc<Caller>),
-        sent: &[String],
-        remote: &BTreeMap<String, String>,
+        announced: &Announced<'_>,
     ) -> (Self, Feed) {
         let mut sources = HashMap::new();
         let mut manifests = HashMap::new();
-        for name in sent {
+        for name in announced.sent {
             let (sender, manifest) = watch::channel(None);
             sources.insert(name.clone(), Sent::Caller(manifest));
             manifests.insert(name.clone(), sender);
         }
-        for (name, url) in remote {
-            sources.insert(name.clone(), Sent::Remote(url.clone(), OnceCell::new()));
+        for (name, url) in announced.remote {
+            let remote = Remote {
+                url: url.clone(),
+                keep_git_dir: name.is_empty() && announced.keep_git_dir,
+            };
+            sources.insert(name.clone(), Sent::Remote(remote, OnceCell::new()));
             manifests.remove(name);
         }
         let arrivals = Arc::new(Arrivals::default());
@@ -205,9 +225,10 @@ impl BuildContext {
             None => Err(Error::Invalid(format!(
                 "there is no build context {name:?}"
             ))),
-            Some(Sent::Remote(url, manifest)) => {
+            Some(Sent::Remote(remote, manifest)) => {
                 let place = (&*self.fetcher, &*self.caller);
-                let found = manifest.get_or_try_init(|| remote::manifest(place, url));
+                let found = manifest
+                    .get_or_try_init(|| remote::manifest(place, &remote.url, remote.keep_git_dir));
                 found.await.map(|(manifest, _)| manifest.clone())
             }
             Some(Sent::Caller(manifest)) => {
@@ -223,7 +244,9 @@ impl BuildContext {
     /// what was there.
     pub fn material(&self, name: &str) -> Option<(String, Material)> {
         match self.sources.get(name)? {
-            Sent::Remote(url, manifest) => Some((redacted(url), manifest.get()?.1.clone())),
+            Sent::Remote(remote, manifest) => {
+                Some((redacted(&remote.url), manifest.get()?.1.clone()))
+            }
             Sent::Caller(_) => None,
         }
     }

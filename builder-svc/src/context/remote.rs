@@ -16,13 +16,15 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Fetches a context; also tells what it is.
+/// Fetches a context; also tells what it is. `keep_git_dir` is for a repository whose URL does not say it.
 pub async fn manifest(
     (fetcher, caller): (&Fetcher, &Caller),
     url: &str,
+    keep_git_dir: bool,
 ) -> Result<(Arc<Manifest>, Material)> {
-    if let Some(git) = GitSource::parse(url).map_err(Error::Invalid)? {
-        let (manifest, commit) = git::manifest((fetcher, caller), &git, None).await?;
+    if let Some(mut git) = GitSource::parse(url).map_err(Error::Invalid)? {
+        git.keep_git_dir.get_or_insert(keep_git_dir);
+        let (manifest, commit) = git::manifest((fetcher, caller), &git).await?;
         return Ok((manifest, Material::Git(commit)));
     }
     let entry = fetcher.fetch(url, None).await?.entry()?;

@@ -33,7 +33,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     build::Builder,
     caller::Caller,
-    context::BuildContext,
+    context::{Announced, BuildContext},
     error::{Error, Tried as _},
     events::Events,
 };
@@ -111,8 +111,11 @@ impl Service for BuilderService {
         let (context, feed) = BuildContext::new(
             self.builder.fetcher.clone(),
             (events.clone(), caller.clone()),
-            &sent,
-            &request.remote_contexts,
+            &Announced {
+                sent: &sent,
+                remote: &request.remote_contexts,
+                keep_git_dir: request.keeps_git_dir(),
+            },
         );
         let (builder, shutdown) = (self.builder.clone(), self.shutdown.clone());
         let task = tokio::spawn(async move {

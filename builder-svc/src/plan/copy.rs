@@ -25,10 +25,8 @@ pub struct CopyAction {
     pub parents: bool,
     /// Patterns of what is left out.
     pub exclude: Vec<String>,
-    /// What a URL must give, or the commit that a git reference must be.
+    /// What a URL must give.
     pub checksum: Option<String>,
-    /// `.git` is kept.
-    pub keep_git_dir: bool,
     /// Local archives are unpacked.
     pub unpack: bool,
     /// Archives behind URLs are unpacked.
@@ -111,6 +109,11 @@ impl CopyAction {
                 _ => return Err("checksum can't be specified for multiple sources".to_owned()),
             }
         }
+        for origin in &mut origins {
+            if let Origin::Git(source) = origin {
+                settle(source, checksum.as_ref(), copy.keep_git_dir)?;
+            }
+        }
         let exclude = copy.exclude.iter().map(|p| expand(p));
         let action = Self {
             add: copy.add,
@@ -123,7 +126,6 @@ impl CopyAction {
             parents: copy.parents,
             exclude: exclude.collect::<Result<_, _>>()?,
             checksum,
-            keep_git_dir: copy.keep_git_dir.unwrap_or(false),
             unpack: copy.unpack.unwrap_or(copy.add),
             unpack_urls: copy.unpack.unwrap_or(false),
         };
@@ -151,6 +153,29 @@ fn origin(source: String, add: bool) -> Result<Origin, String> {
         (None, true, false) => Err("source can't be a URL for COPY".to_owned()),
         (None, false, _) => Ok(Origin::Path(source)),
     }
+}
+
+/// What an ADD says of a repository, beside what its URL says (moby/buildkit, dispatchCopy: sentences).
+fn settle(
+    source: &mut GitSource,
+    checksum: Option<&String>,
+    keep: Option<bool>,
+) -> Result<(), String> {
+    if let (Some(said), Some(keep)) = (source.keep_git_dir, keep)
+        && said != keep
+    {
+        return Err("inconsistent keep-git-dir configuration".to_owned());
+    }
+    if let (Some(said), Some(checksum)) = (&source.checksum, checksum)
+        && said != checksum
+    {
+        return Err(format!("checksum mismatch {checksum:?} != {said:?}"));
+    }
+    source.keep_git_dir = source.keep_git_dir.or(keep);
+    if let Some(checksum) = checksum {
+        source.checksum = Some(checksum.clone());
+    }
+    Ok(())
 }
 
 fn document(
@@ -218,6 +243,14 @@ mod tests {
             (
                 "ADD --checksum=sha256:1 https://h/a b /d/",
                 "multiple sources",
+            ),
+            (
+                "ADD --keep-git-dir https://h/r.git?keep-git-dir=0 /d",
+                "inconsistent keep-git-dir",
+            ),
+            (
+                "ADD --checksum=abc https://h/r.git?commit=abd /d",
+                "checksum mismatch \"abc\" != \"abd\"",
             ),
             ("COPY --exclude=[ a b", "syntax error in pattern"),
             ("COPY --chmod=u+q a b", "invalid chmod"),

@@ -51,16 +51,8 @@ impl Solver {
                     arrangement.add_one(Arc::new(manifest), copy.unpack_urls);
                 }
                 Origin::Git(source) => {
-                    if copy.keep_git_dir {
-                        return Err(Error::Unsupported(
-                            "ADD --keep-git-dir is not supported: only the files of the commit are fetched, without its history".to_owned(),
-                        ));
-                    }
-                    let checksum = copy.checksum.as_deref();
-                    let found =
-                        git::manifest((&self.context.fetcher, &self.caller), source, checksum)
-                            .await;
-                    let (manifest, commit) = found?;
+                    let place = (&*self.context.fetcher, &*self.caller);
+                    let (manifest, commit) = git::manifest(place, source).await?;
                     if let Some(sources) = &self.sources {
                         sources.git(source.shown(), commit);
                     }

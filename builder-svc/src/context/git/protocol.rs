@@ -37,6 +37,45 @@ pub struct Repository<'a> {
     shown: String,
 }
 
+/// What a reference is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// A commit.
+    pub commit: Id,
+    /// The tag that is an object of its own and leads there.
+    pub tag: Option<Id>,
+    /// What HEAD leads to: `refs/heads/main`.
+    name: Option<String>,
+}
+
+impl Resolved {
+    /// References that a checkout of it has, by the reference as it was written: those that BuildKit's two
+    /// fetches leave (moby/buildkit, source/git/source.go; get_local_ref in git's remote.c).
+    pub fn references(&self, written: &str) -> Vec<(String, Id)> {
+        let name = match (written, &self.name) {
+            ("", Some(name)) => name.strip_prefix("refs/heads/").unwrap_or(name),
+            (written, _) => written,
+        };
+        if name.is_empty() || Id::parse(name).is_some() || crate::context::manifest::bad_path(name)
+        {
+            return Vec::new();
+        }
+        if let Some(tag) = self.tag {
+            let name = name.strip_prefix("refs/tags/").unwrap_or(name);
+            return vec![(format!("refs/tags/{name}"), tag)];
+        }
+        let full = ["heads/", "tags/", "remotes/"]
+            .iter()
+            .any(|s| name.starts_with(s));
+        let names = match name.starts_with("refs/") {
+            true => vec![name.to_owned()],
+            false if full => vec![format!("refs/{name}")],
+            false => vec![format!("refs/heads/{name}"), format!("refs/tags/{name}")],
+        };
+        names.into_iter().map(|name| (name, self.commit)).collect()
+    }
+}
+
 /// A packet of a stream.
 enum Packet {
     /// Content.
@@ -139,10 +178,14 @@ impl<'a> Repository<'a> {
         Ok(Packets::new(response, self.shown.clone()))
     }
 
-    /// The commit, or the tag of one, that a reference is.
-    pub async fn resolve(&self, reference: &str) -> Result<Id> {
-        if let Some(id) = Id::parse(reference) {
-            return Ok(id);
+    /// The commit that a reference is, as far as the server tells.
+    pub async fn resolve(&self, reference: &str) -> Result<Resolved> {
+        if let Some(commit) = Id::parse(reference) {
+            return Ok(Resolved {
+                commit,
+                tag: None,
+                name: None,
+            });
         }
         let wanted = match reference {
             "" => vec!["HEAD".to_owned()],
@@ -157,7 +200,7 @@ impl<'a> Repository<'a> {
         let mut arguments = vec!["peel".to_owned(), "symrefs".to_owned()];
         arguments.extend(wanted.iter().map(|name| format!("ref-prefix {name}")));
         let mut answer = self.ask(&["command=ls-refs"], &arguments).await?;
-        let mut found: Vec<Option<Id>> = vec![None; wanted.len()];
+        let mut found: Vec<Option<Resolved>> = vec![None; wanted.len()];
         for _ in 0..MAX_LINES {
             let line = match answer.next().await? {
                 Some(Packet::Data(line)) => line,
@@ -169,9 +212,20 @@ impl<'a> Repository<'a> {
             let (Some(id), Some(name)) = (words.next().and_then(Id::parse), words.next()) else {
                 return Err(self.fail("the server's list of references is broken"));
             };
-            let peeled = words.find_map(|w| Id::parse(w.strip_prefix("peeled:")?));
+            let (mut peeled, mut target) = (None, None);
+            for word in words {
+                if let Some(word) = word.strip_prefix("peeled:") {
+                    peeled = Id::parse(word);
+                } else if let Some(word) = word.strip_prefix("symref-target:") {
+                    target = Some(word.to_owned());
+                }
+            }
             if let Some(at) = wanted.iter().position(|w| w == name) {
-                found[at] = Some(peeled.unwrap_or(id));
+                found[at] = Some(Resolved {
+                    commit: peeled.unwrap_or(id),
+                    tag: peeled.map(|_| id),
+                    name: target,
+                });
             }
         }
         found.into_iter().flatten().next().ok_or_else(|| {

@@ -1,9 +1,9 @@
-//! References to git repositories, as contexts and ADD have them: `URL[#REF[:SUBFOLDER]]`.
+//! References to git repositories, as contexts and ADD have them: `URL[?KEY=VALUE&...][#REF[:SUBFOLDER]]`.
 
-use super::super::fetch::redacted;
+use super::{super::fetch::redacted, query};
 
 /// A place in a repository.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GitSource {
     /// http or https, without a fragment.
     pub remote: String,
@@ -11,6 +11,12 @@ pub struct GitSource {
     pub reference: String,
     /// "" = all of it.
     pub subfolder: String,
+    /// The commit, or the tag, that the reference must be: its beginning.
+    pub checksum: Option<String>,
+    /// Whether `.git` is wanted, if that was said.
+    pub keep_git_dir: Option<bool>,
+    /// The repositories inside of it are not wanted.
+    pub skip_submodules: bool,
 }
 
 impl GitSource {
@@ -36,19 +42,21 @@ impl GitSource {
                 "git repository {location:?}: only http and https are supported as transports; give its https:// address"
             ));
         }
-        if location.contains('?') {
-            return Err(format!(
-                "git repository {location:?}: query parameters are not supported: write #REF:SUBFOLDER"
-            ));
-        }
+        let (remote, query) = location.split_once('?').unwrap_or((location, ""));
         let (reference, subfolder) = fragment.split_once(':').unwrap_or((fragment, ""));
-        check(text, reference)?;
-        let subfolder = slipway_pattern::list::clean(&format!("/{subfolder}"));
-        Ok(Some(Self {
-            remote: location.to_owned(),
+        let mut source = Self {
+            remote: remote.to_owned(),
             reference: reference.to_owned(),
-            subfolder: subfolder.trim_start_matches('/').to_owned(),
-        }))
+            subfolder: subfolder.to_owned(),
+            ..Self::default()
+        };
+        query::apply(&mut source, query)?;
+        check(text, &source.reference)?;
+        let subfolder = slipway_pattern::list::clean(&format!("/{}", source.subfolder));
+        subfolder
+            .trim_start_matches('/')
+            .clone_into(&mut source.subfolder);
+        Ok(Some(source))
     }
 
     /// For people: without a password.
@@ -118,7 +126,8 @@ mod tests {
             "git@h:a/b.git",
             "ssh://h/a.git",
             "git://h/a.git",
-            "https://h/r.git?ref=x",
+            "https://h/r.git?ref=x y",
+            "https://h/r.git?what=x",
         ] {
             assert!(GitSource::parse(bad).is_err(), "{bad}");
         }

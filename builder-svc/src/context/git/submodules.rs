@@ -1,10 +1,14 @@
 //! Submodules: which repositories belong into a tree, by its `.gitmodules` (gitmodules(5)).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use url::Url;
 
-use super::{GitSource, Id, Tree};
+use super::{
+    super::{ContentStore, Entry, Kind, Manifest, fetch::redacted},
+    GitSource, Id, Tree,
+};
+use crate::error::{Error, Tried as _};
 
 /// Most submodules of a repository, with those of submodules.
 pub const MOST: usize = 200;
@@ -14,33 +18,82 @@ const DEEPEST: usize = 10;
 /// A repository that belongs into another's tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
+    /// Its name in `.gitmodules`.
+    name: String,
     /// Where it belongs, from the root of the context.
     pub path: String,
+    /// Where its `.git` belongs, from the root of the context.
+    pub git_dir: String,
     /// Where it is.
     pub source: GitSource,
     /// Which commit of it.
     pub commit: Id,
     /// How many repositories are around it.
-    pub depth: usize,
+    depth: usize,
 }
 
-/// Those of a tree that has its place at `below`. Errors are sentences.
+impl Module {
+    /// From its `.git` to its files.
+    pub fn worktree(&self) -> String {
+        format!("{}{}", "../".repeat(parts(&self.git_dir)), self.path)
+    }
+
+    /// The file in its place that tells where its `.git` is (gitrepository-layout(5)).
+    pub async fn link(&self, store: &Arc<ContentStore>) -> Result<Manifest, Error> {
+        let text = format!(
+            "gitdir: {}{}\n",
+            "../".repeat(parts(&self.path)),
+            self.git_dir
+        );
+        let (store, size) = (store.clone(), text.len() as u64);
+        let digest = tokio::task::spawn_blocking(move || store.put(text.as_bytes()))
+            .await
+            .map_err(std::io::Error::other)
+            .and_then(|r| r)
+            .tried(|| "cannot keep the place of a submodule".to_owned())?;
+        let entry = Entry {
+            kind: Kind::File { digest, size },
+            mode: 0o644,
+            mtime: 0,
+        };
+        Manifest::of_file(".git", entry).map_err(Error::Context)
+    }
+}
+
+fn parts(path: &str) -> usize {
+    path.split('/').count()
+}
+
+/// Names and URLs as git's settings have them.
+pub fn settings(modules: &[Module]) -> Vec<(String, String)> {
+    let mut all: Vec<_> = modules
+        .iter()
+        .map(|m| (m.name.clone(), redacted(&m.source.remote)))
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+/// Those of a tree: of the one that has its place in the module `around`, or of the whole. Errors are sentences.
 pub fn of(
     tree: &Tree,
     parent: &GitSource,
-    below: &str,
-    depth: usize,
+    around: Option<&Module>,
+    keep: bool,
 ) -> Result<Vec<Module>, String> {
     if tree.modules.is_empty() {
         return Ok(Vec::new());
     }
+    let depth = around.map_or(0, |m| m.depth);
     if depth >= DEEPEST {
         return Err(format!("submodules are nested more than {DEEPEST} deep"));
     }
-    let urls = urls(&tree.settings);
-    let module = |(path, inside, commit): &(String, String, Id)| {
+    let below = around.map_or("", |m| m.path.as_str());
+    let places = places(&tree.settings);
+    let mut taken = Vec::new();
+    for (path, inside, commit) in &tree.modules {
         // git's sentence (builtin/submodule--helper.c).
-        let url = urls
+        let (name, url) = places
             .get(path.as_str())
             .ok_or_else(|| format!("No url found for submodule path '{path}' in .gitmodules"))?;
         let remote = absolute(&parent.remote, url)
@@ -50,38 +103,70 @@ pub fn of(
         let rest = rest.and_then(|r| r.strip_prefix('/'));
         let source = GitSource {
             remote,
-            reference: String::new(),
             subfolder: rest.unwrap_or_default().to_owned(),
+            ..GitSource::default()
         };
-        Ok(Module {
+        taken.push(Module {
+            name: name.clone(),
             path: match (below, inside.as_str()) {
                 ("", inside) => inside.to_owned(),
                 (below, "") => below.to_owned(),
                 (below, inside) => format!("{below}/{inside}"),
             },
+            git_dir: format!("{}/modules/{name}", around.map_or(".git", |m| &m.git_dir)),
             source,
             commit: *commit,
             depth: depth + 1,
-        })
-    };
-    tree.modules.iter().map(module).collect()
+        });
+    }
+    if keep {
+        check(&taken)?;
+    }
+    Ok(taken)
 }
 
-/// URLs by path (git-config(1), "Syntax": sections, `key = value`, quotes, comments).
-fn urls(settings: &str) -> BTreeMap<String, String> {
+/// Whether each may have a folder of its name: not outside (CVE-2018-11235), and not in another's
+/// (CVE-2024-32002).
+fn check(modules: &[Module]) -> Result<(), String> {
+    let mut names: Vec<_> = modules.iter().map(|m| format!("{}/", m.name)).collect();
+    names.sort_unstable();
+    let bad = names.iter().find(|n| {
+        n.split_terminator('/')
+            .any(|p| matches!(p, "" | "." | ".."))
+    });
+    if let Some(bad) = bad {
+        return Err(format!(
+            "ignoring suspicious submodule name: {}",
+            &bad[..bad.len() - 1]
+        ));
+    }
+    match names.windows(2).find(|pair| pair[1].starts_with(&pair[0])) {
+        Some(pair) => Err(format!(
+            "submodule git dir {:?} is inside git dir {:?}",
+            pair[1], pair[0]
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Names and URLs by path (git-config(1), "Syntax": sections, `key = value`, quotes, comments).
+fn places(settings: &str) -> BTreeMap<String, (String, String)> {
     let mut all = BTreeMap::new();
     let (mut path, mut url) = (None, None);
-    let mut inside = false;
+    let mut inside = None;
     for line in settings.lines().chain(["[]"]) {
         let line = line.trim();
         if line.starts_with('[') {
             if let (Some(path), Some(url)) = (path.take(), url.take()) {
-                all.insert(path, url);
+                all.insert(path, (inside.take().unwrap_or_default(), url));
             }
-            inside = line.starts_with("[submodule ");
+            let section = line.strip_prefix("[submodule ");
+            let section = section.and_then(|s| s.strip_suffix(']'));
+            inside = section.map(|name| plain(name.trim()));
+            (path, url) = (None, None);
             continue;
         }
-        let Some((key, value)) = line.split_once('=').filter(|_| inside) else {
+        let Some((key, value)) = line.split_once('=').filter(|_| inside.is_some()) else {
             continue;
         };
         let value = plain(value.trim());
@@ -142,11 +227,17 @@ mod tests {
 
     #[test]
     fn urls_are_found_and_made_absolute() {
-        let all = urls(
+        let all = places(
             "[core]\n\turl = x\n[submodule \"a\"]\n\tpath = lib/a\n\turl = ../a.git # there\n[submodule \"b\"]\n\turl = \"https://h/b;.git\"\n\tpath=b/\n[submodule \"c\"]\n\tpath = c\n",
         );
-        let pairs: Vec<_> = all.iter().map(|(p, u)| (p.as_str(), u.as_str())).collect();
-        assert_eq!(pairs, [("b", "https://h/b;.git"), ("lib/a", "../a.git")]);
+        let pairs: Vec<_> = all
+            .iter()
+            .map(|(p, (n, u))| (p.as_str(), n.as_str(), u.as_str()))
+            .collect();
+        assert_eq!(
+            pairs,
+            [("b", "b", "https://h/b;.git"), ("lib/a", "a", "../a.git")]
+        );
         for (url, expected) in [
             ("../a.git", Some("https://h/team/a.git")),
             ("./a.git", Some("https://h/team/repo.git/a.git")),
@@ -162,10 +253,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn folders_are_inside_and_beside_each_other() {
+        let module = |name: &str| Module {
+            name: name.to_owned(),
+            path: "lib/a".to_owned(),
+            git_dir: format!(".git/modules/{name}"),
+            source: GitSource::default(),
+            commit: Id([0; 20]),
+            depth: 1,
+        };
+        let of = |names: &[&str]| check(&names.iter().map(|n| module(n)).collect::<Vec<_>>());
+        assert!(of(&["lib/a", "lib/ab", "lib/a-b", "b"]).is_ok());
+        for bad in [
+            &["../x"][..],
+            &["a/../../x"],
+            &["/a"],
+            &["a//b"],
+            &[""],
+            &["a", "a-", "a/modules/b"],
+            &["a", "a"],
+        ] {
+            assert!(of(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(module("x/y").worktree(), "../../../../lib/a");
+    }
+
     proptest::proptest! {
         #[test]
         fn anything_may_stand_there(text in "[\\[\\]a-z =\"\\\\#;\n./]{0,200}") {
-            urls(&text);
+            places(&text);
         }
     }
 }
