@@ -108,6 +108,8 @@ pub enum Call {
     Check,
     /// `--call=targets`
     Targets,
+    /// `--call=outline`
+    Outline,
 }
 
 /// A build that succeeded.
@@ -263,16 +265,33 @@ impl Builder {
         request: &Request,
         config: Config,
     ) -> (Vec<Warning>, Option<Error>) {
-        let options = Options {
+        let options = Self::looked_at(request);
+        self.walk(file, request, &options, config)
+            .run(&self.registry)
+            .await
+    }
+
+    /// What a call that builds nothing looks at.
+    fn looked_at(request: &Request) -> Options {
+        Options {
             build_args: request.build_args.clone(),
             target: request.target.clone(),
             platform: request.platforms.first().cloned(),
             every: request.target.is_empty() && request.call == Call::Check,
             contexts: BTreeMap::new(),
-        };
-        let walk = Walk {
+        }
+    }
+
+    fn walk<'a>(
+        &self,
+        file: &'a Dockerfile,
+        request: &'a Request,
+        options: &'a Options,
+        config: Config,
+    ) -> Walk<'a> {
+        Walk {
             file,
-            options: &options,
+            options,
             config,
             fetch: Fetch {
                 always: request.pull,
@@ -280,8 +299,7 @@ impl Builder {
                 auths: request.auths.clone(),
             },
             ignore: &request.ignore,
-        };
-        walk.run(&self.registry).await
+        }
     }
 
     async fn run(
@@ -340,6 +358,12 @@ impl Builder {
         }
         if request.call == Call::Targets {
             return Ok(Outcome::answer(report::targets(&file)));
+        }
+        if request.call == Call::Outline {
+            let options = Self::looked_at(&request);
+            let walk = self.walk(&file, &request, &options, Config::default());
+            let outline = walk.outline(&self.registry).await?;
+            return Ok(Outcome::answer(outline.answer(&file)));
         }
         if request.attest.sbom {
             sbom::check(&file, &request.build_args)?;

@@ -1,8 +1,10 @@
 //! `--check`: what a Dockerfile does that is allowed and yet not advisable, without building anything.
 //!
 //! * this file: the walk over all stages, with the configs of their bases;
-//! * [`report`]: findings as docker prints them.
+//! * [`report`]: findings as docker prints them;
+//! * [`outline`]: what a build takes.
 
+pub mod outline;
 pub mod report;
 
 use std::collections::BTreeMap;
@@ -15,12 +17,12 @@ use slipway_dockerfile::{
     },
     parse,
 };
-use slipway_image::{ImageConfig, Platform, Reference};
+use slipway_image::{Platform, Reference};
 use slipway_pattern::PatternList;
 
 use crate::{
     error::{Error, Result},
-    plan::{self, Base, Options, StageState, stage::Given, variables},
+    plan::{self, Options, StageState, stage::Given, variables},
     registry::{Fetch, Registry},
 };
 
@@ -121,19 +123,7 @@ impl Walk<'_> {
         let mut done = BTreeMap::new();
         for stage in &plan.stages {
             let written = &self.file.stages[stage.index];
-            let (mut config, inherited) = match &stage.base {
-                Base::Scratch | Base::Context(_) => {
-                    (ImageConfig::default(), variables::Inherited::default())
-                }
-                Base::Stage(other) => done.get(other).cloned().unwrap_or_default(),
-                Base::Image(name) => {
-                    let mut fetch = self.fetch.clone();
-                    fetch.platform = stage.platform.clone().or(self.options.platform.clone());
-                    let image = registry.image(name, &fetch).await;
-                    let image = image.map_err(|e| at(self.file, written.place, &e.to_string()))?;
-                    (image.config, variables::Inherited::default())
-                }
-            };
+            let (mut config, inherited) = self.base(stage, &done, registry).await?;
             let mut triggers = Vec::new();
             for text in std::mem::take(&mut config.config.on_build) {
                 let (text, instruction) = parse::trigger(&text).map_err(|e| {

@@ -94,12 +94,9 @@ pub fn targets(file: &Dockerfile) -> Answer {
         };
         rows.push((shown, description));
     }
-    let wide = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 4;
-    let line = |(name, description): &(String, String)| {
-        format!("{name:wide$}{description}").trim_end().to_owned() + "\n"
-    };
+    let rows: Vec<_> = rows.iter().map(|(n, d)| [n.as_str(), d]).collect();
     Answer {
-        text: rows.iter().map(line).collect(),
+        text: table(&rows, 4),
         json: format!(
             "{:#}",
             json!({"targets": list, "sources": [BASE64_STANDARD.encode(&file.source)]})
@@ -108,8 +105,22 @@ pub fn targets(file: &Dockerfile) -> Answer {
     }
 }
 
+/// Columns as wide as what is in them, with so many blanks between them (Go's tabwriter).
+pub fn table<const N: usize>(rows: &[[&str; N]], gap: usize) -> String {
+    let wide: [usize; N] =
+        std::array::from_fn(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0) + gap);
+    let line = |row: &[&str; N]| {
+        let cells = row
+            .iter()
+            .zip(wide)
+            .map(|(cell, wide)| format!("{cell:wide$}"));
+        cells.collect::<String>().trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
 /// The comment above that begins with the name.
-fn description(name: &str, comments: &[String]) -> String {
+pub fn description(name: &str, comments: &[String]) -> String {
     let after = |comment: &String| Some(comment.strip_prefix(name)?.strip_prefix(' ')?.to_owned());
     match name {
         "" => String::new(),

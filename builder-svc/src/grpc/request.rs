@@ -101,9 +101,10 @@ pub fn request(start: BuildStart, grants: &[Entitlement]) -> Result<Request> {
             "" | "build" => Call::Build,
             "check" | "lint" => Call::Check,
             "targets" => Call::Targets,
+            "outline" => Call::Outline,
             other => {
                 return Err(unsupported(format!(
-                    "--call={other} is not supported: build, check or targets"
+                    "--call={other} is not supported: build, check, outline or targets"
                 )));
             }
         },

@@ -75,3 +75,51 @@ async fn findings_are_told_as_docker_tells_them() {
         said.out
     );
 }
+
+const OUTLINED: &str = "# BASE what it is built upon\nARG BASE=busy$REST\nARG REST=box\nARG UNUSED=1\nFROM ${BASE:-x}box AS first\nRUN --mount=type=secret,id=token,required true\n# stage the whole\nFROM busybox AS stage\nARG REST\n# COLOUR of it all\nARG COLOUR=red$REST\nRUN --mount=type=ssh --mount=type=secret,target=/x/key true\nCOPY --from=first /etc /e\nFROM scratch\n";
+
+#[tokio::test]
+async fn what_a_target_takes_is_told() {
+    if !ready() {
+        return;
+    }
+    let site = site().await;
+    let context = site.path("context");
+    write(&context, &[("Dockerfile", OUTLINED)]);
+    let of = |call: &str, more: &[&str]| {
+        let said = build(
+            &site,
+            "o",
+            &[&["--call", call, "--target", "stage"], more].concat(),
+        );
+        assert_eq!(said.code, 0, "{}", said.err);
+        said.out
+    };
+    assert_eq!(
+        of("outline", &["--build-arg", "BASE=busy"]),
+        "TARGET:      stage\nDESCRIPTION: the whole\n\nBUILD ARG   VALUE    DESCRIPTION\nBASE        busy     what it is built upon\nREST        box\nCOLOUR      redbox   of it all\n\nSECRET   REQUIRED\ntoken    true\nkey\n\nSSH       REQUIRED\ndefault\n"
+    );
+    let json = of("outline,format=json", &["--build-arg", "BASE=busy"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["args"][2]["value"], "redbox");
+    assert_eq!(
+        json["args"][2]["location"]["ranges"][0]["start"]["line"],
+        11
+    );
+    assert_eq!(json["secrets"][0]["required"], true);
+    assert_eq!(json["ssh"][0]["name"], "default");
+    assert_eq!(json["name"], "stage");
+    let path = context.display().to_string();
+    let said = site.ctl(&["build", "--print", "targets", &path]);
+    assert_eq!(
+        said.out,
+        "TARGET      DESCRIPTION\nfirst\nstage       the whole\n(default)\n"
+    );
+    let said = build(&site, "x", &["--call=outline", "--target=nothing"]);
+    assert!(
+        said.err
+            .contains("target stage \"nothing\" could not be found"),
+        "{}",
+        said.err
+    );
+}
