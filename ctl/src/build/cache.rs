@@ -3,23 +3,15 @@
 //! A folder is an OCI layout. Its layers are put into registry-svc, those only that it lacks; the
 //! builder is sent config and manifest, which hold the records.
 
-use std::{
-    collections::HashMap,
-    fs::{self, File},
-    io::{self, Read as _},
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, path::Path};
 
-use slipway_image::{Digest, manifest::ImageIndex, manifest::ImageManifest};
-use slipway_proto::{
-    builder::v1::CacheSource,
-    registry::v1::{StatBlobsRequest, WriteBlobRequest, write_blob_request},
-};
-use slipway_service::CHUNK_SIZE;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use slipway_image::manifest::ImageManifest;
+use slipway_proto::builder::v1::CacheSource;
 
-use super::output::Place;
+use super::{
+    layout::{Layout, broken},
+    output::Place,
+};
 use crate::{
     client::Site,
     failure::{Failure, Outcome},
@@ -28,9 +20,6 @@ use crate::{
 
 /// Repository of the build cache.
 const REPOSITORY: &str = "slipway.internal/build-cache";
-
-/// Largest manifest or config that is read: a message has at most 4 MiB.
-const LARGEST: u64 = 3 << 20;
 
 /// Reads `user/app:cache` or `type=registry,ref=user/app:cache`.
 fn parse(option: &str, word: &str) -> Outcome<CacheSource> {
@@ -116,10 +105,8 @@ async fn load(
     tag: Option<String>,
     digest: Option<String>,
 ) -> Outcome<HashMap<String, String>> {
-    let broken = |what: &str, e: String| Failure::new(format!("{what} cannot be read: {e}"));
-    let index = read(&folder.join("index.json"))?;
-    let index: ImageIndex =
-        serde_json::from_str(&index).map_err(|e| broken("index.json", e.to_string()))?;
+    let layout = Layout::new(folder);
+    let index = layout.index()?;
     const NAME: &str = "org.opencontainers.image.ref.name";
     let wanted = index.manifests.iter().find(|d| match (&digest, &tag) {
         (Some(digest), _) => d.digest.to_string() == *digest,
@@ -127,78 +114,17 @@ async fn load(
         (None, None) => true,
     });
     let wanted = wanted.ok_or_else(|| Failure::new("its index names no such image"))?;
-    let manifest_json = read(&blob(folder, &wanted.digest))?;
+    let manifest_json = layout.text(&wanted.digest)?;
     let manifest: ImageManifest =
-        serde_json::from_str(&manifest_json).map_err(|e| broken("its manifest", e.to_string()))?;
-    let config = read(&blob(folder, &manifest.config.digest))?;
-    let digests = manifest.layers.iter().map(|l| l.digest.to_string());
-    let request = StatBlobsRequest {
-        repository: REPOSITORY.to_owned(),
-        digests: digests.collect(),
-    };
-    let here = site
-        .registry()
-        .stat_blobs(request)
-        .await?
-        .into_inner()
-        .present;
-    for layer in &manifest.layers {
-        let name = layer.digest.to_string();
-        if !here.iter().any(|p| p.digest == name) {
-            send(site, &blob(folder, &layer.digest), &name, layer.size).await?;
-        }
-    }
+        serde_json::from_str(&manifest_json).map_err(|e| broken("its manifest", &e))?;
+    let config = layout.text(&manifest.config.digest)?;
+    layout
+        .send(site, REPOSITORY, manifest.layers.iter())
+        .await?;
     Ok(HashMap::from([
         ("config".to_owned(), config),
         ("manifest".to_owned(), manifest_json),
     ]))
-}
-
-fn blob(folder: &Path, digest: &Digest) -> PathBuf {
-    folder.join("blobs/sha256").join(digest.encoded())
-}
-
-fn read(path: &Path) -> Outcome<String> {
-    let failed = |e: io::Error| Failure::new(format!("cannot read {}: {e}", path.display()));
-    if fs::metadata(path).map_err(failed)?.len() > LARGEST {
-        return Err(Failure::new(format!("{} is too large", path.display())));
-    }
-    fs::read_to_string(path).map_err(failed)
-}
-
-async fn send(site: &Site, path: &Path, digest: &str, size: u64) -> Outcome<()> {
-    let failed = |e: io::Error| Failure::new(format!("cannot read {}: {e}", path.display()));
-    let mut file = File::open(path).map_err(failed)?;
-    let (sender, receiver) = mpsc::channel(8);
-    let header = write_blob_request::Header {
-        repository: REPOSITORY.to_owned(),
-        digest: digest.to_owned(),
-        size,
-    };
-    let part = |part| WriteBlobRequest { part: Some(part) };
-    let reading = tokio::task::spawn_blocking(move || {
-        let mut next = Some(part(write_blob_request::Part::Header(header)));
-        while let Some(message) = next.take() {
-            // Who takes it has ended, and says why.
-            if sender.blocking_send(message).is_err() {
-                break;
-            }
-            let mut data = Vec::new();
-            file.by_ref()
-                .take(CHUNK_SIZE as u64)
-                .read_to_end(&mut data)?;
-            if !data.is_empty() {
-                next = Some(part(write_blob_request::Part::Data(data.into())));
-            }
-        }
-        Ok(())
-    });
-    let mut registry = site.registry();
-    let stored = registry.write_blob(ReceiverStream::new(receiver)).await;
-    let read = reading.await.map_err(io::Error::other).and_then(|r| r);
-    read.map_err(failed)?;
-    stored?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::{
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// `check` or `targets`: the builder knows which there are.
+    /// `check`, `outline` or `targets`: the builder knows which there are.
     pub method: String,
     json: bool,
     ignore_status: bool,

@@ -12,6 +12,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
+use super::keys::Keys;
 use crate::failure::{Failure, Outcome};
 
 /// Most bytes of a secret (BuildKit, session/secrets/secretsprovider/store.go).
@@ -33,6 +34,8 @@ pub enum SecretSource {
 pub enum Agent {
     /// An agent behind a socket.
     Socket(PathBuf),
+    /// Ourselves, with keys from files.
+    Keys(Keys),
 }
 
 /// All that is offered.
@@ -49,14 +52,20 @@ impl Offer {
             .iter()
             .map(|text| secret(text, |name| std::env::var_os(name).is_some()))
             .collect::<Outcome<_>>()?;
-        let agents = agents.iter().map(|text| agent(text));
-        let offer = Self {
+        let mut offer = Self {
             secrets,
-            agents: agents.collect::<Outcome<_>>()?,
+            ..Self::default()
         };
-        if !offer.secrets.is_empty() || !offer.agents.is_empty() {
+        // Before there is a key in our memory.
+        if !offer.secrets.is_empty() || !agents.is_empty() {
             let forbidden = slipway_service::secrecy::forbid_core_dumps();
             forbidden.map_err(|e| Failure::new(format!("cannot forbid core dumps: {e}")))?;
+        }
+        for text in agents {
+            let (id, agent) = agent(text)?;
+            if offer.agents.insert(id.clone(), agent).is_some() {
+                return Err(Failure::new(format!("duplicate agent ID {id:?}")));
+            }
         }
         Ok(offer)
     }
@@ -86,6 +95,7 @@ impl Offer {
     pub async fn ask(&self, asked: AskAgent) -> Part {
         let answer = match self.agents.get(&asked.agent) {
             Some(Agent::Socket(path)) => forward(path, &asked.message).await.unwrap_or_default(),
+            Some(Agent::Keys(keys)) => keys.answer(&asked.message),
             None => Vec::new(),
         };
         Part::AgentAnswer(AgentAnswer {
@@ -173,7 +183,13 @@ fn secret(text: &str, is_set: impl Fn(&str) -> bool) -> Outcome<(String, SecretS
 fn agent(text: &str) -> Outcome<(String, Agent)> {
     let (id, paths) = text.split_once('=').unwrap_or((text, ""));
     let id = if id.is_empty() { "default" } else { id };
-    let paths: Vec<&str> = paths.split(',').filter(|p| !p.is_empty()).collect();
+    let paths = paths.split(',').filter(|p| !p.is_empty());
+    let paths: Vec<&str> = paths.filter(|p| *p != "raw=false").collect();
+    if paths.contains(&"raw=true") {
+        return Err(Failure::new(format!(
+            "--ssh {text}: raw is not supported: only lists of keys and signatures pass"
+        )));
+    }
     if paths.is_empty() {
         let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|s| !s.is_empty());
         let socket = socket.ok_or_else(|| {
@@ -181,20 +197,27 @@ fn agent(text: &str) -> Outcome<(String, Agent)> {
         })?;
         return Ok((id.to_owned(), Agent::Socket(socket.into())));
     }
-    for path in paths {
+    let mut keys = Keys::default();
+    let mut socket = None;
+    for path in &paths {
         let kind = std::fs::metadata(path).map_err(|e| Failure::new(format!("{path}: {e}")))?;
+        if socket.is_some() {
+            return Err(Failure::new("only single socket allowed"));
+        }
         if is_socket(&kind) {
-            if text.contains(',') {
-                return Err(Failure::new(
-                    "only single socket allowed: a socket cannot be combined with keys",
-                ));
-            }
-            return Ok((id.to_owned(), Agent::Socket(path.into())));
+            socket = Some(PathBuf::from(path));
+        } else {
+            keys.add(Path::new(path)).map_err(Failure::new)?;
         }
     }
-    Err(Failure::new(format!(
-        "--ssh {text}: keys from files are not supported yet: add them to an ssh-agent, and give its socket"
-    )))
+    let agent = match socket {
+        Some(_) if paths.len() > 1 => {
+            return Err(Failure::new("invalid combination of keys and sockets"));
+        }
+        Some(path) => Agent::Socket(path),
+        None => Agent::Keys(keys),
+    };
+    Ok((id.to_owned(), agent))
 }
 
 fn is_socket(metadata: &std::fs::Metadata) -> bool {

@@ -9,6 +9,7 @@ use std::{
 
 use slipway_image::layer::tar_read::is_tar_header;
 
+use super::loaded::SCHEME;
 use crate::failure::{Failure, Outcome};
 
 /// Bytes of a Dockerfile that are read: one that is too long is refused, not kept.
@@ -23,6 +24,8 @@ pub struct Sources {
     pub stream: Option<Box<dyn Read + Send>>,
     /// Contexts that the builder fetches.
     pub remote: HashMap<String, String>,
+    /// Named contexts that are images in OCI layouts, and what stands behind `oci-layout://`.
+    pub layouts: Vec<(String, String)>,
     /// The Dockerfile.
     pub dockerfile: Dockerfile,
 }
@@ -68,18 +71,22 @@ impl Sources {
             )));
         };
         let name = name.to_ascii_lowercase();
-        if self.remote.contains_key(&name) || self.folders.iter().any(|f| f.name == name) {
+        let taken = self.remote.contains_key(&name)
+            || self.folders.iter().any(|f| f.name == name)
+            || self.layouts.iter().any(|(other, _)| *other == name);
+        if taken {
             return Err(Failure::new(format!(
                 "the build context {name:?} is given twice"
             )));
         }
-        if let Some(scheme) = ["oci-layout", "target"]
-            .iter()
-            .find(|s| value.starts_with(&format!("{s}:")))
-        {
+        if value.starts_with("target:") {
             return Err(Failure::new(format!(
-                "--build-context {word}: {scheme} is not supported: put the image into a registry, and name it with docker-image://"
+                "--build-context {word}: target is not supported: it is for docker buildx bake"
             )));
+        }
+        if let Some(layout) = value.strip_prefix(SCHEME) {
+            self.layouts.push((name, layout.to_owned()));
+            return Ok(());
         }
         if value.starts_with("docker-image://") || is_remote(value) {
             self.remote.insert(name, value.to_owned());
@@ -238,12 +245,15 @@ mod tests {
             .add(&format!("files={}", folder.path().display()))
             .unwrap();
         assert_eq!(sources.remote["base"], "docker-image://debian");
+        sources.add("Other=oci-layout://y:v1").unwrap();
+        assert_eq!(sources.layouts, [("other".to_owned(), "y:v1".to_owned())]);
         for bad in [
             "x",
             "=x",
             "x=",
             "base=https://h/x",
-            "x=oci-layout://y",
+            "other=docker-image://x",
+            "x=target:y",
             "x=/nothing/here",
         ] {
             assert!(sources.add(bad).is_err(), "{bad}");

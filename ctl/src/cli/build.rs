@@ -7,12 +7,14 @@ use std::{
 };
 
 use clap::Args;
+use slipway_image::Platform;
 use slipway_proto::builder::v1::{BuildResult, BuildStart, Ulimit};
 
 use crate::{
     build::{
         self,
         call::Call,
+        loaded::Loaded,
         offer::Offer,
         output::{self, Place},
         progress::Style,
@@ -113,9 +115,12 @@ pub struct Build {
     /// Shorthand for "--call=check"
     #[arg(long, conflicts_with = "call")]
     check: bool,
-    /// Set method for evaluating build ("check", "targets")
+    /// Set method for evaluating build ("check", "outline", "targets")
     #[arg(long)]
     call: Option<String>,
+    /// What buildx called "--call" before
+    #[arg(long, hide = true, conflicts_with_all = ["call", "check"])]
+    print: Option<String>,
     /// Additional build contexts (e.g., name=path)
     #[arg(long)]
     build_context: Vec<String>,
@@ -131,8 +136,8 @@ pub struct Build {
 
 impl Build {
     pub async fn run(self, site: &Site) -> Outcome {
-        let sources = Sources::of(&self.path, self.file.as_deref(), &self.build_context)?;
-        let dockerfile = &sources.dockerfile;
+        let mut sources = Sources::of(&self.path, self.file.as_deref(), &self.build_context)?;
+        let dockerfile = std::mem::take(&mut sources.dockerfile);
         if dockerfile.content.len() > slipway_dockerfile::MAX_SIZE {
             return Err(Failure::new(format!(
                 "{} is larger than {} KiB",
@@ -142,13 +147,13 @@ impl Build {
         }
         if let Some(call) = self.call()? {
             let main = sources.folders.iter().find(|f| f.name.is_empty());
-            let (Some(main), false) = (main, dockerfile.in_context) else {
+            if sources.stream.is_some() {
                 return Err(Failure::new(
-                    "--call and --check need a directory as their context",
+                    "--call and --check take no archive as their context: give a folder, a URL or a Dockerfile",
                 ));
-            };
+            }
             let ignore = |path: PathBuf| std::fs::read_to_string(path).ok();
-            let own = main.dockerfile.as_ref().map(|path| {
+            let own = main.and_then(|main| main.dockerfile.as_ref()).map(|path| {
                 let mut name = path.as_os_str().to_owned();
                 name.push(".dockerignore");
                 PathBuf::from(name)
@@ -166,9 +171,14 @@ impl Build {
                     .collect::<Result<_, _>>()?,
                 ignore: own
                     .and_then(ignore)
-                    .or_else(|| ignore(main.root.join(".dockerignore")))
+                    .or_else(|| ignore(main?.root.join(".dockerignore")))
                     .unwrap_or_default(),
+                dockerfile_path: match dockerfile.in_context {
+                    true => dockerfile.name.clone(),
+                    false => String::new(),
+                },
                 dockerfile_name: dockerfile.name.clone(),
+                remote_contexts: sources.remote.clone(),
                 ..BuildStart::default()
             };
             return call.run(site, start).await;
@@ -216,7 +226,7 @@ impl Build {
             cache_to.push(to);
             places.push(place);
         }
-        let start = BuildStart {
+        let mut start = BuildStart {
             cache_from: build::cache::sources(site, &self.cache_from).await?,
             cache_to,
             outputs: outputs.iter().map(|o| o.asked.clone()).collect(),
@@ -273,7 +283,18 @@ impl Build {
             attests,
             ..BuildStart::default()
         };
-        let result = build::session::run(site, start, offer, sources, style, &places).await?;
+        let mut loaded = Loaded::default();
+        let result = async {
+            let platforms = self.platforms()?;
+            for (name, layout) in &sources.layouts {
+                let image = loaded.add(site, layout, &platforms).await?;
+                start.remote_contexts.insert(name.clone(), image);
+            }
+            build::session::run(site, start, offer, sources, style, &places).await
+        };
+        let result = result.await;
+        loaded.forget(site).await;
+        let result = result?;
         if let Some(path) = &self.iidfile {
             std::fs::write(path, &result.image_id)
                 .map_err(|e| Failure::new(format!("cannot write {path}: {e}")))?;
@@ -289,8 +310,21 @@ impl Build {
         Ok(0)
     }
 
+    /// What is built for; none = this host's.
+    fn platforms(&self) -> Outcome<Vec<Platform>> {
+        let names = self.platform.iter().flat_map(|p| p.split(','));
+        names
+            .map(|name| {
+                name.parse()
+                    .map_err(|e: slipway_image::platform::PlatformError| {
+                        Failure::new(e.to_string())
+                    })
+            })
+            .collect()
+    }
+
     fn call(&self) -> Outcome<Option<Call>> {
-        Call::parse(match &self.call {
+        Call::parse(match self.call.as_ref().or(self.print.as_ref()) {
             Some(text) => text,
             None if self.check => "check",
             None => "",

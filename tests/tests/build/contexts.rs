@@ -10,7 +10,7 @@ use std::{
 
 use slipway_tests::{Reply, Server, Site, ready};
 
-use crate::{build, built, shell, site, write};
+use crate::{build, built, cached, shell, site, write};
 
 /// Files as an archive; `how` is tar's option for the compression.
 fn archive(site: &Site, files: &[(&str, &str)], how: &str) -> Vec<u8> {
@@ -156,6 +156,71 @@ async fn named_contexts_take_the_place_of_images_and_stages() {
     built(&site, "rooted", &["--build-context", &named]);
     let said = build(&site, "x", &["--build-context", "nothing"]);
     assert!(said.err.contains("expected key=value"), "{}", said.err);
+}
+
+#[tokio::test]
+async fn named_contexts_are_images_of_layouts() {
+    if !ready() {
+        return;
+    }
+    let site = site().await;
+    let context = site.path("context");
+    write(
+        &context,
+        &[(
+            "Dockerfile",
+            "FROM busybox\nENV A=1\nRUN echo base > /base\n",
+        )],
+    );
+    let layout = site.path("layout");
+    let output = format!("type=oci,tar=false,name=here:v1,dest={}", layout.display());
+    let said = site.ctl(&["build", "-o", &output, &context.display().to_string()]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let index = fs::read_to_string(layout.join("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    let digest = index["manifests"][0]["digest"].as_str().unwrap().to_owned();
+    write(
+        &context,
+        &[(
+            "Dockerfile",
+            "FROM base\nRUN test $A = 1 && cat /base > /mine\nCOPY --from=other /base /copied\n",
+        )],
+    );
+    let at = |what: &str| format!("oci-layout://{}{what}", layout.display());
+    for (n, (base, other)) in [
+        (at(":v1"), at("")),
+        (at(&format!("@{digest}")), at(&format!(":v1@{digest}"))),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let (base, other) = (format!("base={base}"), format!("other={other}"));
+        let given = ["--build-context", &base, "--build-context", &other];
+        let said = built(&site, "upon", &given);
+        assert_eq!(cached(&said).0 == cached(&said).1, n > 0, "{}", said.err);
+        assert_eq!(shell(&site, "upon", "cat /mine /copied"), "base\nbase\n");
+    }
+    // What was put there for the build is there no longer.
+    assert!(!site.ctl(&["images", "-a"]).out.contains("slipway.internal"));
+    let said = site.ctl(&[
+        "image",
+        "inspect",
+        &format!("slipway.internal/oci-layout@{digest}"),
+    ]);
+    assert_ne!(said.code, 0, "{}", said.out);
+    fs::write(layout.join("blobs/sha256").join(&digest[7..]), "{}").unwrap();
+    for (what, part) in [
+        (at(&format!("@{digest}")), "is not what its name says"),
+        (at("@sha256:1"), "could not be resolved"),
+        (
+            "oci-layout:///not/there".to_owned(),
+            "cannot read /not/there/index.json",
+        ),
+        ("target:x".to_owned(), "target is not supported"),
+    ] {
+        let said = build(&site, "x", &["--build-context", &format!("base={what}")]);
+        assert!(said.code != 0 && said.err.contains(part), "{}", said.err);
+    }
 }
 
 /// Lets the builder fetch from the site itself.

@@ -235,6 +235,141 @@ async fn an_agents_socket_is_in_the_step() {
     nothing_is_left(&site, "after an agent").await;
 }
 
+/// Programs of this host with the libraries that they need, below a folder.
+fn carry(programs: &[&str], folder: &Path) {
+    let mut paths: Vec<String> = programs.iter().map(|p| (*p).to_owned()).collect();
+    for program in programs {
+        let libraries = std::process::Command::new("ldd").arg(program).output();
+        let text = String::from_utf8(libraries.unwrap().stdout).unwrap();
+        let words = text.split_whitespace().filter(|w| w.starts_with('/'));
+        paths.extend(words.map(str::to_owned));
+    }
+    for path in paths {
+        let to = folder.join(path.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(path, to).unwrap();
+    }
+}
+
+const KEYS: &str = r#"FROM busybox
+COPY root /
+RUN --mount=type=ssh ssh-add -L > /listed \
+    && ssh-keygen -q -Y sign -n test -f /rsa.pub < /message > /rsa.sig \
+    && ssh-keygen -q -Y sign -n test -f /ed.pub < /message > /ed.sig \
+    && ssh-keygen -q -Y sign -n test -f /ec.pub < /message > /ec.sig \
+    && ! ssh-add -D 2> /dev/null && ssh-add -l | wc -l | grep -q 3
+FROM scratch
+COPY --from=0 /listed /*.sig /
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_from_files_sign_for_steps() {
+    if !ready() || !slipway_tests::installed(&["ssh-keygen", "ssh-add", "ssh-agent"]) {
+        return;
+    }
+    let site = site().await;
+    let context = site.path("context");
+    let root = context.join("root");
+    carry(&["/usr/bin/ssh-add", "/usr/bin/ssh-keygen"], &root);
+    write(
+        &root,
+        &[
+            ("message", "what is signed"),
+            ("etc/passwd", "root:x:0:0::/:/bin/sh\n"),
+        ],
+    );
+    write(&context, &[("Dockerfile", KEYS)]);
+    let ssh = |program: &str, arguments: &[&str]| {
+        let done = std::process::Command::new(program)
+            .args(arguments)
+            .current_dir(site.path(""))
+            .output()
+            .unwrap();
+        let err = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.success(), "{program} {arguments:?}: {err}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let kinds = [("rsa", "rsa"), ("ed", "ed25519"), ("ec", "ecdsa")];
+    for (name, kind) in kinds {
+        ssh(
+            "ssh-keygen",
+            &["-q", "-t", kind, "-N", "", "-C", "", "-f", name],
+        );
+        fs::copy(
+            site.path(&format!("{name}.pub")),
+            root.join(format!("{name}.pub")),
+        )
+        .unwrap();
+    }
+    let public = |name: &str| fs::read_to_string(site.path(&format!("{name}.pub"))).unwrap();
+    let out = site.path("out");
+    let output = format!("type=local,dest={}", out.display());
+    let files = kinds.map(|(name, _)| site.path(name).display().to_string());
+    let real = site.path("real.sock");
+    let agent_program = std::process::Command::new("ssh-agent")
+        .args(["-D", "-a"])
+        .arg(&real)
+        .stdout(std::process::Stdio::null())
+        .spawn();
+    let mut agent_program = agent_program.unwrap();
+    slipway_tests::eventually("the agent listens", async || real.exists().then_some(())).await;
+    let added = std::process::Command::new("ssh-add")
+        .args(["-q"])
+        .args(&files)
+        .env("SSH_AUTH_SOCK", &real)
+        .status();
+    assert!(added.unwrap().success());
+    // From files, then from a real agent: the same for a step.
+    for from in [files.join(","), real.display().to_string()] {
+        let _ = fs::remove_dir_all(&out);
+        let ssh_option = format!("default={from}");
+        built(
+            &site,
+            "keys",
+            &["--no-cache", "--ssh", &ssh_option, "-o", &output],
+        );
+        let listed = fs::read_to_string(out.join("listed")).unwrap();
+        for (name, _) in kinds {
+            let key = public(name);
+            let key = key.split(' ').nth(1).unwrap();
+            assert!(listed.contains(key), "{name}: {listed}");
+            let allowed = format!("me {}", public(name));
+            fs::write(site.path("allowed"), allowed).unwrap();
+            let signature = out.join(format!("{name}.sig")).display().to_string();
+            let script = format!(
+                "ssh-keygen -q -Y verify -f allowed -I me -n test -s {signature} < context/root/message"
+            );
+            ssh("sh", &["-c", &script]);
+        }
+    }
+    agent_program.kill().unwrap();
+    agent_program.wait().unwrap();
+    ssh(
+        "ssh-keygen",
+        &["-q", "-t", "ed25519", "-N", "a secret", "-f", "locked"],
+    );
+    let locked = site.path("locked").display().to_string();
+    let (both, locked) = (
+        format!("default={},{}", files[0], agent(&site).display()),
+        format!("default={locked}"),
+    );
+    for (option, part) in [
+        (&*locked, "ssh: this private key is passphrase protected"),
+        (&*both, "invalid combination of keys and sockets"),
+        ("default=/not/there", "/not/there: No such file"),
+    ] {
+        let said = build(&site, "x", &["--ssh", option]);
+        assert!(said.code != 0 && said.err.contains(part), "{}", said.err);
+    }
+    let twice = format!("a={}", files[0]);
+    let said = build(&site, "x", &["--ssh", &twice, "--ssh", &twice]);
+    assert!(
+        said.err.contains("duplicate agent ID \"a\""),
+        "{}",
+        said.err
+    );
+}
+
 #[tokio::test]
 async fn what_is_allowed_and_limited() {
     if !ready() {
