@@ -65,6 +65,8 @@ impl Exporter<'_> {
         let whole = Whole::default();
         let (sent, expected) = (whole.clone(), layer.diff_id.clone());
         let working = tokio::task::spawn_blocking(move || {
+            // The chunks end when it is said that they are whole, not before.
+            let _open = send.clone();
             let (from, to) = (ChunkReader::new(compressed), ChunkWriter::new(send));
             let diff_id = compress(from, to, algorithm, level)?;
             // A layer that is not what it was said to be is not to be stored.

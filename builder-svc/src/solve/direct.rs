@@ -140,6 +140,8 @@ impl Solver {
         let whole = Whole::default();
         let sent = whole.clone();
         let packing = tokio::task::spawn_blocking(move || {
+            // The chunks end when it is said that they are whole, not before.
+            let _open = send.clone();
             let packed = pack(&store, &tree, ChunkWriter::new(send), copied, &sent)?;
             sent.tell();
             // The worker may not want it.

@@ -113,7 +113,7 @@ async fn what_a_target_takes_is_told() {
     let said = site.ctl(&["build", "--print", "targets", &path]);
     assert_eq!(
         said.out,
-        "TARGET      DESCRIPTION\nfirst\nstage       the whole\n(default)\n"
+        "TARGET       DESCRIPTION\nfirst\nstage        the whole\n(default)\n"
     );
     let said = build(&site, "x", &["--call=outline", "--target=nothing"]);
     assert!(
