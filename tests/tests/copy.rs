@@ -394,3 +394,29 @@ async fn archive_mode_gives_files_to_the_containers_user() {
     ok(site.ctl(&["rm", "-f", "box"]));
     ok(site.ctl(&["volume", "rm", "data"]));
 }
+
+#[tokio::test]
+async fn holes_stay_holes_both_ways() {
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
+    let here = site.path("here");
+    fs::create_dir_all(&here).unwrap();
+    let file = fs::File::create(here.join("sparse")).unwrap();
+    file.set_len(100 << 20).unwrap();
+    file.write_all_at(b"content", 50 << 20).unwrap();
+    let id = ok(site.ctl(&["create", "--name", "box", "busybox"]));
+    let (from, to) = (here.join("sparse"), here.join("back"));
+    let (from, to) = (from.display().to_string(), to.display().to_string());
+    ok(site.ctl(&["cp", &from, "box:/sparse"]));
+    ok(site.ctl(&["cp", "box:/sparse", &to]));
+    let inside = format!("state/runtime/containers/{}/upper/sparse", id.trim());
+    for copy in [site.path(&inside), to.into()] {
+        let meta = fs::metadata(&copy).unwrap();
+        assert_eq!(meta.len(), 100 << 20);
+        assert!(meta.blocks() * 512 < 1 << 20, "{}", copy.display());
+        let same = Command::new("cmp").arg(&copy).arg(&from).status();
+        assert!(same.unwrap().success());
+    }
+}

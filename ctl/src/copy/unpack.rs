@@ -11,7 +11,7 @@ use rustix::{
     fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid},
     io::Errno,
 };
-use slipway_image::layer::{Entry, Kind, tar_read::TarReader};
+use slipway_image::layer::{Entry, Kind, holes::WithHoles, tar_read::TarReader};
 
 /// How things are unpacked.
 #[derive(Debug, Clone, Default)]
@@ -150,7 +150,7 @@ fn write<R: Read>(
             let flags =
                 OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600))?;
-            let mut file = File::from(file);
+            let mut file = WithHoles::new(File::from(file));
             let mut buffer = vec![0; 128 * 1024];
             loop {
                 match reader.read_content(&mut buffer).map_err(io::Error::other)? {
@@ -158,6 +158,7 @@ fn write<R: Read>(
                     n => file.write_all(&buffer[..n])?,
                 }
             }
+            file.finish()?;
             bytes = entry.size;
         }
     }

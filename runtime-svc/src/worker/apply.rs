@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    io::{self, Read},
+    io::{self, Read, Write as _},
     os::fd::{AsFd as _, OwnedFd},
 };
 
@@ -10,7 +10,9 @@ use rustix::{
     fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags},
     io::Errno,
 };
-use slipway_image::layer::{Entry, Kind, compression::decompress, tar_read::TarReader};
+use slipway_image::layer::{
+    Entry, Kind, compression::decompress, holes::WithHoles, tar_read::TarReader,
+};
 
 use super::paths;
 use crate::{
@@ -357,6 +359,7 @@ impl Applier<'_> {
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
             rustix::fs::openat(parent, leaf, flags, Mode::from_raw_mode(0o600)).tried(what)?;
+        let mut file = WithHoles::new(file.into());
         loop {
             let n = reader
                 .read_content(&mut self.buffer)
@@ -364,14 +367,10 @@ impl Applier<'_> {
             if n == 0 {
                 break;
             }
-            let mut rest = &self.buffer[..n];
-            while !rest.is_empty() {
-                let written =
-                    rustix::io::retry_on_intr(|| rustix::io::write(&file, rest)).tried(what)?;
-                rest = &rest[written..];
-            }
+            file.write_all(&self.buffer[..n]).tried(what)?;
             self.done.bytes += n as u64;
         }
+        let file = file.finish().tried(what)?;
         let (uid, gid) = self.owner_of(entry)?;
         rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             .tried(what)?;

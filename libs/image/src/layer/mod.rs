@@ -3,6 +3,7 @@
 //! * [`tar_read`] and [`tar_write`]: the tar format, byte by byte, with limits;
 //! * [`compression`]: which compression a stream has, and reading it;
 //! * [`gzip`]: writing gzip on several processors;
+//! * [`holes`]: files that are written with holes;
 //! * [`limits`]: what is the most that a layer may be;
 //! * [`unpack`]: a layer into a folder, as overlayfs wants it;
 //! * [`pack`]: a folder, as overlayfs left it, into a layer;
@@ -10,6 +11,7 @@
 
 pub mod compression;
 pub mod gzip;
+pub mod holes;
 pub mod limits;
 pub mod pack;
 pub mod remove;
