@@ -9,8 +9,9 @@ use super::{
     console, foreground,
     log::Log,
     make::{self, Making, Step},
+    notify::{self, Listener},
     remove,
-    state::{Held, Process, Record, Store},
+    state::{Alive, Held, Process, Record, Store},
 };
 use crate::{
     cgroup::{Group, Hierarchies},
@@ -24,14 +25,15 @@ use crate::{
 /// Makes a container whose program waits for `start`.
 pub fn create(store: &Store, options: &Create, systemd: bool) -> Result<u8, Error> {
     let Container {
-        plan,
+        mut plan,
         outside,
         mappings,
         hierarchies,
     } = understand(options, systemd)?;
     console::check(plan.stdio, options.console_socket.as_deref(), true)?;
     let held = store.claim(&options.id)?;
-    let fifos = match held.make_gate() {
+    let offered = notify::offer(held.folder(), &mut plan);
+    let fifos = match offered.and_then(|()| held.make_gate()) {
         Ok(fifos) => fifos,
         Err(error) => return Err(undone(held, error)),
     };
@@ -57,13 +59,18 @@ pub fn run(store: &Store, options: &Run, systemd: bool, log: &Log) -> Result<u8,
         ..
     } = options;
     let Container {
-        plan,
+        mut plan,
         outside,
         mappings,
         hierarchies,
     } = understand(create, systemd)?;
     console::check(plan.stdio, create.console_socket.as_deref(), *detach)?;
     let held = store.claim(&create.id)?;
+    let notify = notify::offer(held.folder(), &mut plan);
+    let notify = match notify.and_then(|()| Listener::bind(held.folder())) {
+        Ok(notify) => notify,
+        Err(error) => return Err(undone(held, error)),
+    };
     let record = new_record(plan, outside);
     if !detach {
         if !options.no_subreaper {
@@ -96,12 +103,15 @@ pub fn run(store: &Store, options: &Run, systemd: bool, log: &Log) -> Result<u8,
         remove::destroy(held, &record, log)?;
         return Err(error);
     }
-    if *detach {
-        return Ok(0);
-    }
     // Others may ask for it meanwhile, or kill it.
     drop(held);
-    let code = foreground::wait(pid, terminal)?;
+    if *detach {
+        if let (Some(notify), Some(alive)) = (notify, record.process.and_then(Alive::find)) {
+            notify.until_ready(pid.as_raw_pid(), &alive.pidfd)?;
+        }
+        return Ok(0);
+    }
+    let code = foreground::wait(pid, terminal, notify)?;
     if !keep {
         match store.hold(&create.id) {
             Ok(held) => remove::destroy(held, &record, log)?,

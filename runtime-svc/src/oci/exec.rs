@@ -81,7 +81,7 @@ pub fn exec(store: &Store, options: &cli::Exec) -> Result<u8, Error> {
     if options.detach {
         return Ok(0);
     }
-    foreground::wait(pid, terminal)
+    foreground::wait(pid, terminal, None)
 }
 
 /// What is to run: what a file says, or the container's own process with the options' changes.

@@ -15,7 +15,10 @@ use rustix::{
     termios::{OptionalActions, Termios},
 };
 
-use super::error::{Error, Tried as _};
+use super::{
+    error::{Error, Tried as _},
+    notify::Listener,
+};
 use crate::sys::{signals, terminal};
 
 /// Signals wait from here on for [`wait`].
@@ -23,8 +26,13 @@ pub fn block_signals() -> Result<(), Error> {
     signals::block_all().tried(|| "cannot block the signals".to_owned())
 }
 
-/// Until a child has ended; what it ended with. `terminal` is the master of its terminal.
-pub fn wait(child: Pid, terminal: Option<OwnedFd>) -> Result<u8, Error> {
+/// Until a child has ended; what it ended with. `terminal` is the master of its terminal, and `notify` where it
+/// says that it is ready.
+pub fn wait(
+    child: Pid,
+    terminal: Option<OwnedFd>,
+    mut notify: Option<Listener>,
+) -> Result<u8, Error> {
     let what = || "cannot wait for the container".to_owned();
     let arrived = SignalFd::with_flags(
         &SigSet::all(),
@@ -51,11 +59,20 @@ pub fn wait(child: Pid, terminal: Option<OwnedFd>) -> Result<u8, Error> {
                 polled.push(PollFd::from_borrowed_fd(stdin(), PollFlags::IN));
             }
         }
+        polled.extend(notify.as_ref().map(Listener::interest));
         match rustix::event::poll(&mut polled, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(e).tried(what),
         }
         let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        drop(polled);
+        // We are what the caller watches: signals and the exit code go through us.
+        let main = rustix::process::getpid().as_raw_pid();
+        if let Some(listener) = &notify
+            && listener.hear(main)?
+        {
+            notify = None;
+        }
         while let Ok(Some(signal)) = arrived.read_signal() {
             hand_on(signal.ssi_signo as i32, child, screen.as_ref());
         }
@@ -63,7 +80,7 @@ pub fn wait(child: Pid, terminal: Option<OwnedFd>) -> Result<u8, Error> {
             if ready.get(1) == Some(&true) {
                 screen.output()?;
             }
-            if ready.get(2) == Some(&true) {
+            if input && ready.get(2) == Some(&true) {
                 input = screen.input()?;
             }
         }

@@ -3,7 +3,7 @@
 //!
 //! `cli` says what can be said, [`config`] makes the executor's plan of a `config.json`, [`state`] remembers
 //! containers below `--root`, and each verb has a file: `create` (also for `run`), `start`, `exec`,
-//! `signal`, `remove`, `update`, `show`.
+//! `signal`, `remove`, `update`, `show`; `notify` is what they tell systemd.
 //!
 //! Architecture invariants: one thread, no runtime-svc, no daemon and no process that stays behind; a
 //! container's first process is a child of the caller's, as soon as this program has ended. What is not
@@ -19,6 +19,7 @@ mod features;
 mod foreground;
 mod log;
 mod make;
+mod notify;
 mod protect;
 mod remove;
 mod show;

@@ -2,6 +2,7 @@
 
 use super::{
     Error, make,
+    notify::Listener,
     state::{Status, Store},
 };
 use crate::{executor::hooks, oci::error::Tried as _, sys::signals};
@@ -35,6 +36,8 @@ pub fn start(store: &Store, id: &str) -> Result<u8, Error> {
             )));
         }
     };
+    // Before there is a program that may say something.
+    let notify = Listener::bind(held.folder())?;
     let said = held
         .begin()
         .tried(|| format!("cannot start container {id}"))?;
@@ -47,6 +50,11 @@ pub fn start(store: &Store, id: &str) -> Result<u8, Error> {
         signals::send(&alive.pidfd, libc::SIGKILL)
             .tried(|| format!("cannot stop container {id}"))?;
         return Err(error.into());
+    }
+    if let Some(notify) = notify {
+        // Others may ask for it meanwhile, or kill it.
+        drop(held);
+        notify.until_ready(alive.pid.as_raw_pid(), &alive.pidfd)?;
     }
     Ok(0)
 }

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     config::Outside,
     error::{Error, Tried as _},
+    notify,
 };
 use crate::{
     cgroup::{Group, Hierarchies},
@@ -224,6 +225,11 @@ impl Held {
         }
     }
 
+    /// Where what is remembered is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// What is remembered; `None` of one whose making was cut off at its very beginning.
     pub fn record(&self) -> Result<Option<Record>, Error> {
         read(&self.folder)
@@ -279,6 +285,16 @@ impl Held {
         let what = || format!("cannot remove {}", self.folder.display());
         for name in [START, ANSWER, "state.new", RECORD] {
             match fs::remove_file(self.folder.join(name)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).tried(what),
+                _ => {}
+            }
+        }
+        let place = self.folder.join(notify::FOLDER);
+        for removed in [
+            fs::remove_file(place.join(notify::NAME)),
+            fs::remove_dir(&place),
+        ] {
+            match removed {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).tried(what),
                 _ => {}
             }

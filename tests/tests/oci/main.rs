@@ -5,6 +5,7 @@ mod config;
 mod confined;
 mod hooks;
 mod life;
+mod ready;
 mod refused;
 mod streams;
 
