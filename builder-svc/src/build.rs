@@ -263,22 +263,23 @@ impl Builder {
         &self,
         file: &Dockerfile,
         request: &Request,
+        contexts: &BTreeMap<String, Base>,
         config: Config,
     ) -> (Vec<Warning>, Option<Error>) {
-        let options = Self::looked_at(request);
+        let options = Self::looked_at(request, contexts);
         self.walk(file, request, &options, config)
             .run(&self.registry)
             .await
     }
 
     /// What a call that builds nothing looks at.
-    fn looked_at(request: &Request) -> Options {
+    fn looked_at(request: &Request, contexts: &BTreeMap<String, Base>) -> Options {
         Options {
             build_args: request.build_args.clone(),
             target: request.target.clone(),
             platform: request.platforms.first().cloned(),
             every: request.target.is_empty() && request.call == Call::Check,
-            contexts: BTreeMap::new(),
+            contexts: contexts.clone(),
         }
     }
 
@@ -360,7 +361,7 @@ impl Builder {
             return Ok(Outcome::answer(report::targets(&file)));
         }
         if request.call == Call::Outline {
-            let options = Self::looked_at(&request);
+            let options = Self::looked_at(&request, &contexts);
             let walk = self.walk(&file, &request, &options, Config::default());
             let outline = walk.outline(&self.registry).await?;
             return Ok(Outcome::answer(outline.answer(&file)));
@@ -370,7 +371,7 @@ impl Builder {
         }
         let lint = check::config(&file, &request.build_args)?;
         if request.call == Call::Check || lint.error {
-            let (found, failed) = self.check(&file, &request, lint.clone()).await;
+            let (found, failed) = self.check(&file, &request, &contexts, lint.clone()).await;
             if request.call == Call::Check {
                 let failed = failed.map(|e| e.to_string());
                 return Ok(Outcome::answer(report::check(

@@ -115,6 +115,22 @@ async fn what_a_target_takes_is_told() {
         said.out,
         "TARGET       DESCRIPTION\nfirst\nstage        the whole\n(default)\n"
     );
+    // A named context takes the place of an image that is nowhere.
+    let other = context.join("other");
+    write(
+        &other,
+        &[("Dockerfile", "FROM nowhere.example/x\nARG A=1\n")],
+    );
+    let (named, other) = (
+        format!("nowhere.example/x={path}"),
+        other.display().to_string(),
+    );
+    let said = site.ctl(&["build", "--call=outline", "--build-context", &named, &other]);
+    assert_eq!(
+        said.out, "BUILD ARG   VALUE   DESCRIPTION\nA           1\n",
+        "{}",
+        said.err
+    );
     let said = build(&site, "x", &["--call=outline", "--target=nothing"]);
     assert!(
         said.err
