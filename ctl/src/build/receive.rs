@@ -123,6 +123,7 @@ fn write(
             fs::create_dir_all(path)?;
             let options = unpack::Options {
                 whole: true,
+                attributes: true,
                 ..unpack::Options::default()
             };
             let path = path.to_str().ok_or(io::ErrorKind::InvalidFilename)?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid},
+    fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags},
     io::Errno,
 };
 use slipway_image::layer::{Entry, Kind, holes::WithHoles, tar_read::TarReader};
@@ -22,6 +22,8 @@ pub struct Options {
     pub owners: bool,
     /// Paths stay as they are.
     pub whole: bool,
+    /// Extended attributes as in the stream, as far as the file system takes them.
+    pub attributes: bool,
 }
 
 /// Unpacks into a folder that is there; returns the bytes of all files.
@@ -167,6 +169,10 @@ fn write<R: Read>(
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         rustix::fs::chownat(&parent, name, Some(user), Some(group), flags)?;
     }
+    // After the owner: a change of that takes capabilities away.
+    if options.attributes && !entry.xattrs.is_empty() {
+        attributes(&parent, name, entry)?;
+    }
     // A folder's come last.
     if entry.kind != Kind::Folder {
         if !matches!(entry.kind, Kind::Symlink(_)) {
@@ -176,6 +182,19 @@ fn write<R: Read>(
         rustix::fs::utimensat(&parent, name, &times(entry), AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(bytes)
+}
+
+/// As BuildKit's client: those that cannot be set are left out (tonistiigi/fsutil, diskwriter_unix.go).
+fn attributes(parent: &OwnedFd, name: &[u8], entry: &Entry) -> io::Result<()> {
+    if !matches!(entry.kind, Kind::File | Kind::Folder) {
+        return Ok(());
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    for (name, value) in &entry.xattrs {
+        let _ = rustix::fs::fsetxattr(&file, &name[..], value, XattrFlags::empty());
+    }
+    Ok(())
 }
 
 fn times(entry: &Entry) -> Timestamps {
@@ -215,6 +234,40 @@ mod tests {
             tar.append(entry, &mut &content[..]).unwrap();
         }
         tar.finish().unwrap()
+    }
+
+    #[test]
+    fn attributes_are_set_where_they_are_wanted_and_can_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().to_str().unwrap();
+        let with = |path: &str, kind: Kind, size: u64| Entry {
+            xattrs: vec![
+                (b"nonsense".to_vec(), b"refused".to_vec()),
+                (b"user.color".to_vec(), b"red".to_vec()),
+            ],
+            ..entry(path, kind, size)
+        };
+        let tree = [with("d", Kind::Folder, 0), with("d/f", Kind::File, 3)];
+        let color = |path: &str| {
+            let mut value = [0; 10];
+            let length = rustix::fs::getxattr(folder.path().join(path), "user.color", &mut value);
+            length.map(|n| value[..n].to_vec())
+        };
+        for (attributes, path) in [(false, "without"), (true, "with")] {
+            let options = Options {
+                name: path.to_owned(),
+                attributes,
+                ..Options::default()
+            };
+            unpack(name, &options, &tar(&tree)[..]).unwrap();
+        }
+        let file = folder.path().join("with/f");
+        // Not every file system has them.
+        if rustix::fs::setxattr(&file, "user.other", b"x", XattrFlags::empty()).is_ok() {
+            assert_eq!(color("with").unwrap(), b"red");
+            assert_eq!(color("with/f").unwrap(), b"red");
+        }
+        assert!(color("without/f").is_err());
     }
 
     #[test]
