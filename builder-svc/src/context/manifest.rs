@@ -17,6 +17,8 @@ pub struct Entry {
     pub mode: u32,
     /// Nanoseconds since the epoch. Never part of a cache key.
     pub mtime: i64,
+    /// Files of one number are names of one file; 0 = it has no other name.
+    pub same: u64,
 }
 
 /// What an entry is.
@@ -112,6 +114,7 @@ impl Manifest {
                 kind: Kind::Folder,
                 mode: 0o755,
                 mtime: 0,
+                same: 0,
             };
             self.entries.insert(path[..at].to_owned(), folder);
         }
@@ -151,6 +154,11 @@ impl Manifest {
     /// An entry by its own path, no link followed.
     pub fn get(&self, path: &str) -> Option<&Entry> {
         self.entries.get(path)
+    }
+
+    /// An entry, to be changed.
+    pub fn get_mut(&mut self, path: &str) -> Option<&mut Entry> {
+        self.entries.get_mut(path)
     }
 
     /// Everything below a folder, sorted, with paths relative to it.
@@ -319,6 +327,7 @@ mod tests {
                 kind: kind.clone(),
                 mode: 0o644,
                 mtime: 0,
+                same: 0,
             };
             manifest.insert(path, entry).unwrap();
         }
@@ -401,6 +410,7 @@ mod tests {
                 kind: file(),
                 mode: 0,
                 mtime: 0,
+                same: 0,
             };
             assert!(Manifest::default().insert(path, entry).is_err(), "{path:?}");
         }
@@ -409,6 +419,7 @@ mod tests {
             kind: file(),
             mode: 0,
             mtime: 0,
+            same: 0,
         };
         assert!(m.insert("a/b", entry.clone()).is_err());
         assert!(m.insert("l/passwd", entry).is_err());

@@ -30,11 +30,14 @@ pub fn read(
     let mut reader = TarReader::new(plain);
     let mut manifest = Manifest::default();
     let mut buffer = vec![0; 128 << 10];
+    // How many files have had another name so far.
+    let mut named = 0;
     while let Some(entry) = reader.next_entry().map_err(|e| broken(&e))? {
         let path = name(&entry.path)?;
         if path.is_empty() {
             continue;
         }
+        let mut same = 0;
         let kind = match &entry.kind {
             tar::Kind::Folder => Kind::Folder,
             tar::Kind::Symlink(target) => Kind::Symlink(
@@ -43,8 +46,15 @@ pub fn read(
             ),
             tar::Kind::HardLink(target) => {
                 let target = name(target)?;
-                match manifest.get(&target) {
-                    Some(first) if first.kind != Kind::Folder => first.kind.clone(),
+                match manifest.get_mut(&target) {
+                    Some(first) if first.kind != Kind::Folder => {
+                        if first.same == 0 {
+                            named += 1;
+                            first.same = named;
+                        }
+                        same = first.same;
+                        first.kind.clone()
+                    }
                     _ => {
                         return Err(format!(
                             "the context's {path:?} is a hard link to {target:?}, which is no file in front of it"
@@ -66,6 +76,7 @@ pub fn read(
                 .0
                 .saturating_mul(1_000_000_000)
                 .saturating_add(i64::from(entry.mtime.1)),
+            same,
         };
         manifest.insert(&path, entry)?;
     }

@@ -154,6 +154,7 @@ fn entry(item: ContextEntry) -> Result<Entry, String> {
         kind,
         mode: item.mode & 0o7777,
         mtime: item.mtime,
+        same: item.same_file,
     })
 }
 

@@ -1,7 +1,12 @@
 //! Which files a COPY or ADD means, and under which names they arrive.
 
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap, hash_map},
+    io,
+    sync::Arc,
+};
 
+use slipway_image::Digest;
 use slipway_pattern::{PatternList, has_wildcards};
 
 use crate::{
@@ -190,6 +195,19 @@ impl Arrangement {
         Ok(())
     }
 
+    /// Whether a part holds two names of one file.
+    pub fn has_hard_links(&self) -> bool {
+        self.parts.iter().any(|part| {
+            let (mut names, mut any) = (Names::default(), false);
+            // Nothing can fail where nothing is written.
+            let _ = self.each(part, |path, entry| {
+                any |= names.first(path, entry).is_some();
+                Ok(())
+            });
+            any
+        })
+    }
+
     /// Adds names, kinds, modes and content to a key; no times.
     pub fn add_to(&self, key: &mut KeyBuilder) {
         key.part("context");
@@ -197,8 +215,12 @@ impl Arrangement {
             key.part("source")
                 .number(u64::from(part.found.folder))
                 .number(u64::from(part.unpack));
+            let mut names = Names::default();
             // Nothing can fail where nothing is written.
             let _ = self.each(part, |path, entry| {
+                if let Some(first) = names.first(path, entry) {
+                    key.part("same file").part(first);
+                }
                 key.part(path).number(u64::from(self.mode(entry)));
                 match &entry.kind {
                     Kind::File { digest, .. } => key.part("file").part(digest.to_string()),
@@ -207,6 +229,31 @@ impl Arrangement {
                 };
                 Ok(())
             });
+        }
+    }
+}
+
+/// Names of the files of a part that have several: a source's, as in BuildKit, whose copies know of each other
+/// within one source (tonistiigi/fsutil, copy/hardlink.go).
+#[derive(Default)]
+pub struct Names(HashMap<(u64, Digest), String>);
+
+impl Names {
+    /// The name of a file that was told before under another one.
+    pub fn first(&mut self, path: &str, entry: &Entry) -> Option<&str> {
+        let Kind::File { digest, .. } = &entry.kind else {
+            return None;
+        };
+        if entry.same == 0 {
+            return None;
+        }
+        // Whoever gives one number to different files has them kept as they are.
+        match self.0.entry((entry.same, digest.clone())) {
+            hash_map::Entry::Occupied(first) => Some(first.into_mut()),
+            hash_map::Entry::Vacant(free) => {
+                free.insert(path.to_owned());
+                None
+            }
         }
     }
 }
@@ -290,7 +337,6 @@ pub fn folder(destination: &str) -> String {
 mod tests {
     use super::*;
     use crate::plan::copy::Origin;
-    use slipway_image::Digest;
 
     fn manifest(entries: &[(&str, &str, u32, i64)]) -> Arc<Manifest> {
         let mut manifest = Manifest::default();
@@ -303,6 +349,7 @@ mod tests {
                 kind,
                 mode: *mode,
                 mtime: *mtime,
+                same: 0,
             };
             manifest.insert(path, entry).unwrap();
         }
@@ -373,6 +420,39 @@ mod tests {
             ..app.clone()
         };
         assert_eq!(key(&more, &without), key(&first, &app));
+    }
+
+    #[test]
+    fn names_of_one_file_are_told_within_a_source() {
+        let linked = |numbers: [u64; 3]| {
+            let mut m = Manifest::default();
+            for (path, same) in ["d/a", "d/b", "e/c"].iter().zip(numbers) {
+                let kind = Kind::File {
+                    size: 1,
+                    digest: Digest::of("1"),
+                };
+                let entry = Entry {
+                    kind,
+                    mode: 0o644,
+                    mtime: 0,
+                    same,
+                };
+                m.insert(path, entry).unwrap();
+            }
+            Arc::new(m)
+        };
+        let (all, some, none) = (linked([7, 7, 7]), linked([7, 8, 7]), linked([0; 3]));
+        let whole = copy(&["."], "/x/");
+        let parts = copy(&["d/a", "e"], "/x/");
+        let has =
+            |m: &Arc<Manifest>, copy: &CopyAction| arranged(m, copy).unwrap().has_hard_links();
+        assert!(has(&all, &whole) && has(&some, &whole) && !has(&none, &whole));
+        assert!(!has(&all, &parts));
+        assert_ne!(key(&all, &whole), key(&none, &whole));
+        assert_ne!(key(&all, &whole), key(&some, &whole));
+        assert_eq!(key(&all, &parts), key(&none, &parts));
+        // The number itself means nothing.
+        assert_eq!(key(&all, &whole), key(&linked([9; 3]), &whole));
     }
 
     #[test]

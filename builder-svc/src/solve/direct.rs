@@ -1,7 +1,7 @@
 //! Layers straight from files that this service has, without a worker and a root filesystem.
 //!
 //! Only where the result is provably what the worker would make: no archive is unpacked; no two sources are of
-//! one name but of different kinds; and either nothing is below the layer (`--link`, or the first layer upon
+//! one name but of different kinds, and no file has several names; and either nothing is below the layer (`--link`, or the first layer upon
 //! scratch) and owners are numbers, or a worker that has what is below was asked: only folders are on the way,
 //! and what is in their place already are regular files.
 
@@ -102,6 +102,9 @@ impl Solver {
                 }
                 place.standing = standing;
             }
+        }
+        if files.has_hard_links() {
+            return Ok(None);
         }
         self.fetch_content(files).await?;
         for part in &files.parts {
@@ -386,6 +389,7 @@ mod tests {
                 kind: kind.clone(),
                 mode: 0o640,
                 mtime: 5_000_000_001,
+                same: 0,
             };
             manifest.insert(path, entry).unwrap();
         }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Solver,
-    copy::{Arrangement, Part, Pivot, check_destination, folder, missing_in, place_of_file},
+    copy::{Arrangement, Names, Part, Pivot, check_destination, folder, missing_in, place_of_file},
     rewrite::Rewrite,
 };
 use crate::{
@@ -377,6 +377,7 @@ impl Work {
         let mut out = Plain::new(writer);
         for i in self.parts.clone() {
             let part = &self.arrangement.parts[i];
+            let mut names = Names::default();
             self.arrangement.each(part, |path, entry| {
                 let name = match (&self.name, path) {
                     (Some(name), _) => name,
@@ -384,13 +385,20 @@ impl Work {
                     (None, "") => return Ok(()),
                     (None, path) => path,
                 };
-                self.entry(&mut out, name, entry)
+                self.entry(&mut out, name, entry, names.first(name, entry))
             })?;
         }
         out.finish()?.flush()
     }
 
-    fn entry(&self, out: &mut Plain<ChunkWriter>, path: &str, entry: &Entry) -> io::Result<()> {
+    /// Writes an entry; `first` is another name of the same file, which was written before.
+    fn entry(
+        &self,
+        out: &mut Plain<ChunkWriter>,
+        path: &str,
+        entry: &Entry,
+        first: Option<&str>,
+    ) -> io::Result<()> {
         let second = 1_000_000_000;
         let mut header = tar::Entry {
             path: path.as_bytes().to_vec(),
@@ -406,6 +414,10 @@ impl Work {
             size: 0,
             xattrs: Vec::new(),
         };
+        if let Some(first) = first {
+            header.kind = tar::Kind::HardLink(first.as_bytes().to_vec());
+            return out.append(&header, &mut io::empty());
+        }
         match &entry.kind {
             Kind::Folder => out.append(&header, &mut io::empty()),
             Kind::Symlink(target) => {

@@ -240,6 +240,10 @@ impl Walk<'_> {
         } else if meta.is_file() {
             one.entry.set_type(Type::File);
             one.entry.size = meta.len();
+            if meta.nlink() > 1 {
+                // Never 0, which is for those without another name.
+                one.entry.same_file = meta.ino() ^ meta.dev().rotate_left(48) | 1 << 63;
+            }
             one.stamp = Some(Stamp::of(&meta));
         } else {
             // Sockets, FIFOs and devices are no content: docker leaves them out too.

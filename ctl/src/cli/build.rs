@@ -179,6 +179,11 @@ impl Build {
                 },
                 dockerfile_name: dockerfile.name.clone(),
                 remote_contexts: sources.remote.clone(),
+                // An image of a layout is looked at as little as a folder.
+                named_contexts: {
+                    let layouts = sources.layouts.iter().map(|(name, _)| name.clone());
+                    named(&sources).into_iter().chain(layouts).collect()
+                },
                 ..BuildStart::default()
             };
             return call.run(site, start).await;

@@ -88,6 +88,7 @@ impl<'a> Bytes<'a> {
             digest: self.digest(),
             link_target: self.text(),
             mtime: i64::from_le_bytes([self.byte(); 8]),
+            same_file: u64::from(self.byte() % 3),
         }
     }
 

@@ -159,6 +159,46 @@ async fn named_contexts_take_the_place_of_images_and_stages() {
 }
 
 #[tokio::test]
+async fn names_of_one_file_stay_that() {
+    if !ready() {
+        return;
+    }
+    let site = site().await;
+    let context = site.path("context");
+    write(
+        &context,
+        &[
+            (
+                "Dockerfile",
+                "FROM busybox\nCOPY . /all/\nCOPY a sub/b /files/\n",
+            ),
+            ("a", "one file"),
+            ("sub/other", "another"),
+        ],
+    );
+    fs::hard_link(context.join("a"), context.join("sub/b")).unwrap();
+    fs::hard_link(context.join("a"), context.join("z")).unwrap();
+    let packed = site.output("tar", &["-C", context.to_str().unwrap(), "-cf", "-", "."]);
+    assert!(packed.status.success());
+    let seen = |image: &str| {
+        let script = "cd /all; stat -c %h a sub/b z sub/other /files/a /files/b; test a -ef z && test a -ef sub/b && cat z";
+        shell(&site, image, script)
+    };
+    let expected = "3\n3\n3\n1\n1\n1\none file";
+    built(&site, "folder", &[]);
+    assert_eq!(seen("folder"), expected);
+    let said = site.ctl_with(&["build", "-t", "archive", "-"], &packed.stdout);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(seen("archive"), expected);
+    // A name that became a file of its own is a change.
+    fs::remove_file(context.join("z")).unwrap();
+    fs::write(context.join("z"), "one file").unwrap();
+    let (some, all) = cached(&built(&site, "folder", &[]));
+    assert!(some < all);
+    assert_eq!(shell(&site, "folder", "stat -c %h /all/a /all/z"), "2\n1\n");
+}
+
+#[tokio::test]
 async fn named_contexts_are_images_of_layouts() {
     if !ready() {
         return;

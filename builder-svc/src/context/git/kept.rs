@@ -61,7 +61,12 @@ pub fn folder(
     let io = |e: std::io::Error| e.to_string();
     let mut manifest = Manifest::default();
     let mut add = |path: &str, kind: Kind, mode: u32| {
-        let entry = Entry { kind, mode, mtime };
+        let entry = Entry {
+            kind,
+            mode,
+            mtime,
+            same: 0,
+        };
         manifest.insert(path, entry)
     };
     let text = |bytes: &[u8]| -> Result<Kind, String> {

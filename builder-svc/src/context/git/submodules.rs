@@ -55,6 +55,7 @@ impl Module {
             kind: Kind::File { digest, size },
             mode: 0o644,
             mtime: 0,
+            same: 0,
         };
         Manifest::of_file(".git", entry).map_err(Error::Context)
     }

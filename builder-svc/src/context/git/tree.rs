@@ -132,7 +132,15 @@ pub fn tree(
                 });
             }
             if !inside.is_empty() {
-                manifest.insert(inside, Entry { kind, mode, mtime })?;
+                manifest.insert(
+                    inside,
+                    Entry {
+                        kind,
+                        mode,
+                        mtime,
+                        same: 0,
+                    },
+                )?;
             } else if path == folder && kind != Kind::Folder {
                 return Err(format!("{folder} is not a folder"));
             }
