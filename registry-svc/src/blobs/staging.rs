@@ -3,9 +3,9 @@
 
 use std::{
     fs::{self, File},
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
 };
 
 use bytes::Bytes;
@@ -29,7 +29,46 @@ struct Inner {
     file: File,
     hasher: Hasher,
     written: u64,
+    behind: WriteBehind,
 }
+
+/// The disk takes what was written while more comes, so that at the end only the last is waited for.
+#[derive(Default)]
+struct WriteBehind {
+    /// Bytes that it was asked to take so far.
+    asked: u64,
+    /// How the last of these went, when it has.
+    running: Option<mpsc::Receiver<io::Result<()>>>,
+}
+
+impl WriteBehind {
+    /// What of a file of `written` bytes the disk may take now.
+    fn go_on(&mut self, file: &File, written: u64) -> io::Result<()> {
+        if written - self.asked < AHEAD {
+            return Ok(());
+        }
+        if let Some(running) = &self.running {
+            match running.try_recv() {
+                Err(mpsc::TryRecvError::Empty) => return Ok(()),
+                ended => ended.unwrap_or(Ok(()))?,
+            }
+        }
+        let (send, running) = mpsc::sync_channel(1);
+        let file = file.try_clone()?;
+        (self.asked, self.running) = (written, Some(running));
+        tokio::task::spawn_blocking(move || send.send(file.sync_data()));
+        Ok(())
+    }
+
+    /// Waits for what is on its way: an error is told once only, to whoever syncs first (fsync(2)).
+    fn finish(&mut self) -> io::Result<()> {
+        let running = self.running.take();
+        running.map_or(Ok(()), |r| r.recv().unwrap_or(Ok(())))
+    }
+}
+
+/// Bytes that the disk takes at once.
+const AHEAD: u64 = 8 << 20;
 
 /// Content whose digest and size are right; only [`Staged::finish`] makes one.
 pub struct Verified {
@@ -90,6 +129,10 @@ impl Staged {
                     file,
                     hasher,
                     written,
+                    behind: WriteBehind {
+                        asked: written,
+                        running: None,
+                    },
                 })),
                 path,
                 resumable,
@@ -113,7 +156,16 @@ impl Staged {
                 inner.hasher.update(chunk);
                 inner.written += chunk.len() as u64;
             }
-            Ok(inner.written)
+            let Inner {
+                file,
+                behind,
+                written,
+                ..
+            } = &mut *inner;
+            behind
+                .go_on(file, *written)
+                .map_err(Error::io("cannot write", &path))?;
+            Ok(*written)
         })
         .await
     }
@@ -142,7 +194,11 @@ impl Staged {
         self.resumable = false;
         let expected = expected.cloned();
         blocking(move || {
-            let inner = lock(&self.inner);
+            let mut inner = lock(&self.inner);
+            inner
+                .behind
+                .finish()
+                .map_err(Error::io("cannot write", &self.path))?;
             if let Some(expected) = size.filter(|size| *size != inner.written) {
                 return Err(Error::SizeMismatch {
                     expected,

@@ -21,10 +21,11 @@ use crate::disk::remove_tree;
 
 /// Beside the folder of layers: the boot in which it was opened last.
 const LAST_BOOT: &str = "boot";
-/// The disk is left to others until no layer has come for so long,
-const QUIET: Duration = Duration::from_secs(2);
-/// but not for longer than this.
-const LATEST: Duration = Duration::from_secs(20);
+/// The disk is left to others until no layer has come for so long, for syncfs(2) writes what everybody left in
+/// memory: the steps of a build are further apart than a few seconds,
+const QUIET: Duration = Duration::from_secs(15);
+/// but not for longer than this. The kernel itself writes after 30 s (proc_sys_vm(5), dirty_expire_centisecs).
+const LATEST: Duration = Duration::from_secs(60);
 /// Layers that wait for the disk.
 const WAITING: usize = 256;
 
