@@ -119,6 +119,7 @@ impl Registry {
             repository: repository.to_owned(),
             digest: digest.to_string(),
             size: content.len() as u64,
+            ..write_blob_request::Header::default()
         };
         let mut parts = vec![WriteBlobRequest {
             part: Some(write_blob_request::Part::Header(header)),
@@ -227,6 +228,50 @@ impl Registry {
         Ok((digest, stored.size))
     }
 
+    /// The same for a blob of which registry-svc may have parts. When it has not one that is named, the reason is
+    /// [`PART_UNKNOWN`].
+    pub async fn write_parts(
+        &self,
+        repository: &str,
+        pieces: mpsc::Receiver<BlobPiece>,
+        whole: Whole,
+    ) -> Result<Stored> {
+        use write_blob_request::{BeginPart, EndPart, Header, Part, PartName};
+        let header = Header {
+            repository: repository.to_owned(),
+            in_parts: true,
+            ..Header::default()
+        };
+        let _dropped = whole.until_dropped();
+        let rest = whole.body(pieces).map(|piece| match piece {
+            Piece::Data(BlobPiece::Data(data)) => Part::Data(data),
+            Piece::Data(BlobPiece::Begin) => Part::BeginPart(BeginPart {}),
+            Piece::Data(BlobPiece::End) => Part::EndPart(EndPart {}),
+            Piece::Data(BlobPiece::Known(digest, size)) => {
+                let digest = digest.to_string();
+                Part::KnownPart(PartName { digest, size })
+            }
+            // As above.
+            Piece::CutOff => Part::Header(Header::default()),
+        });
+        let parts = tokio_stream::iter([Part::Header(header)]).chain(rest);
+        let stream = parts.map(|part| WriteBlobRequest { part: Some(part) });
+        let answer = self.client.clone().write_blob(stream).await;
+        let stored = answer
+            .map_err(|s| remote("cannot store a blob".to_owned(), &s))?
+            .into_inner();
+        let said = |e| Error::Invalid(format!("registry-svc said: {e}"));
+        let new = stored.parts.iter().map(|part| {
+            let digest = part.digest.parse().map_err(said)?;
+            Ok((digest, part.size))
+        });
+        Ok(Stored {
+            digest: stored.digest.parse().map_err(said)?,
+            size: stored.size,
+            new: new.collect::<Result<_>>()?,
+        })
+    }
+
     /// What a name means here, without asking anybody else.
     pub async fn digest_of(&self, name: &Reference) -> Result<Option<String>> {
         let request = ResolveRequest {
@@ -257,6 +302,33 @@ impl Registry {
             Err(status) => Err(remote(what, &status)),
         }
     }
+}
+
+/// The reason when a part is named that registry-svc has not, or not any more.
+pub const PART_UNKNOWN: &str = "PART_UNKNOWN";
+
+/// A piece of a blob that comes with parts.
+#[derive(Debug)]
+pub enum BlobPiece {
+    /// Bytes.
+    Data(bytes::Bytes),
+    /// A part begins.
+    Begin,
+    /// It ends.
+    End,
+    /// A part that is there already, and its size.
+    Known(Digest, u64),
+}
+
+/// A blob that was stored.
+#[derive(Debug)]
+pub struct Stored {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size, bytes.
+    pub size: u64,
+    /// Digests and sizes of the parts that were sent, in their order.
+    pub new: Vec<(Digest, u64)>,
 }
 
 /// A push that goes on.

@@ -51,6 +51,9 @@ pub enum Error {
     /// No blob of that digest here.
     #[error("blob {0} unknown to this registry")]
     BlobNotFound(Digest),
+    /// A part that a blob was to be made of.
+    #[error("part {0} is not here (any more): send it")]
+    PartUnknown(Digest),
     /// No repository of that name here.
     #[error("repository {0} is not known to this registry")]
     RepositoryNotFound(Repository),

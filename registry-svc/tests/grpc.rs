@@ -63,6 +63,7 @@ async fn write(
         repository: "docker.io/library/goals".into(),
         digest: digest.into(),
         size: content.len() as u64,
+        ..Header::default()
     };
     let mut parts = vec![Part::Header(header)];
     parts.extend(

@@ -337,7 +337,7 @@ impl Registry {
 /// The messages of an upload. A blob has one header: a second one is refused.
 fn blob_parts(
     header: write_blob_request::Header,
-    body: Body,
+    body: Body<bytes::Bytes>,
 ) -> impl Stream<Item = WriteBlobRequest> + use<> {
     use write_blob_request::Part;
     let rest = body.map(|piece| match piece {

@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
-    io::{self, Read, Seek as _, Write as _},
+    io::{self, Read, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError, RwLock},
@@ -16,11 +16,9 @@ use std::{
 use slipway_image::{Digest, Digester};
 use slipway_service::disk;
 
-/// Bytes from which on a file is large: it has gzip members of its own in a layer, which are kept for the next
-/// layer that has it, and is not hashed each time.
+/// Bytes from which on a file is large: it is a part of its own in a layer, which the next layer that has it only
+/// names, and is not hashed each time.
 pub const LARGE: u64 = 256 << 10;
-/// Folder of what content is compressed.
-const MEMBERS: &str = "gzip";
 
 /// The files.
 #[derive(Debug)]
@@ -30,13 +28,21 @@ pub struct ContentStore {
     removing: RwLock<()>,
     /// Large content that this process has hashed since it was written.
     hashed: Mutex<HashSet<Digest>>,
-    /// CRC-32 of the content that members were made of.
-    checksums: Mutex<HashMap<Digest, u32>>,
+    /// What large content is compressed.
+    parts: Mutex<HashMap<Digest, Part>>,
     /// Bytes of all files, at least; none = nobody has looked yet.
     total: Mutex<Option<u64>>,
-    /// What members are written to has no room.
-    #[cfg(test)]
-    full: std::sync::atomic::AtomicBool,
+}
+
+/// The gzip members of large content: a part that registry-svc has, or had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size, bytes.
+    pub size: u64,
+    /// CRC-32 of the content that it was made of.
+    pub checksum: u32,
 }
 
 /// What all content takes on disk.
@@ -46,22 +52,6 @@ pub struct Usage {
     pub files: u64,
     /// Bytes of the folders that they are in.
     pub other: u64,
-}
-
-/// gzip members that are being made.
-pub struct NewMembers {
-    file: File,
-    incoming: Incoming,
-}
-
-impl io::Write for NewMembers {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Content on its way in.
@@ -76,22 +66,17 @@ pub struct Incoming {
 impl ContentStore {
     /// Opens a folder; what an earlier instance had not finished is removed.
     pub fn open(root: PathBuf) -> io::Result<Self> {
-        // Members are not hashed when they are read: a power cut may have torn them.
-        for name in [MEMBERS, "incoming"] {
-            match fs::remove_dir_all(root.join(name)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
+        match fs::remove_dir_all(root.join("incoming")) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
         }
         fs::create_dir_all(root.join("incoming"))?;
         Ok(Self {
             root,
             removing: RwLock::default(),
             hashed: Mutex::default(),
-            checksums: Mutex::default(),
+            parts: Mutex::default(),
             total: Mutex::default(),
-            #[cfg(test)]
-            full: false.into(),
         })
     }
 
@@ -121,10 +106,9 @@ impl ContentStore {
     /// Forgets content that turned out to be broken.
     pub fn forget(&self, digest: &Digest) {
         self.hashed().remove(digest);
-        self.checksums().remove(digest);
-        // Gone already is as good. Members may be of what was broken.
+        self.parts().remove(digest);
+        // Gone already is as good.
         let _ = fs::remove_file(self.path(digest));
-        let _ = fs::remove_file(self.place_of_members(digest));
     }
 
     /// Begins to take content in.
@@ -170,66 +154,18 @@ impl ContentStore {
         })
     }
 
-    /// The gzip members of content and the CRC-32 of what they were made of, if that was done since this
-    /// service began.
-    pub fn members(&self, digest: &Digest) -> Option<(File, u32)> {
-        let _found = self.removing.read().unwrap_or_else(PoisonError::into_inner);
-        let checksum = *self.checksums().get(digest)?;
-        let file = File::open(self.place_of_members(digest)).ok()?;
-        // Only decides what is evicted first.
-        let _ = file.set_modified(SystemTime::now());
-        Some((file, checksum))
+    /// What large content is compressed, if a layer with it was made since this service began.
+    pub fn part(&self, digest: &Digest) -> Option<Part> {
+        self.parts().get(digest).cloned()
     }
 
-    fn checksums(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, u32>> {
-        self.checksums
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Remembers what large content is compressed.
+    pub fn note_part(&self, digest: &Digest, part: Part) {
+        self.parts().insert(digest.clone(), part);
     }
 
-    /// Begins to write the gzip members of content.
-    pub fn begin_members(&self) -> io::Result<NewMembers> {
-        let incoming = self.incoming(None)?;
-        let path = incoming.temporary.clone();
-        #[cfg(test)]
-        let path = match self.full.load(std::sync::atomic::Ordering::Relaxed) {
-            true => PathBuf::from("/dev/full"),
-            false => path,
-        };
-        let file = File::options().read(true).write(true).open(&path)?;
-        Ok(NewMembers { file, incoming })
-    }
-
-    /// From now on no members can be written.
-    #[cfg(test)]
-    pub fn full_for_tests(&self) {
-        self.full.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
-
-    /// Keeps them; returns them from their beginning.
-    pub fn keep_members(
-        &self,
-        digest: &Digest,
-        made: NewMembers,
-        checksum: u32,
-    ) -> io::Result<File> {
-        let NewMembers { mut file, incoming } = made;
-        let size = file.stream_position()?;
-        let path = self.place_of_members(digest);
-        fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
-        file.set_modified(SystemTime::now())?;
-        fs::rename(&incoming.temporary, path)?;
-        self.checksums().insert(digest.clone(), checksum);
-        if let Some(total) = &mut *self.total() {
-            *total += size;
-        }
-        file.rewind()?;
-        Ok(file)
-    }
-
-    fn place_of_members(&self, digest: &Digest) -> PathBuf {
-        let hex = digest.encoded();
-        self.root.join(MEMBERS).join(&hex[..2]).join(hex)
+    fn parts(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Part>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a small content.
@@ -293,7 +229,6 @@ impl ContentStore {
         // Records of what was fetched are used when their content is, at most a moment earlier.
         collect(&self.fetched(), &mut files)?;
         collect(&self.root.join("sha256"), &mut files)?;
-        collect(&self.root.join(MEMBERS), &mut files)?;
         files.sort_unstable();
         let mut total: u64 = files.iter().map(|f| f.size).sum();
         let mut gone = (0, 0);
@@ -313,8 +248,7 @@ impl ContentStore {
         // What is known of content that is gone would stay for ever.
         self.hashed().clear();
         if gone.0 > 0 {
-            self.checksums()
-                .retain(|digest, _| self.place_of_members(digest).exists());
+            self.parts().retain(|digest, _| self.path(digest).exists());
         }
         Ok(gone)
     }
@@ -338,7 +272,6 @@ impl ContentStore {
     pub fn usage(&self) -> io::Result<Usage> {
         let mut files = Vec::new();
         collect(&self.root.join("sha256"), &mut files)?;
-        collect(&self.root.join(MEMBERS), &mut files)?;
         let files = files.iter().map(|f| f.disk).sum();
         // The folder above holds nothing else.
         let above = self.root.parent().unwrap_or(&self.root);

@@ -19,7 +19,7 @@ use slipway_image::{Descriptor, Digest, layer as tar, media_type::OCI_LAYER_GZIP
 use slipway_service::{chunks::ChunkWriter, whole::Whole};
 use tokio::sync::{mpsc, oneshot};
 
-use self::packing::pack;
+use self::packing::{Packing, PieceWriter};
 use super::{
     Solver,
     copy::{Arrangement, Part, check_destination, folder, place_of_file},
@@ -27,10 +27,11 @@ use super::{
 };
 use crate::{
     cache::REPOSITORY,
-    context::{Entry, Kind},
+    context::{Entry, Kind, content::Part as ContentPart},
     error::{Error, Result, Tried as _},
     layer::Layer,
     plan::CopyAction,
+    registry::PART_UNKNOWN,
     worker::{CHUNKS, Snapshot, Standing, StandingFolder},
 };
 
@@ -131,53 +132,76 @@ impl Solver {
         else {
             return Ok(None);
         };
+        let tree = Arc::new(tree);
+        let import = below.filter(|_| more);
+        match self.store(&tree, import, true).await {
+            // Its layers were removed since. What the worker got of it is gone, and it will fetch the layer.
+            Err(Error::Remote { reason, .. }) if reason == PART_UNKNOWN => {
+                self.store(&tree, None, false).await.map(Some)
+            }
+            made => made.map(Some),
+        }
+    }
+
+    /// Stores a layer, and gives it to a worker while it is made. `name_parts`: what registry-svc should have of
+    /// it is not sent.
+    async fn store(
+        &self,
+        tree: &Arc<Tree>,
+        worker: Option<&Snapshot>,
+        name_parts: bool,
+    ) -> Result<Made> {
         let (send, receive) = mpsc::channel(CHUNKS);
         let store = self.context.store.clone();
         let (ended, diff_id) = oneshot::channel();
         let mut copied = None;
-        let import = below.filter(|_| more).map(|snapshot| {
+        let import = worker.map(|snapshot| {
             let (send, receive) = mpsc::channel(CHUNKS);
             copied = Some(ChunkWriter::new(send));
             snapshot.import(receive, diff_id)
         });
         let whole = Whole::default();
-        let sent = whole.clone();
+        let packing = Packing {
+            store: store.clone(),
+            tree: tree.clone(),
+            whole: whole.clone(),
+            name_parts,
+        };
         let packing = tokio::task::spawn_blocking(move || {
-            // The chunks end when it is said that they are whole, not before.
-            let _open = send.clone();
-            let packed = pack(&store, &tree, ChunkWriter::new(send), copied, &sent)?;
-            sent.tell();
+            let packed = packing.pack(PieceWriter::new(send), copied)?;
             // The worker may not want it.
-            let _ = ended.send(packed.diff_id.clone());
+            let _ = ended.send(packed.archive.diff_id.clone());
             Ok(packed)
         });
-        let storing = self.registry.write_blob(REPOSITORY, receive, whole);
+        let storing = self.registry.write_parts(REPOSITORY, receive, whole);
         let (stored, imported) = tokio::join!(storing, OptionFuture::from(import));
         if let Some(Err(error)) = &imported {
             tracing::info!(%error, "the worker did not take a layer: it will fetch it");
         }
         let packed = packing.await.map_err(io::Error::other).and_then(|r| r);
-        let (packed, (digest, size)) = match (packed, stored) {
+        let (packed, stored) = match (packed, stored) {
             (Err(packed), Err(stored)) if packed.kind() == io::ErrorKind::BrokenPipe => {
                 return Err(stored);
             }
             (packed, stored) => (packed.tried(|| "cannot make a layer".to_owned())?, stored?),
         };
-        if digest != packed.digest || size != packed.compressed_size {
-            return Err(Error::Invalid(format!(
-                "registry-svc stored {digest} where {} was sent",
-                packed.digest
-            )));
+        for ((content, checksum), (digest, size)) in packed.new.into_iter().zip(stored.new) {
+            let part = ContentPart {
+                digest,
+                size,
+                checksum,
+            };
+            store.note_part(&content, part);
         }
         let layer = Layer {
-            descriptor: Descriptor::new(OCI_LAYER_GZIP.to_owned(), digest, size),
-            diff_id: packed.diff_id,
+            descriptor: Descriptor::new(OCI_LAYER_GZIP.to_owned(), stored.digest, stored.size),
+            diff_id: packed.archive.diff_id,
             repository: REPOSITORY.to_owned(),
         };
-        Ok(Some(Made {
+        Ok(Made {
             layer: Some(layer),
             at_worker: matches!(imported, Some(Ok(()))),
-        }))
+        })
     }
 }
 

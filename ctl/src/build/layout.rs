@@ -158,6 +158,7 @@ async fn send(site: &Site, path: &Path, repository: &str, digest: &str, size: u6
         repository: repository.to_owned(),
         digest: digest.to_owned(),
         size,
+        ..write_blob_request::Header::default()
     };
     let part = |part| WriteBlobRequest { part: Some(part) };
     let reading = tokio::task::spawn_blocking(move || {

@@ -41,8 +41,8 @@ impl Whole {
         CutOff(self.clone())
     }
 
-    /// The body whose chunks come over a channel.
-    pub const fn body(self, data: mpsc::Receiver<bytes::Bytes>) -> Body {
+    /// The body whose pieces come over a channel.
+    pub const fn body<T>(self, data: mpsc::Receiver<T>) -> Body<T> {
         Body {
             data,
             whole: self,
@@ -74,28 +74,28 @@ impl Drop for CutOff {
 
 /// A piece of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
+pub enum Piece<T> {
     /// Content.
-    Data(bytes::Bytes),
+    Data(T),
     /// The body ends here, and it is not whole: to be said in a way that the other side refuses.
     CutOff,
 }
 
 /// See [`Whole::body`].
 #[derive(Debug)]
-pub struct Body {
-    data: mpsc::Receiver<bytes::Bytes>,
+pub struct Body<T> {
+    data: mpsc::Receiver<T>,
     whole: Whole,
     ended: bool,
 }
 
-impl Stream for Body {
-    type Item = Piece;
+impl<T> Stream for Body<T> {
+    type Item = Piece<T>;
 
     fn poll_next(
         mut self: Pin<&mut Self>,
         context: &mut task::Context<'_>,
-    ) -> task::Poll<Option<Piece>> {
+    ) -> task::Poll<Option<Piece<T>>> {
         if self.ended {
             return task::Poll::Ready(None);
         }
@@ -117,10 +117,10 @@ mod tests {
 
     use super::*;
 
-    async fn body(whole: &Whole, before_the_end: impl FnOnce()) -> Vec<Piece> {
+    async fn body(whole: &Whole, before_the_end: impl FnOnce()) -> Vec<Piece<bytes::Bytes>> {
         let (send, receive) = mpsc::channel(1);
         let mut body = whole.clone().body(receive);
-        send.send("x".into()).await.unwrap();
+        send.send(bytes::Bytes::from("x")).await.unwrap();
         let mut pieces = vec![body.next().await.unwrap()];
         before_the_end();
         drop(send);

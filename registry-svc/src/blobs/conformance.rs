@@ -1,22 +1,26 @@
 //! What every blob store must do.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use slipway_image::Algorithm;
 
-use super::{BlobStore, READ_SIZE, Range, Staged, staging::digest_of};
+use super::{BlobStore, READ_SIZE, Range, Staged, assembly::Assembly, staging::digest_of};
 use crate::error::Error;
 
 /// Runs all checks against an empty store; `staging` is a folder on its filesystem.
-pub async fn run(store: &dyn BlobStore, staging: &Path) {
+pub async fn run(shared: Arc<dyn BlobStore>, staging: &Path) {
+    let store = &*shared;
     nothing_is_there_at_first(store).await;
     adopted_content_is_read_back(store, staging).await;
     wrong_content_never_becomes_visible(store, staging).await;
     ranges_are_cut_to_what_there_is(store, staging).await;
     readers_outlive_a_delete(store, staging).await;
     sha512_is_checked_even_when_it_is_told_last(store, staging).await;
+    blobs_of_parts_are_blobs(&shared, staging).await;
+    parts_stay_as_long_as_somebody_has_them(&shared, staging).await;
+    wrong_parts_leave_nothing(&shared, staging).await;
 }
 
 async fn put(store: &dyn BlobStore, staging: &Path, content: &[u8]) -> slipway_image::Digest {
@@ -140,4 +144,152 @@ async fn sha512_is_checked_even_when_it_is_told_last(store: &dyn BlobStore, stag
         .unwrap();
     assert_eq!(store.stat(&digest).await.unwrap(), Some(7));
     store.delete(&digest).await.unwrap();
+}
+
+/// What a blob is made of.
+enum Of<'a> {
+    Rest(&'a [u8]),
+    New(&'a [u8]),
+    Known(&'a [u8]),
+}
+
+async fn assemble(store: &Arc<dyn BlobStore>, staging: &Path, pieces: &[Of<'_>]) -> Assembly {
+    let mut blob = Assembly::begin(Arc::clone(store), staging).await.unwrap();
+    for piece in pieces {
+        match piece {
+            Of::Rest(content) => {
+                for chunk in content.chunks(100_000) {
+                    let chunk = vec![Bytes::copy_from_slice(chunk)];
+                    blob.write(chunk).await.unwrap();
+                }
+            }
+            Of::New(content) => {
+                blob.begin_part().await.unwrap();
+                blob.write(vec![Bytes::copy_from_slice(content)])
+                    .await
+                    .unwrap();
+                let part = blob.end_part().await.unwrap();
+                assert_eq!(part, (digest_of(content, None), content.len() as u64));
+            }
+            Of::Known(content) => {
+                let part = digest_of(content, None);
+                assert!(blob.known(&part, content.len() as u64).await.unwrap());
+            }
+        }
+    }
+    blob
+}
+
+async fn compose(
+    store: &Arc<dyn BlobStore>,
+    staging: &Path,
+    pieces: &[Of<'_>],
+) -> (slipway_image::Digest, Vec<u8>) {
+    let all = pieces.iter().map(|piece| match piece {
+        Of::Rest(content) | Of::New(content) | Of::Known(content) => *content,
+    });
+    let content = all.collect::<Vec<_>>().concat();
+    let digest = digest_of(&content, None);
+    let blob = assemble(store, staging, pieces).await;
+    let size = Some(content.len() as u64);
+    let assembled = blob.finish(Some(&digest), size).await.unwrap();
+    store.compose(assembled).await.unwrap();
+    (digest, content)
+}
+
+async fn blobs_of_parts_are_blobs(store: &Arc<dyn BlobStore>, staging: &Path) {
+    let (one, two) = (some_content(READ_SIZE + 3), some_content(1000));
+    let pieces = [
+        Of::Rest(b"begin"),
+        Of::New(&one),
+        Of::New(&two),
+        Of::Rest(b"middle"),
+        Of::New(&one),
+        Of::Rest(b"end"),
+    ];
+    let (digest, content) = compose(store, staging, &pieces).await;
+    let end = content.len() as u64;
+    assert_eq!(store.stat(&digest).await.unwrap(), Some(end));
+    for (offset, length) in [
+        (0, None),
+        (0, Some(7)),
+        (3, Some(READ_SIZE as u64)),
+        (READ_SIZE as u64 + 1, Some(1100)),
+        (end - 4, None),
+        (end, None),
+    ] {
+        let got = get(&**store, &digest, Range { offset, length }).await;
+        let to = length.map_or(end, |length| (offset + length).min(end));
+        let expected = &content[offset as usize..to as usize];
+        assert_eq!(got, expected, "{offset} {length:?}");
+    }
+    let all = store.read_small(&digest, end).await.unwrap();
+    assert_eq!(all, content);
+    assert!(matches!(
+        store.read_small(&digest, end - 1).await,
+        Err(Error::TooLarge { .. })
+    ));
+    // The same in one piece changes nothing.
+    assert_eq!(put(&**store, staging, &content).await, digest);
+    let listed = store.list().await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!((&listed[0].digest, listed[0].size), (&digest, end));
+    // Everything that it takes goes.
+    assert_eq!(store.delete(&digest).await.unwrap(), listed[0].disk);
+    compose(store, staging, &pieces).await;
+    // A reader reads on: what he has not opened yet goes when he is done.
+    let reader = store.read(&digest, Range::default()).await.unwrap();
+    store.delete(&digest).await.unwrap();
+    assert_eq!(store.stat(&digest).await.unwrap(), None);
+    let pieces: Vec<Bytes> = reader.stream.try_collect().await.unwrap();
+    assert_eq!(pieces.concat(), content);
+    let part = digest_of(&one, None);
+    assert!(store.pin_part(&part).await.unwrap().is_none());
+}
+
+async fn parts_stay_as_long_as_somebody_has_them(store: &Arc<dyn BlobStore>, staging: &Path) {
+    let part = some_content(50_000);
+    let name = digest_of(&part, None);
+    let first = [Of::Rest(b"first"), Of::New(&part)];
+    let (first, _) = compose(store, staging, &first).await;
+    let second = [Of::Known(&part), Of::Rest(b"second"), Of::Known(&part)];
+    let (second, content) = compose(store, staging, &second).await;
+    let disk = |listed: Vec<super::BlobInfo>| listed.iter().map(|blob| blob.disk).sum::<u64>();
+    let both = disk(store.list().await.unwrap());
+    let freed = store.delete(&first).await.unwrap();
+    assert!(freed < part.len() as u64);
+    assert_eq!(disk(store.list().await.unwrap()), both - freed);
+    let got = get(&**store, &second, Range::default()).await;
+    assert_eq!(got, content);
+    let held = store.pin_part(&name).await.unwrap();
+    assert!(store.delete(&second).await.unwrap() < part.len() as u64);
+    assert!(held.unwrap().path().exists());
+    assert!(store.pin_part(&name).await.unwrap().is_none());
+    assert!(store.list().await.unwrap().is_empty());
+}
+
+async fn wrong_parts_leave_nothing(store: &Arc<dyn BlobStore>, staging: &Path) {
+    let files = || std::fs::read_dir(staging).unwrap().count();
+    let (before, part) = (files(), some_content(50_000));
+    let name = digest_of(&part, None);
+    let blob = assemble(store, staging, &[Of::Rest(b"x"), Of::New(&part)]).await;
+    let promised = digest_of(b"promised", None);
+    assert!(matches!(
+        blob.finish(Some(&promised), None).await,
+        Err(Error::DigestMismatch { .. })
+    ));
+    let mut blob = assemble(store, staging, &[Of::New(&part)]).await;
+    let gone = digest_of(b"gone", None);
+    assert!(!blob.known(&gone, 4).await.unwrap());
+    // Of another size, or not on the disk yet.
+    assert!(!matches!(blob.known(&name, 4).await, Ok(true)));
+    blob.begin_part().await.unwrap();
+    assert!(blob.begin_part().await.is_err());
+    assert!(blob.finish(None, None).await.is_err());
+    // What was on its way to the disk goes when it is there.
+    while store.pin_part(&name).await.unwrap().is_some() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(files(), before, "nothing is left behind");
+    assert_eq!(store.stat(&promised).await.unwrap(), None);
 }

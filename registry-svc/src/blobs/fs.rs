@@ -1,21 +1,27 @@
-//! Blobs as files: `blobs/<algorithm>/<first two digits>/<hex>`.
+//! Blobs as files: `blobs/<algorithm>/<first two digits>/<hex>`, or as parts ([`super::parts`]).
 
 use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use futures_util::{
-    FutureExt as _, StreamExt as _,
+    FutureExt as _, StreamExt as _, TryStreamExt as _,
     future::BoxFuture,
     stream::{self},
 };
 use slipway_image::{Algorithm, Digest};
 
-use super::{BlobInfo, BlobReader, BlobStore, READ_SIZE, Range, Verified, staging::blocking};
+use super::{
+    BlobInfo, BlobReader, BlobStore, READ_SIZE, Range, Verified,
+    assembly::Assembled,
+    parts::{Parts, Piece, Pin},
+    staging::blocking,
+};
 use crate::{
     error::{Error, Result},
     files,
@@ -24,13 +30,15 @@ use crate::{
 /// See the module's page.
 pub struct FsStore {
     root: PathBuf,
+    parts: Arc<Parts>,
 }
 
 impl FsStore {
     /// Opens the store below `root`; staged files must be on the same filesystem.
     pub fn open(root: PathBuf) -> Result<Self> {
         files::create_folders(&root).map_err(Error::io("cannot make", &root))?;
-        Ok(Self { root })
+        let parts = Parts::new(root.clone());
+        Ok(Self { root, parts })
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -48,7 +56,9 @@ impl BlobStore for FsStore {
         // Metadata of one file: faster done than handed to another thread.
         let result = match fs::metadata(&path) {
             Ok(metadata) => Ok(Some(metadata.len())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.parts.recipe(digest).map(|r| r.map(|r| r.size))
+            }
             Err(e) => Err(Error::io("cannot stat", path)(e)),
         };
         std::future::ready(result).boxed()
@@ -57,8 +67,12 @@ impl BlobStore for FsStore {
     fn read<'a>(&'a self, digest: &'a Digest, range: Range) -> BoxFuture<'a, Result<BlobReader>> {
         let path = self.path(digest);
         let digest = digest.clone();
+        let parts = Arc::clone(&self.parts);
         blocking(move || {
-            let mut file = open(&path, &digest)?;
+            let mut file = match open(&path, &digest) {
+                Err(Error::BlobNotFound(digest)) => return read_parts(&parts, &digest, range),
+                file => file?,
+            };
             let total = file
                 .metadata()
                 .map_err(Error::io("cannot stat", &path))?
@@ -81,12 +95,24 @@ impl BlobStore for FsStore {
     fn read_small<'a>(&'a self, digest: &'a Digest, limit: u64) -> BoxFuture<'a, Result<Bytes>> {
         let path = self.path(digest);
         let digest = digest.clone();
+        let parts = Arc::clone(&self.parts);
         blocking(move || {
-            let file = open(&path, &digest)?;
             let mut content = Vec::new();
-            file.take(limit + 1)
-                .read_to_end(&mut content)
-                .map_err(Error::io("cannot read", &path))?;
+            match open(&path, &digest) {
+                Ok(file) => file.take(limit + 1).read_to_end(&mut content),
+                Err(Error::BlobNotFound(digest)) => {
+                    let (_, pieces) = pieces(&parts, &digest, Range::default())?;
+                    let mut all = pieces.into_iter().map(|(piece, pin)| {
+                        let mut file = File::open(pin.path())?;
+                        file.seek(SeekFrom::Start(piece.offset))?;
+                        let left = (limit + 1).saturating_sub(content.len() as u64);
+                        file.take(piece.size.min(left)).read_to_end(&mut content)
+                    });
+                    all.try_fold(0, |sum, read| read.map(|n| sum + n))
+                }
+                Err(e) => return Err(e),
+            }
+            .map_err(Error::io("cannot read", &path))?;
             if content.len() as u64 > limit {
                 return Err(Error::TooLarge {
                     what: "a blob that is read as a whole",
@@ -98,12 +124,41 @@ impl BlobStore for FsStore {
         .boxed()
     }
 
+    fn add_part(&self, verified: Verified) -> BoxFuture<'_, Result<Pin>> {
+        let parts = Arc::clone(&self.parts);
+        blocking(move || parts.add(&verified)).boxed()
+    }
+
+    fn pin_part<'a>(&'a self, part: &'a Digest) -> BoxFuture<'a, Result<Option<Pin>>> {
+        let parts = Arc::clone(&self.parts);
+        let part = part.clone();
+        blocking(move || parts.pin(&part)).boxed()
+    }
+
+    fn compose(&self, assembled: Assembled) -> BoxFuture<'_, Result<bool>> {
+        let (path, parts) = (self.path(&assembled.digest), Arc::clone(&self.parts));
+        blocking(move || {
+            let Assembled {
+                digest,
+                recipe,
+                pins,
+            } = assembled;
+            if fs::metadata(&path).is_ok_and(|m| m.len() == recipe.size) {
+                return Ok(false);
+            }
+            parts.put(&digest, &recipe, pins)
+        })
+        .boxed()
+    }
+
     fn adopt(&self, verified: Verified) -> BoxFuture<'_, Result<bool>> {
-        let path = self.path(verified.digest());
+        let (path, parts) = (self.path(verified.digest()), Arc::clone(&self.parts));
         blocking(move || {
             // A blob of the wrong size is the remains of a power cut on a filesystem that renames
             // before it writes: replaced.
-            if fs::metadata(&path).is_ok_and(|m| m.len() == verified.size()) {
+            if fs::metadata(&path).is_ok_and(|m| m.len() == verified.size())
+                || parts.recipe(verified.digest())?.is_some()
+            {
                 return Ok(false);
             }
             let folder = path.parent().expect("blobs have a folder");
@@ -120,22 +175,23 @@ impl BlobStore for FsStore {
     }
 
     fn delete<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<u64>> {
-        let path = self.path(digest);
+        let (path, digest) = (self.path(digest), digest.clone());
+        let parts = Arc::clone(&self.parts);
         blocking(move || match fs::metadata(&path) {
             Ok(metadata) => {
                 fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;
                 Ok(metadata.blocks() * 512)
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => parts.delete(&digest),
             Err(e) => Err(Error::io("cannot remove", &path)(e)),
         })
         .boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<BlobInfo>>> {
-        let root = self.root.clone();
+        let (root, parts) = (self.root.clone(), Arc::clone(&self.parts));
         blocking(move || {
-            let mut found = Vec::new();
+            let mut found = parts.list()?;
             for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
                 for folder in entries(&root.join(algorithm.as_str()))? {
                     for file in entries(&folder)? {
@@ -168,7 +224,7 @@ fn open(path: &Path, digest: &Digest) -> Result<File> {
     })
 }
 
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     match fs::read_dir(folder) {
         Ok(entries) => entries
             .map(|entry| entry.map(|e| e.path()))
@@ -177,6 +233,42 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(Error::io("cannot list", folder)(e)),
     }
+}
+
+/// The pieces of a range of a blob that is made of parts, each held, and the blob's size.
+fn pieces(parts: &Arc<Parts>, digest: &Digest, range: Range) -> Result<(u64, Vec<(Piece, Pin)>)> {
+    let gone = || Error::BlobNotFound(digest.clone());
+    let recipe = parts.recipe(digest)?.ok_or_else(gone)?;
+    let length = range.length.unwrap_or(u64::MAX);
+    let offset = range.offset.min(recipe.size);
+    let pieces = recipe.range(offset, length.min(recipe.size - offset));
+    let held = pieces.into_iter().map(|piece| {
+        // Deleted meanwhile.
+        let pin = parts.pin(&piece.part)?.ok_or_else(gone)?;
+        Ok((piece, pin))
+    });
+    Ok((recipe.size, held.collect::<Result<_>>()?))
+}
+
+fn read_parts(parts: &Arc<Parts>, digest: &Digest, range: Range) -> Result<BlobReader> {
+    let (total, pieces) = pieces(parts, digest, range)?;
+    let length = pieces.iter().map(|(piece, _)| piece.size).sum();
+    let stream = stream::iter(pieces).then(|(piece, pin)| {
+        blocking(move || {
+            let path = pin.path();
+            let mut file = File::open(&path).map_err(Error::io("cannot open", &path))?;
+            file.seek(SeekFrom::Start(piece.offset))
+                .map_err(Error::io("cannot read", &path))?;
+            let first = read_piece(&mut file, &path, piece.size)?;
+            // An open file needs no pin.
+            Ok(stream_file(file, path, first, piece.size))
+        })
+    });
+    Ok(BlobReader {
+        total,
+        length,
+        stream: stream.try_flatten().boxed(),
+    })
 }
 
 fn read_piece(file: &mut File, path: &Path, left: u64) -> Result<Bytes> {
@@ -225,12 +317,48 @@ fn stream_file(file: File, path: PathBuf, first: Bytes, length: u64) -> super::B
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{Staged, assembly::Assembly},
+        *,
+    };
 
     #[tokio::test]
     async fn the_filesystem_store_is_a_blob_store() {
         let dir = tempfile::tempdir().unwrap();
         let store = FsStore::open(dir.path().join("blobs")).unwrap();
-        super::super::conformance::run(&store, dir.path()).await;
+        super::super::conformance::run(Arc::new(store), dir.path()).await;
+    }
+
+    #[tokio::test]
+    async fn parts_that_a_crash_left_go_and_the_others_are_counted_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("blobs");
+        let open = || -> Arc<dyn BlobStore> { Arc::new(FsStore::open(root.clone()).unwrap()) };
+        let store = open();
+        let staged = |content: &'static str| async {
+            let staged = Staged::create(dir.path(), Algorithm::Sha256).await.unwrap();
+            staged.write(vec![content.into()]).await.unwrap();
+            staged.finish(None, None).await.unwrap()
+        };
+        let mut blob = Assembly::begin(Arc::clone(&store), dir.path())
+            .await
+            .unwrap();
+        blob.begin_part().await.unwrap();
+        blob.write(vec!["kept".into()]).await.unwrap();
+        let (kept, _) = blob.end_part().await.unwrap();
+        let assembled = blob.finish(None, None).await.unwrap();
+        let digest = assembled.digest.clone();
+        store.compose(assembled).await.unwrap();
+        let left = store.add_part(staged("left").await).await.unwrap();
+        let path = left.path();
+        // As kill -9 leaves it.
+        std::mem::forget(left);
+        let store = open();
+        let pin = store.pin_part(&kept).await.unwrap().unwrap();
+        assert!(pin.path().exists() && !path.exists());
+        drop(pin);
+        assert_eq!(store.read_small(&digest, 10).await.unwrap(), "kept");
+        assert!(store.delete(&digest).await.unwrap() > 0);
+        assert!(store.pin_part(&kept).await.unwrap().is_none());
     }
 }

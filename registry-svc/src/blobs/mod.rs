@@ -9,6 +9,9 @@
 //! 3. [`BlobStore::adopt`]: takes a [`staging::Verified`] and makes the blob visible, durably and whole
 //!    (for files: sync, rename, sync of the folder; for an object store: an upload).
 //!
+//! A blob of which the store has parts already comes as an [`assembly::Assembly`], with the same stations, and
+//! becomes visible by [`BlobStore::compose`].
+//!
 //! So nothing is ever visible that was not verified. A blob never changes; [`BlobStore::delete`] takes
 //! it away, and readers that have it open read on to its end. Who may delete is decided elsewhere
 //! ([`crate::gc`]); a store knows nothing of manifests.
@@ -21,12 +24,16 @@ use slipway_image::Digest;
 
 use crate::error::Result;
 
+pub mod assembly;
 #[cfg(test)]
 mod conformance;
 pub mod fs;
+pub mod parts;
 pub mod staging;
 
+use assembly::Assembled;
 pub use fs::FsStore;
+use parts::Pin;
 pub use staging::{Staged, Verified};
 
 /// Bytes that a read delivers at once.
@@ -80,6 +87,15 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Makes verified content visible. Returns false when the blob was here already: then the staged
     /// file is simply dropped.
     fn adopt(&self, verified: Verified) -> BoxFuture<'_, Result<bool>>;
+
+    /// Makes a part of verified content, and takes it in hand.
+    fn add_part(&self, verified: Verified) -> BoxFuture<'_, Result<Pin>>;
+
+    /// Takes a part in hand, if it is here.
+    fn pin_part<'a>(&'a self, part: &'a Digest) -> BoxFuture<'a, Result<Option<Pin>>>;
+
+    /// Makes a blob of parts visible, as `adopt` does.
+    fn compose(&self, assembled: Assembled) -> BoxFuture<'_, Result<bool>>;
 
     /// Takes a blob away; returns the bytes that became free (0 when it was not here).
     fn delete<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<u64>>;

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use slipway_image::{Algorithm, Descriptor};
+use slipway_image::{Algorithm, Descriptor, Digest};
 use slipway_proto::registry::v1::{stat_blobs_response::Present, write_blob_request::Part, *};
 use tonic::{Response, Status, Streaming};
 
 use super::{Answer, Boxed, convert};
 use crate::{
-    blobs::{Range, Staged},
+    blobs::{Range, Staged, assembly::Assembly},
     error::Error,
     manifests::{Put, Require},
     mirror::Freshness,
-    names::{ImageName, Pointer, Tag, parse_digest},
+    names::{ImageName, Pointer, Repository, Tag, parse_digest},
     registry::Registry,
     store::Origin,
 };
@@ -81,11 +81,15 @@ pub async fn write_blob(
             digest: digest.to_string(),
             size: here,
             existed: true,
+            parts: Vec::new(),
         }));
+    }
+    if header.in_parts {
+        return write_parts(registry, parts, &repository, expected.as_ref(), size).await;
     }
     let algorithm = expected
         .as_ref()
-        .map_or(Algorithm::Sha256, slipway_image::Digest::algorithm);
+        .map_or(Algorithm::Sha256, Digest::algorithm);
     let staged = Staged::create(&registry.staging, algorithm).await?;
     let (mut batch, mut pending) = (Vec::new(), 0);
     while let Some(message) = parts.message().await? {
@@ -116,6 +120,62 @@ pub async fn write_blob(
         digest: digest.to_string(),
         size,
         existed: !stored,
+        parts: Vec::new(),
+    }))
+}
+
+/// The same for a blob that comes with parts.
+async fn write_parts(
+    registry: &Arc<Registry>,
+    mut parts: Streaming<WriteBlobRequest>,
+    repository: &Repository,
+    expected: Option<&Digest>,
+    size: Option<u64>,
+) -> Answer<WriteBlobResponse> {
+    let mut blob = Assembly::begin(Arc::clone(&registry.blobs), &registry.staging).await?;
+    let mut new = Vec::new();
+    let (mut batch, mut pending) = (Vec::new(), 0);
+    while let Some(message) = parts.message().await? {
+        if let Some(Part::Data(data)) = message.part {
+            pending += data.len();
+            batch.push(data);
+            if pending >= BATCH {
+                blob.write(std::mem::take(&mut batch)).await?;
+                pending = 0;
+            }
+            continue;
+        }
+        blob.write(std::mem::take(&mut batch)).await?;
+        pending = 0;
+        match message.part {
+            Some(Part::BeginPart(_)) => blob.begin_part().await?,
+            Some(Part::EndPart(_)) => {
+                let (digest, size) = blob.end_part().await?;
+                new.push(write_blob_request::PartName {
+                    digest: digest.to_string(),
+                    size,
+                });
+            }
+            Some(Part::KnownPart(part)) => {
+                let digest = parse_digest(&part.digest)?;
+                if !blob.known(&digest, part.size).await? {
+                    return Err(Error::PartUnknown(digest).into());
+                }
+            }
+            _ => return Err(Error::InvalidArgument("there is one header only".into()).into()),
+        }
+    }
+    blob.write(batch).await?;
+    let assembled = blob.finish(expected, size).await?;
+    let (digest, size) = (assembled.digest.clone(), assembled.recipe.size);
+    let _lease = registry.leases.hold(&digest);
+    let stored = registry.blobs.compose(assembled).await?;
+    registry.received(repository, &digest)?;
+    Ok(Response::new(WriteBlobResponse {
+        digest: digest.to_string(),
+        size,
+        existed: !stored,
+        parts: new,
     }))
 }
 

@@ -21,7 +21,7 @@ fn code_of(error: &Error) -> (StatusCode, &'static str) {
             (S::NOT_FOUND, "MANIFEST_UNKNOWN")
         }
         Error::AmbiguousId { .. } => (S::BAD_REQUEST, "NAME_INVALID"),
-        Error::BlobNotFound(_) => (S::NOT_FOUND, "BLOB_UNKNOWN"),
+        Error::BlobNotFound(_) | Error::PartUnknown(_) => (S::NOT_FOUND, "BLOB_UNKNOWN"),
         Error::RepositoryNotFound(_) | Error::PullDenied(_) => (S::NOT_FOUND, "NAME_UNKNOWN"),
         Error::ManifestBlobUnknown { .. } => (S::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN"),
         Error::ManifestInvalid(_) => (S::BAD_REQUEST, "MANIFEST_INVALID"),

@@ -6,7 +6,10 @@ use std::{
     path::PathBuf,
 };
 
-use slipway_image::layer::pack::{self, LayerWriter, Options, Packed};
+use slipway_image::{
+    digest::DigestWriter,
+    layer::pack::{self, LayerWriter, Options, Packed},
+};
 use slipway_service::{chunks::ChunkWriter, whole::Whole};
 use tokio::sync::mpsc;
 
@@ -67,7 +70,7 @@ impl Worker {
         level: u32,
         latest: Option<i64>,
     ) -> Result<Packed, Error> {
-        let pack = move |layer: &mut LayerWriter<ChunkWriter>| {
+        let pack = move |layer: &mut LayerWriter<DigestWriter<ChunkWriter>>| {
             let folder = fs::File::open(&folder)?;
             pack::pack_folder(layer, &folder, Options { latest })
         };
@@ -82,7 +85,7 @@ impl Worker {
         pack: F,
     ) -> Result<Packed, Error>
     where
-        F: FnOnce(&mut LayerWriter<ChunkWriter>) -> io::Result<()> + Send + 'static,
+        F: FnOnce(&mut LayerWriter<DigestWriter<ChunkWriter>>) -> io::Result<()> + Send + 'static,
     {
         let (send, receive) = mpsc::channel(CHUNKS);
         let whole = Whole::default();

@@ -19,6 +19,7 @@ mod image_of;
 mod language;
 mod mounts;
 mod outputs;
+mod parts;
 mod platforms;
 mod refused;
 mod reproducible;

@@ -1,88 +1,113 @@
-//! A tree of entries becomes a layer, and its large files gzip members that are kept for the next one.
+//! A tree of entries becomes a layer, and its large files parts that the next one only names.
 
 use std::{
-    fs::File,
-    io::{self, Read, Write},
-    sync::{Arc, Mutex, PoisonError},
+    io::{self, Read, Write as _},
+    sync::Arc,
 };
 
 use flate2::CrcReader;
 use slipway_image::{
     Digest,
     layer::{
-        gzip::{GzipWriter, LEVEL},
-        pack::{LayerWriter, Packed},
+        gzip::LEVEL,
+        pack::{Archive, LayerWriter},
     },
 };
-use slipway_service::whole::Whole;
+use slipway_service::{CHUNK_SIZE, chunks::ChunkWriter, whole::Whole};
+use tokio::sync::mpsc;
 
 use super::Tree;
-use crate::context::{
-    ContentStore,
-    content::{Checked, LARGE, NewMembers},
+use crate::{
+    context::{
+        ContentStore,
+        content::{Checked, LARGE},
+    },
+    registry::BlobPiece,
 };
 
-/// How much is compressed at once where nothing can be kept, bytes.
-const BLOCK: u64 = 4 << 20;
+/// Most parts of a layer: so many registry-svc takes.
+const PARTS: usize = 4000;
 
-/// Writes a layer to `out`, and its plain archive to `copy`. It ends early when nobody takes it any more.
-pub(super) fn pack<W: Write>(
-    store: &ContentStore,
-    tree: &Tree,
-    out: W,
-    copy: Option<slipway_service::chunks::ChunkWriter>,
-    whole: &Whole,
-) -> io::Result<Packed> {
-    let mut layer = LayerWriter::new(out, LEVEL);
-    if let Some(copy) = copy {
-        layer = layer.with_copy(Box::new(copy));
-    }
-    for (path, item) in tree {
-        let mut header = item.header.clone();
-        header.path = path.join("/").into_bytes();
-        match &item.content {
-            None => layer.append(&header, &mut io::empty())?,
-            Some(digest) if header.size >= LARGE => {
-                let content = Checked::open(store, digest, header.size)?;
-                let content = Wanted {
-                    content: CrcReader::new(content),
-                    whole,
-                };
-                match store.members(digest) {
-                    Some((members, checksum)) => {
-                        let same = |content: Wanted<'_>| {
-                            if content.content.crc().sum() != checksum {
-                                store.forget(digest);
-                                return Err(io::Error::other(
-                                    "the builder's copy of a context file is broken: build again",
-                                ));
-                            }
-                            content.finish().map(|()| members)
-                        };
-                        layer.append_members(&header, content, same)?;
-                    }
-                    None => {
-                        let making = Making::begin(content, store);
-                        layer.append_members(&header, making, |making| {
-                            making.finish(store, digest, header.size)
-                        })?;
-                    }
-                }
-            }
-            Some(digest) => {
-                let mut content = Checked::open(store, digest, header.size)?;
-                layer.append(&header, &mut content)?;
-                content.finish()?;
-            }
-        }
-    }
-    let (mut writer, packed) = layer.finish()?;
-    writer.flush()?;
-    Ok(packed)
+/// All that a layer is made of.
+pub(super) struct Packing {
+    pub store: Arc<ContentStore>,
+    pub tree: Arc<Tree>,
+    /// Nobody takes it any more: it ends early.
+    pub whole: Whole,
+    /// Parts that registry-svc should have are named, not sent.
+    pub name_parts: bool,
 }
 
-/// Content of a large file: nothing of it is sent while it is compressed, so that nobody wants it any more is
-/// asked for.
+/// What was made.
+#[derive(Debug)]
+pub(super) struct Packed {
+    /// The plain archive.
+    pub archive: Archive,
+    /// Content that was sent as a part, in the order of the parts, and its CRC-32.
+    pub new: Vec<(Digest, u32)>,
+}
+
+impl Packing {
+    /// Writes the layer, and its plain archive to `copy`.
+    pub fn pack(&self, out: PieceWriter, copy: Option<ChunkWriter>) -> io::Result<Packed> {
+        let mut layer = LayerWriter::upon(out, LEVEL);
+        if let Some(copy) = copy {
+            layer = layer.with_copy(Box::new(copy));
+        }
+        let (mut new, mut parts) = (Vec::new(), 0);
+        for (path, item) in &*self.tree {
+            let mut header = item.header.clone();
+            header.path = path.join("/").into_bytes();
+            let Some(digest) = &item.content else {
+                layer.append(&header, &mut io::empty())?;
+                continue;
+            };
+            let mut content = Checked::open(&self.store, digest, header.size)?;
+            if header.size < LARGE || parts == PARTS {
+                layer.append(&header, &mut content)?;
+                content.finish()?;
+                continue;
+            }
+            parts += 1;
+            let mut content = Wanted {
+                content: CrcReader::new(content),
+                whole: &self.whole,
+            };
+            let known = self.store.part(digest).filter(|_| self.name_parts);
+            let checksum = known.as_ref().map(|part| part.checksum);
+            match known {
+                Some(part) => {
+                    let put = move |out: &mut PieceWriter| out.known(part.digest, part.size);
+                    layer.append_known(&header, &mut content, Box::new(put))?;
+                }
+                None => layer.append_apart(
+                    &header,
+                    &mut content,
+                    Box::new(PieceWriter::begin),
+                    Box::new(PieceWriter::end),
+                )?,
+            }
+            let actual = content.finish()?;
+            match checksum {
+                None => new.push((digest.clone(), actual)),
+                Some(checksum) if checksum == actual => {}
+                Some(_) => {
+                    self.store.forget(digest);
+                    return Err(io::Error::other(
+                        "the builder's copy of a context file is broken: build again",
+                    ));
+                }
+            }
+        }
+        let (mut out, archive) = layer.end()?;
+        out.flush()?;
+        // Said before the pieces end, which they do with the writer.
+        self.whole.tell();
+        Ok(Packed { archive, new })
+    }
+}
+
+/// Content of a large file: little of it may be sent for a while, so that nobody wants it any more is asked for.
 struct Wanted<'a> {
     content: CrcReader<Checked<'a>>,
     whole: &'a Whole,
@@ -99,160 +124,80 @@ impl Read for Wanted<'_> {
 }
 
 impl Wanted<'_> {
-    /// Fails if the whole is not what it was said to be.
-    fn finish(self) -> io::Result<()> {
-        self.content.into_inner().finish()
+    /// Fails if the whole is not what it was said to be; returns its CRC-32.
+    fn finish(self) -> io::Result<u32> {
+        let checksum = self.content.crc().sum();
+        self.content.into_inner().finish().map(|()| checksum)
     }
 }
 
-/// Content that is compressed while it is read.
-struct Making<'a> {
-    content: Wanted<'a>,
-    /// None = members cannot be kept, the disk is full say. That they are kept only saves time.
-    gzip: Option<GzipWriter<NewMembers>>,
+/// A blocking writer of a blob with parts. What is left goes with `flush`.
+pub(super) struct PieceWriter {
+    send: mpsc::Sender<BlobPiece>,
+    chunk: Vec<u8>,
 }
 
-/// The gzip members of a file.
-enum Members<'a> {
-    Kept(File),
-    Again(Box<Again<'a>>),
-}
-
-impl<'a> Making<'a> {
-    fn begin(content: Wanted<'a>, store: &ContentStore) -> Self {
-        let file = store.begin_members().map_err(not_kept).ok();
+impl PieceWriter {
+    pub const fn new(send: mpsc::Sender<BlobPiece>) -> Self {
         Self {
-            content,
-            gzip: file.map(|file| GzipWriter::new(file, LEVEL)),
+            send,
+            chunk: Vec::new(),
         }
     }
 
-    /// The members, kept under the content's digest, which it is found to have.
-    fn finish(
-        self,
-        store: &'a ContentStore,
-        digest: &'a Digest,
-        size: u64,
-    ) -> io::Result<Members<'a>> {
-        let (checksum, whole) = (self.content.content.crc().sum(), self.content.whole);
-        self.content.finish()?;
-        let kept = self.gzip.map(|gzip| {
-            let members = gzip.finish()?;
-            store.keep_members(digest, members, checksum)
-        });
-        match kept {
-            Some(Ok(file)) => return Ok(Members::Kept(file)),
-            Some(Err(error)) => not_kept(error),
-            None => {}
-        }
-        let content = Wanted {
-            content: CrcReader::new(Checked::open(store, digest, size)?),
-            whole,
-        };
-        Ok(Members::Again(Box::new(Again::new(content))))
+    fn begin(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.send(BlobPiece::Begin)
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.send(BlobPiece::End)
+    }
+
+    fn known(&mut self, digest: Digest, size: u64) -> io::Result<()> {
+        self.flush()?;
+        self.send(BlobPiece::Known(digest, size))
+    }
+
+    fn send(&self, piece: BlobPiece) -> io::Result<()> {
+        self.send
+            .blocking_send(piece)
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads any more"))
     }
 }
 
-fn not_kept(error: io::Error) {
-    tracing::warn!(%error, "what a large file is compressed cannot be kept");
-}
-
-impl Read for Making<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.content.read(buffer)?;
-        if let Some(gzip) = &mut self.gzip
-            && let Err(error) = gzip.write_all(&buffer[..n])
-        {
-            not_kept(error);
-            // What was written makes room.
-            self.gzip = None;
+impl io::Write for PieceWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        if self.chunk.capacity() == 0 {
+            self.chunk.reserve_exact(CHUNK_SIZE);
+        }
+        let n = (CHUNK_SIZE - self.chunk.len()).min(buffer.len());
+        self.chunk.extend_from_slice(&buffer[..n]);
+        if self.chunk.len() == CHUNK_SIZE {
+            self.flush()?;
         }
         Ok(n)
-    }
-}
-
-impl Read for Members<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Kept(file) => file.read(buffer),
-            Self::Again(again) => again.read(buffer),
-        }
-    }
-}
-
-/// The very same members once more, a few at a time, from content that is read a second time.
-struct Again<'a> {
-    content: Wanted<'a>,
-    gzip: Option<GzipWriter<Made>>,
-    made: Made,
-    /// Of what was taken from `made`: the bytes, and how many were read.
-    taken: (Vec<u8>, usize),
-}
-
-/// What was made and not taken yet.
-#[derive(Clone, Default)]
-struct Made(Arc<Mutex<Vec<u8>>>);
-
-impl<'a> Again<'a> {
-    fn new(content: Wanted<'a>) -> Self {
-        let made = Made::default();
-        Self {
-            content,
-            gzip: Some(GzipWriter::new(made.clone(), LEVEL)),
-            made,
-            taken: (Vec::new(), 0),
-        }
-    }
-}
-
-impl Read for Again<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.taken.1 == self.taken.0.len() {
-            let Some(gzip) = &mut self.gzip else {
-                return Ok(0);
-            };
-            if io::copy(&mut self.content.by_ref().take(BLOCK), gzip)? == 0
-                && let Some(gzip) = self.gzip.take()
-            {
-                gzip.finish()?;
-            }
-            self.taken = (std::mem::take(&mut *self.made.lock()), 0);
-        }
-        let rest = &self.taken.0[self.taken.1..];
-        let n = rest.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&rest[..n]);
-        self.taken.1 += n;
-        Ok(n)
-    }
-}
-
-impl Made {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Write for Made {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        let chunk = std::mem::take(&mut self.chunk);
+        self.send(BlobPiece::Data(chunk.into()))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use slipway_image::layer as tar;
 
     use super::{super::Item, *};
+    use crate::context::content::Part;
 
     /// A store with one large file, and the layer that it makes.
-    fn stored(folder: &std::path::Path) -> (ContentStore, Tree) {
+    fn stored(folder: &std::path::Path) -> (Arc<ContentStore>, Arc<Tree>) {
         let store = ContentStore::open(folder.join("content")).unwrap();
         let mut content = Vec::new();
         for number in 0_u32..3_000_000 {
@@ -273,35 +218,69 @@ mod tests {
             header,
             content: Some(digest),
         };
-        (store, Tree::from([(vec!["large".to_owned()], item)]))
+        let tree = Tree::from([(vec!["large".to_owned()], item)]);
+        (Arc::new(store), Arc::new(tree))
+    }
+
+    /// The layer; parts that are only named are taken from `known`.
+    fn packed(packing: Packing, known: &[u8]) -> (Vec<u8>, Vec<u8>, io::Result<Packed>) {
+        let (send, mut receive) = mpsc::channel(4);
+        let packing = std::thread::spawn(move || packing.pack(PieceWriter::new(send), None));
+        let (mut all, mut part, mut in_part) = (Vec::new(), Vec::new(), false);
+        while let Some(piece) = receive.blocking_recv() {
+            match piece {
+                BlobPiece::Data(data) => {
+                    all.extend(&data);
+                    if in_part {
+                        part.extend(&data);
+                    }
+                }
+                BlobPiece::Begin => in_part = true,
+                BlobPiece::End => in_part = false,
+                BlobPiece::Known(_, size) => {
+                    assert_eq!(size, known.len() as u64);
+                    all.extend(known);
+                }
+            }
+        }
+        (all, part, packing.join().unwrap())
     }
 
     #[test]
-    fn a_layer_is_the_same_where_its_members_cannot_be_kept() {
+    fn a_layer_is_the_same_when_its_parts_are_only_named() {
         let folder = tempfile::tempdir().unwrap();
         let (store, tree) = stored(folder.path());
-        let packed = |store: &ContentStore| {
-            let mut out = Vec::new();
-            let packed = pack(store, &tree, &mut out, None, &Whole::default()).unwrap();
-            assert_eq!(packed.compressed_size, out.len() as u64);
-            packed.digest
+        let packing = |name_parts| Packing {
+            store: store.clone(),
+            tree: tree.clone(),
+            whole: Whole::default(),
+            name_parts,
         };
-        let incoming = folder.path().join("content/incoming");
-        // There is no place for them.
-        fs::remove_dir(&incoming).unwrap();
-        fs::write(&incoming, "").unwrap();
-        let without = packed(&store);
-        // There is no room for them.
-        fs::remove_file(&incoming).unwrap();
-        store.full_for_tests();
-        let full = packed(&store);
-        assert_eq!(fs::read_dir(&incoming).unwrap().count(), 0);
-        let again = ContentStore::open(folder.path().join("content")).unwrap();
-        let kept = packed(&again);
-        let digest = tree.values().next().unwrap().content.as_ref().unwrap();
-        assert!(store.members(digest).is_none() && again.members(digest).is_some());
-        assert_eq!((&without, &full), (&kept, &kept));
-        assert_eq!(packed(&again), kept);
+        let (all, part, made) = packed(packing(true), &[]);
+        let made = made.unwrap();
+        let (content, checksum) = made.new[0].clone();
+        let digest = Digest::of(&part);
+        let size = part.len() as u64;
+        let note = |checksum| {
+            let digest = digest.clone();
+            let noted = Part {
+                digest,
+                size,
+                checksum,
+            };
+            store.note_part(&content, noted);
+        };
+        note(checksum);
+        let (named, nothing, again) = packed(packing(true), &part);
+        let again = again.unwrap();
+        assert_eq!((named, nothing, again.new.len()), (all.clone(), vec![], 0));
+        assert_eq!(again.archive, made.archive);
+        let (sent, _, again) = packed(packing(false), &[]);
+        assert_eq!((sent, again.unwrap().new.len()), (all, 1));
+        // What they were made of is not what is here.
+        note(checksum ^ 1);
+        assert!(packed(packing(true), &part).2.is_err());
+        assert!(store.part(&content).is_none());
     }
 
     #[test]
@@ -310,10 +289,13 @@ mod tests {
         let (store, tree) = stored(folder.path());
         let whole = Whole::default();
         drop(whole.until_dropped());
-        let mut out = Vec::new();
-        let error = pack(&store, &tree, &mut out, None, &whole).unwrap_err();
+        let packing = Packing {
+            store,
+            tree,
+            whole,
+            name_parts: true,
+        };
+        let error = packed(packing, &[]).2.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-        let digest = tree.values().next().unwrap().content.as_ref().unwrap();
-        assert!(store.members(digest).is_none());
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! Every reader takes the members for one stream. Where they begin depends on content alone, so the same
 //! content gives the same bytes on however many processors; and members that were made before can stand
-//! between others as they are ([`GzipWriter::append_members`]).
+//! between others as they are ([`GzipWriter::then`]).
 
 use std::{
     collections::VecDeque,
-    io::{self, Read, Write},
+    io::{self, Write},
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, PoisonError,
@@ -27,13 +27,22 @@ const THREADS: usize = 8;
 /// A plain block, and where it goes as a member.
 type Job = (Vec<u8>, SyncSender<io::Result<Vec<u8>>>);
 
+/// Something done, in its turn, with what the members go to.
+pub type Act<W> = Box<dyn FnOnce(&mut W) -> io::Result<()> + Send>;
+
+/// What is next in the stream.
+enum Coming<W> {
+    /// A member that is being made.
+    Member(Receiver<io::Result<Vec<u8>>>),
+    Act(Act<W>),
+}
+
 /// A gzip stream that is being written.
 pub struct GzipWriter<W: Write> {
     inner: W,
     level: u32,
     block: Vec<u8>,
-    /// Members that are being made, in their order.
-    coming: VecDeque<Receiver<io::Result<Vec<u8>>>>,
+    coming: VecDeque<Coming<W>>,
     pool: Option<SyncSender<Job>>,
     begun: bool,
 }
@@ -51,20 +60,24 @@ impl<W: Write> GzipWriter<W> {
         }
     }
 
-    /// Puts members of another stream here, as they are.
-    pub fn append_members(&mut self, members: &mut dyn Read) -> io::Result<()> {
+    /// Ends the member, and does something when all before it was written: what follows is a member of its
+    /// own. Members that were made before can be written so.
+    pub fn then(&mut self, act: Act<W>) -> io::Result<()> {
         self.cut()?;
-        self.drain(0)?;
-        self.begun |= io::copy(members, &mut self.inner)? > 0;
-        Ok(())
+        self.begun = true;
+        self.coming.push_back(Coming::Act(act));
+        self.drain(2 * threads())
     }
 
     /// Ends the stream.
     pub fn finish(mut self) -> io::Result<W> {
         // The only block needs no thread, and something of no content is a member, too.
-        if self.pool.is_none() && (!self.block.is_empty() || !self.begun) {
-            let member = compress(&mut compressor(self.level)?, &self.block)?;
-            self.inner.write_all(&member)?;
+        if self.pool.is_none() {
+            self.drain(0)?;
+            if !self.block.is_empty() || !self.begun {
+                let member = compress(&mut compressor(self.level)?, &self.block)?;
+                self.inner.write_all(&member)?;
+            }
             return Ok(self.inner);
         }
         self.cut()?;
@@ -86,17 +99,22 @@ impl<W: Write> GzipWriter<W> {
         };
         let (send, member) = mpsc::sync_channel(1);
         pool.send((block, send)).map_err(|_| ended())?;
-        self.coming.push_back(member);
+        self.coming.push_back(Coming::Member(member));
         self.drain(2 * threads)
     }
 
-    /// Writes members until only so many are still to come.
+    /// Writes members until only so many things are still to come.
     fn drain(&mut self, most: usize) -> io::Result<()> {
         while self.coming.len() > most
-            && let Some(member) = self.coming.pop_front()
+            && let Some(next) = self.coming.pop_front()
         {
-            self.inner
-                .write_all(&member.recv().map_err(|_| ended())??)?;
+            match next {
+                Coming::Member(member) => {
+                    let member = member.recv().map_err(|_| ended())??;
+                    self.inner.write_all(&member)?;
+                }
+                Coming::Act(act) => act(&mut self.inner)?,
+            }
         }
         Ok(())
     }
@@ -169,6 +187,8 @@ fn compress(compressor: &mut Compressor, plain: &[u8]) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read as _;
+
     use crate::layer::compression::decompress;
 
     fn gzip(pieces: &[&[u8]], level: u32) -> Vec<u8> {
@@ -204,12 +224,19 @@ mod tests {
     #[test]
     fn what_was_compressed_before_stands_between_the_rest() {
         let before = gzip(&[b"world"], LEVEL);
+        let append = || -> Act<Vec<u8>> {
+            let before = before.clone();
+            Box::new(move |inner| inner.write_all(&before))
+        };
         let mut writer = GzipWriter::new(Vec::new(), LEVEL);
-        writer.append_members(&mut &before[..]).unwrap();
+        writer.then(append()).unwrap();
         writer.write_all(b"hello ").unwrap();
-        writer.append_members(&mut &before[..]).unwrap();
+        writer.then(append()).unwrap();
         let bytes = writer.finish().unwrap();
         assert_eq!(plain(&bytes), b"worldhello world");
+        let mut writer = GzipWriter::new(Vec::new(), LEVEL);
+        writer.then(append()).unwrap();
+        assert_eq!(writer.finish().unwrap(), before);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rustix::{
 
 use super::{
     Entry, Kind, OPAQUE, OPAQUE_XATTR, WHITEOUT,
-    gzip::GzipWriter,
+    gzip::{Act, GzipWriter},
     tar_write::{TarWriter, copy},
 };
 use crate::digest::{Digest, DigestWriter, Digester};
@@ -41,7 +41,18 @@ pub struct Packed {
     pub entries: u64,
 }
 
-/// A gzip layer that is being written: both digests in one pass.
+/// The plain archive of a layer that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archive {
+    /// Its digest.
+    pub diff_id: Digest,
+    /// Its size, bytes.
+    pub size: u64,
+    /// Entries; none means that nothing changed.
+    pub entries: u64,
+}
+
+/// A gzip layer that is being written, and digested in the same pass.
 pub struct LayerWriter<W: Write> {
     tar: TarWriter<Body<W>>,
     entries: u64,
@@ -52,11 +63,11 @@ struct Body<W: Write> {
     plain: Digester,
     /// Somebody else who gets it; nobody any more when that fails.
     copy: Option<Box<dyn Write + Send>>,
-    gzip: GzipWriter<DigestWriter<W>>,
+    gzip: GzipWriter<W>,
 }
 
 impl<W: Write> Body<W> {
-    /// Takes plain bytes that become members elsewhere.
+    /// Takes plain bytes whose members are there already.
     fn take(&mut self, bytes: &[u8]) {
         self.plain.update(bytes);
         if let Some(copy) = &mut self.copy
@@ -93,14 +104,34 @@ impl<W: Write> Write for Body<W> {
     }
 }
 
-impl<W: Write> LayerWriter<W> {
-    /// `level` is gzip's, 0 to 9.
+impl<W: Write> LayerWriter<DigestWriter<W>> {
+    /// Digests what is written, too. `level` is gzip's, 0 to 9.
     pub fn new(inner: W, level: u32) -> Self {
-        let compressed = DigestWriter::new(inner, Digester::default());
+        Self::upon(DigestWriter::new(inner, Digester::default()), level)
+    }
+
+    /// Ends the layer.
+    pub fn finish(self) -> io::Result<(W, Packed)> {
+        let (inner, archive) = self.end()?;
+        let (inner, compressed) = inner.into_parts();
+        let packed = Packed {
+            size: archive.size,
+            diff_id: archive.diff_id,
+            entries: archive.entries,
+            compressed_size: compressed.bytes(),
+            digest: compressed.finish(),
+        };
+        Ok((inner, packed))
+    }
+}
+
+impl<W: Write> LayerWriter<W> {
+    /// Writes as it is. `level` is gzip's, 0 to 9.
+    pub fn upon(inner: W, level: u32) -> Self {
         let body = Body {
             plain: Digester::default(),
             copy: None,
-            gzip: GzipWriter::new(compressed, level),
+            gzip: GzipWriter::new(inner, level),
         };
         Self {
             tar: TarWriter::new(body),
@@ -121,38 +152,52 @@ impl<W: Write> LayerWriter<W> {
         self.tar.append(entry, content)
     }
 
-    /// Writes a file whose content is in gzip members of its own: `content` gives it plain, and `members`
-    /// them, when that was read.
-    pub fn append_members<C: Read, M: Read>(
+    /// Writes a file whose content gets gzip members of its own: what they go to hears where they begin and
+    /// where they end.
+    pub fn append_apart(
         &mut self,
         entry: &Entry,
-        mut content: C,
-        members: impl FnOnce(C) -> io::Result<M>,
+        mut content: impl Read,
+        begin: Act<W>,
+        end: Act<W>,
+    ) -> io::Result<()> {
+        self.entries += 1;
+        self.tar.append_with(entry, |body| {
+            body.gzip.then(begin)?;
+            let written = copy(&mut content, entry.size, body)?;
+            body.gzip.then(end)?;
+            Ok(written)
+        })
+    }
+
+    /// Writes a file whose members are there already: `put` puts them in their place.
+    pub fn append_known(
+        &mut self,
+        entry: &Entry,
+        mut content: impl Read,
+        put: Act<W>,
     ) -> io::Result<()> {
         self.entries += 1;
         self.tar.append_with(entry, |body| {
             let written = copy(&mut content, entry.size, &mut Taken(body))?;
-            body.gzip.append_members(&mut members(content)?)?;
+            body.gzip.then(put)?;
             Ok(written)
         })
     }
 
     /// Ends the layer.
-    pub fn finish(self) -> io::Result<(W, Packed)> {
+    pub fn end(self) -> io::Result<(W, Archive)> {
         let Body { plain, copy, gzip } = self.tar.finish()?;
         if let Some(mut copy) = copy {
             // Who fails with it now has not all of it, and knows.
             let _ = copy.flush();
         }
-        let (inner, compressed) = gzip.finish()?.into_parts();
-        let packed = Packed {
+        let archive = Archive {
             size: plain.bytes(),
             diff_id: plain.finish(),
-            compressed_size: compressed.bytes(),
-            digest: compressed.finish(),
             entries: self.entries,
         };
-        Ok((inner, packed))
+        Ok((gzip.finish()?, archive))
     }
 }
 

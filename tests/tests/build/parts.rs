@@ -1,0 +1,72 @@
+//! What two layers have in common is stored once, and both are whole to everybody.
+
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+
+use super::*;
+
+const LARGE: usize = 3 << 20;
+
+/// Content that cannot be compressed: nothing hides whether it was stored twice.
+fn noise(seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..LARGE / 8).flat_map(|_| next().to_le_bytes()).collect()
+}
+
+/// Bytes on disk below a folder.
+fn on_disk(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries
+        .map(|entry| match entry.metadata().unwrap() {
+            meta if meta.is_dir() => on_disk(&entry.path()),
+            meta => meta.blocks() * 512,
+        })
+        .sum()
+}
+
+#[tokio::test]
+async fn what_did_not_change_is_stored_once_and_stays_as_long_as_a_layer_has_it() {
+    let mut site = site().await;
+    let context = site.path("context");
+    let file = "FROM busybox\nRUN mkdir /app\nCOPY . /app\nRUN true > /last\n";
+    write(&context, &[("Dockerfile", file), ("small", "1")]);
+    for (name, seed) in [("a", 1), ("b", 2), ("c/d", 3)] {
+        fs::create_dir_all(context.join("c")).unwrap();
+        fs::write(context.join(name), noise(seed)).unwrap();
+    }
+    let state = site.path("state/registry");
+    built(&site, "one", &[]);
+    let first = on_disk(&state);
+    fs::write(context.join("small"), "2").unwrap();
+    built(&site, "two", &[]);
+    let grown = on_disk(&state) - first;
+    assert!(grown < 512 << 10, "{grown}");
+    let sums = "cd /app && sha256sum a b c/d && cat small";
+    let (one, two) = (shell(&site, "one", sums), shell(&site, "two", sums));
+    assert_eq!(one.trim_end_matches('1'), two.trim_end_matches('2'));
+    // Whoever asks over HTTP gets a blob like any other: skopeo checks its digest.
+    if slipway_tests::installed(&["skopeo"]) {
+        let from = "docker://127.0.0.1:5000/two";
+        let to = format!("dir:{}", site.path("pulled").display());
+        let words = ["--insecure-policy", "copy", "-q", "--src-tls-verify=false"];
+        let words = [&words[..], &[from, &to]].concat();
+        Said::from(site.output("skopeo", &words)).ok();
+    }
+    // The layer that the parts came with goes; what the other one has of them stays, also through a kill.
+    site.ctl(&["rmi", "one"]).ok();
+    site.ctl(&["builder", "prune", "-af"]).ok();
+    site.kill_and_restart("registry").await;
+    assert_eq!(shell(&site, "two", sums), two);
+    // A builder that counts on parts that are gone sends them again.
+    site.ctl(&["rmi", "-f", "two"]).ok();
+    site.ctl(&["builder", "prune", "-af"]).ok();
+    let left = on_disk(&state);
+    assert!(left < first - 2 * LARGE as u64, "{left} of {first}");
+    built(&site, "three", &["--no-cache"]);
+    assert_eq!(shell(&site, "three", sums), two);
+}
