@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Prefix of temporary names; never valid in a tag, a repository or a digest.
@@ -14,20 +14,30 @@ pub const TEMPORARY: &str = ".tmp-";
 
 /// Writes a small file so that it is there whole or not at all, and stays.
 pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().expect("files have a folder");
-    let temporary = folder.join(format!("{TEMPORARY}{}", random_name()));
-    let result = (|| {
-        let mut file = create_in(folder, &temporary)?;
-        file.write_all(content)?;
-        file.sync_data()?;
-        fs::rename(&temporary, path)?;
-        sync_folder(folder)
-    })();
+    let temporary = write_temporary(path, content)?;
+    let result = fs::rename(&temporary, path)
+        .and_then(|()| sync_folder(path.parent().expect("files have a folder")));
     if result.is_err() {
         // The first error is the one to report; a left-over is removed by fsck.
         let _ = fs::remove_file(&temporary);
     }
     result
+}
+
+/// Writes what is to become `path` beside it, under a name that means nothing.
+pub fn write_temporary(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
+    let folder = path.parent().expect("files have a folder");
+    let temporary = folder.join(format!("{TEMPORARY}{}", random_name()));
+    let written = create_in(folder, &temporary).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_data()
+    });
+    if let Err(error) = written {
+        // As above.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    Ok(temporary)
 }
 
 fn create_in(folder: &Path, path: &Path) -> io::Result<File> {

@@ -135,7 +135,7 @@ impl Solver {
         let tree = Arc::new(tree);
         let import = below.filter(|_| more);
         match self.store(&tree, import, true).await {
-            // Its layers were removed since. What the worker got of it is gone, and it will fetch the layer.
+            // The layers that had it were removed since. A worker that did not get all fetches the layer.
             Err(Error::Remote { reason, .. }) if reason == PART_UNKNOWN => {
                 self.store(&tree, None, false).await.map(Some)
             }

@@ -21,6 +21,8 @@ use crate::error::{Error, Result};
 
 /// Most parts of a blob.
 const MOST: usize = 4096;
+/// Most bytes of a blob that comes so: with a few words one could have the same part hashed for days.
+const LARGEST: u64 = 1 << 40;
 /// Most parts that wait for the disk at once.
 const WAITING: usize = 8;
 
@@ -34,6 +36,10 @@ pub struct Assembly {
     /// The part that comes now.
     current: Option<Staged>,
     pieces: Vec<Next>,
+    /// How many of these are parts.
+    parts: usize,
+    /// Bytes so far.
+    size: u64,
     /// Parts of which the disk has not all yet.
     coming: VecDeque<JoinHandle<Result<Pin>>>,
     pins: Vec<Pin>,
@@ -65,6 +71,8 @@ impl Assembly {
             rest: Staged::create(staging, Algorithm::Sha256).await?,
             current: None,
             pieces: Vec::new(),
+            parts: 0,
+            size: 0,
             coming: VecDeque::new(),
             pins: Vec::new(),
         })
@@ -76,6 +84,7 @@ impl Assembly {
         if size == 0 {
             return Ok(());
         }
+        self.taken(size)?;
         let (whole, same) = (Arc::clone(&self.whole), batch.clone());
         let hashing = blocking(move || {
             let mut whole = whole.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,7 +112,7 @@ impl Assembly {
         if self.current.is_some() {
             return Err(Error::InvalidArgument("a part is in a part".to_owned()));
         }
-        self.check_count()?;
+        self.count()?;
         self.current = Some(Staged::create(&self.staging, Algorithm::Sha256).await?);
         Ok(())
     }
@@ -127,41 +136,65 @@ impl Assembly {
         if self.current.is_some() {
             return Err(Error::InvalidArgument("a part is in a part".to_owned()));
         }
-        self.check_count()?;
+        self.count()?;
         let Some(pin) = self.store.pin_part(part).await? else {
             return Ok(false);
         };
         let (whole, path) = (Arc::clone(&self.whole), pin.path());
-        // Not hashed by itself: who unpacks the blob knows the digest of what is in it.
-        let hashed = blocking(move || {
-            let mut file = File::open(&path).map_err(Error::io("cannot open", &path))?;
-            let mut whole = whole.lock().unwrap_or_else(PoisonError::into_inner);
+        self.taken(size)?;
+        let proving = pin.is_unproven();
+        let named = part.clone();
+        // A damaged one gets into no new blob: it is sent again, and takes the place of the damaged one.
+        let whole = blocking(move || {
+            let fail = || Error::io("cannot read", &path);
+            let mut file = File::open(&path).map_err(fail())?;
+            if file.metadata().map_err(fail())?.len() != size {
+                return Ok(None);
+            }
+            let mut digester = proving.then(Digester::default);
+            let mut hash = whole.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let mut buffer = vec![0; 256 << 10];
-            let mut total = 0;
             loop {
-                match file
-                    .read(&mut buffer)
-                    .map_err(Error::io("cannot read", &path))?
-                {
-                    0 => return Ok(total),
+                match file.read(&mut buffer).map_err(fail())? {
+                    0 => break,
                     n => {
-                        whole.update(&buffer[..n]);
-                        total += n as u64;
+                        hash.update(&buffer[..n]);
+                        if let Some(digester) = &mut digester {
+                            digester.update(&buffer[..n]);
+                        }
                     }
                 }
             }
-        })
-        .await?;
-        if hashed != size {
-            return Err(Error::SizeMismatch {
-                expected: size,
-                actual: hashed,
-            });
+            let same = digester.is_none_or(|digester| digester.finish() == named);
+            Ok(same.then_some(hash))
+        });
+        let Some(whole) = whole.await? else {
+            return Ok(false);
+        };
+        *self.whole.lock().unwrap_or_else(PoisonError::into_inner) = whole;
+        if proving {
+            pin.proven();
         }
         self.pins.push(pin);
         let digest = part.clone();
         self.pieces.push(Next::Part { digest, size });
         Ok(true)
+    }
+
+    /// Bytes so far.
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn taken(&mut self, size: u64) -> Result<()> {
+        self.size += size;
+        match self.size <= LARGEST {
+            true => Ok(()),
+            false => Err(Error::TooLarge {
+                what: "a blob of parts",
+                limit: LARGEST,
+            }),
+        }
     }
 
     /// Makes a part of something; nobody waits for the disk yet.
@@ -182,8 +215,9 @@ impl Assembly {
         Ok(())
     }
 
-    fn check_count(&self) -> Result<()> {
-        match self.pieces.len() < 2 * MOST {
+    fn count(&mut self) -> Result<()> {
+        self.parts += 1;
+        match self.parts <= MOST {
             true => Ok(()),
             false => Err(Error::InvalidArgument(format!(
                 "a blob has at most {MOST} parts"

@@ -287,9 +287,8 @@ async fn wrong_parts_leave_nothing(store: &Arc<dyn BlobStore>, staging: &Path) {
     assert!(blob.begin_part().await.is_err());
     assert!(blob.finish(None, None).await.is_err());
     // What was on its way to the disk goes when it is there.
-    while store.pin_part(&name).await.unwrap().is_some() {
+    while store.pin_part(&name).await.unwrap().is_some() || files() != before {
         tokio::task::yield_now().await;
     }
-    assert_eq!(files(), before, "nothing is left behind");
     assert_eq!(store.stat(&promised).await.unwrap(), None);
 }

@@ -37,7 +37,7 @@ impl FsStore {
     /// Opens the store below `root`; staged files must be on the same filesystem.
     pub fn open(root: PathBuf) -> Result<Self> {
         files::create_folders(&root).map_err(Error::io("cannot make", &root))?;
-        let parts = Parts::new(root.clone());
+        let parts = Parts::open(root.clone())?;
         Ok(Self { root, parts })
     }
 
@@ -56,9 +56,7 @@ impl BlobStore for FsStore {
         // Metadata of one file: faster done than handed to another thread.
         let result = match fs::metadata(&path) {
             Ok(metadata) => Ok(Some(metadata.len())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                self.parts.recipe(digest).map(|r| r.map(|r| r.size))
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(self.parts.size(digest)),
             Err(e) => Err(Error::io("cannot stat", path)(e)),
         };
         std::future::ready(result).boxed()
@@ -101,12 +99,18 @@ impl BlobStore for FsStore {
             match open(&path, &digest) {
                 Ok(file) => file.take(limit + 1).read_to_end(&mut content),
                 Err(Error::BlobNotFound(digest)) => {
-                    let (_, pieces) = pieces(&parts, &digest, Range::default())?;
+                    let (total, pieces) = pieces(&parts, &digest, Range::default())?;
+                    if total > limit {
+                        return Err(too_large(limit));
+                    }
                     let mut all = pieces.into_iter().map(|(piece, pin)| {
                         let mut file = File::open(pin.path())?;
                         file.seek(SeekFrom::Start(piece.offset))?;
-                        let left = (limit + 1).saturating_sub(content.len() as u64);
-                        file.take(piece.size.min(left)).read_to_end(&mut content)
+                        let read = file.take(piece.size).read_to_end(&mut content)?;
+                        match read as u64 == piece.size {
+                            true => Ok(read),
+                            false => Err(io::ErrorKind::UnexpectedEof.into()),
+                        }
                     });
                     all.try_fold(0, |sum, read| read.map(|n| sum + n))
                 }
@@ -114,10 +118,7 @@ impl BlobStore for FsStore {
             }
             .map_err(Error::io("cannot read", &path))?;
             if content.len() as u64 > limit {
-                return Err(Error::TooLarge {
-                    what: "a blob that is read as a whole",
-                    limit,
-                });
+                return Err(too_large(limit));
             }
             Ok(content.into())
         })
@@ -130,9 +131,8 @@ impl BlobStore for FsStore {
     }
 
     fn pin_part<'a>(&'a self, part: &'a Digest) -> BoxFuture<'a, Result<Option<Pin>>> {
-        let parts = Arc::clone(&self.parts);
-        let part = part.clone();
-        blocking(move || parts.pin(&part)).boxed()
+        let parts = &self.parts;
+        std::future::ready(Ok(parts.pin(part))).boxed()
     }
 
     fn compose(&self, assembled: Assembled) -> BoxFuture<'_, Result<bool>> {
@@ -146,7 +146,9 @@ impl BlobStore for FsStore {
             if fs::metadata(&path).is_ok_and(|m| m.len() == recipe.size) {
                 return Ok(false);
             }
-            parts.put(&digest, &recipe, pins)
+            let new = parts.put(&digest, &recipe, pins)?;
+            remove_torn(&path, recipe.size)?;
+            Ok(new)
         })
         .boxed()
     }
@@ -156,10 +158,11 @@ impl BlobStore for FsStore {
         blocking(move || {
             // A blob of the wrong size is the remains of a power cut on a filesystem that renames
             // before it writes: replaced.
-            if fs::metadata(&path).is_ok_and(|m| m.len() == verified.size())
-                || parts.recipe(verified.digest())?.is_some()
-            {
+            if fs::metadata(&path).is_ok_and(|m| m.len() == verified.size()) {
                 return Ok(false);
+            }
+            if parts.size(verified.digest()).is_some() {
+                return remove_torn(&path, verified.size()).map(|()| false);
             }
             let folder = path.parent().expect("blobs have a folder");
             let fail = || Error::io("cannot store", &path);
@@ -177,13 +180,17 @@ impl BlobStore for FsStore {
     fn delete<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<u64>> {
         let (path, digest) = (self.path(digest), digest.clone());
         let parts = Arc::clone(&self.parts);
-        blocking(move || match fs::metadata(&path) {
-            Ok(metadata) => {
-                fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;
-                Ok(metadata.blocks() * 512)
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => parts.delete(&digest),
-            Err(e) => Err(Error::io("cannot remove", &path)(e)),
+        blocking(move || {
+            let whole = match fs::metadata(&path) {
+                Ok(metadata) => {
+                    fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;
+                    metadata.blocks() * 512
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+                Err(e) => return Err(Error::io("cannot remove", &path)(e)),
+            };
+            // Two who stored it at once may have done so in both forms.
+            Ok(whole + parts.delete(&digest)?)
         })
         .boxed()
     }
@@ -235,6 +242,23 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
+const fn too_large(limit: u64) -> Error {
+    Error::TooLarge {
+        what: "a blob that is read as a whole",
+        limit,
+    }
+}
+
+/// Takes away what a power cut left of a file that is there in another form.
+fn remove_torn(path: &Path, size: u64) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() != size => {
+            fs::remove_file(path).map_err(Error::io("cannot remove", path))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The pieces of a range of a blob that is made of parts, each held, and the blob's size.
 fn pieces(parts: &Arc<Parts>, digest: &Digest, range: Range) -> Result<(u64, Vec<(Piece, Pin)>)> {
     let gone = || Error::BlobNotFound(digest.clone());
@@ -244,7 +268,7 @@ fn pieces(parts: &Arc<Parts>, digest: &Digest, range: Range) -> Result<(u64, Vec
     let pieces = recipe.range(offset, length.min(recipe.size - offset));
     let held = pieces.into_iter().map(|piece| {
         // Deleted meanwhile.
-        let pin = parts.pin(&piece.part)?.ok_or_else(gone)?;
+        let pin = parts.pin(&piece.part).ok_or_else(gone)?;
         Ok((piece, pin))
     });
     Ok((recipe.size, held.collect::<Result<_>>()?))
@@ -356,9 +380,28 @@ mod tests {
         let store = open();
         let pin = store.pin_part(&kept).await.unwrap().unwrap();
         assert!(pin.path().exists() && !path.exists());
-        drop(pin);
         assert_eq!(store.read_small(&digest, 10).await.unwrap(), "kept");
-        assert!(store.delete(&digest).await.unwrap() > 0);
+        // A damaged one gets into no other blob, until it is sent again.
+        fs::write(pin.path(), "rust").unwrap();
+        let known = async || {
+            let mut blob = Assembly::begin(Arc::clone(&store), dir.path())
+                .await
+                .unwrap();
+            blob.known(&kept, 4).await.unwrap()
+        };
+        assert!(!known().await);
+        drop(store.add_part(staged("kept").await).await.unwrap());
+        assert!(known().await);
+        fs::write(pin.path(), "short").unwrap();
+        assert!(!known().await);
+        drop(pin);
+        // What cannot be put together any more is not here.
+        let recipe = root.join("recipes/sha256");
+        let recipe = entries(&entries(&recipe).unwrap()[0]).unwrap().remove(0);
+        fs::write(recipe, "{").unwrap();
+        let store = open();
+        assert_eq!(store.stat(&digest).await.unwrap(), None);
         assert!(store.pin_part(&kept).await.unwrap().is_none());
+        assert!(store.list().await.unwrap().is_empty());
     }
 }

@@ -16,6 +16,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use slipway_image::{Algorithm, Digest};
+use tracing::warn;
 
 use super::{BlobInfo, Verified, fs::entries};
 use crate::{
@@ -71,8 +72,6 @@ impl Recipe {
 pub struct Pin {
     parts: Arc<Parts>,
     digest: Digest,
-    /// A recipe holds it from now on.
-    kept: bool,
 }
 
 impl Pin {
@@ -81,20 +80,28 @@ impl Pin {
         self.parts.place(&self.digest)
     }
 
-    /// Which.
-    pub const fn digest(&self) -> &Digest {
-        &self.digest
+    /// Whether it is still to be hashed before it gets into a new blob.
+    pub fn is_unproven(&self) -> bool {
+        !self.parts.lock().hashed.contains(&self.digest)
+    }
+
+    /// It was hashed, and is what its name says.
+    pub fn proven(&self) {
+        self.parts.lock().hashed.insert(self.digest.clone());
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        if !self.kept {
+        let gone = self.parts.let_go(&mut self.parts.lock(), &self.digest);
+        let remove = move || {
             // What cannot be removed now is at the next start.
-            let parts = &self.parts;
-            let _ = parts
-                .held()
-                .and_then(|mut held| parts.let_go(&mut held, &self.digest));
+            let _ = gone.and_then(|gone| gone.map_or(Ok(0), remove));
+        };
+        // A pin may end where nobody may wait for the disk.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
         }
     }
 }
@@ -102,19 +109,74 @@ impl Drop for Pin {
 /// The parts and recipes of a store.
 pub struct Parts {
     root: PathBuf,
-    /// By how many recipes and pins each part is held; none = nobody has counted yet.
-    held: Mutex<Option<Held>>,
+    /// Taken for moments only, never while the disk is waited for.
+    known: Mutex<Known>,
 }
 
-type Held = HashMap<Digest, usize>;
+#[derive(Default)]
+struct Known {
+    /// The blobs that have a recipe, and their sizes.
+    blobs: HashMap<Digest, u64>,
+    /// By how many recipes and pins each part is held.
+    held: HashMap<Digest, usize>,
+    /// Parts that were hashed since this service began, so that a damaged one gets into no new blob.
+    hashed: HashSet<Digest>,
+}
 
 impl Parts {
-    /// Below the store's folder.
-    pub fn new(root: PathBuf) -> Arc<Self> {
-        Arc::new(Self {
+    /// Opens what is below the store's folder. What a crash left goes, and so does a recipe that cannot be
+    /// followed: its blob is sent or fetched again.
+    pub fn open(root: PathBuf) -> Result<Arc<Self>> {
+        let parts = Self {
             root,
-            held: Mutex::default(),
-        })
+            known: Mutex::default(),
+        };
+        let mut known = Known::default();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            for folder in entries(&parts.root.join("recipes").join(algorithm.as_str()))? {
+                for file in entries(&folder)? {
+                    let digest = digest_of_name(algorithm, &file);
+                    let recipe = digest
+                        .as_ref()
+                        .and_then(|digest| parts.recipe(digest).ok()?);
+                    let whole = |recipe: &Recipe| {
+                        let long = |piece: &Piece| {
+                            fs::metadata(parts.place(&piece.part))
+                                .is_ok_and(|m| piece.offset + piece.size <= m.len())
+                        };
+                        recipe.pieces.iter().all(long)
+                    };
+                    match (digest, recipe.filter(whole)) {
+                        (Some(digest), Some(recipe)) => {
+                            for part in recipe.parts() {
+                                *known.held.entry(part.clone()).or_default() += 1;
+                            }
+                            known.blobs.insert(digest, recipe.size);
+                        }
+                        _ => {
+                            warn!(file = %file.display(), "is no blob that could be put together");
+                            fs::remove_file(&file).map_err(Error::io("cannot remove", file))?;
+                        }
+                    }
+                }
+            }
+        }
+        for folder in entries(&parts.root.join("parts"))? {
+            for file in entries(&folder)? {
+                let part = digest_of_name(Algorithm::Sha256, &file);
+                if !part.is_some_and(|part| known.held.contains_key(&part)) {
+                    fs::remove_file(&file).map_err(Error::io("cannot remove", file))?;
+                }
+            }
+        }
+        Ok(Arc::new(Self {
+            known: Mutex::new(known),
+            ..parts
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn place(&self, part: &Digest) -> PathBuf {
@@ -131,6 +193,11 @@ impl Parts {
             .join(hex)
     }
 
+    /// The size of a blob that has a recipe.
+    pub fn size(&self, blob: &Digest) -> Option<u64> {
+        self.lock().blobs.get(blob).copied()
+    }
+
     /// The recipe of a blob, if it has one.
     pub fn recipe(&self, blob: &Digest) -> Result<Option<Recipe>> {
         let path = self.place_of_recipe(blob);
@@ -143,68 +210,24 @@ impl Parts {
         }
     }
 
-    /// Counts, the first time; parts that no recipe names were left by a crash.
-    fn held(&self) -> Result<MutexGuard<'_, Option<Held>>> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.is_none() {
-            let mut counted = Held::new();
-            for blob in self.recipes()? {
-                for part in self.recipe(&blob)?.iter().flat_map(Recipe::parts) {
-                    *counted.entry(part.clone()).or_default() += 1;
-                }
-            }
-            for folder in entries(&self.root.join("parts"))? {
-                for file in entries(&folder)? {
-                    let part = digest_of_name(Algorithm::Sha256, &file);
-                    if !part.is_some_and(|part| counted.contains_key(&part)) {
-                        fs::remove_file(&file).map_err(Error::io("cannot remove", file))?;
-                    }
-                }
-            }
-            *held = Some(counted);
-        }
-        Ok(held)
-    }
-
-    /// All blobs that have a recipe.
-    fn recipes(&self) -> Result<Vec<Digest>> {
-        let mut found = Vec::new();
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            for folder in entries(&self.root.join("recipes").join(algorithm.as_str()))? {
-                for file in entries(&folder)? {
-                    match digest_of_name(algorithm, &file) {
-                        Some(digest) => found.push(digest),
-                        // Of a recipe that was being written in a crash.
-                        None => drop(fs::remove_file(&file)),
-                    }
-                }
-            }
-        }
-        Ok(found)
-    }
-
     /// Takes a part in hand, if it is here.
-    pub fn pin(self: &Arc<Self>, part: &Digest) -> Result<Option<Pin>> {
-        let mut held = self.held()?;
-        if part.algorithm() != Algorithm::Sha256 || !self.place(part).exists() {
-            return Ok(None);
-        }
-        Ok(Some(self.take(&mut held, part)))
+    pub fn pin(self: &Arc<Self>, part: &Digest) -> Option<Pin> {
+        let mut known = self.lock();
+        known
+            .held
+            .contains_key(part)
+            .then(|| self.take(&mut known, part))
     }
 
-    fn take(self: &Arc<Self>, held: &mut Option<Held>, part: &Digest) -> Pin {
-        *held
-            .get_or_insert_default()
-            .entry(part.clone())
-            .or_default() += 1;
+    fn take(self: &Arc<Self>, known: &mut Known, part: &Digest) -> Pin {
+        *known.held.entry(part.clone()).or_default() += 1;
         Pin {
             parts: Arc::clone(self),
             digest: part.clone(),
-            kept: false,
         }
     }
 
-    /// Makes a part of verified content.
+    /// Makes a part of verified content. One that is here already is replaced: it may be damaged.
     pub fn add(self: &Arc<Self>, verified: &Verified) -> Result<Pin> {
         let path = self.place(verified.digest());
         let fail = || Error::io("cannot store", &path);
@@ -213,11 +236,10 @@ impl Parts {
         File::open(verified.path())
             .and_then(|file| file.sync_data())
             .map_err(fail())?;
-        let mut held = self.held()?;
-        if !path.exists() {
-            fs::rename(verified.path(), &path).map_err(fail())?;
-        }
-        Ok(self.take(&mut held, verified.digest()))
+        let mut known = self.lock();
+        fs::rename(verified.path(), &path).map_err(fail())?;
+        known.hashed.insert(verified.digest().clone());
+        Ok(self.take(&mut known, verified.digest()))
     }
 
     /// Makes a blob of parts visible: they stay from now on. `pins` are of all that it names. False: it was
@@ -231,62 +253,76 @@ impl Parts {
             files::sync_folder(&folder).map_err(Error::io("cannot store", folder))?;
         }
         let path = self.place_of_recipe(blob);
-        let mut again = Vec::new();
+        let fail = || Error::io("cannot store", &path);
+        let content = serde_json::to_vec(recipe).expect("recipes are plain data");
+        let temporary = files::write_temporary(&path, &content).map_err(fail())?;
         {
-            let _alone = self.held()?;
-            if !path.exists() {
-                let content = serde_json::to_vec(recipe).expect("recipes are plain data");
-                files::write_durably(&path, &content).map_err(Error::io("cannot store", path))?;
-                let mut kept = HashSet::new();
-                for mut pin in pins {
-                    // One for each part; what else there is of it goes, which needs the lock.
-                    match kept.insert(pin.digest.clone()) {
-                        true => pin.kept = true,
-                        false => again.push(pin),
-                    }
-                }
-                return Ok(true);
+            let mut known = self.lock();
+            if known.blobs.contains_key(blob) {
+                drop(known);
+                return fs::remove_file(&temporary).map(|()| false).map_err(fail());
+            }
+            fs::rename(&temporary, &path).map_err(fail())?;
+            known.blobs.insert(blob.clone(), recipe.size);
+            for part in recipe.parts() {
+                *known.held.entry(part.clone()).or_default() += 1;
             }
         }
-        Ok(false)
+        // It is counted by now, whatever comes of this.
+        let folder = path.parent().expect("recipes have a folder");
+        files::sync_folder(folder).map_err(fail())?;
+        Ok(true)
     }
 
     /// Takes a blob of parts away; returns the bytes that became free.
     pub fn delete(&self, blob: &Digest) -> Result<u64> {
-        let mut held = self.held()?;
         let Some(recipe) = self.recipe(blob)? else {
             return Ok(0);
         };
         let path = self.place_of_recipe(blob);
-        let mut freed = on_disk(&path);
-        fs::remove_file(&path).map_err(Error::io("cannot remove", path))?;
-        for part in recipe.parts() {
-            freed += self.let_go(&mut held, part)?;
+        let size = on_disk(&path);
+        let gone: Vec<_> = {
+            let mut known = self.lock();
+            // Somebody else was quicker.
+            if known.blobs.remove(blob).is_none() {
+                return Ok(0);
+            }
+            fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;
+            let parts = recipe.parts().into_iter();
+            parts.map(|part| self.let_go(&mut known, part)).collect()
+        };
+        let mut freed = Ok(size);
+        for gone in gone {
+            // One that cannot be removed keeps no other.
+            let more = gone.and_then(|gone| gone.map_or(Ok(0), remove));
+            freed = freed.and_then(|sum| Ok(sum + more?));
         }
-        Ok(freed)
+        freed
     }
 
-    /// One who held a part does no more; returns the bytes that became free.
-    fn let_go(&self, held: &mut Option<Held>, part: &Digest) -> Result<u64> {
-        let Some(count) = held.as_mut().and_then(|held| held.get_mut(part)) else {
-            return Ok(0);
+    /// One who held a part does no more. The file of one that nobody holds has no name from then on: it is to
+    /// be removed.
+    fn let_go(&self, known: &mut Known, part: &Digest) -> Result<Option<PathBuf>> {
+        let Some(count) = known.held.get_mut(part) else {
+            return Ok(None);
         };
         *count -= 1;
         if *count > 0 {
-            return Ok(0);
+            return Ok(None);
         }
-        held.as_mut().and_then(|held| held.remove(part));
+        known.held.remove(part);
+        known.hashed.remove(part);
         let path = self.place(part);
-        let size = on_disk(&path);
-        fs::remove_file(&path).map_err(Error::io("cannot remove", path))?;
-        Ok(size)
+        let gone = path.with_file_name(format!("{}{}", files::TEMPORARY, files::random_name()));
+        fs::rename(&path, &gone).map_err(Error::io("cannot remove", path))?;
+        Ok(Some(gone))
     }
 
     /// All blobs of parts. A part that several have is the first one's.
     pub fn list(&self) -> Result<Vec<BlobInfo>> {
         let mut seen = HashSet::new();
         let mut found = Vec::new();
-        let mut blobs = self.recipes()?;
+        let mut blobs: Vec<Digest> = self.lock().blobs.keys().cloned().collect();
         blobs.sort_unstable_by_key(ToString::to_string);
         for digest in blobs {
             // Deleted meanwhile.
@@ -304,6 +340,12 @@ impl Parts {
         }
         Ok(found)
     }
+}
+
+fn remove(path: PathBuf) -> Result<u64> {
+    let size = on_disk(&path);
+    fs::remove_file(&path).map_err(Error::io("cannot remove", path))?;
+    Ok(size)
 }
 
 fn digest_of_name(algorithm: Algorithm, file: &Path) -> Option<Digest> {

@@ -39,32 +39,60 @@ struct WriteBehind {
     asked: u64,
     /// How the last of these went, when it has.
     running: Option<mpsc::Receiver<io::Result<()>>>,
+    /// The disk did not take something: nothing good can come of the file.
+    failed: bool,
 }
 
 impl WriteBehind {
     /// What of a file of `written` bytes the disk may take now.
-    fn go_on(&mut self, file: &File, written: u64) -> io::Result<()> {
+    fn go_on(&mut self, file: &File, path: &Path, written: u64) -> io::Result<()> {
+        if self.failed {
+            return Err(lost());
+        }
         if written - self.asked < AHEAD {
             return Ok(());
         }
         if let Some(running) = &self.running {
             match running.try_recv() {
                 Err(mpsc::TryRecvError::Empty) => return Ok(()),
-                ended => ended.unwrap_or(Ok(()))?,
+                ended => self.hear(ended.ok())?,
             }
         }
         let (send, running) = mpsc::sync_channel(1);
-        let file = file.try_clone()?;
+        let (file, path) = (file.try_clone()?, path.to_owned());
         (self.asked, self.running) = (written, Some(running));
-        tokio::task::spawn_blocking(move || send.send(file.sync_data()));
+        tokio::task::spawn_blocking(move || {
+            let synced = file.sync_data();
+            if synced.is_err() {
+                // An error is told once only, to whoever syncs first (fsync(2)): nobody may go on from what is
+                // in memory alone.
+                let _ = fs::remove_file(path);
+            }
+            // Who asked may be gone.
+            let _ = send.send(synced);
+        });
         Ok(())
     }
 
-    /// Waits for what is on its way: an error is told once only, to whoever syncs first (fsync(2)).
+    /// Waits for what is on its way. It began before whoever waits, so that it has its thread.
     fn finish(&mut self) -> io::Result<()> {
+        if self.failed {
+            return Err(lost());
+        }
         let running = self.running.take();
-        running.map_or(Ok(()), |r| r.recv().unwrap_or(Ok(())))
+        running.map_or(Ok(()), |running| self.hear(running.recv().ok()))
     }
+
+    /// None: the service is stopping.
+    fn hear(&mut self, synced: Option<io::Result<()>>) -> io::Result<()> {
+        let synced = synced.unwrap_or_else(|| Err(lost()));
+        self.failed = synced.is_err();
+        synced
+    }
+}
+
+fn lost() -> io::Error {
+    io::Error::other("the disk has not taken all of it")
 }
 
 /// Bytes that the disk takes at once.
@@ -131,7 +159,7 @@ impl Staged {
                     written,
                     behind: WriteBehind {
                         asked: written,
-                        running: None,
+                        ..WriteBehind::default()
                     },
                 })),
                 path,
@@ -163,7 +191,7 @@ impl Staged {
                 ..
             } = &mut *inner;
             behind
-                .go_on(file, *written)
+                .go_on(file, &path, *written)
                 .map_err(Error::io("cannot write", &path))?;
             Ok(*written)
         })
@@ -317,5 +345,47 @@ pub async fn blocking<T: Send + 'static>(
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
         // The runtime is shutting down.
         Err(_) => Err(Error::Interrupted("registry-svc is stopping".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_the_disk_did_not_take_is_never_gone_on_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("partial");
+        let mut behind = WriteBehind::default();
+        fs::write(&path, "").unwrap();
+        // A pipe cannot be synced (fsync(2), EINVAL): as good as a disk that fails.
+        let (_read, write) = std::io::pipe().unwrap();
+        let broken = File::from(std::os::fd::OwnedFd::from(write));
+        behind.go_on(&broken, &path, AHEAD).unwrap();
+        tokio::task::spawn_blocking(move || {
+            assert!(behind.finish().is_err());
+            assert!(behind.finish().is_err());
+            assert!(behind.go_on(&broken, &path, 2 * AHEAD).is_err());
+            assert!(!path.exists());
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_large_file_is_sent_to_the_disk_while_it_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let staged = Staged::create(folder.path(), Algorithm::Sha256)
+            .await
+            .unwrap();
+        for _ in 0..3 {
+            staged
+                .write(vec![vec![1; 1 + AHEAD as usize].into()])
+                .await
+                .unwrap();
+        }
+        assert!(lock(&staged.inner).behind.asked > 0);
+        let verified = staged.finish(None, Some(3 + 3 * AHEAD)).await.unwrap();
+        assert_eq!(verified.size(), 3 + 3 * AHEAD);
     }
 }

@@ -136,6 +136,10 @@ async fn write_parts(
     let mut new = Vec::new();
     let (mut batch, mut pending) = (Vec::new(), 0);
     while let Some(message) = parts.message().await? {
+        if let Some(expected) = size.filter(|size| blob.size() > *size) {
+            let actual = blob.size();
+            return Err(Error::SizeMismatch { expected, actual }.into());
+        }
         if let Some(Part::Data(data)) = message.part {
             pending += data.len();
             batch.push(data);
