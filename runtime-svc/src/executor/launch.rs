@@ -38,7 +38,11 @@ pub const LAST_STEPS: &[u8] = b"last steps";
 /// Becomes the program. Returns only when that failed, and then nothing but `report` is open any more.
 /// Runs inside the container's root.
 pub fn become_program(process: &Process, entry: Option<Entry<'_>>, report: &OwnedFd) -> StartError {
-    match prepare(process, entry, None) {
+    let reports = Reports {
+        last_steps: None,
+        listener: Some(report),
+    };
+    match prepare(process, entry, reports) {
         Ok(ready) => ready.exec(report),
         Err(error) => error,
     }
@@ -50,7 +54,11 @@ pub fn become_first_program(
     entry: Option<Entry<'_>>,
     report: &OwnedFd,
 ) -> StartError {
-    match prepare(process, entry, Some(report)) {
+    let reports = Reports {
+        last_steps: Some(report),
+        listener: None,
+    };
+    match prepare(process, entry, reports) {
         Ok(ready) => ready.exec(report),
         Err(error) => error,
     }
@@ -64,13 +72,53 @@ pub fn become_program_at(
     entry: Option<Entry<'_>>,
     report: OwnedFd,
 ) -> (StartError, OwnedFd) {
-    let ready = match prepare(process, entry, None).and_then(|ready| ready.look().map(|()| ready)) {
+    let reports = Reports {
+        last_steps: None,
+        listener: Some(&report),
+    };
+    let ready = prepare(process, entry, reports);
+    let ready = match ready.and_then(|ready| ready.look().map(|()| ready)) {
         Ok(ready) => ready,
         Err(error) => return (error, report),
     };
     match gate.pass(report, ready.descriptors) {
         Ok(report) => (ready.exec(&report), report),
         Err(failed) => failed,
+    }
+}
+
+/// Message of a process whose filter asks an agent, with the number of the descriptor that is for that one.
+pub const LISTENS: &str = "listens ";
+
+/// The number in such a message.
+pub fn listens(message: &[u8]) -> Option<i32> {
+    let message = std::str::from_utf8(message).ok()?;
+    message.strip_prefix(LISTENS)?.parse().ok()
+}
+
+/// Who hears of steps on the way.
+struct Reports<'a> {
+    /// Of [`LAST_STEPS`].
+    last_steps: Option<&'a OwnedFd>,
+    /// Of [`LISTENS`]; it says when the agent has it.
+    listener: Option<&'a OwnedFd>,
+}
+
+/// Hands over the listener of a filter. With write(2) and read(2) alone: the filter is in force.
+fn hand_over(listener: &OwnedFd, report: Option<&OwnedFd>) -> Result<(), StartError> {
+    let what = || "cannot hand the seccomp listener over".to_owned();
+    let Some(report) = report else {
+        return Err(StartError::Failed {
+            step: what(),
+            why: "nobody takes it".to_owned(),
+        });
+    };
+    let message = format!("{LISTENS}{}", listener.as_raw_fd());
+    rustix::io::write(report, message.as_bytes()).step(what)?;
+    let mut word = [0; 1];
+    match rustix::io::retry_on_intr(|| rustix::io::read(report, &mut word)).step(what)? {
+        0 => fork::exit_now(125),
+        _ => Ok(()),
     }
 }
 
@@ -86,7 +134,7 @@ struct Ready {
 fn prepare(
     process: &Process,
     entry: Option<Entry<'_>>,
-    first: Option<&OwnedFd>,
+    reports: Reports<'_>,
 ) -> Result<Ready, StartError> {
     let who = match &process.identity {
         Some(identity) => user::exactly(identity),
@@ -107,7 +155,7 @@ fn prepare(
     if process.identity.is_none() {
         early.clone()?;
     }
-    if let Some(report) = first {
+    if let Some(report) = reports.last_steps {
         // While no filter forbids it: whoever ends without it was killed on its way in. A monitor that is
         // gone is noticed by that as well, before the change of user undoes our bond to it.
         rustix::io::write(report, LAST_STEPS).step(|| "the monitor went away".to_owned())?;
@@ -128,10 +176,16 @@ fn prepare(
         Seccomp::Custom { flags, .. } => *flags,
         _ => 0,
     };
-    let install = || match filter.is_empty() {
-        true => Ok(()),
-        false => bpf::install_seccomp(&filter, flags)
-            .step(|| "cannot install the seccomp filter".to_owned()),
+    let install = || {
+        if filter.is_empty() {
+            return Ok(());
+        }
+        let listener = bpf::install_seccomp(&filter, flags)
+            .step(|| "cannot install the seccomp filter".to_owned())?;
+        match listener {
+            Some(listener) => hand_over(&listener, reports.listener),
+            None => Ok(()),
+        }
     };
     if let Some(identity) = &process.identity {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(identity.umask & 0o777));

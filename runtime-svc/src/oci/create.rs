@@ -216,6 +216,15 @@ fn made(
                     run_outside(&record, making.pid.as_raw_pid())?;
                     making.go_on()?;
                 }
+                Step::Listens(listener) => {
+                    let about = &record.plan.hooks.about;
+                    let state = about.state("creating", making.pid.as_raw_pid());
+                    match &record.outside.agent {
+                        Some(agent) => agent.tell(&state, making.pid, &listener)?,
+                        None => return Err(Error::invalid("there is no seccomp agent")),
+                    }
+                    making.go_on()?;
+                }
                 Step::Ready => break,
             }
         }

@@ -5,17 +5,17 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use oci_spec::runtime::Process as Given;
 use rustix::{
     net::{RecvFlags, SendFlags},
-    process::{Pid, WaitOptions},
+    process::{Pid, PidfdFlags, Signal, WaitOptions},
 };
 
 use super::{
-    Error, cli, config, console, create, foreground, make,
+    Error, agent, cli, config, console, create, foreground, make,
     state::{Alive, Record, Status, Store},
 };
 use crate::{
     cgroup::Group,
     executor::{
-        StartError, capabilities, join,
+        StartError, capabilities, join, launch,
         plan::{ExecPlan, Label, Namespace, Process, Stdio},
     },
     monitor::supervise::message_pair,
@@ -70,7 +70,7 @@ pub fn exec(store: &Store, options: &cli::Exec) -> Result<u8, Error> {
     if !options.detach {
         foreground::block_signals()?;
     }
-    let (pid, mut terminal) = join(&plan, alive, &group)?;
+    let (pid, mut terminal) = join(&plan, alive, &group, &record)?;
     if let (Some(socket), Some(master)) = (&options.console_socket, &terminal) {
         console::send(socket, master)?;
         terminal = None;
@@ -193,6 +193,7 @@ fn join(
         pidfd: target,
     }: Alive,
     group: &Group,
+    record: &Record,
 ) -> Result<(Pid, Option<OwnedFd>), Error> {
     let what = || "cannot join the container".to_owned();
     let (ours, theirs) = message_pair().tried(what)?;
@@ -221,16 +222,16 @@ fn join(
         group.add_unified(helper).tried(what)?;
     }
     fdpass::send(ours.as_fd(), b"g", &[], SendFlags::empty()).tried(what)?;
-    let heard = hear(&ours);
+    let heard = hear(&ours, (record, first));
     // The process that joined the namespaces ends by itself.
     rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(helper), WaitOptions::empty()))
         .tried(what)?;
     heard
 }
 
-fn hear(report: &OwnedFd) -> Result<(Pid, Option<OwnedFd>), Error> {
+fn hear(report: &OwnedFd, container: (&Record, Pid)) -> Result<(Pid, Option<OwnedFd>), Error> {
     let what = || "cannot join the container".to_owned();
-    let (mut pid, mut terminal) = (None, None);
+    let (mut pid, mut terminal, mut listens) = (None, None, None);
     let mut buffer = [0; 16 << 10];
     loop {
         let (length, mut fds) =
@@ -241,6 +242,9 @@ fn hear(report: &OwnedFd) -> Result<(Pid, Option<OwnedFd>), Error> {
             .and_then(|text| text.parse().ok());
         match (message, number.and_then(Pid::from_raw)) {
             (b"terminal", _) => terminal = fds.pop(),
+            (message, _) if launch::listens(message).is_some() => {
+                listens = launch::listens(message);
+            }
             (_, Some(number)) => pid = Some(number),
             ([], None) => {
                 return pid.map(|pid| (pid, terminal)).ok_or_else(|| {
@@ -254,5 +258,30 @@ fn hear(report: &OwnedFd) -> Result<(Pid, Option<OwnedFd>), Error> {
                 make::answered(error)?;
             }
         }
+        // The process may say that before it is known which one it is.
+        if let (Some(process), Some(number)) = (pid, listens) {
+            listens = None;
+            tell_agent(container, process, number)?;
+            fdpass::send(report.as_fd(), b"g", &[], SendFlags::empty()).tried(what)?;
+        }
     }
+}
+
+/// Hands the listener of a further process over; where nobody takes it, nothing of the process stays: with the
+/// only descriptor of its own filter it could wait for itself for ever.
+fn tell_agent((record, first): (&Record, Pid), process: Pid, listener: i32) -> Result<(), Error> {
+    let agent = record.outside.agent.as_ref();
+    let agent = agent.ok_or_else(|| Error::invalid("there is no seccomp agent"))?;
+    // It is our child, and not waited for yet: the number is its own.
+    let pidfd = rustix::process::pidfd_open(process, PidfdFlags::empty())
+        .tried(|| "cannot join the container".to_owned())?;
+    let state = (record.plan.hooks.about).state("running", first.as_raw_pid());
+    let told =
+        agent::take(&pidfd, listener).and_then(|listener| agent.tell(&state, process, &listener));
+    if told.is_err() {
+        // Gone already is fine.
+        let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+        let _ = rustix::process::waitpid(Some(process), WaitOptions::empty());
+    }
+    told
 }

@@ -13,11 +13,14 @@ use rustix::{
     thread::UnshareFlags,
 };
 
-use super::error::{Error, Tried as _};
+use super::{
+    agent,
+    error::{Error, Tried as _},
+};
 use crate::{
     cgroup::Group,
     executor::{
-        StartError, gate, init,
+        StartError, gate, init, launch,
         plan::{ContainerPlan, Namespace, Stdio, UserMap},
         userns::UserNamespace,
     },
@@ -41,6 +44,8 @@ pub enum Step {
     Mounted,
     /// Its terminal.
     Terminal(OwnedFd),
+    /// An agent is to answer some of its calls, by this.
+    Listens(OwnedFd),
     /// It waits at its gate.
     Ready,
 }
@@ -213,8 +218,11 @@ impl Making {
             init::MOUNTED => Ok(Step::Mounted),
             gate::READY => Ok(Step::Ready),
             [] => Err(broken("it ended on the way")),
-            error => Err(serde_json::from_slice::<StartError>(error)
-                .map_or_else(|e| broken(&e.to_string()), Error::Start)),
+            said => match launch::listens(said) {
+                Some(number) => agent::take(&self.pidfd, number).map(Step::Listens),
+                None => Err(serde_json::from_slice::<StartError>(said)
+                    .map_or_else(|e| broken(&e.to_string()), Error::Start)),
+            },
         }
     }
 

@@ -9,6 +9,7 @@
 //! container's first process is a child of the caller's, as soon as this program has ended. What is not
 //! supported is refused with a sentence.
 
+mod agent;
 mod cli;
 pub mod config;
 mod console;

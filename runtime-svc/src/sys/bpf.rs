@@ -1,6 +1,9 @@
 //! Loading a seccomp filter.
 
-use std::io;
+use std::{
+    io,
+    os::fd::{FromRawFd as _, OwnedFd},
+};
 
 /// One instruction of classic BPF (`struct sock_filter`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -49,8 +52,8 @@ struct Program {
 }
 
 /// Installs a filter for this process and all that it becomes (seccomp(2)). Needs `no_new_privs` or
-/// CAP_SYS_ADMIN.
-pub fn install_seccomp(program: &[Instruction], flags: u32) -> io::Result<()> {
+/// CAP_SYS_ADMIN. With SECCOMP_FILTER_FLAG_NEW_LISTENER the answer is the descriptor of its listener.
+pub fn install_seccomp(program: &[Instruction], flags: u32) -> io::Result<Option<OwnedFd>> {
     let program = Program {
         len: u16::try_from(program.len()).map_err(|_| io::Error::other("filter too long"))?,
         filter: program.as_ptr(),
@@ -65,8 +68,10 @@ pub fn install_seccomp(program: &[Instruction], flags: u32) -> io::Result<()> {
         )
     };
     if done < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
+        return Err(io::Error::last_os_error());
     }
+    let listens = libc::c_ulong::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0;
+    let number = i32::try_from(done).map_err(io::Error::other)?;
+    // SAFETY: with that flag the kernel has just made this descriptor, for us alone.
+    Ok(listens.then(|| unsafe { OwnedFd::from_raw_fd(number) }))
 }

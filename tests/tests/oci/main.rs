@@ -1,6 +1,7 @@
 //! The OCI runtime command line: verbs, hooks, and what config.json can say. What the specification's own
 //! validation programs check (opencontainers/runtime-tools, `runtimetest`) is checked from inside here.
 
+mod agent;
 mod config;
 mod confined;
 mod hooks;

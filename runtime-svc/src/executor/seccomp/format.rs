@@ -19,6 +19,17 @@ pub struct Profile {
     pub calls: Vec<Call>,
     /// `SECCOMP_FILTER_FLAG_*`
     pub flags: u32,
+    /// Who answers calls.
+    pub listener: Option<Listener>,
+}
+
+/// An agent outside that answers calls in the kernel's place (seccomp_unotify(2)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Its socket.
+    pub path: String,
+    /// What it is told besides.
+    pub metadata: String,
 }
 
 /// An architecture whose calls this host can make.
@@ -52,6 +63,8 @@ impl Action {
     const ERRNO: u32 = 0x0005_0000;
     const TRAP: u32 = 0x0003_0000;
     const KILL_PROCESS: u32 = 0x8000_0000;
+    /// An agent answers.
+    pub const NOTIFY: Self = Self(0x7fc0_0000);
     /// The thread is killed.
     pub const KILL_THREAD: Self = Self(0);
 
@@ -133,6 +146,7 @@ struct RawProfile {
     arch_map: Option<Vec<RawArch>>,
     flags: Option<Vec<String>>,
     listener_path: Option<String>,
+    listener_metadata: Option<String>,
     syscalls: Option<Vec<RawCall>>,
 }
 
@@ -183,9 +197,6 @@ pub fn parse(json: &str) -> Result<Profile, ProfileError> {
     }
     let raw: RawProfile =
         serde_json::from_str(json).map_err(|e| ProfileError(format!("decoding failed: {e}")))?;
-    if raw.listener_path.is_some_and(|path| !path.is_empty()) {
-        return Err(fail(NOTIFY));
-    }
     let listed = raw.architectures.unwrap_or_default();
     let mapped = raw.arch_map.unwrap_or_default();
     if !listed.is_empty() && !mapped.is_empty() {
@@ -206,15 +217,48 @@ pub fn parse(json: &str) -> Result<Profile, ProfileError> {
     architectures.retain(|a| *a != NATIVE);
     architectures.dedup();
     let calls = raw.syscalls.unwrap_or_default();
+    let calls: Vec<Call> = calls.into_iter().map(call).collect::<Result<_, _>>()?;
+    let default = action(&raw.default_action, raw.default_errno_ret)?;
+    let path = raw.listener_path.filter(|path| !path.is_empty());
+    let asks = calls.iter().any(|call| call.action == Action::NOTIFY);
+    // As runc: the first process has to say that its filter is there.
+    let writes = |call: &Call| {
+        call.action == Action::NOTIFY && call.names.iter().any(|name| name == "write")
+    };
+    if default == Action::NOTIFY {
+        return Err(fail("SCMP_ACT_NOTIFY cannot be the default action"));
+    }
+    if calls.iter().any(writes) {
+        return Err(fail("SCMP_ACT_NOTIFY cannot be used for the write syscall"));
+    }
+    if asks && path.is_none() {
+        return Err(fail(
+            "SCMP_ACT_NOTIFY needs an agent that listens: a listenerPath",
+        ));
+    }
+    let mut flags = flags(&raw.flags.unwrap_or_default())?;
+    match asks {
+        true => flags |= NEW_LISTENER,
+        // The kernel takes it beside the other one only.
+        false => flags &= !WAIT_KILLABLE,
+    }
     Ok(Profile {
-        default: action(&raw.default_action, raw.default_errno_ret)?,
+        default,
         architectures,
-        calls: calls.into_iter().map(call).collect::<Result<_, _>>()?,
-        flags: flags(&raw.flags.unwrap_or_default())?,
+        calls,
+        flags,
+        // One that is asked about nothing gets nothing.
+        listener: path.filter(|_| asks).map(|path| Listener {
+            path,
+            metadata: raw.listener_metadata.unwrap_or_default(),
+        }),
     })
 }
 
-const NOTIFY: &str = "SCMP_ACT_NOTIFY needs an agent that listens, which is not supported";
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER`
+pub const NEW_LISTENER: u32 = 8;
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`
+const WAIT_KILLABLE: u32 = 32;
 
 fn action(name: &str, errno: Option<u32>) -> Result<Action, ProfileError> {
     // EPERM, as docker; the kernel has twelve bits for it, the tracer sixteen.
@@ -230,7 +274,7 @@ fn action(name: &str, errno: Option<u32>) -> Result<Action, ProfileError> {
         "SCMP_ACT_TRAP" => Action(Action::TRAP),
         "SCMP_ACT_TRACE" => Action(Action::TRACE | number),
         "SCMP_ACT_LOG" => Action(Action::LOG),
-        "SCMP_ACT_NOTIFY" => return Err(ProfileError(NOTIFY.to_owned())),
+        "SCMP_ACT_NOTIFY" => Action::NOTIFY,
         _ => {
             return Err(ProfileError(format!(
                 "{name:?} is not a valid action for seccomp"
@@ -360,13 +404,11 @@ fn flags(names: &[String]) -> Result<u32, ProfileError> {
     let mut flags = 0;
     for name in names {
         flags |= match name.as_str() {
-            // TSYNC and WAIT_KILLABLE_RECV mean nothing to a process with one thread and no listener.
+            // It means nothing to a process with one thread, and the kernel takes it beside no listener.
             "SECCOMP_FILTER_FLAG_TSYNC" => 0,
             "SECCOMP_FILTER_FLAG_LOG" => 2,
             "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => 4,
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => {
-                return Err(ProfileError(NOTIFY.to_owned()));
-            }
+            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => WAIT_KILLABLE,
             _ => {
                 return Err(ProfileError(format!(
                     "seccomp flag {name:?} not known or not supported"
@@ -408,6 +450,23 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_is_told_of_only_where_it_is_asked() {
+        let profile = |action: &str| {
+            parse(&format!(
+                r#"{{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/agent","listenerMetadata":"m",
+                "flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+                "syscalls":[{{"name":"mkdir","action":"{action}"}}]}}"#
+            ))
+            .unwrap()
+        };
+        let asked = profile("SCMP_ACT_NOTIFY");
+        assert_eq!(asked.flags, NEW_LISTENER | WAIT_KILLABLE);
+        assert_eq!(asked.listener.unwrap().metadata, "m");
+        let never = profile("SCMP_ACT_LOG");
+        assert_eq!((never.flags, never.listener), (0, None));
+    }
+
+    #[test]
     fn what_cannot_be_is_said() {
         let with = |call: &str| {
             error(&format!(
@@ -417,7 +476,10 @@ mod tests {
         assert!(error("{").contains("decoding failed"));
         assert!(error("{}").contains("defaultAction"));
         assert!(error(r#"{"defaultAction":"ALLOW"}"#).contains("not a valid action"));
-        assert!(error(r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#).contains("agent"));
+        assert!(error(r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#).contains("default"));
+        let notify = |name: &str| format!(r#"{{"name":"{name}","action":"SCMP_ACT_NOTIFY"}}"#);
+        assert!(with(&notify("mkdir")).contains("agent"));
+        assert!(with(&notify("write")).contains("write"));
         assert!(
             error(r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"],"archMap":[{"architecture":"SCMP_ARCH_X86"}]}"#)
                 .contains("use either")

@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 
 use crate::{executor::capabilities, sys::bpf::Instruction};
 
-pub use format::ProfileError;
+pub use format::{Listener, NEW_LISTENER, ProfileError};
 
 /// The default profile for the default capabilities, which most processes have. Made once in the process
 /// that all others are forked from: see [`prepare`].
@@ -42,6 +42,19 @@ fn fresh(capabilities: u64) -> Vec<Instruction> {
 /// A profile of the caller's for a process with these capabilities: instructions, and the flags to install
 /// them with.
 pub fn custom(json: &str, capabilities: u64) -> Result<(Vec<Instruction>, u32), ProfileError> {
+    match with_agent(json, capabilities)? {
+        (program, flags, None) => Ok((program, flags)),
+        (_, _, Some(_)) => Err(ProfileError(
+            "SCMP_ACT_NOTIFY needs an agent that listens, which is not supported".to_owned(),
+        )),
+    }
+}
+
+/// The same where an agent may answer.
+pub fn with_agent(
+    json: &str,
+    capabilities: u64,
+) -> Result<(Vec<Instruction>, u32, Option<Listener>), ProfileError> {
     let profile = format::parse(json)?;
     let program = compile::compile(&rules::of(&profile, capabilities, kernel()));
     // BPF_MAXINSNS
@@ -51,7 +64,7 @@ pub fn custom(json: &str, capabilities: u64) -> Result<(Vec<Instruction>, u32), 
             program.len()
         )));
     }
-    Ok((program, profile.flags))
+    Ok((program, profile.flags, profile.listener))
 }
 
 /// Version of the running kernel, for `minKernel`.

@@ -178,5 +178,6 @@ pub fn default() -> Profile {
         },
         calls,
         flags: 0,
+        listener: None,
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         plan::{Device, Hook, Namespace, Namespaces, Seccomp, UserMap},
         seccomp as filters,
     },
-    oci::Error,
+    oci::{Error, agent::Agent},
 };
 
 /// Namespaces of a container.
@@ -143,16 +143,22 @@ pub fn refuse(linux: &Linux) -> Result<(), Error> {
 }
 
 /// The filter: the same form as docker's profiles, and the same compiler.
-pub fn seccomp(linux: &Linux, capabilities: u64) -> Result<Seccomp, Error> {
+pub fn seccomp(linux: &Linux, capabilities: u64) -> Result<(Seccomp, Option<Agent>), Error> {
     let Some(profile) = linux.seccomp() else {
-        return Ok(Seccomp::Unconfined);
+        return Ok((Seccomp::Unconfined, None));
     };
     let json = serde_json::to_string(profile).map_err(Error::invalid)?;
-    let (program, flags) = filters::custom(&json, capabilities).map_err(Error::invalid)?;
-    Ok(Seccomp::Custom {
+    let (program, flags, listener) =
+        filters::with_agent(&json, capabilities).map_err(Error::invalid)?;
+    let filter = Seccomp::Custom {
         program: crate::sys::bpf::to_hex(&program),
         flags,
-    })
+    };
+    let agent = listener.map(|listener| Agent {
+        path: listener.path.into(),
+        metadata: listener.metadata,
+    });
+    Ok((filter, agent))
 }
 
 /// `PER_*` of personality(2).

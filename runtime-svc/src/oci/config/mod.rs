@@ -21,7 +21,10 @@ use std::{
 use oci_spec::runtime::Spec;
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::error::{Error, Tried as _};
+use super::{
+    agent::Agent,
+    error::{Error, Tried as _},
+};
 use crate::{
     cgroup::Hierarchies,
     executor::plan::{
@@ -56,6 +59,9 @@ pub struct Outside {
     pub poststart: Vec<Hook>,
     /// When the container is gone.
     pub poststop: Vec<Hook>,
+    /// Who answers some of its calls.
+    #[serde(default)]
+    pub agent: Option<Agent>,
 }
 
 /// What comes from the command line.
@@ -152,7 +158,8 @@ fn plan(
     }
     linux::refuse(linux)?;
     let mut process = process::process(given, options.descriptors)?;
-    process.seccomp = linux::seccomp(linux, process.capabilities)?;
+    let (filter, agent) = linux::seccomp(linux, process.capabilities)?;
+    process.seccomp = filter;
     process.tuning.personality = linux::personality(linux)?;
     let mut mappings = Vec::new();
     let asked = spec.mounts().as_deref().unwrap_or_default();
@@ -180,6 +187,7 @@ fn plan(
         create_runtime: list(hooks.create_runtime())?,
         poststart: list(hooks.poststart())?,
         poststop: list(hooks.poststop())?,
+        agent,
     };
     let cgroup = cgroup_path::parse(linux.cgroups_path().as_deref(), id, options.systemd)?;
     let plan = ContainerPlan {
