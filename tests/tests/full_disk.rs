@@ -72,6 +72,9 @@ async fn what_a_container_wrote_last_is_kept_until_there_is_room() {
     site.start_services().await;
     image::busybox(&site).await;
     let (kept, removed) = (start(&site, "kept"), start(&site, "removed"));
+    let forever = ["--restart=unless-stopped", "busybox", "sleep", "1000"];
+    site.ctl(&[&["run", "-d", "--name", "runs"], &forever[..]].concat())
+        .ok();
     disk.fill();
     end(&kept).await;
     end(&removed).await;
@@ -81,15 +84,51 @@ async fn what_a_container_wrote_last_is_kept_until_there_is_room() {
         (begun.elapsed() > Duration::from_secs(3)).then_some(())
     })
     .await;
-    // It did not say how it ended before that could be written, and needs nobody to do it.
-    assert_eq!(site.inspect("kept", "{{.State.Status}}"), "running");
-    site.kill_and_restart("runtime").await;
-    // What is removed waits for nothing.
-    site.ctl(&["rm", "-f", "removed"]).ok();
-    assert_eq!(site.ctl(&["ps", "-aq"]).ok().lines().count(), 1);
-    disk.free();
+    // How it ended is known, although its last lines and that could not be written yet.
+    has_ended(&site, "kept", "3").await;
     assert_eq!(site.ctl(&["wait", "kept"]).ok(), "3\n");
-    let log = site.ctl(&["logs", "kept"]).ok();
-    assert_eq!(log.len(), 60000);
+    site.ctl(&["stop", "kept"]).ok();
+    let error = site.ctl(&["kill", "kept"]).error(1);
+    assert!(error.contains("is not running"), "{error}");
+    let error = site.ctl(&["start", "kept"]).error(1);
+    assert!(error.contains("waits for room on the disk"), "{error}");
+    // So is it to the next instance; what waits needs nobody to write it.
+    site.kill_and_restart("runtime").await;
+    has_ended(&site, "kept", "3").await;
+    // One that runs can be ended, and does not come back for it.
+    site.ctl(&["stop", "-t", "0", "runs"]).ok();
+    has_ended(&site, "runs", "137").await;
+    // What is removed waits for nothing.
+    site.ctl(&["rm", "removed"]).ok();
+    assert_eq!(site.ctl(&["ps", "-aq"]).ok().lines().count(), 2);
+    disk.free();
+    eventually("its log is complete", async || {
+        let log = site.ctl(&["logs", "kept"]).ok();
+        (log.len() == 60000).then_some(())
+    })
+    .await;
+    eventually("it can be started again", async || {
+        (site.ctl(&["start", "kept"]).code == 0).then_some(())
+    })
+    .await;
+    let stopped = site.inspect("runs", "{{.Id}}");
+    eventually("its end is recorded", async || {
+        let record = format!("state/runtime/containers/{stopped}/config.json");
+        let record = fs::read_to_string(site.path(&record)).unwrap();
+        record.contains("\"stopped_by_hand\":true").then_some(())
+    })
+    .await;
+    site.kill_and_restart("runtime").await;
+    has_ended(&site, "runs", "137").await;
     drop(site);
+}
+
+async fn has_ended(site: &Site, name: &str, code: &str) {
+    eventually("it has ended", async || {
+        let state = site.inspect(name, "{{.State.Status}} {{.State.ExitCode}}");
+        (state == format!("exited {code}")).then_some(())
+    })
+    .await;
+    let up = site.ctl(&["ps", "--format", "{{.Names}}"]).ok();
+    assert!(!up.lines().any(|up| up == name), "{up}");
 }

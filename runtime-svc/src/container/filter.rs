@@ -48,7 +48,7 @@ pub const fn word(status: &Status) -> &'static str {
         Status::Running { paused: false, .. } => "running",
         Status::Running { paused: true, .. } => "paused",
         Status::Restarting { .. } => "restarting",
-        Status::Exited { .. } => "exited",
+        Status::Ending { .. } | Status::Exited { .. } => "exited",
         Status::Removed => "removing",
     }
 }
@@ -247,7 +247,9 @@ impl Test {
                 words.iter().any(|w| w == now)
             }
             Self::Exited(codes) => match status {
-                Status::Exited { record, .. } => codes.contains(&record.code),
+                Status::Ending { record } | Status::Exited { record } => {
+                    codes.contains(&record.code)
+                }
                 _ => false,
             },
             Self::Ancestor(images) => images

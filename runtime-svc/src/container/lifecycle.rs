@@ -51,6 +51,13 @@ impl Manager {
                 ));
             }
             Status::Running { .. } => return Ok(false),
+            Status::Ending { .. } => {
+                return Err(Error::Conflict(format!(
+                    "cannot start container {}: it has ended, and the last of its output waits for room on \
+                     the disk",
+                    container.name()
+                )));
+            }
             Status::Removed => return Err(Error::NoSuchContainer(container.id.clone())),
             Status::Created | Status::Exited { .. } | Status::Restarting { .. } => {}
         }
@@ -267,7 +274,7 @@ impl Manager {
             needed.mark_changed();
             // Trouble here shows again when its events are read.
             let _ = connection.follow().await;
-            let mut told_of_memory = false;
+            let mut told = Told::default();
             let record = loop {
                 let heard = tokio::select! {
                     heard = connection.next() => heard,
@@ -284,10 +291,17 @@ impl Manager {
                     }
                     Ok(Some((Event::Held(position), _))) => container.holds.granted(position),
                     Ok(Some((Event::OutOfMemory, _))) => {
-                        told_of_memory = true;
+                        told.memory = true;
                         manager.tell(&container, "oom", &[]);
                     }
                     Ok(Some((Event::Rotated(_), _))) => logging::pack(&container),
+                    Ok(Some((Event::Ended(record), _))) => {
+                        let status = Status::Ending {
+                            record: record.clone(),
+                        };
+                        container.set_status(status);
+                        manager.tell_end(&container, &record, &mut told);
+                    }
                     Ok(Some((Event::Exited(record), _))) => break Some(record),
                     Ok(Some(_)) => {}
                     // News that a later monitor tells and that we do not know.
@@ -301,8 +315,16 @@ impl Manager {
             }
             // It tells without waiting: who was too slow to listen finds the end where it was written.
             let record = record.or_else(|| ExitRecord::read(&container.exit_file()));
+            // Or it was killed while it waited for room.
+            let record = record.or_else(|| match container.status() {
+                Status::Ending { record } => {
+                    keep_end(&container, &record);
+                    Some(record)
+                }
+                _ => None,
+            });
             drop(keeping);
-            let end = manager.ended(&container, &running, record, told_of_memory);
+            let end = manager.ended(&container, &running, record, told);
             end.await;
         });
     }
@@ -312,7 +334,7 @@ impl Manager {
         container: &Arc<Container>,
         running: &Running,
         record: Option<ExitRecord>,
-        told_of_memory: bool,
+        mut told: Told,
     ) {
         slipway_fault::point("runtime.end.heard");
         let record = match record {
@@ -352,32 +374,42 @@ impl Manager {
         self.tell_network(container, "disconnect", container.endpoint().as_ref());
         container.set_endpoint(None);
         let ran = Duration::from_nanos(record.finished.saturating_sub(record.started));
-        let (code, oom) = (record.code, record.oom_killed);
-        let (policy, ending) = verdict(container, code);
+        let (policy, ending) = verdict(container, record.code);
         if policy.after_end(ending) {
             let delay = restart::delay(container.delay(), ran);
-            self.bring_back(container, record, delay);
+            self.bring_back(container, record.clone(), delay);
         } else {
-            container.set_status(Status::Exited { record });
+            container.set_status(Status::Exited {
+                record: record.clone(),
+            });
         }
         slipway_fault::point("runtime.end.known");
-        self.end_health(container);
-        if oom && !told_of_memory {
-            self.tell(container, "oom", &[]);
-        }
-        let more = [
-            ("exitCode", code.to_string()),
-            ("execDuration", ran.as_secs().to_string()),
-        ];
-        self.tell(container, "die", &more);
+        self.tell_end(container, &record, &mut told);
         self.tell_mounts(container, "unmount");
-        container.announce_end();
         if goes
             && let Err(error) = self.remove(container, true, true).await
             && !matches!(error, Error::NoSuchContainer(_))
         {
             tracing::warn!(container = container.id, %error, "could not be removed");
         }
+    }
+
+    /// Tells everybody that it has ended, once; it has the state that says so.
+    fn tell_end(&self, container: &Container, record: &ExitRecord, told: &mut Told) {
+        if std::mem::replace(&mut told.end, true) {
+            return;
+        }
+        self.end_health(container);
+        if record.oom_killed && !std::mem::replace(&mut told.memory, true) {
+            self.tell(container, "oom", &[]);
+        }
+        let ran = Duration::from_nanos(record.finished.saturating_sub(record.started));
+        let more = [
+            ("exitCode", record.code.to_string()),
+            ("execDuration", ran.as_secs().to_string()),
+        ];
+        self.tell(container, "die", &more);
+        container.announce_end();
     }
 
     /// Gives its endpoint back, beside whatever else is done.
@@ -482,6 +514,15 @@ impl Manager {
             tracing::warn!(container = record.id, %error, "its run folder could not be removed");
         }
     }
+}
+
+/// What has been told of a container that runs.
+#[derive(Debug, Default)]
+struct Told {
+    /// Something was killed for want of memory.
+    memory: bool,
+    /// It ended.
+    end: bool,
 }
 
 /// As docker: what could not be started has ended with that.

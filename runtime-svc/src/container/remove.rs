@@ -38,11 +38,14 @@ impl Manager {
             }
             self.end_for_good(container).await?;
         }
+        if matches!(container.status(), Status::Ending { .. }) {
+            self.give_up_output(container).await?;
+        }
         let _opened = container.opening.write().await;
         let _turn = container.operation.lock().await;
         match container.status() {
             Status::Removed => return Err(Error::NoSuchContainer(container.id.clone())),
-            Status::Running { .. } | Status::Restarting { .. } => {
+            Status::Running { .. } | Status::Ending { .. } | Status::Restarting { .. } => {
                 return Err(Error::Conflict(format!(
                     "container {} was started meanwhile",
                     container.name()

@@ -35,6 +35,11 @@ pub enum Status {
         /// Frozen.
         paused: bool,
     },
+    /// It ended; its monitor waits for room on the disk, with the last of its output.
+    Ending {
+        /// How.
+        record: ExitRecord,
+    },
     /// It ended.
     Exited {
         /// How.
@@ -162,10 +167,20 @@ impl Container {
 
     /// Sets its state.
     pub fn set_status(&self, status: Status) {
-        if let Status::Exited { record, .. } | Status::Restarting { record, .. } = &status {
+        if let Status::Ending { record }
+        | Status::Exited { record }
+        | Status::Restarting { record, .. } = &status
+        {
             *lock(&self.last_exit) = Some(record.code);
         }
         self.status.send_replace(status);
+    }
+
+    /// Waits until its monitor has no output of it left that waits for room.
+    pub async fn until_written(&self) {
+        let mut status = self.watch();
+        // Its sender lives as long as the container.
+        let _ = (status.wait_for(|s| !matches!(s, Status::Ending { .. }))).await;
     }
 
     /// Its end is known and told: wakes those who wait for the next one.

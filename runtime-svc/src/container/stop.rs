@@ -50,9 +50,18 @@ impl Manager {
         if container.record().life.stopped_by_hand {
             return Ok(());
         }
-        slipway_fault::fallible("runtime.stop.recorded")
-            .and_then(|()| container.update(|r| r.life.stopped_by_hand = true))
-            .tried(|| format!("cannot record the end of container {}", container.name()))
+        let recorded = slipway_fault::fallible("runtime.stop.recorded")
+            .and_then(|()| container.update(|r| r.life.stopped_by_hand = true));
+        match recorded {
+            // Nobody has to let it run on for that: its record is written when its end is.
+            Err(error) if is_full(&error) => {
+                tracing::warn!(container = container.id, %error, "it ends all the same");
+                container.remember(|r| r.life.stopped_by_hand = true);
+                Ok(())
+            }
+            recorded => recorded
+                .tried(|| format!("cannot record the end of container {}", container.name())),
+        }
     }
 
     /// A frozen process gets no signal: as docker, one that is to end is continued.
@@ -73,13 +82,26 @@ impl Manager {
             tracing::warn!(container = container.id, %error, "it is removed all the same");
             container.remember(|r| r.life.stopped_by_hand = true);
         }
+        self.discard(container).await?;
+        self.end(container, libc::SIGKILL, None).await
+    }
+
+    /// Of one that has ended and is to be removed: what waits for room on the disk is not written any more.
+    pub(super) async fn give_up_output(&self, container: &Container) -> Result<(), Error> {
+        // No policy brings back what goes.
+        container.remember(|r| r.life.stopped_by_hand = true);
+        self.discard(container).await?;
+        container.until_written().await;
+        Ok(())
+    }
+
+    async fn discard(&self, container: &Container) -> Result<(), Error> {
         let discarded = match self.monitor(container) {
             Ok(Some(monitor)) => monitor.discard().await,
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
-        discarded.tried(|| format!("cannot end container {}", container.name()))?;
-        self.end(container, libc::SIGKILL, None).await
+        discarded.tried(|| format!("cannot end container {}", container.name()))
     }
 
     /// Ends a container that runs or is about to: by `signal`, and by SIGKILL after `patience` (none =
@@ -147,6 +169,10 @@ impl Manager {
         timeout: Option<i32>,
     ) -> Result<bool, Error> {
         let number = stop_signal(container, signal)?;
+        if matches!(container.status(), Status::Ending { .. }) {
+            // Its policy has not judged yet.
+            self.stopped_by_hand(container)?;
+        }
         if !container.is_up() {
             return Ok(false);
         }
@@ -203,6 +229,14 @@ impl Manager {
         self.tell(container, if pause { "pause" } else { "unpause" }, &[]);
         Ok(())
     }
+}
+
+/// Whether there is no room on the disk, or none for us.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// The signal that ends a container: the one asked for, its own, or TERM.

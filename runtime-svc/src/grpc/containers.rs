@@ -304,7 +304,9 @@ impl Containers for ContainersService {
             _ = exits.changed(), if condition != Condition::Removed => {}
         }
         let error = match container.status() {
-            State::Exited { record } | State::Restarting { record, .. } => record.error,
+            State::Ending { record }
+            | State::Exited { record }
+            | State::Restarting { record, .. } => record.error,
             _ => String::new(),
         };
         Ok(Response::new(pb::WaitResponse {

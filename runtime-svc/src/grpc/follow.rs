@@ -83,7 +83,7 @@ pub async fn follow<T: Send>(
     loop {
         // Read before looking at the log: what ended before has written everything.
         let ended = match &*status.borrow_and_update() {
-            State::Running { .. } => false,
+            State::Running { .. } | State::Ending { .. } => false,
             // Its next life is the same log's. Who is attached is attached to one life.
             State::Restarting { .. } => hold.is_some(),
             _ => true,
@@ -163,7 +163,7 @@ async fn keep(container: Arc<Container>, opening: Option<OwnedRwLockReadGuard<()
     let mut status = container.watch();
     // Its sender lives as long as the container.
     let _ = status
-        .wait_for(|s| !matches!(s, State::Running { .. }))
+        .wait_for(|s| !matches!(s, State::Running { .. } | State::Ending { .. }))
         .await;
     // Three files or so: quicker than to have it done elsewhere, and removal waits for it.
     if let Err(error) = kept.open_all(&container.folder) {

@@ -73,7 +73,7 @@ fn state(status: &State) -> ContainerState {
             started: time(running.started),
             ..Default::default()
         },
-        State::Exited { record } => ContainerState {
+        State::Ending { record } | State::Exited { record } => ContainerState {
             status: ContainerStatus::Exited.into(),
             exit_code: record.code,
             error: record.error.clone(),

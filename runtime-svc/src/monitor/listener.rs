@@ -86,8 +86,8 @@ impl Client {
     }
 
     /// Tells something, without waiting. A client whose queue is full loses news only: of the log, of
-    /// which it has some to read already, and of memory, which the end tells again. Anything else that
-    /// does not fit ends it.
+    /// which it has some to read already, of memory, which the end tells again, and of an end that is told
+    /// again when it is recorded. Anything else that does not fit ends it.
     pub fn tell(&mut self, event: &Event, fds: &[BorrowedFd<'_>]) {
         let message = protocol::encode(event);
         match fdpass::send(self.socket.as_fd(), &message, fds, SendFlags::DONTWAIT) {
@@ -96,7 +96,7 @@ impl Client {
                 if e.kind() == io::ErrorKind::WouldBlock
                     && matches!(
                         event,
-                        Event::Grew(_) | Event::Rotated(_) | Event::OutOfMemory
+                        Event::Grew(_) | Event::Rotated(_) | Event::OutOfMemory | Event::Ended(_)
                     ) => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.gone = true,
             // It has gone, but what it said before that is still to be heard; its end is noticed there.

@@ -69,6 +69,9 @@ pub enum Event {
     OutOfMemory,
     /// A segment of the log was begun at this position: those before it are complete.
     Rotated(u64),
+    /// The first process ended. The disk is full: neither the last of the log nor this is on it yet. Also
+    /// what whoever connects meanwhile hears next after [`Event::Running`].
+    Ended(ExitRecord),
     /// The first process ended; the log is complete.
     Exited(ExitRecord),
     /// The process of [`Request::Exec`] runs. With a terminal its descriptor comes along.

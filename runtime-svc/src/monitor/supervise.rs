@@ -344,6 +344,11 @@ impl Monitor<'_> {
     fn accept(&mut self) {
         if let Some(mut client) = listener::accept(&self.listener, self.clients.len()) {
             client.tell(&Event::Running(self.running.clone()), &[]);
+            if self.ending.as_ref().is_some_and(|ending| ending.known)
+                && let Some(record) = self.record()
+            {
+                client.tell(&Event::Ended(record), &[]);
+            }
             self.clients.push((self.next_client, client));
             self.next_client += 1;
         }

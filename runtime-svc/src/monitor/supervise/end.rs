@@ -24,6 +24,8 @@ pub(super) struct Ending {
     /// When nothing more is waited for; begun anew when the disk had no room meanwhile.
     until: Option<Instant>,
     drained: bool,
+    /// Clients know of it, although it is not recorded.
+    pub(super) known: bool,
 }
 
 impl Monitor<'_> {
@@ -42,6 +44,7 @@ impl Monitor<'_> {
                     finished: now(),
                     until: None,
                     drained: false,
+                    known: false,
                 });
                 // Without a process namespace of its own the rest lives on, and would hold the pipes.
                 let _ = self.group.kill();
@@ -72,12 +75,14 @@ impl Monitor<'_> {
     }
 
     /// Whether the container has ended, with all that it wrote in the log and its end recorded. A disk that is
-    /// full is waited for, since neither may be lost: until there is room, or nobody will ever read them.
+    /// full is waited for, since neither may be lost: until there is room, or nobody will ever read them. That it
+    /// has ended is told meanwhile.
     pub(super) fn is_over(&mut self) -> Option<ExitRecord> {
         let stuck = self.output.is_stuck() && self.is_wanted();
         let ending = self.ending.as_mut()?;
         if stuck {
             ending.until = None;
+            self.tell_early();
             return None;
         }
         if !self.output.is_stuck() && !self.output.sources.is_empty() {
@@ -89,15 +94,36 @@ impl Monitor<'_> {
         if !std::mem::replace(&mut ending.drained, true) {
             slipway_fault::point("monitor.end.drained");
         }
-        let record = ExitRecord {
+        let record = self.record()?;
+        if record.write(&self.plan.files.exit).is_err() && self.is_wanted() {
+            self.tell_early();
+            return None;
+        }
+        Some(record)
+    }
+
+    /// How it ended, once it has.
+    pub(super) fn record(&self) -> Option<ExitRecord> {
+        let ending = self.ending.as_ref()?;
+        Some(ExitRecord {
             code: ending.code,
             oom_killed: self.group.oom_killed(),
             started: self.running.started,
             finished: ending.finished,
             error: String::new(),
-        };
-        let waits = record.write(&self.plan.files.exit).is_err() && self.is_wanted();
-        (!waits).then_some(record)
+        })
+    }
+
+    /// Nobody needs to believe that it runs while its end cannot be recorded.
+    fn tell_early(&mut self) {
+        let Some(record) = self.record() else { return };
+        let known = self.ending.as_mut().map(|ending| &mut ending.known);
+        if known.is_none_or(|known| std::mem::replace(known, true)) {
+            return;
+        }
+        for (_, client) in &mut self.clients {
+            client.tell(&Event::Ended(record.clone()), &[]);
+        }
     }
 
     /// Whether anybody may still read what it left.
