@@ -1,12 +1,12 @@
 //! Places for the steps of a build, and its leases at the workers where they are.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use slipway_image::Platform;
@@ -47,18 +47,35 @@ pub struct Wanted<'a> {
 /// Between two looks whether a worker is there again: at first, and at most.
 const SOON: Duration = Duration::from_millis(100);
 const LATER: Duration = Duration::from_secs(2);
+/// How often a step may lose the same worker before that counts as the step's own doing.
+const LOSSES: u32 = 3;
 
 /// A step's way from worker to worker until one has done it. Each is asked once; when all were, those that were
-/// lost get another chance, once: a step that brings its workers down is not to do so for ever.
+/// lost have the time of a lease since then to come back, each [`LOSSES`] times in all: a step that brings its
+/// workers down is not to do so for ever.
 pub struct Search<'a> {
     leases: &'a Leases,
     wanted: Wanted<'a>,
     events: &'a Events,
     tried: BTreeSet<usize>,
     /// Those of them that were lost in the middle of the step.
-    lost: BTreeSet<usize>,
-    waited: bool,
+    lost: BTreeMap<usize, Loss>,
     failed: Vec<String>,
+}
+
+/// How a step lost a worker.
+#[derive(Debug, Clone, Copy)]
+struct Loss {
+    times: u32,
+    /// When the last time was.
+    at: Instant,
+}
+
+impl Loss {
+    /// Until when the worker may come back; None = it was lost too often.
+    fn until(self, patience: Duration) -> Option<Instant> {
+        (self.times < LOSSES).then(|| self.at + patience)
+    }
 }
 
 /// A place at a worker, and what the build has there.
@@ -104,8 +121,7 @@ impl Leases {
             wanted,
             events,
             tried: BTreeSet::new(),
-            lost: BTreeSet::new(),
-            waited: false,
+            lost: BTreeMap::new(),
             failed: Vec::new(),
         }
     }
@@ -247,7 +263,9 @@ impl Search<'_> {
         // Its room is for whoever is tried next.
         drop(placed);
         self.tried.insert(number);
-        self.lost.insert(number);
+        let at = Instant::now();
+        let loss = self.lost.entry(number).or_insert(Loss { times: 0, at });
+        (loss.times, loss.at) = (loss.times + 1, at);
         lock(&self.leases.told).insert(number);
         let lost = format!(
             "the worker {} was lost in the middle of a step ({why})",
@@ -259,13 +277,13 @@ impl Search<'_> {
             self.failed.push(error.to_string());
             return Ok(());
         }
-        if std::mem::replace(&mut self.waited, true) {
+        let Some(until) = self.awaited().map(|(_, until)| until).max() else {
             return Err(error);
-        }
-        let patience = fleet.worker(number).map_or(Duration::ZERO, |w| w.ttl);
+        };
+        let patience = until.saturating_duration_since(Instant::now());
         self.warn(format!(
             "{lost}: it has {} seconds to come back",
-            patience.as_secs()
+            patience.as_secs_f64().round()
         ))
         .await;
         let Ok(back) = tokio::time::timeout(patience, self.back()).await else {
@@ -280,12 +298,22 @@ impl Search<'_> {
         Ok(())
     }
 
+    /// Those that were lost and may still come back, and until when.
+    fn awaited(&self) -> impl Iterator<Item = (usize, Instant)> {
+        let fleet = &self.leases.fleet;
+        let patience = |number| fleet.worker(number).map_or(Duration::ZERO, |w| w.ttl);
+        let lost = self.lost.iter();
+        lost.filter_map(move |(number, loss)| Some((*number, loss.until(patience(*number))?)))
+            .filter(|(_, until)| *until > Instant::now())
+    }
+
     /// One of those that were lost, as soon as it gives a lease again.
     async fn back(&self) -> usize {
         let mut pause = SOON;
         loop {
             tokio::time::sleep(pause).await;
-            for &number in &self.lost {
+            let awaited: Vec<usize> = self.awaited().map(|(number, _)| number).collect();
+            for number in awaited {
                 if self.leases.at(number).await.is_ok() {
                     return number;
                 }
