@@ -648,7 +648,10 @@ impl Drop for Running {
         // A service that stops drops its builds outside of the runtime: then nothing is collected.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let builder = self.builder.clone();
-            runtime.spawn(async move { tokio::join!(builder.collect(), builder.bound_content()) });
+            runtime.spawn(async move {
+                tokio::join!(builder.collect(), builder.bound_content());
+                builder.give_back().await;
+            });
         }
     }
 }

@@ -12,7 +12,21 @@ use crate::{
 /// How often the cache is looked through.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
 
+/// How long after a build its memory goes: until its caller has gone, and no other build has begun.
+const AFTERWARDS: Duration = Duration::from_secs(2);
+
 impl Builder {
+    /// Gives the memory of builds back when none runs: that of a large context is hundreds of megabytes, in small
+    /// pieces.
+    pub(super) async fn give_back(&self) {
+        tokio::time::sleep(AFTERWARDS).await;
+        // The end of whoever runs sees to it.
+        if self.running().is_empty() {
+            // It fails only when the service ends.
+            let _ = tokio::task::spawn_blocking(slipway_service::give_back).await;
+        }
+    }
+
     /// What the cache holds, and the cache mounts if they can be meant.
     pub async fn records(&self, filters: &Filters) -> Result<(Vec<OnDisk>, Vec<String>)> {
         let mounts = async {

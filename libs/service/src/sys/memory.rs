@@ -18,17 +18,23 @@ pub fn share_heaps() {
     }
 }
 
+/// Gives free memory back to the kernel, of whatever size the pieces are (malloc_trim(3)): after work whose
+/// memory nothing else needs. The allocator by itself gives back only what lies at a heap's end.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: only free memory goes; anything that is in use stays where it is.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Forgets what is not being used: free memory goes back to the kernel, and so do the pages of the
 /// program, which come back from the page cache one by one as they are used again.
 ///
 /// Half of an idle service's memory is pages that its start or some call has touched, or that lie beside those
 /// (the kernel maps sixteen at a time).
 pub fn forget_what_rests() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: only free memory goes; anything that is in use stays where it is.
-    unsafe {
-        libc::malloc_trim(0);
-    }
+    give_back();
     // SAFETY: the callback is of the form that dl_iterate_phdr(3) asks for and uses no data of ours.
     unsafe {
         libc::dl_iterate_phdr(Some(forget_code), std::ptr::null_mut());
