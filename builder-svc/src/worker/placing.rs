@@ -51,7 +51,7 @@ const LATER: Duration = Duration::from_secs(2);
 const LOSSES: u32 = 3;
 
 /// A step's way from worker to worker until one has done it. Each is asked once; when all were, those that were
-/// lost have the time of a lease since then to come back, each [`LOSSES`] times in all: a step that brings its
+/// lost have the time of a lease since then to come back, each three times in all: a step that brings its
 /// workers down is not to do so for ever.
 pub struct Search<'a> {
     leases: &'a Leases,
