@@ -12,6 +12,9 @@ use crate::{
 /// `ENOSPC`
 const NO_SPACE: i32 = 28;
 
+/// Nobody has to let a container run on because its record cannot be written: that is done later.
+const ENDS_ALL_THE_SAME: &str = "runtime.stop.recorded";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_fails_a_step_and_nothing_else() {
     let Some(mut bench) = Bench::start().await else {
@@ -26,13 +29,17 @@ async fn a_full_disk_fails_a_step_and_nothing_else() {
         let caller = bench.begin(&operation);
         bench.fires(point).await;
         let said = bench.answered(caller);
-        assert_ne!(said.code, 0, "{}: {said:?}", point.name);
-        assert!(
-            said.err.contains("No space left on device"),
-            "{}: {said:?}",
-            point.name
-        );
-        assert_eq!(state(&bench.site, "one"), before, "{}", point.name);
+        if point.name == ENDS_ALL_THE_SAME {
+            assert_eq!(said.code, 0, "{}: {said:?}", point.name);
+        } else {
+            assert_ne!(said.code, 0, "{}: {said:?}", point.name);
+            assert!(
+                said.err.contains("No space left on device"),
+                "{}: {said:?}",
+                point.name
+            );
+            assert_eq!(state(&bench.site, "one"), before, "{}", point.name);
+        }
         (operation.again)(&bench.site).await;
         bench.clean(point.name).await;
     }
