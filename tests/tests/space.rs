@@ -96,7 +96,7 @@ async fn pruning_and_running_at_the_same_time() {
                     })
                 })
                 .collect();
-            let mut pruned = 0;
+            let mut pruned = 0_u32;
             while runs.iter().any(|run| !run.is_finished()) {
                 let request = slipway_proto::runtime::v1::PruneLayersRequest { all: true };
                 let done = runtime.block_on(host.prune_layers(request)).unwrap();
@@ -105,8 +105,9 @@ async fn pruning_and_running_at_the_same_time() {
             pruned
         })
     };
-    let pruned: u32 = tokio::task::block_in_place(&mut both);
-    assert!(pruned > 0, "nothing was ever pruned in between");
+    // Three at once may always have one that uses the layer.
+    let rounds = tokio::task::block_in_place(|| (0..20).find(|_| both() > 0));
+    assert!(rounds.is_some(), "nothing was ever pruned in between");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! first start, gives its privileges away, and becomes the server.
 
 use super::{build, site};
-use slipway_tests::eventually_within;
+use slipway_tests::{eventually, eventually_within};
 
 const DOCKERFILE: &str = r#"FROM debian:bookworm
 RUN set -eux; \
@@ -82,6 +82,15 @@ async fn a_database_keeps_its_data() {
     };
     run("first");
     healthy("first").await;
+    // The server that the first start fills the database with answers, too, and ends: it is the next one's turn.
+    eventually("the database is there to stay", async || {
+        let said = site.ctl(&["logs", "first"]).out;
+        let asked = [
+            "exec", "-u", "postgres", "first", "psql", "-Atc", "SELECT 1",
+        ];
+        (said.contains("init process complete") && site.ctl(&asked).code == 0).then_some(())
+    })
+    .await;
     assert_eq!(query("first", "SELECT name FROM ships"), "Fram\n");
     query("first", "INSERT INTO ships VALUES ('Gjoa')");
     site.ctl(&["stop", "first"]).ok();
