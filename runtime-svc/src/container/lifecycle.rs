@@ -51,13 +51,7 @@ impl Manager {
                 ));
             }
             Status::Running { .. } => return Ok(false),
-            Status::Ending { .. } => {
-                return Err(Error::Conflict(format!(
-                    "cannot start container {}: it has ended, and the last of its output waits for room on \
-                     the disk",
-                    container.name()
-                )));
-            }
+            Status::Ending { .. } => return Err(waits_for_room(container)),
             Status::Removed => return Err(Error::NoSuchContainer(container.id.clone())),
             Status::Created | Status::Exited { .. } | Status::Restarting { .. } => {}
         }
@@ -551,6 +545,14 @@ pub(super) fn keep_end(container: &Container, record: &ExitRecord) {
     if let Err(error) = record.write(&container.exit_file()) {
         tracing::warn!(container = container.id, %error, "its end could not be recorded");
     }
+}
+
+/// It has ended and cannot be started yet.
+pub(super) fn waits_for_room(container: &Container) -> Error {
+    Error::Conflict(format!(
+        "cannot start container {}: it has ended, and the last of its output waits for room on the disk",
+        container.name()
+    ))
 }
 
 /// What its policy has to judge.

@@ -3,6 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use super::{
+    lifecycle::waits_for_room,
     manager::Manager,
     state::{Container, Status},
 };
@@ -193,6 +194,10 @@ impl Manager {
         signal: &str,
         timeout: Option<i32>,
     ) -> Result<(), Error> {
+        if matches!(container.status(), Status::Ending { .. }) {
+            // Before the stop: its restart policy stays as it is.
+            return Err(waits_for_room(container));
+        }
         let _kept = container.keep_over_restart();
         self.stop(container, signal, timeout).await?;
         self.start(container, None).await?;

@@ -111,7 +111,7 @@ pub fn run(store: &Store, options: &Run, systemd: bool, log: &Log) -> Result<u8,
         }
         return Ok(0);
     }
-    let code = foreground::wait(pid, terminal, notify)?;
+    let code = foreground::wait(pid, terminal, notify.map(|notify| (notify, log)))?;
     if !keep {
         match store.hold(&create.id) {
             Ok(held) => remove::destroy(held, &record, log)?,

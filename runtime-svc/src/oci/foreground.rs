@@ -17,6 +17,7 @@ use rustix::{
 
 use super::{
     error::{Error, Tried as _},
+    log::Log,
     notify::Listener,
 };
 use crate::sys::{signals, terminal};
@@ -31,7 +32,7 @@ pub fn block_signals() -> Result<(), Error> {
 pub fn wait(
     child: Pid,
     terminal: Option<OwnedFd>,
-    mut notify: Option<Listener>,
+    mut notify: Option<(Listener, &Log)>,
 ) -> Result<u8, Error> {
     let what = || "cannot wait for the container".to_owned();
     let arrived = SignalFd::with_flags(
@@ -59,7 +60,7 @@ pub fn wait(
                 polled.push(PollFd::from_borrowed_fd(stdin(), PollFlags::IN));
             }
         }
-        polled.extend(notify.as_ref().map(Listener::interest));
+        polled.extend(notify.as_ref().map(|(listener, _)| listener.interest()));
         match rustix::event::poll(&mut polled, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(e).tried(what),
@@ -68,10 +69,16 @@ pub fn wait(
         drop(polled);
         // We are what the caller watches: signals and the exit code go through us.
         let main = rustix::process::getpid().as_raw_pid();
-        if let Some(listener) = &notify
-            && listener.hear(main)?
-        {
-            notify = None;
+        if let Some((listener, log)) = &notify {
+            match listener.hear(main) {
+                Ok(false) => {}
+                Ok(true) => notify = None,
+                // The container runs all the same, and its end is told.
+                Err(error) => {
+                    log.warn(&error.to_string());
+                    notify = None;
+                }
+            }
         }
         while let Ok(Some(signal)) = arrived.read_signal() {
             hand_on(signal.ssi_signo as i32, child, screen.as_ref());

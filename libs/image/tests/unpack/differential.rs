@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    corpus,
+    corpus, skipped,
     tree::{self, Node, Tree},
 };
 
@@ -124,7 +124,7 @@ fn compare(name: &str, bytes: &[u8]) -> Vec<String> {
     let mine = tree::read(ours.path());
     for (other, program) in [(Other::Gnu, "tar"), (Other::Bsd, "bsdtar")] {
         if !has(program) {
-            println!("skipped: {program} is not installed");
+            skipped(&format!("{program} is not installed"));
             continue;
         }
         let excepted: Vec<_> = INTENDED
@@ -289,7 +289,7 @@ fn what_real_tools_write_comes_back() {
     let mut wrong = Vec::new();
     let mut check = |name: String, bytes: Option<Vec<u8>>, root: &Path, except: &[&Except]| {
         let Some(bytes) = bytes else {
-            println!("skipped: {name} is not installed");
+            skipped(&format!("{name} is not installed"));
             return;
         };
         let folder = tempfile::tempdir().unwrap();

@@ -17,10 +17,17 @@ use slipway_image::layer::{
     unpack::{UnpackError, Unpacked, unpack_layer},
 };
 
+/// Says why something is not tested, past the capture of output: whoever runs the tests is to see it.
+fn skipped(why: &str) {
+    use std::io::Write as _;
+    // A terminal that is gone needs no telling.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: unpack: {why}");
+}
+
 fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        println!("skipped: needs root");
+        skipped("needs root");
     }
     root
 }
