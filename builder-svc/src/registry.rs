@@ -14,7 +14,7 @@ use slipway_proto::{
 };
 use slipway_service::whole::{Piece, Whole};
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt as _;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::{
@@ -207,25 +207,14 @@ impl Registry {
         whole: Whole,
     ) -> Result<(Digest, u64)> {
         use write_blob_request::{Header, Part};
-        let header = Header {
-            repository: repository.to_owned(),
-            ..Header::default()
-        };
         let _dropped = whole.until_dropped();
-        let rest = whole.body(chunks).map(|piece| match piece {
+        let body = whole.body(chunks).map(|piece| match piece {
             Piece::Data(data) => Part::Data(data),
             // A blob has one header: a second one is refused.
             Piece::CutOff => Part::Header(Header::default()),
         });
-        let parts = tokio_stream::iter([Part::Header(header)]).chain(rest);
-        let stream = parts.map(|part| WriteBlobRequest { part: Some(part) });
-        let answer = self.client.clone().write_blob(stream).await;
-        let stored = answer
-            .map_err(|s| remote("cannot store a blob".to_owned(), &s))?
-            .into_inner();
-        let digest = stored.digest.parse();
-        let digest = digest.map_err(|e| Error::Invalid(format!("registry-svc said: {e}")))?;
-        Ok((digest, stored.size))
+        let stored = self.send_blob(repository, false, body).await?;
+        Ok((stored.digest, stored.size))
     }
 
     /// The same for a blob of which registry-svc may have parts. When it has not one that is named, the reason is
@@ -237,13 +226,8 @@ impl Registry {
         whole: Whole,
     ) -> Result<Stored> {
         use write_blob_request::{BeginPart, EndPart, Header, Part, PartName};
-        let header = Header {
-            repository: repository.to_owned(),
-            in_parts: true,
-            ..Header::default()
-        };
         let _dropped = whole.until_dropped();
-        let rest = whole.body(pieces).map(|piece| match piece {
+        let body = whole.body(pieces).map(|piece| match piece {
             Piece::Data(BlobPiece::Data(data)) => Part::Data(data),
             Piece::Data(BlobPiece::Begin) => Part::BeginPart(BeginPart {}),
             Piece::Data(BlobPiece::End) => Part::EndPart(EndPart {}),
@@ -254,7 +238,21 @@ impl Registry {
             // As above.
             Piece::CutOff => Part::Header(Header::default()),
         });
-        let parts = tokio_stream::iter([Part::Header(header)]).chain(rest);
+        self.send_blob(repository, true, body).await
+    }
+
+    async fn send_blob(
+        &self,
+        repository: &str,
+        in_parts: bool,
+        body: impl Stream<Item = write_blob_request::Part> + Send + 'static,
+    ) -> Result<Stored> {
+        let header = write_blob_request::Header {
+            repository: repository.to_owned(),
+            in_parts,
+            ..write_blob_request::Header::default()
+        };
+        let parts = tokio_stream::iter([write_blob_request::Part::Header(header)]).chain(body);
         let stream = parts.map(|part| WriteBlobRequest { part: Some(part) });
         let answer = self.client.clone().write_blob(stream).await;
         let stored = answer
@@ -318,6 +316,12 @@ pub enum BlobPiece {
     End,
     /// A part that is there already, and its size.
     Known(Digest, u64),
+}
+
+impl From<bytes::Bytes> for BlobPiece {
+    fn from(data: bytes::Bytes) -> Self {
+        Self::Data(data)
+    }
 }
 
 /// A blob that was stored.

@@ -137,6 +137,7 @@ impl Solver {
         match self.store(&tree, import, true).await {
             // The layers that had it were removed since. A worker that did not get all fetches the layer.
             Err(Error::Remote { reason, .. }) if reason == PART_UNKNOWN => {
+                tracing::info!("registry-svc has not all parts any more: the layer is sent whole");
                 self.store(&tree, None, false).await.map(Some)
             }
             made => made.map(Some),

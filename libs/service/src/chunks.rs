@@ -48,24 +48,36 @@ impl io::Read for ChunkReader {
     }
 }
 
-/// A blocking writer whose full chunks go into a channel. What is left goes with `flush`: whoever does
-/// not call it at the end loses it.
-pub struct ChunkWriter {
-    send: mpsc::Sender<bytes::Bytes>,
+/// A blocking writer whose full chunks go into a channel, among other things that it may carry. What is left goes
+/// with `flush`: whoever does not call it at the end loses it.
+pub struct ChunkWriter<T = bytes::Bytes> {
+    send: mpsc::Sender<T>,
     chunk: Vec<u8>,
 }
 
-impl ChunkWriter {
+impl<T: From<bytes::Bytes>> ChunkWriter<T> {
     /// Into a channel.
-    pub fn new(send: mpsc::Sender<bytes::Bytes>) -> Self {
+    pub fn new(send: mpsc::Sender<T>) -> Self {
         Self {
             send,
             chunk: Vec::new(),
         }
     }
+
+    /// Sends what was written so far, and then something else.
+    pub fn put(&mut self, item: T) -> io::Result<()> {
+        io::Write::flush(self)?;
+        self.send(item)
+    }
+
+    fn send(&self, item: T) -> io::Result<()> {
+        self.send
+            .blocking_send(item)
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads any more"))
+    }
 }
 
-impl io::Write for ChunkWriter {
+impl<T: From<bytes::Bytes>> io::Write for ChunkWriter<T> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         if self.chunk.capacity() == 0 {
             self.chunk.reserve_exact(CHUNK_SIZE);
@@ -83,9 +95,7 @@ impl io::Write for ChunkWriter {
         if self.chunk.is_empty() {
             return Ok(());
         }
-        let chunk = std::mem::take(&mut self.chunk);
-        self.send
-            .blocking_send(chunk.into())
-            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads any more"))
+        let chunk = bytes::Bytes::from(std::mem::take(&mut self.chunk));
+        self.send(chunk.into())
     }
 }

@@ -187,7 +187,8 @@ impl Assembly {
     }
 
     fn taken(&mut self, size: u64) -> Result<()> {
-        self.size += size;
+        // What a client says of a part is not checked yet.
+        self.size = self.size.saturating_add(size);
         match self.size <= LARGEST {
             true => Ok(()),
             false => Err(Error::TooLarge {

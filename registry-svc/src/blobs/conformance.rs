@@ -283,6 +283,8 @@ async fn wrong_parts_leave_nothing(store: &Arc<dyn BlobStore>, staging: &Path) {
     assert!(!blob.known(&gone, 4).await.unwrap());
     // Of another size, or not on the disk yet.
     assert!(!matches!(blob.known(&name, 4).await, Ok(true)));
+    // As a client may say.
+    assert!(!matches!(blob.known(&name, u64::MAX).await, Ok(true)));
     blob.begin_part().await.unwrap();
     assert!(blob.begin_part().await.is_err());
     assert!(blob.finish(None, None).await.is_err());

@@ -142,9 +142,10 @@ impl Parts {
                     let whole = |recipe: &Recipe| {
                         let long = |piece: &Piece| {
                             fs::metadata(parts.place(&piece.part))
-                                .is_ok_and(|m| piece.offset + piece.size <= m.len())
+                                .is_ok_and(|m| piece.offset.saturating_add(piece.size) <= m.len())
                         };
-                        recipe.pieces.iter().all(long)
+                        let pieces = || recipe.pieces.iter();
+                        pieces().all(long) && pieces().map(|p| p.size).sum::<u64>() == recipe.size
                     };
                     match (digest, recipe.filter(whole)) {
                         (Some(digest), Some(recipe)) => {

@@ -69,4 +69,11 @@ async fn what_did_not_change_is_stored_once_and_stays_as_long_as_a_layer_has_it(
     assert!(left < first - 2 * LARGE as u64, "{left} of {first}");
     built(&site, "three", &["--no-cache"]);
     assert_eq!(shell(&site, "three", sums), two);
+    // So does one whose registry has lost everything behind its back.
+    site.kill_service("registry");
+    fs::remove_dir_all(&state).unwrap();
+    site.start_service("registry").await;
+    image::busybox(&site).await;
+    built(&site, "four", &[]);
+    assert_eq!(shell(&site, "four", sums), two);
 }

@@ -13,8 +13,7 @@ use slipway_image::{
         pack::{Archive, LayerWriter},
     },
 };
-use slipway_service::{CHUNK_SIZE, chunks::ChunkWriter, whole::Whole};
-use tokio::sync::mpsc;
+use slipway_service::{chunks::ChunkWriter, whole::Whole};
 
 use super::Tree;
 use crate::{
@@ -27,6 +26,9 @@ use crate::{
 
 /// Most parts of a layer: so many registry-svc takes.
 const PARTS: usize = 4000;
+
+/// Where a layer goes.
+pub(super) type PieceWriter = ChunkWriter<BlobPiece>;
 
 /// All that a layer is made of.
 pub(super) struct Packing {
@@ -77,14 +79,15 @@ impl Packing {
             let checksum = known.as_ref().map(|part| part.checksum);
             match known {
                 Some(part) => {
-                    let put = move |out: &mut PieceWriter| out.known(part.digest, part.size);
+                    let known = BlobPiece::Known(part.digest, part.size);
+                    let put = move |out: &mut PieceWriter| out.put(known);
                     layer.append_known(&header, &mut content, Box::new(put))?;
                 }
                 None => layer.append_apart(
                     &header,
                     &mut content,
-                    Box::new(PieceWriter::begin),
-                    Box::new(PieceWriter::end),
+                    Box::new(|out| out.put(BlobPiece::Begin)),
+                    Box::new(|out| out.put(BlobPiece::End)),
                 )?,
             }
             let actual = content.finish()?;
@@ -131,67 +134,10 @@ impl Wanted<'_> {
     }
 }
 
-/// A blocking writer of a blob with parts. What is left goes with `flush`.
-pub(super) struct PieceWriter {
-    send: mpsc::Sender<BlobPiece>,
-    chunk: Vec<u8>,
-}
-
-impl PieceWriter {
-    pub const fn new(send: mpsc::Sender<BlobPiece>) -> Self {
-        Self {
-            send,
-            chunk: Vec::new(),
-        }
-    }
-
-    fn begin(&mut self) -> io::Result<()> {
-        self.flush()?;
-        self.send(BlobPiece::Begin)
-    }
-
-    fn end(&mut self) -> io::Result<()> {
-        self.flush()?;
-        self.send(BlobPiece::End)
-    }
-
-    fn known(&mut self, digest: Digest, size: u64) -> io::Result<()> {
-        self.flush()?;
-        self.send(BlobPiece::Known(digest, size))
-    }
-
-    fn send(&self, piece: BlobPiece) -> io::Result<()> {
-        self.send
-            .blocking_send(piece)
-            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads any more"))
-    }
-}
-
-impl io::Write for PieceWriter {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        if self.chunk.capacity() == 0 {
-            self.chunk.reserve_exact(CHUNK_SIZE);
-        }
-        let n = (CHUNK_SIZE - self.chunk.len()).min(buffer.len());
-        self.chunk.extend_from_slice(&buffer[..n]);
-        if self.chunk.len() == CHUNK_SIZE {
-            self.flush()?;
-        }
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.chunk.is_empty() {
-            return Ok(());
-        }
-        let chunk = std::mem::take(&mut self.chunk);
-        self.send(BlobPiece::Data(chunk.into()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use slipway_image::layer as tar;
+    use tokio::sync::mpsc;
 
     use super::{super::Item, *};
     use crate::context::content::Part;
