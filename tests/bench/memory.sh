@@ -13,6 +13,10 @@ memory_of() { # SET SERVICE...
     done
 }
 
+# Idle is who has had nothing to do for a moment: three seconds after a start a service forgets what only that
+# needed.
+at_rest() { sleep 5; }
+
 memory_of_trees() { # SET NAME PID...
     local set=$1 name=$2 pid
     shift 2

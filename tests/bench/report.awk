@@ -1,4 +1,4 @@
-# Prints the tables. Input: NAME VERSION MEDIAN P90 BEST (microseconds), then "memory" SET NAME PROCESSES PSS RSS (KiB).
+# Prints the tables, with verdict.awk. Input: NAME VERSION MEDIAN P90 BEST (microseconds), then "memory" SET NAME PROCESSES PSS RSS (KiB).
 BEGIN {
     FS = "\t"
     label["slipway"] = "Slipway: `ctl run --rm busybox true`, bridge"
@@ -48,26 +48,14 @@ END {
         }
         if (count[s] > 1) printf "| **all four%s** | %d | **%s** | %s |\n", title, all[s], mb(pss[s]), mb(rss[s])
     }
-    print ""
-    missed = 0
-    if (("slipway" in median) && ("crun" in median)) {
-        ok = median["slipway"] <= median["crun"]
-        printf "Start: %s x crun, to reach: at most 1: %s.\n", times("slipway", "crun"), ok ? "reached" : "MISSED"
-        if (!ok) missed = 1
-    } else print "Start: no comparison with crun."
-    if (("oci" in median) && ("crun" in median)) {
-        ok = median["oci"] <= median["crun"]
-        printf "OCI runtime: %s x crun, to reach: at most 1: %s.\n", times("oci", "crun"), ok ? "reached" : "MISSED"
-        if (!ok) missed = 1
-    }
-    if (("exec_slipway" in median) && ("exec_docker" in median)) {
-        ok = median["exec_slipway"] <= 0.1 * median["exec_docker"]
-        printf "Exec: %s x docker, to reach: at most 0.1: %s.\n", times("exec_slipway", "exec_docker"), ok ? "reached" : "MISSED"
-        if (!ok) missed = 1
-    } else print "Exec: no comparison with docker."
-    ok = pss["slipway-after"] * 1024 <= 60e6
-    printf "Memory: %s MB (Pss) for all four services after the runs, to reach: at most 60: %s.\n", mb(pss["slipway-after"]), ok ? "reached" : "MISSED"
-    if (!ok) missed = 1
-    while ((getline line < missing) > 0) print "Not measured: " line "."
-    exit check && missed
+    known = ("slipway" in median) && ("crun" in median)
+    judge("`run --rm busybox true`", times("slipway", "crun") " x `crun run`", "at most 1", known ? median["slipway"] <= median["crun"] : "")
+    known = ("oci" in median) && ("crun" in median)
+    judge("`slipway-oci run`", times("oci", "crun") " x `crun run`", "at most 1", known ? median["oci"] <= median["crun"] : "")
+    known = ("exec_slipway" in median) && ("exec_docker" in median)
+    judge("`exec C true`", times("exec_slipway", "exec_docker") " x docker", "at most 0.1", known ? median["exec_slipway"] <= 0.1 * median["exec_docker"] : "")
+    judge("memory of all four services after the runs", mb(pss["slipway-after"]) " MB", "at most 60", pss["slipway-after"] * 1024 <= 60e6)
+    bad = tell()
+    while ((getline line < missing) > 0) print (said++ ? "" : "\n") "Not measured: " line "."
+    exit check && bad
 }

@@ -38,6 +38,8 @@ impl Audit {
             ("state/runtime/containers", 2),
             ("state/runtime/volumes", 2),
             ("state/runtime/snapshots", 1),
+            ("state/runtime/layers", 2),
+            ("state/runtime/caches", 2),
             ("state/runtime", 1),
             ("state/registry/uploads", 2),
             ("state/netd", 1),
@@ -124,6 +126,29 @@ impl Audit {
         }
         self.0
             .insert("network namespaces".to_owned(), namespaces.len());
+        self.zombies(processes);
+    }
+
+    /// Children that ended and that nobody took notice of. A container's own are its own affair.
+    fn zombies(&mut self, processes: &BTreeSet<String>) {
+        let ours = |pid: &str| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let name = name.trim();
+            name.starts_with("slipway-") || matches!(name, "runtime-svc" | "netd")
+        };
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // pid (comm) state ppid; the comm may have anything in it.
+            let Some((head, tail)) = stat.rsplit_once(") ") else {
+                continue;
+            };
+            let mut rest = tail.split(' ');
+            let (state, parent) = (rest.next(), rest.next().unwrap_or_default());
+            if state == Some("Z") && processes.contains(parent) && ours(parent) {
+                let name = head.split_once('(').map_or("", |(_, name)| name);
+                self.add("zombie", name);
+            }
+        }
     }
 
     fn network(&mut self, site: &Site) {

@@ -84,6 +84,15 @@ pub async fn store(
 
 /// Stores an image `busybox`.
 pub async fn busybox(site: &Site) -> Digest {
+    let run = RunConfig {
+        cmd: Some(vec!["sh".into()]),
+        ..RunConfig::default()
+    };
+    store(site, "busybox", run, &busybox_entries()).await
+}
+
+/// The files of the image `busybox`.
+pub fn busybox_entries() -> Vec<(Entry, Vec<u8>)> {
     let program = std::fs::read("/bin/busybox").unwrap();
     let mut entries = vec![
         (entry("bin", Kind::Folder, 0), vec![]),
@@ -104,11 +113,7 @@ pub async fn busybox(site: &Site) -> Digest {
             vec![],
         ));
     }
-    let run = RunConfig {
-        cmd: Some(vec!["sh".into()]),
-        ..RunConfig::default()
-    };
-    store(site, "busybox", run, &entries).await
+    entries
 }
 
 async fn put(site: &Site, repository: &str, content: &[u8]) {

@@ -5,12 +5,14 @@
 //! whatever the programs left behind fails it (`leaks`). Tests wait for conditions with
 //! [`eventually`], never for a time, and no test goes on for ever (`watchdog`).
 
+mod alive;
 pub mod audit;
 mod calls;
 pub mod ctl;
 pub mod docker;
 mod faults;
 pub mod fixtures;
+pub mod gated;
 mod http;
 pub mod image;
 mod leaks;

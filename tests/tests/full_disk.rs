@@ -45,11 +45,12 @@ impl Drop for Small {
 }
 
 /// Starts a container that prints 60,000 bytes and ends with 3 as soon as it is told to.
-fn start(site: &Site, name: &str) -> String {
+fn start(site: &Site, name: &str, options: &[&str]) -> String {
     let script = "while [ ! -e /dev/shm/go ]; do usleep 10000; done; \
                   head -c 60000 /dev/zero | tr '\\0' x; exit 3";
-    site.ctl(&["run", "-d", "--name", name, "busybox", "sh", "-c", script])
-        .ok();
+    let command = ["busybox", "sh", "-c", script];
+    let words = [&["run", "-d", "--name", name], options, &command];
+    site.ctl(&words.concat()).ok();
     site.inspect(name, "{{.State.Pid}}")
 }
 
@@ -71,7 +72,7 @@ async fn what_a_container_wrote_last_is_kept_until_there_is_room() {
     let disk = Small::mount(&site);
     site.start_services().await;
     image::busybox(&site).await;
-    let (kept, removed) = (start(&site, "kept"), start(&site, "removed"));
+    let (kept, removed) = (start(&site, "kept", &[]), start(&site, "removed", &[]));
     let forever = ["--restart=unless-stopped", "busybox", "sleep", "1000"];
     site.ctl(&[&["run", "-d", "--name", "runs"], &forever[..]].concat())
         .ok();
@@ -120,6 +121,86 @@ async fn what_a_container_wrote_last_is_kept_until_there_is_room() {
     .await;
     site.kill_and_restart("runtime").await;
     has_ended(&site, "runs", "137").await;
+    drop(site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_it_ended_is_known_and_its_address_is_free_while_there_is_no_room() {
+    if !ready() {
+        return;
+    }
+    let mut site = Site::bare();
+    let disk = Small::mount(&site);
+    site.start_services().await;
+    image::busybox(&site).await;
+    let names = ["heard", "unheard"];
+    let pids = [
+        start(&site, "heard", &["-p", "127.0.0.1:8081:80"]),
+        start(&site, "unheard", &["-p", "127.0.0.1:8082:80"]),
+    ];
+    let monitors = pids.clone().map(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let parent = status.lines().find_map(|l| l.strip_prefix("PPid:"));
+        parent.unwrap().trim().parse().unwrap()
+    });
+    disk.fill();
+    for pid in &pids {
+        end(pid).await;
+    }
+    for name in names {
+        has_ended(&site, name, "3").await;
+    }
+    // Nothing of them runs, so nothing of the network is theirs.
+    eventually("their addresses and ports are free", async || {
+        let format = "{{len .Containers}}";
+        let there = site.ctl(&["network", "inspect", "-f", format, "bridge"]);
+        (there.ok().trim() == "0").then_some(())
+    })
+    .await;
+    for name in names {
+        let told = "{{.NetworkSettings.IPAddress}}{{.NetworkSettings.Ports}}";
+        assert_eq!(site.inspect(name, told), "map[]");
+    }
+    // Their monitors are killed: one while somebody listens, one while nobody does.
+    let kill = |monitor: i32| {
+        let pid = rustix::process::Pid::from_raw(monitor).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    };
+    kill(monitors[0]);
+    eventually("the first waits for nothing any more", async || {
+        let error = site.ctl(&["start", "heard"]).err;
+        (!error.contains("waits for room")).then_some(())
+    })
+    .await;
+    has_ended(&site, "heard", "3").await;
+    site.kill_service("runtime");
+    kill(monitors[1]);
+    let there = format!("/proc/{}", monitors[1]);
+    eventually("the second monitor is gone", async || {
+        (!Path::new(&there).exists()).then_some(())
+    })
+    .await;
+    site.start_service("runtime").await;
+    for _ in 0..2 {
+        for name in names {
+            has_ended(&site, name, "3").await;
+        }
+        // And to the next instance, still without any room.
+        site.kill_and_restart("runtime").await;
+    }
+    disk.free();
+    site.kill_and_restart("runtime").await;
+    for name in names {
+        has_ended(&site, name, "3").await;
+        let id = site.inspect(name, "{{.Id}}");
+        // On the disk by now, and nowhere else.
+        assert!(
+            site.path(&format!("state/runtime/containers/{id}/exit.json"))
+                .exists()
+        );
+        assert!(!site.path(&format!("run/runtime/containers/{id}")).exists());
+        site.ctl(&["start", name]).ok();
+    }
     drop(site);
 }
 

@@ -1,7 +1,9 @@
 //! Many containers: begun at once, listed, found again, ended at once; and what a start costs does not depend
 //! on how many there are.
 //!
-//! `SLIPWAY_SCALE=1000` raises their number. How fast it all is measures `tests/bench/scale`.
+//! `SLIPWAY_SCALE=1000` raises their number; with programs for debugging that takes a minute and a half on two
+//! processors, which is too long for every run of all tests. `tests/bench/scale` has a thousand, kills the services
+//! with all of them running, and measures how fast it all is.
 
 use std::{
     collections::BTreeSet,

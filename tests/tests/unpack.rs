@@ -1,226 +1,63 @@
 //! Layers on their way: transfers that break, services that die in the middle, callers that go away, and
 //! what a power cut leaves.
 
-use std::{
-    io::Write as _,
-    net::TcpStream,
-    os::unix::fs::MetadataExt as _,
-    path::PathBuf,
-    process::Child,
-    sync::{Arc, Condvar, Mutex},
+use std::{os::unix::fs::MetadataExt as _, path::PathBuf, process::Child};
+
+use slipway_image::layer::Kind;
+use slipway_tests::{
+    Site, eventually,
+    gated::{self, Gated, noise},
+    image::entry,
+    ready,
 };
 
-use slipway_image::{
-    Digest,
-    layer::{Kind, pack::LayerWriter},
-    media_type,
-};
-use slipway_tests::{Reply, Request, Server, Site, eventually, image::entry, ready};
-
-/// An upstream with one image, `big`, whose layer it sends as far as it is allowed to.
-struct Slow {
-    server: Server,
-    gate: Arc<Gate>,
-    size: u64,
-}
-
-/// How far the layer may go, and what became of it.
-#[derive(Default)]
-struct Gate {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default, Clone)]
-struct State {
-    open: u64,
-    /// Break the connection there instead of waiting, once.
-    break_at: Option<u64>,
-    /// Where transfers of the layer began, and how far each came.
-    transfers: Vec<(u64, u64)>,
-    /// Transfers that are going on.
-    going: u32,
-}
-
-impl Gate {
-    /// Sends the layer from where it is wanted.
-    fn send(&self, request: &Request, layer: &[u8], mut out: &TcpStream) {
-        let size = layer.len() as u64;
-        let (status, left) = match request.offset {
-            0 => (200, size),
-            offset => (206, size - offset),
-        };
-        let reply = Reply {
-            status,
-            length: Some(left),
-            ..Reply::default()
-        };
-        reply.send(request, out);
-        if request.method == "HEAD" {
-            return;
-        }
-        let mine = {
-            let mut state = self.state.lock().unwrap();
-            state.transfers.push((request.offset, request.offset));
-            state.going += 1;
-            state.transfers.len() - 1
-        };
-        let mut at = request.offset;
-        while at < size {
-            let mut state = self.state.lock().unwrap();
-            if state.break_at.is_some_and(|end| at >= end) {
-                state.break_at = None;
-                break;
-            }
-            if at >= state.open {
-                let wait = std::time::Duration::from_millis(50);
-                drop(self.changed.wait_timeout(state, wait).unwrap());
-                // Whoever went away meanwhile is noticed by what it does not take.
-                let mut byte = [0];
-                out.set_nonblocking(true).unwrap();
-                let gone = matches!(out.peek(&mut byte), Ok(0));
-                out.set_nonblocking(false).unwrap();
-                if gone {
-                    break;
-                }
-                continue;
-            }
-            let end = size.min(at + 64 * 1024).min(state.open);
-            drop(state);
-            if out.write_all(&layer[at as usize..end as usize]).is_err() {
-                break;
-            }
-            at = end;
-            self.state.lock().unwrap().transfers[mine].1 = at;
-        }
-        self.state.lock().unwrap().going -= 1;
-    }
-
-    fn open(&self, to: u64) {
-        self.state.lock().unwrap().open = to;
-        self.changed.notify_all();
-    }
-
-    fn state(&self) -> State {
-        self.state.lock().unwrap().clone()
-    }
-}
-
-/// Bytes that compress no more.
-fn noise(length: usize, mut seed: u64) -> Vec<u8> {
-    (0..length)
-        .map(|_| {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed as u8
-        })
-        .collect()
-}
+/// An upstream with one image, `big`, of one layer.
+struct Slow(Gated);
 
 impl Slow {
-    /// The upstream, as the site's docker.io. The gate stands in the middle of the layer.
-    fn start(site: &Site) -> Self {
-        let mut layer = LayerWriter::new(Vec::new(), 1);
-        let mut add = |path: &str, kind, content: &[u8]| {
-            let entry = entry(path, kind, content.len() as u64);
-            layer.append(&entry, &mut &content[..]).unwrap();
-        };
-        add("bin", Kind::Folder, &[]);
-        add(
-            "bin/busybox",
-            Kind::File,
-            &std::fs::read("/bin/busybox").unwrap(),
-        );
-        for name in ["true", "sha256sum", "cat", "sleep"] {
-            add(
-                &format!("bin/{name}"),
-                Kind::Symlink(b"busybox".to_vec()),
-                &[],
-            );
-        }
-        for number in 0..40 {
-            add(
-                &format!("noise{number}"),
-                Kind::File,
-                &noise(128 * 1024, number + 1),
-            );
-        }
-        let (layer, packed) = layer.finish().unwrap();
-        let config = format!(
-            r#"{{"architecture":"{}","os":"linux","config":{{"Env":["PATH=/bin"],"Cmd":["true"]}},"rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
-            slipway_image::Platform::host().architecture,
-            packed.diff_id,
-        );
-        let manifest = format!(
-            r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"{}","digest":"{}","size":{}}},"layers":[{{"mediaType":"{}","digest":"{}","size":{}}}]}}"#,
-            media_type::OCI_MANIFEST,
-            media_type::OCI_CONFIG,
-            Digest::of(&config),
-            config.len(),
-            media_type::OCI_LAYER_GZIP,
-            packed.digest,
-            layer.len(),
-        );
-        let size = layer.len() as u64;
-        let gate = Arc::new(Gate::default());
-        gate.open(size / 2);
-        let at_gate = Arc::clone(&gate);
-        let server = Server::start_raw(site, move |request, out| {
-            let blob = |digest: &str| request.path == format!("/v2/library/big/blobs/{digest}");
-            if blob(&packed.digest.to_string()) {
-                return at_gate.send(request, &layer, out);
-            }
-            let reply = |kind: &str, body: &str| Reply {
-                status: 200,
-                headers: vec![
-                    ("Content-Type", kind.to_owned()),
-                    ("Docker-Content-Digest", Digest::of(body).to_string()),
-                ],
-                body: body.into(),
-                ..Reply::default()
-            };
-            let reply = match &request.path {
-                path if path.starts_with("/v2/library/big/manifests/") => {
-                    reply(media_type::OCI_MANIFEST, &manifest)
-                }
-                _ if blob(&Digest::of(&config).to_string()) => reply("application/json", &config),
-                path if path == "/v2/" => reply("application/json", "{}"),
-                _ => Reply {
-                    status: 404,
-                    ..Reply::default()
-                },
-            };
-            reply.send(request, out);
-        });
-        site.configure(
-            "registry.toml",
-            &format!(
-                "[[upstream]]\nhost = \"docker.io\"\nurl = \"http://{}\"\ninsecure = true\n",
-                server.address
-            ),
-        );
-        Self { server, gate, size }
-    }
-
     async fn with_site() -> Option<(Site, Self)> {
         if !ready() {
             return None;
         }
         let mut site = Site::bare();
-        let slow = Self::start(&site);
+        let busybox = std::fs::read("/bin/busybox").unwrap();
+        let mut layer = vec![
+            (entry("bin", Kind::Folder, 0), Vec::new()),
+            (
+                entry("bin/busybox", Kind::File, busybox.len() as u64),
+                busybox,
+            ),
+        ];
+        for name in ["true", "sha256sum", "cat", "sleep"] {
+            let link = Kind::Symlink(b"busybox".to_vec());
+            layer.push((entry(&format!("bin/{name}"), link, 0), Vec::new()));
+        }
+        for number in 0..40 {
+            let content = noise(128 * 1024, number + 1);
+            let path = format!("noise{number}");
+            layer.push((entry(&path, Kind::File, content.len() as u64), content));
+        }
+        let slow = Self(Gated::start(&site, "big", vec![layer]));
         site.start_services().await;
         Some((site, slow))
     }
 
+    fn layer(&self) -> &gated::Layer {
+        &self.0.layers[0]
+    }
+
+    fn transfers(&self) -> Vec<(u64, u64)> {
+        self.layer().state().transfers
+    }
+
     fn open(&self) {
-        self.gate.open(self.size);
+        self.layer().open();
     }
 
     /// Waits until the runtime has unpacked some of the layer.
     async fn half_way(&self, site: &Site) {
         eventually("half of the layer is sent", async || {
-            (self.gate.state().transfers.last()?.1 >= self.size / 2).then_some(())
+            (self.transfers().last()?.1 >= self.layer().size() / 2).then_some(())
         })
         .await;
         eventually("some of it is unpacked", async || {
@@ -272,14 +109,13 @@ async fn a_run_goes_on_where_registry_svc_was_killed() {
     site.kill_and_restart("registry").await;
     slow.open();
     ended_well(run);
-    let transfers = slow.gate.state().transfers;
-    let sent: u64 = transfers.iter().map(|(begin, end)| end - begin).sum();
+    let (transfers, sent) = (slow.transfers(), slow.layer().state().sent());
     // What was in the killed process' hands and not in its file yet is sent again, and no more.
     assert!(transfers.len() >= 2 && transfers[1].0 > 0, "{transfers:?}");
     assert!(
-        sent < slow.size + 2 * 1024 * 1024,
+        sent < slow.layer().size() + 2 * 1024 * 1024,
         "{transfers:?} of {}",
-        slow.size
+        slow.layer().size()
     );
     // And the runtime went on in the middle, too.
     let log = log(&site, "runtime");
@@ -305,16 +141,14 @@ async fn a_run_goes_on_where_upstream_broke_off() {
     let Some((site, slow)) = Slow::with_site().await else {
         return;
     };
-    slow.gate.state.lock().unwrap().break_at = Some(slow.size / 3);
-    slow.open();
+    slow.layer().break_at(slow.layer().size() / 3);
     ended_well(site.ctl_start(&["run", "--rm", "big", "true"]));
-    let transfers = slow.gate.state().transfers;
+    let (transfers, sent) = (slow.transfers(), slow.layer().state().sent());
     assert_eq!(transfers.len(), 2, "{transfers:?}");
-    let sent: u64 = transfers.iter().map(|(begin, end)| end - begin).sum();
     assert!(
-        sent < slow.size + 2 * 1024 * 1024,
+        sent < slow.layer().size() + 2 * 1024 * 1024,
         "{transfers:?} of {}",
-        slow.size
+        slow.layer().size()
     );
 }
 
@@ -332,14 +166,14 @@ async fn a_cancelled_run_stops_the_work_and_leaves_nothing() {
     })
     .await;
     eventually("the transfer ends", async || {
-        (slow.gate.state().going == 0).then_some(())
+        (slow.layer().state().going == 0).then_some(())
     })
     .await;
     assert_eq!(site.ctl(&["ps", "-aq"]).out, "");
     // The next one takes up what registry-svc has.
     slow.open();
     ended_well(site.ctl_start(&["run", "--rm", "big", "true"]));
-    let transfers = slow.gate.state().transfers;
+    let transfers = slow.transfers();
     assert!(transfers.last().unwrap().0 > 0, "{transfers:?}");
 }
 
@@ -352,9 +186,9 @@ async fn two_runs_at_once_fetch_and_unpack_once() {
     slow.half_way(&site).await;
     slow.open();
     runs.into_iter().for_each(ended_well);
-    assert_eq!(slow.gate.state().transfers.len(), 1);
+    assert_eq!(slow.transfers().len(), 1);
     assert_eq!(log(&site, "runtime").matches("unpacked").count(), 1);
-    let blobs = slow.server.requests();
+    let blobs = slow.0.server.requests();
     let gets = blobs
         .iter()
         .filter(|r| r.starts_with("GET") && r.contains("/blobs/"));

@@ -16,10 +16,10 @@ mod packing;
 
 use futures_util::future::OptionFuture;
 use slipway_image::{Descriptor, Digest, layer as tar, media_type::OCI_LAYER_GZIP};
-use slipway_service::{chunks::ChunkWriter, whole::Whole};
+use slipway_service::whole::Whole;
 use tokio::sync::{mpsc, oneshot};
 
-use self::packing::{Packing, PieceWriter};
+use self::packing::{CopyWriter, Packing, PieceWriter};
 use super::{
     Solver,
     copy::{Arrangement, Part, check_destination, folder, place_of_file},
@@ -32,7 +32,7 @@ use crate::{
     layer::Layer,
     plan::CopyAction,
     registry::PART_UNKNOWN,
-    worker::{CHUNKS, Snapshot, Standing, StandingFolder},
+    worker::{CHUNKS, Snapshot, Standing, StandingFolder, import},
 };
 
 /// Most entries of a layer that is held in memory, at half a kilobyte each.
@@ -156,9 +156,11 @@ impl Solver {
         let store = self.context.store.clone();
         let (ended, diff_id) = oneshot::channel();
         let mut copied = None;
-        let import = worker.map(|snapshot| {
+        let at_worker = worker.map(Snapshot::worker_files).cloned();
+        let at_worker = at_worker.unwrap_or_default();
+        let importing = worker.map(|snapshot| {
             let (send, receive) = mpsc::channel(CHUNKS);
-            copied = Some(ChunkWriter::new(send));
+            copied = Some(CopyWriter::new(send));
             snapshot.import(receive, diff_id)
         });
         let whole = Whole::default();
@@ -167,6 +169,7 @@ impl Solver {
             tree: tree.clone(),
             whole: whole.clone(),
             name_parts,
+            at_worker: at_worker.clone(),
         };
         let packing = tokio::task::spawn_blocking(move || {
             let packed = packing.pack(PieceWriter::new(send), copied)?;
@@ -175,7 +178,7 @@ impl Solver {
             Ok(packed)
         });
         let storing = self.registry.write_parts(REPOSITORY, receive, whole);
-        let (stored, imported) = tokio::join!(storing, OptionFuture::from(import));
+        let (stored, imported) = tokio::join!(storing, OptionFuture::from(importing));
         if let Some(Err(error)) = &imported {
             tracing::info!(%error, "the worker did not take a layer: it will fetch it");
         }
@@ -193,6 +196,14 @@ impl Solver {
                 checksum,
             };
             store.note_part(&content, part);
+        }
+        for (content, path) in packed.large {
+            let layer = packed.archive.diff_id.clone();
+            match &imported {
+                Some(Ok(())) => at_worker.note(content, import::Place { layer, path }),
+                Some(Err(_)) => at_worker.forget(&content),
+                None => {}
+            }
         }
         let layer = Layer {
             descriptor: Descriptor::new(OCI_LAYER_GZIP.to_owned(), stored.digest, stored.size),

@@ -8,7 +8,7 @@ use slipway_proto::runtime::v1::{
 };
 use tonic::{Code, Streaming, transport::Channel};
 
-use super::{Worker, give_back, lost::failed};
+use super::{Worker, give_back, import::WorkerFiles, lost::failed};
 use crate::error::Result;
 
 /// Before a call that has ended is made again: the worker gives a lease 3 seconds.
@@ -18,6 +18,7 @@ const AGAIN: Duration = Duration::from_millis(300);
 pub struct Lease {
     pub(super) client: WorkerClient<Channel>,
     pub(super) id: String,
+    pub(super) files: Arc<WorkerFiles>,
     keeping: tokio::task::JoinHandle<()>,
 }
 
@@ -43,6 +44,7 @@ impl Worker {
         let lease = Lease {
             client,
             id,
+            files: self.files.clone(),
             keeping,
         };
         Ok((Arc::new(lease), said))

@@ -6,6 +6,7 @@
 
 mod choice;
 pub mod fleet;
+pub mod import;
 mod lease;
 mod lost;
 pub mod mounts;
@@ -38,6 +39,7 @@ use crate::{
 };
 
 pub use fleet::Fleet;
+use import::WorkerFiles;
 pub use lease::Lease;
 use lost::failed;
 pub use survey::{Standing, StandingFolder};
@@ -51,6 +53,8 @@ pub struct Worker {
     client: WorkerClient<Channel>,
     /// How long a lease lives without being renewed.
     ttl: Duration,
+    /// Large content that it has.
+    files: Arc<WorkerFiles>,
 }
 
 /// A root filesystem at the worker; given back when dropped.
@@ -156,7 +160,11 @@ impl Worker {
         let client = WorkerClient::new(channel)
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit);
-        Self { client, ttl }
+        Self {
+            client,
+            ttl,
+            files: Arc::default(),
+        }
     }
 
     /// Asks whether it is there, which changes nothing.

@@ -1,14 +1,9 @@
-//! What stands at the worker where files are to go, and layers that it gets from here.
+//! What stands at the worker where files are to go.
 
-use slipway_image::Digest;
-use slipway_proto::runtime::v1::{
-    ImportLayerRequest, SurveyRequest, import_layer_request::Part, survey_response,
-};
-use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
+use slipway_proto::runtime::v1::{SurveyRequest, survey_response};
 use tonic::Code;
 
-use super::{CHUNKS, Snapshot, failed};
+use super::{Snapshot, failed};
 use crate::error::Result;
 
 /// What is there already.
@@ -73,34 +68,6 @@ impl Snapshot {
             taken: answer.taken,
             owner: (answer.uid, answer.gid),
         })
-    }
-
-    /// Gives the worker the plain archive of a layer, whose digest is told when all of it was sent.
-    pub async fn import(
-        &self,
-        mut chunks: mpsc::Receiver<bytes::Bytes>,
-        diff_id: oneshot::Receiver<Digest>,
-    ) -> Result<()> {
-        let (send, requests) = mpsc::channel(CHUNKS);
-        let feed = async move {
-            let part = |part| ImportLayerRequest { part: Some(part) };
-            let mut next = Some(part(Part::LeaseId(self.lease.id.clone())));
-            while let Some(request) = next.take() {
-                if send.send(request).await.is_err() {
-                    return;
-                }
-                next = chunks.recv().await.map(|data| part(Part::Data(data)));
-            }
-            // Without a digest the worker keeps nothing.
-            if let Ok(diff_id) = diff_id.await {
-                let _ = send.send(part(Part::DiffId(diff_id.to_string()))).await;
-            }
-        };
-        let mut client = self.lease.client.clone();
-        let (answer, ()) = tokio::join!(client.import_layer(ReceiverStream::new(requests)), feed);
-        answer
-            .map(drop)
-            .map_err(|s| failed("cannot give the worker a layer".to_owned(), &s))
     }
 }
 

@@ -94,11 +94,72 @@ pub const RUNTIME: &[Point] = &[
     step("runtime.volume.named"),
     step("runtime.unvolume.aside"),
     step("runtime.unvolume.gone"),
+    step("runtime.fetch.begun"),
+    step("runtime.fetch.checked"),
+    fails("runtime.fetch.noted"),
+    fails("runtime.keep.noted"),
+    step("runtime.keep.named"),
+    step("runtime.settle.worn"),
+    step("runtime.settle.done"),
+    step("runtime.measure.measured"),
+    step("runtime.collect.aside"),
+    step("runtime.collect.swept"),
+    step("runtime.sweep.begun"),
+    step("runtime.sweep.gone"),
+    step("runtime.sync.synced"),
+    step("runtime.sync.written"),
+    step("runtime.reboot.aside"),
+    step("runtime.reboot.noted"),
     step("runtime.recover.spawner"),
     step("runtime.recover.read"),
     step("runtime.recover.synced"),
     step("runtime.recover.settled"),
     step("runtime.recover.done"),
+    step("runtime.recover.orphans"),
+    step("runtime.recover.snapshots"),
+];
+
+/// runtime-svc as the worker of builds.
+pub const WORKER: &[Point] = &[
+    step("runtime.prepare.held"),
+    fails("runtime.prepare.made"),
+    step("runtime.prepare.upon"),
+    step("runtime.prepare.given"),
+    step("runtime.step.ready"),
+    step("runtime.step.run-folder"),
+    step("runtime.step.endpoint"),
+    fails("runtime.step.etc"),
+    step("runtime.step.asked"),
+    step("runtime.step.running"),
+    step("runtime.step.ended"),
+    step("runtime.step.cleaned"),
+    step("runtime.step.unfoldered"),
+    step("runtime.step.released"),
+    step("runtime.step.bared"),
+    step("runtime.cache.begun"),
+    fails("runtime.cache.filled"),
+    step("runtime.cache.recorded"),
+    step("runtime.cache.named"),
+    step("runtime.count.counted"),
+    step("runtime.count.written"),
+    step("runtime.uncache.aside"),
+    step("runtime.carry.sent"),
+    step("runtime.uncarry.begun"),
+    step("runtime.uncarry.made"),
+    step("runtime.apply.opened"),
+    step("runtime.apply.entry"),
+    step("runtime.apply.entries"),
+    step("runtime.diff.read"),
+    step("runtime.send.packed"),
+    step("runtime.pack.stored"),
+    step("runtime.pack.taken"),
+    step("runtime.pack.begun"),
+    step("runtime.pack.moved"),
+    step("runtime.import.begun"),
+    step("runtime.import.checked"),
+    fails("runtime.import.noted"),
+    step("runtime.release.ended"),
+    step("runtime.unlease.taken"),
 ];
 
 /// The spawner, and the process that it forks to take a request and become its monitor.
@@ -169,7 +230,7 @@ pub const NETD: &[Point] = &[
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Point> {
-    [RUNTIME, SPAWNER, MONITOR, INIT, NETD]
+    [RUNTIME, WORKER, SPAWNER, MONITOR, INIT, NETD]
         .into_iter()
         .flatten()
 }

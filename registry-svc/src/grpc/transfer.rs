@@ -48,13 +48,7 @@ pub fn pull(
     let registry = Arc::clone(registry);
     tokio::spawn(async move {
         let work = registry.pull(wanted, &sender);
-        let forward = async {
-            while let Some(event) = events.recv().await {
-                if out.send(Ok(pull_message(event))).await.is_err() {
-                    break;
-                }
-            }
-        };
+        let forward = forward(&mut events, &out, pull_message);
         // Dropped with the caller: a transfer that nobody else wants stops, and is resumed later.
         let result = tokio::select! {
             result = work => result,
@@ -72,6 +66,25 @@ pub fn pull(
         }
     });
     Ok(Response::new(ReceiverStream::new(stream)))
+}
+
+/// Hands events on until there are no more, or nobody listens: which is noticed also while an upstream is silent,
+/// and nothing comes.
+async fn forward<E, M>(
+    events: &mut mpsc::Receiver<E>,
+    out: &mpsc::Sender<Result<M, Status>>,
+    message: fn(E) -> M,
+) {
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            () = out.closed() => return,
+        };
+        let Some(event) = event else { return };
+        if out.send(Ok(message(event))).await.is_err() {
+            return;
+        }
+    }
 }
 
 fn pull_message(event: Pulling) -> PullEvent {
@@ -105,13 +118,7 @@ pub fn push(
     let registry = Arc::clone(registry);
     tokio::spawn(async move {
         let work = registry.push(sending, &sender);
-        let forward = async {
-            while let Some(event) = events.recv().await {
-                if out.send(Ok(push_message(event))).await.is_err() {
-                    break;
-                }
-            }
-        };
+        let forward = forward(&mut events, &out, push_message);
         let result = tokio::select! {
             result = work => result,
             () = forward => return,

@@ -112,6 +112,7 @@ impl Manager {
             folder: Path::new("/"),
             run_folder: Path::new("/"),
             lower: Vec::new(),
+            volatile: false,
             volume: &|_| PathBuf::new(),
             layer: &|_| PathBuf::new(),
         };
@@ -156,7 +157,7 @@ impl Manager {
         drop(granted);
         // Its id is told at once; a moment later it survives power loss too, unless that ends it.
         if !container.record().spec.auto_remove {
-            super::record::sync_soon(container.folder.clone());
+            super::record::sync_soon(container.folder.join("config.json"));
         }
         drop(turn);
         release.keep();

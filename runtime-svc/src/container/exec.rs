@@ -82,6 +82,7 @@ impl Manager {
             folder: &container.folder,
             run_folder: &container.run_folder,
             lower: Vec::new(),
+            volatile: false,
             volume: &|_| PathBuf::new(),
             layer: &|_| PathBuf::new(),
         };

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
+    fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
 };
 
 use slipway_image::layer::limits::Limits;
 use slipway_proto::runtime::v1::Mount;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{resources, state::Container, userns::UserNamespaces};
 use crate::{
@@ -48,6 +49,19 @@ pub(super) struct Inner {
     pub(super) unreadable: Mutex<HashSet<String>>,
     /// Names that are taken, by containers or by creations that are under way: name to id.
     pub(super) names: Mutex<HashMap<String, String>>,
+}
+
+/// Takes notice of the spawner's end, whoever brings it about; another one is started when it is needed.
+fn spawner_is_reaped(inner: Weak<Inner>) -> io::Result<impl Future<Output = ()>> {
+    let mut ended = signal(SignalKind::child())?;
+    Ok(async move {
+        while ended.recv().await.is_some() {
+            let Some(inner) = inner.upgrade() else { return };
+            let mut spawner = inner.spawner.lock().unwrap_or_else(PoisonError::into_inner);
+            // Asking is what reaps it.
+            spawner.is_alive();
+        }
+    })
 }
 
 impl Manager {
@@ -95,6 +109,7 @@ impl Manager {
             containers: RwLock::default(),
             names: Mutex::default(),
         }));
+        tokio::spawn(spawner_is_reaped(Arc::downgrade(&manager.0))?);
         manager.recover().await?;
         Ok(manager)
     }

@@ -1,18 +1,19 @@
 //! Containers: what they are asked to be ([`merge`], [`plan`]), what they are ([`state`]), and what is
-//! done with them ([`manager`], [`create`], [`lifecycle`], [`restart`], [`health`], [`exec`], [`stop`], [`remove`]).
+//! done with them ([`manager`], [`create`], [`start`], [`end`], [`restart`], [`health`], [`exec`], [`stop`], [`remove`]).
 
+mod come_back;
 pub mod commit;
 pub mod confinement;
 pub mod create;
 pub mod devices;
 mod early;
+pub mod end;
 pub mod etc;
 pub mod exec;
 pub mod files;
 pub mod filter;
 pub mod health;
 mod layers;
-pub mod lifecycle;
 mod logging;
 pub mod manager;
 pub mod merge;
@@ -28,6 +29,7 @@ mod rename;
 pub mod resources;
 pub mod restart;
 mod sources;
+pub mod start;
 pub mod state;
 pub mod stats;
 pub mod stop;

@@ -80,6 +80,8 @@ pub struct Places<'a> {
     pub run_folder: &'a Path,
     /// Folders of the image's layers, top first.
     pub lower: Vec<PathBuf>,
+    /// Nothing that is written is wanted after a power loss.
+    pub volatile: bool,
     /// Folder of a named or anonymous volume.
     pub volume: &'a (dyn Fn(&str) -> PathBuf + Sync),
     /// Folder of an unpacked layer by its diff id.
@@ -135,7 +137,7 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
             lower: places.lower.clone(),
             upper: places.folder.join("upper"),
             work: places.folder.join("work"),
-            volatile: spec.auto_remove,
+            volatile: places.volatile,
         },
         readonly_root: spec.read_only,
         mounts: mounts::all(record, places)?,
@@ -279,6 +281,7 @@ mod tests {
             folder: Path::new("/s"),
             run_folder: Path::new("/r"),
             lower: vec!["/l".into()],
+            volatile: false,
             volume: &|name| PathBuf::from("/v").join(name),
             layer: &|id| PathBuf::from("/l").join(id),
         };

@@ -91,8 +91,8 @@ mod spec_as_hex {
 /// of many that begin at once the short-lived ones are gone before their turn.
 const SYNCED_AT_ONCE: usize = 4;
 
-/// Makes sure that a container's record survives power loss. Not on the way of a start.
-pub fn sync_soon(folder: PathBuf) {
+/// Makes sure that a file in a container's folder survives power loss. Not on the way of a start.
+pub fn sync_soon(file: PathBuf) {
     static TURNS: LazyLock<Arc<Semaphore>> =
         LazyLock::new(|| Arc::new(Semaphore::new(SYNCED_AT_ONCE)));
     tokio::spawn(async move {
@@ -102,20 +102,19 @@ pub fn sync_soon(folder: PathBuf) {
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
             // Removed already is fine; a disk that fails is noticed by whatever is written next.
-            if let Err(error) = sync(&folder) {
+            if let Err(error) = sync(&file) {
                 tracing::debug!(%error, "a container's record could not be synced");
             }
         });
     });
 }
 
-fn sync(folder: &Path) -> io::Result<()> {
-    fs::File::open(folder.join("config.json"))?.sync_all()?;
-    fs::File::open(folder)?.sync_all()?;
-    match folder.parent() {
-        Some(parent) => fs::File::open(parent)?.sync_all(),
-        None => Ok(()),
+/// Its name, and that of the folder, too.
+fn sync(file: &Path) -> io::Result<()> {
+    for path in file.ancestors().take(3) {
+        fs::File::open(path)?.sync_all()?;
     }
+    Ok(())
 }
 
 impl Record {

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, sync::Arc, sync::PoisonError, time::Duration};
 use tokio::task::JoinSet;
 
 use super::{
-    lifecycle, logging,
+    come_back, end, logging,
     manager::Manager,
     record::Record,
     remove::REMOVED_WITH_VOLUMES,
@@ -102,7 +102,8 @@ impl Manager {
                     self.finish_update(&container).await;
                     self.supervise(container.clone(), connection, running.clone());
                     if paused {
-                        container.set_status(Status::Running { running, paused });
+                        // Unless it has said meanwhile that it has ended.
+                        container.set_paused(true);
                     }
                 }
                 Heard::Gone => ended.push(container),
@@ -178,8 +179,8 @@ impl Manager {
             if !endpoint.dns_names.contains(&name) {
                 self.0.netd.rename(&container.id, &name).await;
             }
-            // One that was started meanwhile knows its own.
-            if container.endpoint().is_none() {
+            // One that was started meanwhile knows its own, and one that has ended has given it back.
+            if container.endpoint().is_none() && container.running().is_some() {
                 container.set_endpoint(Some(endpoint));
             }
         }
@@ -194,8 +195,8 @@ impl Manager {
                 self.remove_own_volumes(&record.own_volumes).await;
             }
             let run_folder = self.0.run.join("containers").join(&record.id);
-            let container = Container::new(record, Status::Removed, folder.clone(), run_folder);
-            self.clean_up(&container);
+            self.clear_host(&record, &run_folder);
+            self.0.volumes.close_devices(&record.id);
         }
         // Last: as long as it is there, all that it names can still be found.
         let removing = tokio::task::spawn_blocking(move || {
@@ -230,21 +231,24 @@ impl Manager {
 
     /// A container whose monitor is gone: it ended while we were away, or never began.
     async fn settle_ended(&self, container: &Arc<Container>) {
-        let record = match ExitRecord::read(&container.exit_file()) {
+        let record = match container.recorded_end() {
             Some(record) => record,
-            None if container.record().starting => {
-                let record = ExitRecord::without_monitor(0);
-                lifecycle::keep_end(container, &record);
-                record
+            None if container.record().starting => ExitRecord::without_monitor(0),
+            // Never started, and nobody is about to any more; but somebody may have begun to.
+            None => {
+                self.clean_up(container);
+                return self.remove_unstarted(container).await;
             }
-            // Never started, and nobody is about to any more.
-            None => return self.remove_unstarted(container).await,
         };
+        if !container.exit_file().exists() {
+            end::keep(container, &record);
+        }
+        container.remember(|r| r.starting = false);
         self.clean_up(container);
         logging::finish(container).await;
         self.resume_health(container);
         self.end_health(container);
-        let (policy, ending) = lifecycle::verdict(container, record.code);
+        let (policy, ending) = come_back::verdict(container, record.code);
         if policy.at_service_start(ending) {
             let delay = restart::delay(None, Duration::ZERO);
             self.bring_back(container, record, delay);

@@ -1,7 +1,7 @@
 //! What a container is doing.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -80,7 +80,7 @@ pub struct Container {
     /// For its first start.
     early: Mutex<Option<Early>>,
     /// Outlives the record of a container that removes itself, for those who wait.
-    last_exit: Mutex<Option<i32>>,
+    last_exit: Mutex<Option<ExitRecord>>,
     /// Counts its ends, for those who wait for the next one.
     exits: watch::Sender<u64>,
     /// The wait before its last restart.
@@ -171,7 +171,7 @@ impl Container {
         | Status::Exited { record }
         | Status::Restarting { record, .. } = &status
         {
-            *lock(&self.last_exit) = Some(record.code);
+            *lock(&self.last_exit) = Some(record.clone());
         }
         self.status.send_replace(status);
     }
@@ -237,9 +237,9 @@ impl Container {
         change(&mut lock(&self.health))
     }
 
-    /// How it ended last; 0 when it never did.
-    pub fn last_exit_code(&self) -> i32 {
-        lock(&self.last_exit).unwrap_or_default()
+    /// How it ended last.
+    pub fn last_exit(&self) -> Option<ExitRecord> {
+        lock(&self.last_exit).clone()
     }
 
     /// Its first process, when it runs.
@@ -322,6 +322,56 @@ impl Container {
     pub fn exit_file(&self) -> PathBuf {
         self.folder.join("exit.json")
     }
+
+    /// Where its end is while the disk has no room for it: usually in memory.
+    fn early_exit_file(&self) -> PathBuf {
+        ExitRecord::beside(&self.socket())
+    }
+
+    /// How it ended, if that was recorded.
+    pub fn recorded_end(&self) -> Option<ExitRecord> {
+        let recorded = ExitRecord::read(&self.exit_file());
+        recorded.or_else(|| ExitRecord::read(&self.early_exit_file()))
+    }
+
+    /// Records its end for the next instance, which is to know it as well: where the disk is full, where there
+    /// is room until the host goes down.
+    pub fn record_end(&self, record: &ExitRecord) -> std::io::Result<()> {
+        record.write(&self.exit_file()).or_else(|_| {
+            std::fs::create_dir_all(&self.run_folder)?;
+            record.write(&self.early_exit_file())
+        })
+    }
+
+    /// Takes its run folder away; but not how it ended, where that is nowhere else.
+    pub fn clear_run_folder(&self) -> std::io::Result<()> {
+        let kept = self.early_exit_file();
+        if self.exit_file().exists() || !kept.exists() {
+            return remove_all(&self.run_folder);
+        }
+        for entry in std::fs::read_dir(&self.run_folder)? {
+            let entry = entry?;
+            if entry.path() == kept {
+                continue;
+            }
+            match entry.file_type()?.is_dir() {
+                true => std::fs::remove_dir_all(entry.path())?,
+                false => std::fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets how it ended: it is about to begin again.
+    pub fn forget_end(&self) -> std::io::Result<()> {
+        for file in [self.exit_file(), self.early_exit_file()] {
+            match std::fs::remove_file(file) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// While it is there, a container of `--rm` stays when it ends.
@@ -345,6 +395,14 @@ pub struct RunningExec {
 impl Drop for RunningExec {
     fn drop(&mut self) {
         lock(&self.container.execs).retain(|id| *id != self.id);
+    }
+}
+
+/// Removes a run folder that may be gone already.
+pub(super) fn remove_all(run_folder: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(run_folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{io, sync::Arc, time::Duration};
 
 use super::{
-    lifecycle::waits_for_room,
     manager::Manager,
+    start::waits_for_room,
     state::{Container, Status},
 };
 use crate::{

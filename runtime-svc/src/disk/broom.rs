@@ -117,8 +117,12 @@ fn remove(path: &Path, bytes: Option<u64>) -> io::Result<u64> {
         Some(bytes) => bytes,
         None => usage(path)?,
     };
+    slipway_fault::point("runtime.sweep.begun");
     match remove_tree(path) {
-        Ok(()) => Ok(bytes),
+        Ok(()) => {
+            slipway_fault::point("runtime.sweep.gone");
+            Ok(bytes)
+        }
         // Somebody else was quicker.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(e) => Err(e),

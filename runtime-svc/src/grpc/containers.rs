@@ -303,16 +303,11 @@ impl Containers for ContainersService {
             // One that its policy brings back at once has ended, too.
             _ = exits.changed(), if condition != Condition::Removed => {}
         }
-        let error = match container.status() {
-            State::Ending { record }
-            | State::Exited { record }
-            | State::Restarting { record, .. } => record.error,
-            _ => String::new(),
-        };
-        Ok(Response::new(pb::WaitResponse {
-            exit_code: container.last_exit_code(),
-            error,
-        }))
+        // One of `--rm` may be gone before we look.
+        let (exit_code, error) = container
+            .last_exit()
+            .map_or_else(Default::default, |record| (record.code, record.error));
+        Ok(Response::new(pb::WaitResponse { exit_code, error }))
     }
 
     async fn list(

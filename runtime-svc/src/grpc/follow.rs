@@ -129,10 +129,10 @@ pub async fn follow<T: Send>(
                 State::Exited { record } | State::Restarting { record, .. } => {
                     view::exited(&record)
                 }
-                _ => Exited {
-                    exit_code: container.last_exit_code(),
-                    ..Exited::default()
-                },
+                // One of `--rm` may be gone before we look.
+                _ => container
+                    .last_exit()
+                    .map_or_else(Exited::default, |record| view::exited(&record)),
             });
         }
         tokio::select! {

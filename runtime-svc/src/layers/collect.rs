@@ -166,6 +166,7 @@ impl Layers {
                 }
             }
             drop(state);
+            slipway_fault::point("runtime.collect.aside");
             going.extend(
                 away.into_iter()
                     .map(|(path, bytes)| self.broom.sweep(path, Some(bytes))),
@@ -180,6 +181,7 @@ impl Layers {
                 collected.bytes += bytes;
             }
         }
+        slipway_fault::point("runtime.collect.swept");
         Ok(collected)
     }
 

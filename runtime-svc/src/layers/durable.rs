@@ -19,6 +19,8 @@ use std::{
 use super::{NOTE, Note};
 use crate::disk::remove_tree;
 
+/// A note that is being written.
+const NEW_NOTE: &str = "layer.json.new";
 /// Beside the folder of layers: the boot in which it was opened last.
 const LAST_BOOT: &str = "boot";
 /// The disk is left to others until no layer has come for so long, for syncfs(2) writes what everybody left in
@@ -82,11 +84,13 @@ impl Keeper {
     pub fn keep(&self, mut note: Note, temporary: &Path, target: &Path) -> io::Result<()> {
         note.unsynced = self.boot;
         fs::write(temporary.join(NOTE), serde_json::to_vec(&note)?)?;
+        slipway_fault::fallible("runtime.keep.noted")?;
         if self.boot.is_none() {
             rustix::fs::syncfs(fs::File::open(temporary)?)?;
         }
         match fs::rename(temporary, target) {
             Ok(()) => {
+                slipway_fault::point("runtime.keep.named");
                 // Without that thread it is synced by the next instance.
                 let _ = self.waiting.send(target.to_owned());
                 Ok(())
@@ -116,6 +120,8 @@ fn sort_out(folder: &Path, boot: Option<Boot>) -> io::Result<Vec<PathBuf>> {
         let trusted = match read(&path) {
             Ok(Note { unsynced: None, .. }) => true,
             Ok(note) if note.unsynced == boot => {
+                // It may be half of one, and is no part of what the layer is said to take.
+                let _ = fs::remove_file(path.join(NEW_NOTE));
                 unsynced.push(path.clone());
                 true
             }
@@ -128,6 +134,7 @@ fn sort_out(folder: &Path, boot: Option<Boot>) -> io::Result<Vec<PathBuf>> {
                 "was not on the disk when the host went down: it is fetched again"
             );
             fs::rename(&path, folder.join(format!("tmp-{}", crate::ids::new_id())))?;
+            slipway_fault::point("runtime.reboot.aside");
         }
     }
     // Last: who is killed in the middle of it begins again.
@@ -136,6 +143,7 @@ fn sort_out(folder: &Path, boot: Option<Boot>) -> io::Result<Vec<PathBuf>> {
     {
         tracing::warn!(%error, "cannot note the id of this boot");
     }
+    slipway_fault::point("runtime.reboot.noted");
     Ok(unsynced)
 }
 
@@ -209,6 +217,7 @@ fn sync(layers: &HashSet<PathBuf>) -> io::Result<()> {
         return Ok(());
     };
     rustix::fs::syncfs(any)?;
+    slipway_fault::point("runtime.sync.synced");
     for layer in &opened {
         // Not by its name: another may have that by now, fetched again after a collection, and the disk
         // does not have that one.
@@ -230,12 +239,13 @@ fn trust(layer: &Path) -> io::Result<()> {
     content.unsynced = None;
     // Its time is that of the layer's last use.
     let used = fs::metadata(&note)?.modified()?;
-    let new = layer.join(format!("{NOTE}.new"));
+    let new = layer.join(NEW_NOTE);
     fs::write(&new, serde_json::to_vec(&content)?)?;
     fs::File::options()
         .append(true)
         .open(&new)?
         .set_modified(used)?;
+    slipway_fault::point("runtime.sync.written");
     fs::rename(new, note)
 }
 

@@ -68,6 +68,7 @@ impl Layers {
             tokio::task::spawn_blocking(move || {
                 let root = temporary.0.join("fs");
                 fs::create_dir_all(&root)?;
+                slipway_fault::point("runtime.fetch.begun");
                 let folder = fs::File::open(&root)?;
                 // Whatever the archive says of the root, others must be able to enter it.
                 fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
@@ -148,6 +149,7 @@ impl Layers {
                 unpacked.diff_id, layer.diff_id
             ));
         }
+        slipway_fault::point("runtime.fetch.checked");
         let target = self.folder.join(layer.diff_id.encoded());
         let note = Note {
             size: unpacked.size,
@@ -159,6 +161,7 @@ impl Layers {
         let implicit = unpacked.implicit_folders.clone();
         tokio::task::spawn_blocking(move || {
             settle::note(&temporary.0, &implicit)?;
+            slipway_fault::fallible("runtime.fetch.noted")?;
             keeper.keep(note, &temporary.0, &target)
         })
         .await

@@ -9,13 +9,16 @@ mod durable;
 mod fetch;
 mod hold;
 mod import;
+mod pieces;
 mod settle;
 mod size;
 mod stack;
 
 pub use collect::{Collected, Listed, Present, Reach};
+use fetch::Temporary;
 pub use hold::{Held, Holder};
 use hold::{Hold, Holds};
+pub use pieces::Piece;
 pub use stack::stack;
 
 use std::{
@@ -161,6 +164,7 @@ impl Layers {
             self.refuse_broken(layers)?;
         }
         self.settle(layers).await?;
+        slipway_fault::point("runtime.settle.done");
         let folders = layers.iter().rev().map(|l| self.path_of(&l.diff_id));
         Ok(Kept {
             folders: stack(folders),
@@ -203,10 +207,9 @@ impl Layers {
     /// Keeps a committed snapshot's upper folder as the unpacked form of its layer.
     pub async fn adopt(&self, packed: &Packed, snapshot: &Path) -> Result<(), Error> {
         let target = self.folder.join(packed.diff_id.encoded());
-        let (temporary, upper) = (
-            self.folder.join(format!("tmp-{}", crate::ids::new_id())),
-            snapshot.join("upper"),
-        );
+        let upper = snapshot.join("upper");
+        // Goes when it does not become the layer.
+        let temporary = Temporary(self.folder.join(format!("tmp-{}", crate::ids::new_id())));
         let note = Note {
             size: packed.size,
             entries: packed.entries,
@@ -218,9 +221,11 @@ impl Layers {
             if target.exists() {
                 return Ok(());
             }
-            fs::create_dir(&temporary)?;
-            fs::rename(upper, temporary.join("fs"))?;
-            keeper.keep(note, &temporary, &target)
+            fs::create_dir(&temporary.0)?;
+            slipway_fault::point("runtime.pack.begun");
+            fs::rename(upper, temporary.0.join("fs"))?;
+            slipway_fault::point("runtime.pack.moved");
+            keeper.keep(note, &temporary.0, &target)
         })
         .await
         .map_err(io::Error::other)

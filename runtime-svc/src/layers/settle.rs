@@ -76,6 +76,7 @@ pub fn settle(layer: &Path, below: &[PathBuf]) -> io::Result<()> {
             break;
         }
     }
+    slipway_fault::point("runtime.settle.worn");
     match fs::remove_file(layer.join(OPEN)) {
         // Somebody else has done the same meanwhile.
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),

@@ -50,6 +50,7 @@ pub(super) fn of(home: &Path) -> io::Result<u64> {
         written => written?,
     }
     let bytes = disk::usage(home)?;
+    slipway_fault::point("runtime.measure.measured");
     match fs::write(&file, serde_json::to_vec(&Size { bytes })?) {
         // Taken away meanwhile, by its other name.
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}

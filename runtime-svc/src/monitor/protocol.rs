@@ -3,7 +3,7 @@
 //! The first byte tells the kind: [`JSON`] a [`Request`] or [`Event`], [`DATA`] bytes for standard
 //! input, [`END`] the end of standard input.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +152,11 @@ impl ExitRecord {
         // Plain data with string keys: serialising cannot fail.
         std::fs::write(&temporary, serde_json::to_vec(self).unwrap_or_default())?;
         std::fs::rename(temporary, file)
+    }
+
+    /// Where it is left while the disk is full: beside the monitor's socket, which is usually in memory.
+    pub fn beside(socket: &Path) -> PathBuf {
+        socket.with_file_name("exit.json")
     }
 
     /// What a monitor left; none when it did not come to that.

@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use rustix::process::PidfdFlags;
+
 use super::{
     Error,
     cli::{Create, Run},
@@ -11,7 +13,7 @@ use super::{
     make::{self, Making, Step},
     notify::{self, Listener},
     remove,
-    state::{Alive, Held, Process, Record, Store},
+    state::{Held, Process, Record, Store},
 };
 use crate::{
     cgroup::{Group, Hierarchies},
@@ -45,7 +47,7 @@ pub fn create(store: &Store, options: &Create, systemd: bool) -> Result<u8, Erro
         options,
         Some(fifos),
     ) {
-        Ok(Made { making, .. }) => making.go().map(|_| 0),
+        Ok(Made { making, record, .. }) => making.go(&record.plan.hooks).map(|_| 0),
         Err(error) => Err(error),
     }
 }
@@ -87,7 +89,8 @@ pub fn run(store: &Store, options: &Run, systemd: bool, log: &Log) -> Result<u8,
         terminal,
     } = made(held, record, (&mappings, &hierarchies), create, None)?;
     let pid = making.pid;
-    let began = making.go().and_then(|report| make::until_executed(&report));
+    let began = making.go(&record.plan.hooks);
+    let began = began.and_then(|gone| gone.until_executed());
     let began = began.and_then(|()| {
         let about = &record.plan.hooks.about;
         let number = pid.as_raw_pid();
@@ -106,8 +109,12 @@ pub fn run(store: &Store, options: &Run, systemd: bool, log: &Log) -> Result<u8,
     // Others may ask for it meanwhile, or kill it.
     drop(held);
     if *detach {
-        if let (Some(notify), Some(alive)) = (notify, record.process.and_then(Alive::find)) {
-            notify.until_ready(pid.as_raw_pid(), &alive.pidfd)?;
+        if let Some(notify) = notify {
+            // It is our child and not waited for: the number is its own, also when it has ended, and what it
+            // said before that counts.
+            let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+                .tried(|| "cannot wait for the container".to_owned())?;
+            notify.until_ready(pid.as_raw_pid(), &process)?;
         }
         return Ok(0);
     }
@@ -220,7 +227,10 @@ fn made(
                     let about = &record.plan.hooks.about;
                     let state = about.state("creating", making.pid.as_raw_pid());
                     match &record.outside.agent {
-                        Some(agent) => agent.tell(&state, making.pid, &listener)?,
+                        Some(agent) => {
+                            agent.tell(&state, making.pid, &listener)?;
+                            making.asks(agent)?;
+                        }
                         None => return Err(Error::invalid("there is no seccomp agent")),
                     }
                     making.go_on()?;

@@ -9,7 +9,9 @@ use rustix::{
 };
 
 use super::{
-    Error, agent, cli, config, console, create, foreground, make,
+    Error,
+    agent::{self, Agent},
+    cli, config, console, create, foreground, make,
     state::{Alive, Record, Status, Store},
 };
 use crate::{
@@ -222,20 +224,42 @@ fn join(
         group.add_unified(helper).tried(what)?;
     }
     fdpass::send(ours.as_fd(), b"g", &[], SendFlags::empty()).tried(what)?;
-    let heard = hear(&ours, (record, first));
+    let mut pid = None;
+    let heard = hear(&ours, &mut pid, (record, first));
+    if let (Err(_), Some(process)) = (&heard, pid) {
+        // Nothing of it stays: with the only descriptor of its own filter it could wait for itself for ever.
+        // It is our child, and not waited for yet. Gone already is fine.
+        let _ = rustix::process::kill_process(process, Signal::KILL);
+        let _ = rustix::process::waitpid(Some(process), WaitOptions::empty());
+    }
     // The process that joined the namespaces ends by itself.
     rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(helper), WaitOptions::empty()))
         .tried(what)?;
-    heard
+    let terminal = heard?;
+    let pid = pid.ok_or_else(|| {
+        Error::Start(StartError::Failed {
+            step: what(),
+            why: "the process ended on the way".to_owned(),
+        })
+    })?;
+    Ok((pid, terminal))
 }
 
-fn hear(report: &OwnedFd, container: (&Record, Pid)) -> Result<(Pid, Option<OwnedFd>), Error> {
+/// Until the program is executed: its terminal, if it has one. `pid` is its number as soon as that is known.
+fn hear(
+    report: &OwnedFd,
+    pid: &mut Option<Pid>,
+    container: (&Record, Pid),
+) -> Result<Option<OwnedFd>, Error> {
     let what = || "cannot join the container".to_owned();
-    let (mut pid, mut terminal, mut listens) = (None, None, None);
+    let (mut terminal, mut listens, mut agent) = (None, None, None);
     let mut buffer = [0; 16 << 10];
     loop {
-        let (length, mut fds) =
-            fdpass::receive(report, &mut buffer, RecvFlags::empty()).tried(what)?;
+        let heard = fdpass::receive(report, &mut buffer, RecvFlags::empty());
+        let (length, mut fds) = match (heard, agent) {
+            (Err(e), Some(agent)) if agent::late(&e) => return Err(Agent::held_up(agent)),
+            (heard, _) => heard.tried(what)?,
+        };
         let message = &buffer[..length];
         let number = std::str::from_utf8(message)
             .ok()
@@ -245,43 +269,36 @@ fn hear(report: &OwnedFd, container: (&Record, Pid)) -> Result<(Pid, Option<Owne
             (message, _) if launch::listens(message).is_some() => {
                 listens = launch::listens(message);
             }
-            (_, Some(number)) => pid = Some(number),
-            ([], None) => {
-                return pid.map(|pid| (pid, terminal)).ok_or_else(|| {
-                    Error::Start(StartError::Failed {
-                        step: what(),
-                        why: "the process ended on the way".to_owned(),
-                    })
-                });
-            }
+            (_, Some(number)) => *pid = Some(number),
+            ([], None) => return Ok(terminal),
             (error, None) => {
                 make::answered(error)?;
             }
         }
         // The process may say that before it is known which one it is.
-        if let (Some(process), Some(number)) = (pid, listens) {
+        if let (Some(process), Some(number)) = (*pid, listens) {
             listens = None;
-            tell_agent(container, process, number)?;
+            let told = tell_agent(container, process, number)?;
+            told.limit(report, Some(agent::PATIENCE))?;
+            agent = Some(told);
             fdpass::send(report.as_fd(), b"g", &[], SendFlags::empty()).tried(what)?;
         }
     }
 }
 
-/// Hands the listener of a further process over; where nobody takes it, nothing of the process stays: with the
-/// only descriptor of its own filter it could wait for itself for ever.
-fn tell_agent((record, first): (&Record, Pid), process: Pid, listener: i32) -> Result<(), Error> {
+/// Hands the listener of a further process over; to whom.
+fn tell_agent(
+    (record, first): (&Record, Pid),
+    process: Pid,
+    listener: i32,
+) -> Result<&Agent, Error> {
     let agent = record.outside.agent.as_ref();
     let agent = agent.ok_or_else(|| Error::invalid("there is no seccomp agent"))?;
     // It is our child, and not waited for yet: the number is its own.
     let pidfd = rustix::process::pidfd_open(process, PidfdFlags::empty())
         .tried(|| "cannot join the container".to_owned())?;
     let state = (record.plan.hooks.about).state("running", first.as_raw_pid());
-    let told =
-        agent::take(&pidfd, listener).and_then(|listener| agent.tell(&state, process, &listener));
-    if told.is_err() {
-        // Gone already is fine.
-        let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
-        let _ = rustix::process::waitpid(Some(process), WaitOptions::empty());
-    }
-    told
+    let listener = agent::take(&pidfd, listener)?;
+    agent.tell(&state, process, &listener)?;
+    Ok(agent)
 }

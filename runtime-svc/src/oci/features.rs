@@ -1,7 +1,7 @@
 //! `features` (features.md): what config.json may say.
 
 use super::{Error, config, show};
-use crate::executor::{capabilities, hooks::SPEC_VERSION};
+use crate::executor::{capabilities, hooks::SPEC_VERSION, seccomp};
 
 /// Prints it.
 pub fn print() -> Result<u8, Error> {
@@ -42,14 +42,8 @@ fn features() -> serde_json::Value {
                     true => vec!["SCMP_ARCH_AARCH64"],
                     false => vec!["SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
                 },
-                "knownFlags": [
-                    "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-                    "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
-                ],
-                "supportedFlags": [
-                    "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-                    "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
-                ],
+                "knownFlags": seccomp::KNOWN_FLAGS.map(|(name, _)| name),
+                "supportedFlags": seccomp::supported_flags(),
             },
             "apparmor": {"enabled": true},
             "selinux": {"enabled": false},

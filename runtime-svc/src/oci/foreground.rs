@@ -42,12 +42,16 @@ pub fn wait(
     .tried(what)?;
     let screen = terminal.map(Screen::begin).transpose()?;
     let mut input = screen.is_some();
+    // We are what the caller watches: signals and the exit code go through us.
+    let main = rustix::process::getpid().as_raw_pid();
     loop {
         if let Some(code) = reap(child)? {
             if let Some(screen) = &screen {
                 // What it wrote last.
                 while screen.output()? {}
             }
+            // It may have said that it is ready and ended before anybody listened.
+            hand_on_ready(&mut notify, main);
             return Ok(code);
         }
         let mut polled = vec![PollFd::from_borrowed_fd(arrived.as_fd(), PollFlags::IN)];
@@ -67,19 +71,7 @@ pub fn wait(
         }
         let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
         drop(polled);
-        // We are what the caller watches: signals and the exit code go through us.
-        let main = rustix::process::getpid().as_raw_pid();
-        if let Some((listener, log)) = &notify {
-            match listener.hear(main) {
-                Ok(false) => {}
-                Ok(true) => notify = None,
-                // The container runs all the same, and its end is told.
-                Err(error) => {
-                    log.warn(&error.to_string());
-                    notify = None;
-                }
-            }
-        }
+        hand_on_ready(&mut notify, main);
         while let Ok(Some(signal)) = arrived.read_signal() {
             hand_on(signal.ssi_signo as i32, child, screen.as_ref());
         }
@@ -90,6 +82,22 @@ pub fn wait(
             if input && ready.get(2) == Some(&true) {
                 input = screen.input()?;
             }
+        }
+    }
+}
+
+/// Hands on that it is ready, once.
+fn hand_on_ready(notify: &mut Option<(Listener, &Log)>, main: i32) {
+    let Some((listener, log)) = notify else {
+        return;
+    };
+    match listener.hear(main) {
+        Ok(false) => {}
+        Ok(true) => *notify = None,
+        // The container runs all the same, and its end is told.
+        Err(error) => {
+            log.warn(&error.to_string());
+            *notify = None;
         }
     }
 }

@@ -14,14 +14,14 @@ use rustix::{
 };
 
 use super::{
-    agent,
+    agent::{self, Agent},
     error::{Error, Tried as _},
 };
 use crate::{
     cgroup::Group,
     executor::{
         StartError, gate, init, launch,
-        plan::{ContainerPlan, Namespace, Stdio, UserMap},
+        plan::{ContainerPlan, Hooks, Namespace, Stdio, UserMap},
         userns::UserNamespace,
     },
     monitor::supervise::message_pair,
@@ -35,6 +35,8 @@ pub struct Making {
     pub pid: Pid,
     report: OwnedFd,
     pidfd: OwnedFd,
+    /// Who answers calls of it from here on.
+    agent: Option<Agent>,
     finished: bool,
 }
 
@@ -125,6 +127,7 @@ pub fn begin(
         pid,
         report,
         pidfd,
+        agent: None,
         finished: false,
     };
     if plan.time.namespace == Namespace::New {
@@ -206,8 +209,8 @@ impl Making {
     /// Waits for the next step.
     pub fn next(&mut self) -> Result<Step, Error> {
         let mut buffer = [0; 16 << 10];
-        let (length, mut fds) = fdpass::receive(&self.report, &mut buffer, RecvFlags::empty())
-            .tried(|| "cannot hear from the first process".to_owned())?;
+        let heard = fdpass::receive(&self.report, &mut buffer, RecvFlags::empty());
+        let (length, mut fds) = patient(heard, self.agent.as_ref())?;
         match &buffer[..length] {
             b"terminal" => {
                 let terminal = fds.pop();
@@ -226,6 +229,13 @@ impl Making {
         }
     }
 
+    /// An agent answers calls of it from here on, of which it still has to make some.
+    pub fn asks(&mut self, agent: &Agent) -> Result<(), Error> {
+        agent.limit(&self.report, Some(agent::PATIENCE))?;
+        self.agent = Some(agent.clone());
+        Ok(())
+    }
+
     /// Lets it go on from where it waits.
     pub fn go_on(&self) -> Result<(), Error> {
         fdpass::send(&self.report, b"g", &[], SendFlags::empty())
@@ -233,19 +243,42 @@ impl Making {
     }
 
     /// Lets it through its gate: from here on it is on its own.
-    pub fn go(mut self) -> Result<OwnedFd, Error> {
+    pub fn go(mut self, hooks: &Hooks) -> Result<Gone, Error> {
+        if let Some(agent) = &self.agent {
+            agent.limit(&self.report, agent.patience(hooks))?;
+        }
         self.go_on()?;
         self.finished = true;
-        rustix::io::fcntl_dupfd_cloexec(&self.report, 3).tried(|| "cannot copy a socket".to_owned())
+        let report = rustix::io::fcntl_dupfd_cloexec(&self.report, 3)
+            .tried(|| "cannot copy a socket".to_owned())?;
+        let agent = self.agent.take();
+        Ok(Gone { report, agent })
     }
 }
 
-/// Waits until a process that does not wait at its gate executes its program.
-pub fn until_executed(report: &OwnedFd) -> Result<(), Error> {
-    let mut buffer = [0; 16 << 10];
-    let (length, _) = fdpass::receive(report, &mut buffer, RecvFlags::empty())
-        .tried(|| "cannot hear from the first process".to_owned())?;
-    answered(&buffer[..length])
+/// A first process that was let through its gate.
+#[derive(Debug)]
+pub struct Gone {
+    report: OwnedFd,
+    agent: Option<Agent>,
+}
+
+impl Gone {
+    /// Waits until one that has nothing to wait for at its gate executes its program.
+    pub fn until_executed(&self) -> Result<(), Error> {
+        let mut buffer = [0; 16 << 10];
+        let heard = fdpass::receive(&self.report, &mut buffer, RecvFlags::empty());
+        let (length, _) = patient(heard, self.agent.as_ref())?;
+        answered(&buffer[..length])
+    }
+}
+
+/// What was heard, or who kept it from being said.
+fn patient<T>(heard: io::Result<T>, agent: Option<&Agent>) -> Result<T, Error> {
+    match (heard, agent) {
+        (Err(e), Some(agent)) if agent::late(&e) => Err(agent.held_up()),
+        (heard, _) => heard.tried(|| "cannot hear from the first process".to_owned()),
+    }
 }
 
 /// What was said in the place of an exec; nothing means that there was one.

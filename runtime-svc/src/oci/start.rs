@@ -1,7 +1,7 @@
 //! `start`.
 
 use super::{
-    Error, make,
+    Error, agent, make,
     notify::Listener,
     state::{Status, Store},
 };
@@ -38,9 +38,16 @@ pub fn start(store: &Store, id: &str) -> Result<u8, Error> {
     };
     // Before there is a program that may say something.
     let notify = Listener::bind(held.folder())?;
-    let said = held
-        .begin()
-        .tried(|| format!("cannot start container {id}"))?;
+    let what = || format!("cannot start container {id}");
+    let agent = record.outside.agent.as_ref();
+    let patience = agent.and_then(|agent| agent.patience(&record.plan.hooks));
+    let said = match (held.begin(patience), agent) {
+        (Err(e), Some(agent)) if agent::late(&e) => {
+            signals::send(&alive.pidfd, libc::SIGKILL).tried(what)?;
+            return Err(agent.held_up());
+        }
+        (said, _) => said.tried(what)?,
+    };
     make::answered(&said)?;
     let about = &record.plan.hooks.about;
     let run = &record.outside.poststart;

@@ -10,9 +10,11 @@ use std::{
     os::fd::OwnedFd,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec},
     fs::{FlockOperation, Mode, OFlags},
     process::{Pid, PidfdFlags},
 };
@@ -260,8 +262,9 @@ impl Held {
         Ok((open(START)?, open(ANSWER)?))
     }
 
-    /// Lets a container that waits go on, and hears how it went: empty = its program runs.
-    pub fn begin(&self) -> io::Result<Vec<u8>> {
+    /// Lets a container that waits go on, and hears how it went: empty = its program runs. With `patience`
+    /// that has to come within so long, else the error is [`io::ErrorKind::WouldBlock`].
+    pub fn begin(&self, patience: Option<Duration>) -> io::Result<Vec<u8>> {
         use std::io::Read as _;
         // Open for reading before the word is out: else its end might come and go unheard.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -269,6 +272,16 @@ impl Held {
         let start = knock(&self.folder)?;
         rustix::io::write(&start, b"g")?;
         drop(start);
+        if let Some(patience) = patience {
+            let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
+            // Hung up, or with something to be read.
+            let mut polled = [PollFd::new(&answer, PollFlags::IN)];
+            let ready =
+                rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&patience)))?;
+            if ready == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
         rustix::io::ioctl_fionbio(&answer, false)?;
         let mut said = Vec::new();
         fs::File::from(answer)

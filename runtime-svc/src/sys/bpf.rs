@@ -51,6 +51,22 @@ struct Program {
     filter: *const Instruction,
 }
 
+/// Whether the kernel knows these flags: it looks at them before it looks for the filter, of which there is
+/// none here (seccomp(2), "EFAULT").
+pub fn has_seccomp_flags(flags: u32) -> bool {
+    let none = std::ptr::null::<Program>();
+    // SAFETY: without a filter nothing is installed.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            none,
+        )
+    };
+    done < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
 /// Installs a filter for this process and all that it becomes (seccomp(2)). Needs `no_new_privs` or
 /// CAP_SYS_ADMIN. With SECCOMP_FILTER_FLAG_NEW_LISTENER the answer is the descriptor of its listener.
 pub fn install_seccomp(program: &[Instruction], flags: u32) -> io::Result<Option<OwnedFd>> {
@@ -74,4 +90,16 @@ pub fn install_seccomp(program: &[Instruction], flags: u32) -> io::Result<Option
     let number = i32::try_from(done).map_err(io::Error::other)?;
     // SAFETY: with that flag the kernel has just made this descriptor, for us alone.
     Ok(listens.then(|| unsafe { OwnedFd::from_raw_fd(number) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_says_which_flags_it_has() {
+        const LOG: u32 = 2;
+        assert!(has_seccomp_flags(0) && has_seccomp_flags(LOG));
+        assert!(!has_seccomp_flags(1 << 30));
+    }
 }

@@ -88,7 +88,9 @@ pub fn apply(root: &OwnedFd, target: &Target, stream: impl Read) -> Result<Appli
     };
     while let Some(entry) = reader.next_entry().map_err(|e| invalid(&e))? {
         applier.entry(&entry, &mut reader)?;
+        slipway_fault::point("runtime.apply.entry");
     }
+    slipway_fault::point("runtime.apply.entries");
     applier.set_folder_times()?;
     let done = applier.done;
     // What stands behind the end of an archive is of no interest, but whoever sends it waits.

@@ -17,7 +17,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedMutexGuard};
 
 use self::record::now;
 pub use self::record::{Record, Told, time};
@@ -59,7 +59,7 @@ struct Inner {
     /// Somebody gave one back.
     freed: Notify,
     /// Held while a cache is made: of two steps that want the same one, the second finds it.
-    making: tokio::sync::Mutex<()>,
+    making: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The caches of this host. Cheap to clone.
@@ -114,7 +114,7 @@ impl Caches {
             limit,
             entries: Mutex::new(entries),
             freed: Notify::new(),
-            making: tokio::sync::Mutex::default(),
+            making: Arc::default(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -140,12 +140,12 @@ impl Caches {
                 Looked::Found(found) => return Ok(found),
                 Looked::Busy => freed.await,
                 Looked::None => {
-                    let _making = self.0.making.lock().await;
+                    let making = self.0.making.clone().lock_owned().await;
                     // Somebody may have made it while this waited.
                     match self.find(wanted) {
                         Looked::Found(found) => return Ok(found),
                         Looked::Busy => {}
-                        Looked::None => return self.make(wanted, begin).await,
+                        Looked::None => return self.make(wanted, begin, Some(making)).await,
                     }
                 }
             }
@@ -213,7 +213,8 @@ impl Caches {
         let same = |r: &Record| r.id == wanted.id && r.base == wanted.base;
         let old = self.list().into_iter().filter(|t| same(&t.record));
         let old: Vec<String> = old.map(|t| t.name).collect();
-        let made = self.make(wanted, fill).await?;
+        let made = self.make(wanted, fill, None).await?;
+        slipway_fault::point("runtime.uncarry.made");
         self.remove(&old);
         drop(made);
         Ok(())
@@ -227,7 +228,13 @@ impl Caches {
         }
     }
 
-    async fn make<F>(&self, wanted: &Wanted, begin: F) -> Result<Use, Error>
+    /// Whoever waits for it may go: what it counts on, and what it gives, goes with the work.
+    async fn make<F>(
+        &self,
+        wanted: &Wanted,
+        begin: F,
+        making: Option<OwnedMutexGuard<()>>,
+    ) -> Result<Use, Error>
     where
         F: FnOnce(&Path) -> Result<(), Error> + Send + 'static,
     {
@@ -238,33 +245,40 @@ impl Caches {
             uses: 1,
             ..Record::default()
         };
-        let (place, written) = (self.0.folder.join(&name), record.clone());
-        let broom = self.0.broom.clone();
+        let exclusive = wanted.sharing != Sharing::Shared;
+        let caches = self.clone();
         let made = tokio::task::spawn_blocking(move || {
+            let _making = making;
+            let place = caches.0.folder.join(&name);
             let half = place.with_extension("new");
             let made = (|| {
                 let what = || "cannot make a cache mount".to_owned();
                 fs::create_dir(&half).tried(what)?;
                 fs::create_dir(half.join("fs")).tried(what)?;
+                slipway_fault::point("runtime.cache.begun");
                 begin(&half.join("fs"))?;
-                written.write(&half).tried(what)?;
-                fs::rename(&half, &place).tried(what)
+                slipway_fault::fallible("runtime.cache.filled").tried(what)?;
+                record.write(&half).tried(what)?;
+                slipway_fault::point("runtime.cache.recorded");
+                fs::rename(&half, &place).tried(what)?;
+                slipway_fault::point("runtime.cache.named");
+                Ok(())
             })();
-            if made.is_err() {
-                drop(broom.sweep(half, None));
+            if let Err(error) = made {
+                drop(caches.0.broom.sweep(half, None));
+                return Err(error);
             }
-            made
+            let entry = Entry {
+                record,
+                users: 1,
+                exclusive,
+            };
+            caches.lock().insert(name.clone(), entry);
+            Ok(caches.lend(name))
         });
         made.await
             .map_err(io::Error::other)
-            .tried(|| "making a cache mount was interrupted".to_owned())??;
-        let entry = Entry {
-            record,
-            users: 1,
-            exclusive: wanted.sharing != Sharing::Shared,
-        };
-        self.lock().insert(name.clone(), entry);
-        Ok(self.lend(name))
+            .tried(|| "making a cache mount was interrupted".to_owned())?
     }
 }
 

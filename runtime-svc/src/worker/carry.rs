@@ -8,7 +8,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -45,6 +45,7 @@ impl Worker {
             pack::pack_live_tree(layer, &folder, Live::default())
         });
         let packed = packed.await;
+        slipway_fault::point("runtime.carry.sent");
         drop(cache);
         packed
     }
@@ -63,6 +64,8 @@ impl Worker {
         }
         let bytes = Arc::new(AtomicU64::new(0));
         let (counted, limit) = (bytes.clone(), self.caches.limit());
+        let all = Arc::new(AtomicBool::new(false));
+        let arrived = all.clone();
         let (send, receive) = mpsc::channel(CHUNKS);
         let fill = move |folder: &Path| {
             let what = || "cannot fill a cache mount".to_owned();
@@ -77,14 +80,21 @@ impl Worker {
                 ..Target::default()
             };
             let applied = super::apply(&into, &place, stream)?;
+            // A transfer that broke off ends like one that is over.
+            if !arrived.load(Ordering::Acquire) {
+                let sentence = "the files of a cache mount did not all arrive";
+                return Err(Error::Invalid(sentence.to_owned()));
+            }
             counted.store(applied.bytes, Ordering::Relaxed);
             own(&into, owner).tried(what)
         };
         let reading = async {
             let read = self.registry.read_blob(layer, &mut 0, &send).await;
+            all.store(read.is_ok(), Ordering::Release);
             drop(send);
             read
         };
+        slipway_fault::point("runtime.uncarry.begun");
         let (read, made) = tokio::join!(reading, self.caches.import(wanted, fill));
         // A reader that failed cut the stream off: its error is the cause.
         read.and(made)?;

@@ -41,9 +41,11 @@ impl Worker {
         let upper = snapshot.folder.join("upper");
         let packed = snapshot.while_there(self.store(upper, repository, level, latest));
         let packed = packed.await?;
+        slipway_fault::point("runtime.pack.stored");
         if self.leases.take(id).is_none() {
             return Err(Error::SnapshotEnded(id.to_owned()));
         }
+        slipway_fault::point("runtime.pack.taken");
         // From here on nobody else finds it. In a task of its own, since a call that ends in the middle
         // would leave half of it.
         let layers = self.manager.layers().clone();
@@ -95,6 +97,7 @@ impl Worker {
             pack(&mut layer)?;
             let (mut writer, packed) = layer.finish()?;
             writer.flush()?;
+            slipway_fault::point("runtime.send.packed");
             sent.tell();
             Ok(packed)
         });

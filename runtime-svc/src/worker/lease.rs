@@ -161,6 +161,7 @@ impl Leases {
     pub fn end(&self, id: &str) {
         let lease = self.lock().remove(id);
         if let Some(lease) = lease {
+            slipway_fault::point("runtime.unlease.taken");
             lease.ended.cancel();
         }
     }

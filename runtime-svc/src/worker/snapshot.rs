@@ -98,10 +98,20 @@ impl Snapshot {
             layers.extend(self.lower.iter().cloned());
             return Ok(rootfs::overlay_in_service(&layers, None)?);
         }
-        Ok(rootfs::overlay_in_service(
-            &self.lower,
-            Some(rootfs::Upper::new(&upper, &work)),
-        )?)
+        self.forget_mount()?;
+        let upper = rootfs::Upper {
+            upper: &upper,
+            work: &work,
+            volatile: true,
+        };
+        Ok(rootfs::overlay_in_service(&self.lower, Some(upper))?)
+    }
+
+    /// Before each mount that writes to it, which is volatile: no snapshot outlives a power loss, and unmounting
+    /// another one writes everything on that file system to the disk first, in the middle of a build.
+    pub(super) fn forget_mount(&self) -> Result<(), Error> {
+        rootfs::forget_volatile(&self.folder.join("work"))
+            .tried(|| format!("cannot mount snapshot {}", self.id))
     }
 
     /// The snapshot that it is based upon.
@@ -172,12 +182,15 @@ impl Worker {
         let folder = manager.state_folder().join("snapshots");
         fs::create_dir_all(&folder)?;
         super::step::end_orphans(&manager);
+        slipway_fault::point("runtime.recover.orphans");
         for entry in fs::read_dir(&folder)? {
             // Something may still be writing there: then it takes room until the next start, no more.
             manager.layers().broom().sweep(entry?.path(), None);
         }
+        slipway_fault::point("runtime.recover.snapshots");
         let broom = manager.layers().broom().clone();
         let caches = Caches::open(manager.state_folder().join("caches"), broom, cache_bytes)?;
+        tokio::spawn(caches.clone().recount());
         Ok(Self {
             manager,
             registry,
@@ -202,6 +215,7 @@ impl Worker {
             kept = ensuring => kept?,
             () = ended.cancelled() => return Err(Error::NoSuchLease(lease.to_owned())),
         };
+        slipway_fault::point("runtime.prepare.held");
         let mut lower = kept.folders.clone();
         if lower.is_empty() {
             let empty = self.manager.empty_layer();
@@ -223,6 +237,7 @@ impl Worker {
         let mut snapshot = self.make(ids::new_id(), lower, quota, ended)?;
         let upon = parent.upon.clone();
         drop(turn);
+        slipway_fault::point("runtime.prepare.upon");
         snapshot.parent = Some(Parent {
             snapshot: parent,
             _upon: upon,
@@ -247,6 +262,8 @@ impl Worker {
                 .create(folder.join(name))
                 .tried(|| "cannot make a snapshot".to_owned())?;
         }
+        slipway_fault::fallible("runtime.prepare.made")
+            .tried(|| "cannot make a snapshot".to_owned())?;
         Ok(Snapshot {
             id,
             created: SystemTime::now(),
@@ -270,6 +287,7 @@ impl Worker {
     fn give(&self, lease: &str, snapshot: Snapshot) -> Result<String, Error> {
         let id = snapshot.id.clone();
         self.leases.insert(lease, Arc::new(snapshot))?;
+        slipway_fault::point("runtime.prepare.given");
         Ok(id)
     }
 
@@ -282,6 +300,7 @@ impl Worker {
     pub fn release(&self, id: &str) {
         if let Some(snapshot) = self.leases.take(id) {
             snapshot.ended.cancel();
+            slipway_fault::point("runtime.release.ended");
         }
     }
 }

@@ -93,6 +93,7 @@ impl Worker {
         }
         // The sources stay as long as the step may use them.
         let mut ready = self.make_ready(snapshot, mounts, ask).await?;
+        slipway_fault::point("runtime.step.ready");
         let clean = CleanUp {
             worker: self.clone(),
             id: id.clone(),
@@ -100,6 +101,7 @@ impl Worker {
         };
         fs::create_dir_all(clean.run_folder.join("rootfs"))
             .tried(|| "cannot make a run folder".to_owned())?;
+        slipway_fault::point("runtime.step.run-folder");
         let network = record.spec.network.clone().unwrap_or_default();
         let attached = match network.mode.as_str() {
             "none" | "host" => None,
@@ -110,21 +112,26 @@ impl Worker {
                     .await?,
             ),
         };
-        etc::write(
-            &snapshot.folder,
-            &record.effective,
-            "",
-            &network,
-            attached.as_ref().map(|a| &a.endpoint),
-        )
-        .tried(|| "cannot write the hosts file".to_owned())?;
+        slipway_fault::point("runtime.step.endpoint");
+        let written = slipway_fault::fallible("runtime.step.etc").and_then(|()| {
+            etc::write(
+                &snapshot.folder,
+                &record.effective,
+                "",
+                &network,
+                attached.as_ref().map(|a| &a.endpoint),
+            )
+        });
+        written.tried(|| "cannot write the hosts file".to_owned())?;
         let places = Places {
             folder: &snapshot.folder,
             run_folder: &clean.run_folder,
             lower: snapshot.lower.clone(),
+            volatile: true,
             volume: &|_| PathBuf::new(),
             layer: &|_| PathBuf::new(),
         };
+        snapshot.forget_mount()?;
         let mut plan = plan::plan(&record, &places, attached.is_some())?;
         plan.mounts.append(&mut ready.mounts);
         plan.process.label = confinement::label(&record.spec, &confinement::Modules::now())?;
@@ -133,11 +140,14 @@ impl Worker {
             .manager
             .spawn(&plan, attached.as_ref(), &[], &ready.given)
             .tried(what)?;
+        slipway_fault::point("runtime.step.asked");
         // What it does not have open it cannot keep.
         ready.given.clear();
         let connection = Connection::new(socket).tried(what)?;
         let ended = follow(&connection, &snapshot.folder, &output).await;
+        slipway_fault::point("runtime.step.ended");
         drop(clean);
+        slipway_fault::point("runtime.step.cleaned");
         for base in log_files::list(&snapshot.folder).unwrap_or_default() {
             log_files::remove(&snapshot.folder, base);
         }
@@ -146,6 +156,7 @@ impl Worker {
             let _ = fs::remove_file(snapshot.folder.join(name));
         }
         stubs.remove(snapshot);
+        slipway_fault::point("runtime.step.bared");
         drop(ready);
         let measured = snapshot.clone();
         tokio::task::spawn_blocking(move || measured.check_quota())
@@ -167,6 +178,7 @@ async fn follow(
         let event = connection.next().await.tried(what)?;
         let ended = match event {
             Some((Event::Running(_), _)) => {
+                slipway_fault::point("runtime.step.running");
                 reader = Some(LogReader::open(folder.to_owned(), 0));
                 connection.follow().await.tried(what)?;
                 None
@@ -224,7 +236,9 @@ impl Drop for CleanUp {
         let folder = std::mem::take(&mut self.run_folder);
         tokio::spawn(async move {
             remove(&folder).await;
+            slipway_fault::point("runtime.step.unfoldered");
             netd.release(&id).await;
+            slipway_fault::point("runtime.step.released");
         });
     }
 }

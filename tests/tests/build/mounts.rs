@@ -367,3 +367,17 @@ async fn caches_are_counted_and_kept_within_their_room() {
     })
     .await;
 }
+
+/// Unmounting another overlay writes everything on the file system below to the disk, in the middle of a build.
+#[tokio::test]
+async fn the_root_of_a_step_is_not_synced_when_it_ends() {
+    let site = site().await;
+    let context = site.path("context");
+    let look = "grep -q ' / overlay .*volatile' /proc/mounts";
+    let file = format!("FROM busybox\nRUN {look}\nRUN --mount=type=cache,target=/c {look}\n");
+    write(&context, &[("Dockerfile", &file)]);
+    built(&site, "steps", &[]);
+    // A container is: what it wrote is wanted after a power loss.
+    let run = ["run", "busybox", "sh", "-c", look];
+    assert_eq!(site.ctl(&run).code, 1);
+}

@@ -1,6 +1,9 @@
 //! What two layers have in common is stored once, and both are whole to everybody.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{fs, io::Write as _, os::unix::fs::MetadataExt as _, path::Path};
+
+use slipway_image::layer::gzip::GzipWriter;
+use slipway_proto::runtime::v1::PruneLayersRequest;
 
 use super::*;
 
@@ -76,4 +79,48 @@ async fn what_did_not_change_is_stored_once_and_stays_as_long_as_a_layer_has_it(
     image::busybox(&site).await;
     built(&site, "four", &[]);
     assert_eq!(shell(&site, "four", sums), two);
+}
+
+#[tokio::test]
+async fn what_a_worker_has_already_is_taken_from_there() {
+    let site = site().await;
+    let context = site.path("context");
+    let file = "FROM busybox\nCOPY . /app\nRUN gunzip -k /app/packed.gz\n";
+    write(&context, &[("Dockerfile", file), ("small", "1")]);
+    for (name, seed) in [("a", 1), ("b", 2), ("twin", 2)] {
+        fs::write(context.join(name), noise(seed)).unwrap();
+    }
+    let mut packed = GzipWriter::new(Vec::new(), 1);
+    packed.write_all(&noise(7)).unwrap();
+    fs::write(context.join("packed.gz"), packed.finish().unwrap()).unwrap();
+    let sums = "cd /app && sha256sum a b twin packed && cat small";
+    let refused = || {
+        let log = fs::read_to_string(site.path("builder.log")).unwrap();
+        log.matches("the worker did not take a layer").count()
+    };
+    built(&site, "one", &[]);
+    let one = shell(&site, "one", sums);
+    // In a new layer each file is its own: programs that pass over files of several names do not pass over it.
+    let same = |image: &str, small: char| {
+        let said = shell(&site, image, sums);
+        assert_eq!(said.trim_end_matches(small), one.trim_end_matches('1'));
+        let links = shell(&site, image, "stat -c %h /app/* | sort -u");
+        assert_eq!(links, "1\n");
+    };
+    fs::write(context.join("small"), "2").unwrap();
+    built(&site, "two", &[]);
+    same("two", '2');
+    assert_eq!(refused(), 0);
+    // A builder that counts on layers which are gone: the worker fetches the new one.
+    let all = PruneLayersRequest { all: true };
+    site.host().prune_layers(all).await.unwrap();
+    fs::write(context.join("small"), "3").unwrap();
+    built(&site, "three", &[]);
+    same("three", '3');
+    assert_eq!(refused(), 1);
+    // And knows it again.
+    fs::write(context.join("small"), "4").unwrap();
+    built(&site, "four", &[]);
+    same("four", '4');
+    assert_eq!(refused(), 1);
 }

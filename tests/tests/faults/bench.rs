@@ -9,7 +9,10 @@ use std::{
 use slipway_fault::{Action, inventory::Point};
 use slipway_tests::{Audit, Said, Site, eventually, eventually_within};
 
-use crate::operations::{self, Operation};
+use crate::{
+    operations::{self, Operation},
+    told::{Cut, Told},
+};
 
 /// How long a caller may wait for its answer after somebody was killed.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -52,8 +55,10 @@ impl Bench {
         let pid = site.inspect("beside", "{{.State.Pid}}");
         answers(&site).await;
         // Once, so that what only the first of its kind makes is there before.
-        operations::clear(&site);
+        operations::clear(&site).await;
         site.ctl(&["run", "--rm", "busybox", "true"]).ok();
+        // And what is measured once was measured.
+        site.ctl(&["system", "df"]).ok();
         let before = settled(&site);
         let monitors = monitors(&site);
         Some(Self {
@@ -73,9 +78,9 @@ impl Bench {
         let caller = self.begin(&operation);
         self.fires(point).await;
         self.dies(point.program()).await;
-        self.answered(caller);
+        let told = Told::by(&self.answered(caller));
         self.restart_dead().await;
-        self.judge(&operation, point).await;
+        self.judge(&operation, Cut { point, told: &told }).await;
     }
 
     /// Kills the monitors of all containers but the one beside.
@@ -131,9 +136,12 @@ impl Bench {
 
     /// The state is right, the container beside has not noticed, the operation can be done again, and
     /// nothing is left of it all.
-    pub async fn judge(&mut self, operation: &Operation, point: &Point) {
+    pub async fn judge(&mut self, operation: &Operation, cut: Cut<'_>) {
         let site = &self.site;
-        (operation.judge)(site, point).await;
+        let point = cut.point;
+        eprintln!("    told: {:?}", cut.told);
+        (operation.judge)(site, cut).await;
+        self.nothing_contradicts(point.name);
         self.beside_is_unharmed().await;
         (operation.again)(site).await;
         self.clean(point.name).await;
@@ -152,9 +160,15 @@ impl Bench {
         );
     }
 
+    /// What is said of containers is what there is.
+    pub fn nothing_contradicts(&self, what: &str) {
+        let wrong = self.site.contradictions();
+        assert!(wrong.is_empty(), "after {what}:\n{}", wrong.join("\n"));
+    }
+
     /// Takes what is left away as a user would; nothing else may be left then.
     pub async fn clean(&mut self, what: &str) {
-        operations::clear(&self.site);
+        operations::clear(&self.site).await;
         self.site.disarm(what);
         let differences = self.before.differences(&self.site);
         assert!(

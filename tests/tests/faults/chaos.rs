@@ -79,6 +79,7 @@ async fn nothing_is_lost_whoever_is_killed_whenever() {
     for name in NAMES {
         is_consistent(&bench.site, name).await;
     }
+    bench.nothing_contradicts("chaos");
     bench.beside_is_unharmed().await;
     let all = bench.site.ctl(&["ps", "-aq"]).ok();
     for id in all.split_whitespace() {

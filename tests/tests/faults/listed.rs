@@ -49,7 +49,9 @@ fn every_listed_point_is_driven() {
     let driven: BTreeSet<&str> = crate::DRIVEN
         .iter()
         .chain(crate::recovery::DRIVEN)
+        .chain(crate::durable::DRIVEN)
         .copied()
+        .chain(crate::builds::driven())
         .collect();
     let listed: BTreeSet<&str> = inventory::all().map(crate::operation).collect();
     assert_eq!(driven, listed);

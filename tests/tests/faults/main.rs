@@ -1,17 +1,22 @@
 //! `kill -9` of every program at every step of what it does: nothing leaks, states are right, exit codes
-//! are known, and what was cut off can be done again.
+//! are known, what callers were told is true, and what was cut off can be done again.
 //!
 //! The steps are the fault points of `slipway_fault::inventory`; the tests here are generated from it. A
-//! new operation needs a way to come by its points in `operations`; a new point of an old one nothing.
+//! new operation needs a way to come by its points in `operations`, or in `builds` when it is asked for by a
+//! call; a new point of an old one nothing.
 
 mod bench;
+mod builds;
 mod chaos;
+mod durable;
 mod failing;
 mod listed;
 mod monitors;
 mod operations;
 mod recovery;
+mod runs;
 mod together;
+mod told;
 
 use slipway_fault::inventory::{self, Point};
 

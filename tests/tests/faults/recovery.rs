@@ -57,13 +57,14 @@ async fn services_are_killed_while_they_recover() {
             .await;
         }
         judge(&bench.site, &lives).await;
+        bench.nothing_contradicts(point.name);
         bench.beside_is_unharmed().await;
         for name in NAMES {
             if bench.site.ctl(&["container", "inspect", name]).code == 0 {
                 bench.site.ctl(&["rm", "-f", "-v", name]).ok();
             }
         }
-        clear(&bench.site);
+        clear(&bench.site).await;
         bench.clean(point.name).await;
     }
 }

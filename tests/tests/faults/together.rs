@@ -28,6 +28,7 @@ async fn runtime_and(other: &str, operations: &[&str]) {
         bench.answered(caller);
         bench.restart_dead().await;
         operations::is_consistent(&bench.site).await;
+        bench.nothing_contradicts(point.name);
         bench.beside_is_unharmed().await;
         (operation.again)(&bench.site).await;
         bench.clean(point.name).await;

@@ -27,20 +27,23 @@ fn told(agent: &UnixListener) -> (Value, OwnedFd) {
     (state, fds.pop().unwrap())
 }
 
+/// Has an agent asked about these calls.
+fn ask(c: &mut Value, agent: &Path, calls: &[&str]) {
+    c["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": ["SCMP_ARCH_X86_64"],
+        "listenerPath": agent,
+        "listenerMetadata": "about it",
+        "syscalls": [{"names": calls, "action": "SCMP_ACT_NOTIFY"}],
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_answers_calls_of_every_process() {
     let Some(oci) = Oci::new() else { return };
     let address = oci.site.path("agent.sock");
     let agent = UnixListener::bind(&address).unwrap();
-    let filter = |c: &mut Value, listener: &Path| {
-        c["linux"]["seccomp"] = json!({
-            "defaultAction": "SCMP_ACT_ALLOW",
-            "architectures": ["SCMP_ARCH_X86_64"],
-            "listenerPath": listener,
-            "listenerMetadata": "about it",
-            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}],
-        });
-    };
+    let filter = |c: &mut Value, agent: &Path| ask(c, agent, &["mkdir", "mkdirat"]);
     let script = "mkdir /tmp/made 2> /tmp/why; touch /tmp/asked; sleep 1000";
     let bundle = oci.bundle("asked", script, |c| {
         filter(c, &address);
@@ -93,4 +96,72 @@ async fn an_agent_answers_calls_of_every_process() {
     let error = oci.fails(&["create", "-b", path(&bundle), "alone"]);
     assert!(error.contains("/not/there"), "{error}");
     oci.is_gone("alone");
+}
+
+/// One that is there and takes nobody: whoever connects waits.
+fn deaf(address: &Path) -> (OwnedFd, OwnedFd) {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, listen, socket};
+    let agent = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    let address = SocketAddrUnix::new(address).unwrap();
+    bind(&agent, &address).unwrap();
+    // One waits to be accepted, and no more fit in.
+    listen(&agent, 0).unwrap();
+    let first = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    connect(&first, &address).unwrap();
+    (agent, first)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_takes_nothing_holds_nobody_up() {
+    let Some(oci) = Oci::new() else { return };
+    let address = oci.site.path("agent.sock");
+    let agent = UnixListener::bind(&address).unwrap();
+    let bundle = oci.bundle("deaf", "sleep 1000", |c| ask(c, &address, &["mkdir"]));
+    let answers = std::thread::spawn(move || told(&agent));
+    oci.ok(&["run", "-d", "-b", path(&bundle), "deaf"]);
+    drop(answers.join().unwrap());
+    fs::remove_file(&address).unwrap();
+    let _deaf = deaf(&address);
+    let before = oci.ok(&["ps", "deaf"]);
+    std::thread::scope(|both| {
+        both.spawn(|| {
+            let said = oci.call(&["exec", "deaf", "true"]);
+            assert_eq!(said.code, 255);
+            let expected = "agent.sock did not take the listener within 10 s";
+            assert!(said.err.contains(expected), "{}", said.err);
+        });
+        both.spawn(|| {
+            let bundle = oci.bundle("other", "true", |c| ask(c, &address, &["mkdir"]));
+            let error = oci.fails(&["create", "-b", path(&bundle), "other"]);
+            assert!(error.contains("did not take the listener"), "{error}");
+            oci.is_gone("other");
+        });
+    });
+    assert_eq!(oci.ok(&["ps", "deaf"]), before);
+    oci.ok(&["delete", "-f", "deaf"]);
+    oci.is_gone("deaf");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_answers_nothing_holds_nobody_up() {
+    let Some(oci) = Oci::new() else { return };
+    let address = oci.site.path("agent.sock");
+    // It is connected with, and never looks.
+    let _agent = UnixListener::bind(&address).unwrap();
+    let make = |name: &str| oci.bundle(name, "true", |c| ask(c, &address, &["execve"]));
+    let expected = "did not let the process get to its program within 10 s";
+    std::thread::scope(|both| {
+        both.spawn(|| {
+            let error = oci.fails(&["run", "-b", path(&make("one")), "one"]);
+            assert!(error.contains(expected), "{error}");
+            oci.is_gone("one");
+        });
+        both.spawn(|| {
+            oci.ok(&["create", "-b", path(&make("two")), "two"]);
+            let error = oci.fails(&["start", "two"]);
+            assert!(error.contains(expected), "{error}");
+            oci.ok(&["delete", "-f", "two"]);
+            oci.is_gone("two");
+        });
+    });
 }

@@ -88,3 +88,43 @@ async fn the_caller_hears_that_a_container_is_ready() {
     oci.ok(&["delete", "-f", "ready"]);
     oci.is_gone("ready");
 }
+
+#[tokio::test]
+async fn who_was_ready_and_ended_before_anybody_listened_is_heard() {
+    let Some(oci) = Oci::new() else { return };
+    let (host, address) = host(&oci);
+    let gate = oci.site.path("gate");
+    let fifo = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &gate, fifo, mode, 0).unwrap();
+    // Between the exec and the moment from which the caller listens.
+    let hold = format!("read word < {}", path(&gate));
+    let bundle = oci.bundle("early", SCRIPT, |c| {
+        c["hooks"] = json!({"poststart": [{"path": "/bin/sh", "args": ["sh", "-c", hold]}]});
+    });
+    for detached in [true, false] {
+        let mut words = vec!["run", "-b", path(&bundle), "early"];
+        if detached {
+            words.insert(1, "-d");
+        }
+        let mut run = call(&oci, &address, &words);
+        let pid = say(&oci, "early", b"READY=1").await;
+        let first = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+        rustix::process::kill_process(first, rustix::process::Signal::KILL).unwrap();
+        eventually("it has ended", async || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.contains(") Z ").then_some(())
+        })
+        .await;
+        fs::write(&gate, "on\n").unwrap();
+        assert_eq!(heard(&host), "READY=1\n");
+        assert!(heard(&host).starts_with("MAINPID="));
+        assert_eq!(heard(&host), "BARRIER=1");
+        let code = run.wait().unwrap().code();
+        assert_eq!(code, Some(if detached { 0 } else { 137 }));
+        if detached {
+            oci.ok(&["delete", "early"]);
+        }
+        oci.is_gone("early");
+    }
+}

@@ -9,8 +9,8 @@ use flate2::CrcReader;
 use slipway_image::{
     Digest,
     layer::{
-        gzip::LEVEL,
-        pack::{Archive, LayerWriter},
+        gzip::{Act, LEVEL},
+        pack::{Archive, Content, LayerWriter, Members},
     },
 };
 use slipway_service::{chunks::ChunkWriter, whole::Whole};
@@ -22,6 +22,7 @@ use crate::{
         content::{Checked, LARGE},
     },
     registry::BlobPiece,
+    worker::import::{Piece, WorkerFiles},
 };
 
 /// Most parts of a layer: so many registry-svc takes.
@@ -29,6 +30,9 @@ const PARTS: usize = 4000;
 
 /// Where a layer goes.
 pub(super) type PieceWriter = ChunkWriter<BlobPiece>;
+
+/// Where its plain archive goes, too: to a worker.
+pub(super) type CopyWriter = ChunkWriter<Piece>;
 
 /// All that a layer is made of.
 pub(super) struct Packing {
@@ -38,6 +42,8 @@ pub(super) struct Packing {
     pub whole: Whole,
     /// Parts that registry-svc should have are named, not sent.
     pub name_parts: bool,
+    /// What the worker that gets the copy has of it is not sent either.
+    pub at_worker: Arc<WorkerFiles>,
 }
 
 /// What was made.
@@ -47,49 +53,57 @@ pub(super) struct Packed {
     pub archive: Archive,
     /// Content that was sent as a part, in the order of the parts, and its CRC-32.
     pub new: Vec<(Digest, u32)>,
+    /// Large content, and where in the layer it is.
+    pub large: Vec<(Digest, String)>,
 }
 
 impl Packing {
     /// Writes the layer, and its plain archive to `copy`.
-    pub fn pack(&self, out: PieceWriter, copy: Option<ChunkWriter>) -> io::Result<Packed> {
-        let mut layer = LayerWriter::upon(out, LEVEL);
-        if let Some(copy) = copy {
-            layer = layer.with_copy(Box::new(copy));
-        }
-        let (mut new, mut parts) = (Vec::new(), 0);
+    pub fn pack(&self, out: PieceWriter, copy: Option<CopyWriter>) -> io::Result<Packed> {
+        let mut layer = LayerWriter::with_copy(out, LEVEL, copy);
+        let (mut new, mut large) = (Vec::new(), Vec::new());
         for (path, item) in &*self.tree {
             let mut header = item.header.clone();
-            header.path = path.join("/").into_bytes();
+            let path = path.join("/");
+            header.path = path.clone().into_bytes();
             let Some(digest) = &item.content else {
                 layer.append(&header, &mut io::empty())?;
                 continue;
             };
             let mut content = Checked::open(&self.store, digest, header.size)?;
-            if header.size < LARGE || parts == PARTS {
+            if header.size < LARGE || large.len() == PARTS {
                 layer.append(&header, &mut content)?;
                 content.finish()?;
                 continue;
             }
-            parts += 1;
+            large.push((digest.clone(), path));
             let mut content = Wanted {
                 content: CrcReader::new(content),
                 whole: &self.whole,
             };
             let known = self.store.part(digest).filter(|_| self.name_parts);
             let checksum = known.as_ref().map(|part| part.checksum);
-            match known {
+            let members = match known {
                 Some(part) => {
                     let known = BlobPiece::Known(part.digest, part.size);
-                    let put = move |out: &mut PieceWriter| out.put(known);
-                    layer.append_known(&header, &mut content, Box::new(put))?;
+                    Members::Known(Box::new(move |out: &mut PieceWriter| out.put(known)))
                 }
-                None => layer.append_apart(
-                    &header,
-                    &mut content,
-                    Box::new(|out| out.put(BlobPiece::Begin)),
-                    Box::new(|out| out.put(BlobPiece::End)),
-                )?,
-            }
+                None => Members::Apart {
+                    begin: Box::new(|out: &mut PieceWriter| out.put(BlobPiece::Begin)),
+                    end: Box::new(|out: &mut PieceWriter| out.put(BlobPiece::End)),
+                },
+            };
+            let place = self.at_worker.find(digest);
+            let copied = place.map(|place| -> Act<CopyWriter> {
+                let size = header.size;
+                Box::new(move |copy: &mut CopyWriter| copy.put(Piece::Known { place, size }))
+            });
+            let apart = Content {
+                content: &mut content,
+                members,
+                copied,
+            };
+            layer.append_content(&header, apart)?;
             let actual = content.finish()?;
             match checksum {
                 None => new.push((digest.clone(), actual)),
@@ -106,7 +120,11 @@ impl Packing {
         out.flush()?;
         // Said before the pieces end, which they do with the writer.
         self.whole.tell();
-        Ok(Packed { archive, new })
+        Ok(Packed {
+            archive,
+            new,
+            large,
+        })
     }
 }
 
@@ -201,6 +219,7 @@ mod tests {
             tree: tree.clone(),
             whole: Whole::default(),
             name_parts,
+            at_worker: Arc::default(),
         };
         let (all, part, made) = packed(packing(true), &[]);
         let made = made.unwrap();
@@ -240,6 +259,7 @@ mod tests {
             tree,
             whole,
             name_parts: true,
+            at_worker: Arc::default(),
         };
         let error = packed(packing, &[]).2.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);

@@ -53,49 +53,64 @@ pub struct Archive {
 }
 
 /// A gzip layer that is being written, and digested in the same pass.
-pub struct LayerWriter<W: Write> {
-    tar: TarWriter<Body<W>>,
+pub struct LayerWriter<W: Write, C: Write = io::Sink> {
+    tar: TarWriter<Body<W, C>>,
     entries: u64,
 }
 
+/// Content of a file that need not go everywhere, or not like everything else.
+pub struct Content<R, W, C> {
+    /// The content.
+    pub content: R,
+    /// What becomes of it in the gzip stream.
+    pub members: Members<W>,
+    /// Done with the copy in place of writing the content there.
+    pub copied: Option<Act<C>>,
+}
+
+/// What becomes of a file's content in a gzip stream.
+pub enum Members<W> {
+    /// It gets members of its own: what they go to hears where they begin and where they end.
+    Apart {
+        /// Before the first.
+        begin: Act<W>,
+        /// After the last.
+        end: Act<W>,
+    },
+    /// They are there already: this puts them in their place.
+    Known(Act<W>),
+}
+
 /// The plain archive on its way to all who want it.
-struct Body<W: Write> {
+struct Body<W: Write, C: Write> {
     plain: Digester,
     /// Somebody else who gets it; nobody any more when that fails.
-    copy: Option<Box<dyn Write + Send>>,
+    copy: Option<C>,
+    /// What is written now is put into the stream and the copy in another way.
+    to_gzip: bool,
+    to_copy: bool,
     gzip: GzipWriter<W>,
 }
 
-impl<W: Write> Body<W> {
-    /// Takes plain bytes whose members are there already.
-    fn take(&mut self, bytes: &[u8]) {
-        self.plain.update(bytes);
+impl<W: Write, C: Write> Body<W, C> {
+    fn put_into_copy(&mut self, act: impl FnOnce(&mut C) -> io::Result<()>) {
         if let Some(copy) = &mut self.copy
-            && copy.write_all(bytes).is_err()
+            && act(copy).is_err()
         {
             self.copy = None;
         }
     }
 }
 
-/// The plain part alone.
-struct Taken<'a, W: Write>(&'a mut Body<W>);
-
-impl<W: Write> Write for Taken<'_, W> {
+impl<W: Write, C: Write> Write for Body<W, C> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.take(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<W: Write> Write for Body<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.gzip.write_all(bytes)?;
-        self.take(bytes);
+        if self.to_gzip {
+            self.gzip.write_all(bytes)?;
+        }
+        self.plain.update(bytes);
+        if self.to_copy {
+            self.put_into_copy(|copy| copy.write_all(bytes));
+        }
         Ok(bytes.len())
     }
 
@@ -128,9 +143,18 @@ impl<W: Write> LayerWriter<DigestWriter<W>> {
 impl<W: Write> LayerWriter<W> {
     /// Writes as it is. `level` is gzip's, 0 to 9.
     pub fn upon(inner: W, level: u32) -> Self {
+        Self::with_copy(inner, level, None)
+    }
+}
+
+impl<W: Write, C: Write> LayerWriter<W, C> {
+    /// Gives the plain archive to somebody else, too, as long as he takes it.
+    pub fn with_copy(inner: W, level: u32, copy: Option<C>) -> Self {
         let body = Body {
             plain: Digester::default(),
-            copy: None,
+            copy,
+            to_gzip: true,
+            to_copy: true,
             gzip: GzipWriter::new(inner, level),
         };
         Self {
@@ -139,55 +163,44 @@ impl<W: Write> LayerWriter<W> {
         }
     }
 
-    /// Gives the plain archive to somebody else, too, as long as he takes it.
-    #[must_use]
-    pub fn with_copy(mut self, copy: Box<dyn Write + Send>) -> Self {
-        self.tar.inner_mut().copy = Some(copy);
-        self
-    }
-
     /// Writes one entry.
     pub fn append(&mut self, entry: &Entry, content: &mut dyn io::Read) -> io::Result<()> {
         self.entries += 1;
         self.tar.append(entry, content)
     }
 
-    /// Writes a file whose content gets gzip members of its own: what they go to hears where they begin and
-    /// where they end.
-    pub fn append_apart(
+    /// Writes a file whose content is known somewhere.
+    pub fn append_content(
         &mut self,
         entry: &Entry,
-        mut content: impl Read,
-        begin: Act<W>,
-        end: Act<W>,
+        mut content: Content<impl Read, W, C>,
     ) -> io::Result<()> {
         self.entries += 1;
         self.tar.append_with(entry, |body| {
-            body.gzip.then(begin)?;
-            let written = copy(&mut content, entry.size, body)?;
-            body.gzip.then(end)?;
-            Ok(written)
-        })
-    }
-
-    /// Writes a file whose members are there already: `put` puts them in their place.
-    pub fn append_known(
-        &mut self,
-        entry: &Entry,
-        mut content: impl Read,
-        put: Act<W>,
-    ) -> io::Result<()> {
-        self.entries += 1;
-        self.tar.append_with(entry, |body| {
-            let written = copy(&mut content, entry.size, &mut Taken(body))?;
-            body.gzip.then(put)?;
+            let (before, after, known) = match content.members {
+                Members::Apart { begin, end } => (Some(begin), end, false),
+                Members::Known(put) => (None, put, true),
+            };
+            if let Some(begin) = before {
+                body.gzip.then(begin)?;
+            }
+            body.to_gzip = !known;
+            if let Some(copied) = content.copied {
+                body.put_into_copy(copied);
+                body.to_copy = false;
+            }
+            let written = copy(&mut content.content, entry.size, body)?;
+            (body.to_gzip, body.to_copy) = (true, true);
+            body.gzip.then(after)?;
             Ok(written)
         })
     }
 
     /// Ends the layer.
     pub fn end(self) -> io::Result<(W, Archive)> {
-        let Body { plain, copy, gzip } = self.tar.finish()?;
+        let Body {
+            plain, copy, gzip, ..
+        } = self.tar.finish()?;
         if let Some(mut copy) = copy {
             // Who fails with it now has not all of it, and knows.
             let _ = copy.flush();
@@ -207,7 +220,7 @@ pub trait Sink {
     fn append(&mut self, entry: &Entry, content: &mut dyn io::Read) -> io::Result<()>;
 }
 
-impl<W: Write> Sink for LayerWriter<W> {
+impl<W: Write, C: Write> Sink for LayerWriter<W, C> {
     fn append(&mut self, entry: &Entry, content: &mut dyn io::Read) -> io::Result<()> {
         LayerWriter::append(self, entry, content)
     }

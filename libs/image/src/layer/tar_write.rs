@@ -20,11 +20,6 @@ impl<W: Write> TarWriter<W> {
         Self { inner }
     }
 
-    /// What it is written to.
-    pub const fn inner_mut(&mut self) -> &mut W {
-        &mut self.inner
-    }
-
     /// Writes one entry; `content` must give exactly `entry.size` bytes for a file.
     pub fn append(&mut self, entry: &Entry, content: &mut dyn io::Read) -> io::Result<()> {
         let size = entry.content_size();

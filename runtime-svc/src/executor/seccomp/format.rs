@@ -3,6 +3,8 @@
 
 use serde::Deserialize;
 
+use crate::sys::bpf;
+
 /// Why a profile cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the seccomp profile cannot be used: {0}")]
@@ -400,23 +402,36 @@ fn version(text: &str) -> Option<(u32, u32)> {
     Some((number(kernel)?, number(major)?)).filter(|v| *v != (0, 0))
 }
 
+/// Flags that a profile may ask for, and what each is to the kernel (seccomp(2)).
+pub const KNOWN_FLAGS: [(&str, u32); 4] = [
+    ("SECCOMP_FILTER_FLAG_LOG", 2),
+    ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", 4),
+    // It means nothing to a process with one thread, and the kernel takes it beside no listener.
+    ("SECCOMP_FILTER_FLAG_TSYNC", 0),
+    ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", WAIT_KILLABLE),
+];
+
+/// Those that this kernel has: the last one came with Linux 5.19.
+pub fn supported_flags() -> Vec<&'static str> {
+    let has = |flag: u32| match flag {
+        WAIT_KILLABLE => bpf::has_seccomp_flags(flag | NEW_LISTENER),
+        flag => bpf::has_seccomp_flags(flag),
+    };
+    let known = KNOWN_FLAGS.into_iter();
+    known
+        .filter(|(_, flag)| has(*flag))
+        .map(|(name, _)| name)
+        .collect()
+}
+
 fn flags(names: &[String]) -> Result<u32, ProfileError> {
-    let mut flags = 0;
-    for name in names {
-        flags |= match name.as_str() {
-            // It means nothing to a process with one thread, and the kernel takes it beside no listener.
-            "SECCOMP_FILTER_FLAG_TSYNC" => 0,
-            "SECCOMP_FILTER_FLAG_LOG" => 2,
-            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => 4,
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => WAIT_KILLABLE,
-            _ => {
-                return Err(ProfileError(format!(
-                    "seccomp flag {name:?} not known or not supported"
-                )));
-            }
-        };
-    }
-    Ok(flags)
+    names.iter().try_fold(0, |flags, name| {
+        let known = KNOWN_FLAGS.iter().find(|(known, _)| known == name);
+        let (_, flag) = known.ok_or_else(|| {
+            ProfileError(format!("seccomp flag {name:?} not known or not supported"))
+        })?;
+        Ok(flags | flag)
+    })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 
 use crate::{executor::capabilities, sys::bpf::Instruction};
 
-pub use format::{Listener, NEW_LISTENER, ProfileError};
+pub use format::{KNOWN_FLAGS, Listener, NEW_LISTENER, ProfileError, supported_flags};
 
 /// The default profile for the default capabilities, which most processes have. Made once in the process
 /// that all others are forked from: see [`prepare`].

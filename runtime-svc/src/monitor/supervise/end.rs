@@ -121,6 +121,8 @@ impl Monitor<'_> {
         if known.is_none_or(|known| std::mem::replace(known, true)) {
             return;
         }
+        // Should we be killed while there is no room. Where there is none here either, who hears of it knows.
+        let _ = record.write(&ExitRecord::beside(&self.plan.files.socket));
         for (_, client) in &mut self.clients {
             client.tell(&Event::Ended(record.clone()), &[]);
         }

@@ -61,7 +61,7 @@ pub fn namespaces(given: &[LinuxNamespace], linux: &Linux) -> Result<Spaces, Err
         }
         _ => {
             return Err(Error::Unsupported(
-                "namespaces: joining a mount namespace by its path is not supported".to_owned(),
+                "namespaces: joining a mount namespace by its path is not supported: the root file system would be changed for everybody who is in it".to_owned(),
             ));
         }
     }

@@ -55,6 +55,7 @@ impl Record {
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
         let half = folder.join("cache.json.new");
         fs::write(&half, serde_json::to_vec(self)?)?;
+        slipway_fault::point("runtime.count.written");
         fs::rename(half, folder.join("cache.json"))
     }
 }

@@ -40,10 +40,25 @@ impl Caches {
             }
             entries.remove(name);
             drop(entries);
+            slipway_fault::point("runtime.uncache.aside");
             drop(self.0.broom.sweep(away, None));
             gone.push((name.clone(), bytes));
         }
         gone
+    }
+
+    /// Counts them all: what the last instance's steps wrote when it was killed nobody has counted.
+    pub async fn recount(self) {
+        let names: Vec<String> = self.lock().keys().cloned().collect();
+        for name in names {
+            let caches = self.clone();
+            let settled = disk::measure(move || {
+                caches.settle(&name);
+                Ok(())
+            });
+            // At worst it is counted after its next use.
+            let _ = settled.await;
+        }
     }
 
     /// Counts the bytes of one, writes its record, and removes the ones that were used longest ago while
@@ -59,6 +74,7 @@ impl Caches {
             entry.record.bytes = bytes.unwrap_or(entry.record.bytes);
             entry.record.clone()
         };
+        slipway_fault::point("runtime.count.counted");
         // Removed meanwhile: there is nothing to be written down.
         if let Err(error) = record.write(&folder)
             && error.kind() != io::ErrorKind::NotFound

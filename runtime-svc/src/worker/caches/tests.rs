@@ -56,6 +56,39 @@ async fn sharing_is_as_it_says() {
 }
 
 #[tokio::test]
+async fn one_that_is_made_for_nobody_any_more_is_found_by_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let caches = caches(folder.path(), u64::MAX);
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+    let step = tokio::spawn({
+        let caches = caches.clone();
+        async move {
+            let begin = move |folder: &Path| {
+                begun.send(()).unwrap();
+                goes_on.recv().unwrap();
+                fs::write(folder.join("file"), "x").unwrap();
+                Ok(())
+            };
+            let made = caches.get(&wanted("a", Sharing::Shared), begin).await;
+            made.unwrap();
+        }
+    });
+    has_begun.await.unwrap();
+    step.abort();
+    assert!(step.await.unwrap_err().is_cancelled());
+    let next = tokio::spawn({
+        let caches = caches.clone();
+        async move { get(&caches, "a", Sharing::Shared).await }
+    });
+    tokio::task::yield_now().await;
+    go_on.send(()).unwrap();
+    let cache = next.await.unwrap();
+    assert_eq!(fs::read(cache.folder.join("file")).unwrap(), b"x");
+    assert_eq!(caches.list().len(), 1);
+}
+
+#[tokio::test]
 async fn caches_outlive_their_service_and_half_of_one_does_not() {
     let folder = tempfile::tempdir().unwrap();
     let first = caches(folder.path(), u64::MAX);
