@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::{Error, Tried as _},
     executor::plan::Namespace,
-    monitor::client::Connection,
+    monitor::client::{self, Connection},
 };
 
 const PREFIX: &str = "container:";
@@ -211,12 +211,17 @@ impl Manager {
     }
 }
 
+/// The monitor knows of an end before the service does: a container whose monitor is gone, or says that
+/// the process has ended, does not run.
 async fn first_process(peer: &Container, what: &str) -> Result<OwnedFd, Error> {
-    if !matches!(peer.status(), Status::Running { .. }) {
-        return Err(Error::Conflict(format!(
+    let ended = || {
+        Error::Conflict(format!(
             "cannot join {what} of a non running container: {}",
             peer.id
-        )));
+        ))
+    };
+    if !matches!(peer.status(), Status::Running { .. }) {
+        return Err(ended());
     }
     let trouble = || {
         format!(
@@ -224,8 +229,12 @@ async fn first_process(peer: &Container, what: &str) -> Result<OwnedFd, Error> {
             peer.name()
         )
     };
-    let connection = Connection::open(&peer.socket()).tried(trouble)?;
-    connection.first_process().await.tried(trouble)
+    let connection = match Connection::open(&peer.socket()) {
+        Err(e) if client::is_none(&e) => return Err(ended()),
+        opened => opened.tried(trouble)?,
+    };
+    let process = connection.first_process().await.tried(trouble)?;
+    process.ok_or_else(ended)
 }
 
 #[cfg(test)]

@@ -81,7 +81,14 @@ fn join_peer(peers: &[OwnedFd], number: u8, kind: Kind, name: &str) -> Result<()
             step: what(),
             why: "no descriptor came with the request".to_owned(),
         })?;
-    rustix::thread::move_into_thread_name_spaces(peer.as_fd(), kind).step(what)
+    match rustix::thread::move_into_thread_name_spaces(peer.as_fd(), kind) {
+        // It has ended since its monitor handed out the descriptor (setns(2)).
+        Err(rustix::io::Errno::SRCH) => Err(StartError::Failed {
+            step: format!("cannot join {name} of a non running container"),
+            why: "it has just ended".to_owned(),
+        }),
+        joined => joined.step(what),
+    }
 }
 
 /// /dev/shm of the container whose ipc namespace is joined, taken in that container's own mount

@@ -101,21 +101,21 @@ impl Connection {
         }
     }
 
-    /// Asks for a pidfd of the container's first process.
-    pub async fn first_process(&self) -> io::Result<OwnedFd> {
-        self.request(&Request::FirstProcess, &[]).await?;
+    /// Asks for a pidfd of the container's first process; `None` when that has ended.
+    pub async fn first_process(&self) -> io::Result<Option<OwnedFd>> {
+        match self.request(&Request::FirstProcess, &[]).await {
+            Err(e) if is_gone(&e) => return Ok(None),
+            sent => sent?,
+        }
         loop {
             match self.next().await? {
                 Some((Event::FirstProcess, fds)) => {
-                    return fds
-                        .into_iter()
-                        .next()
+                    let fd = fds.into_iter().next();
+                    return fd
+                        .map(Some)
                         .ok_or_else(|| io::Error::other("the monitor sent no descriptor"));
                 }
-                Some((Event::Refused(why), _)) => return Err(io::Error::other(why)),
-                None | Some((Event::Exited(_), _)) => {
-                    return Err(io::Error::other("the container has just ended"));
-                }
+                None | Some((Event::Exited(_) | Event::Refused(_), _)) => return Ok(None),
                 Some(_) => {}
             }
         }
