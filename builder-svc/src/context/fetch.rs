@@ -70,6 +70,7 @@ impl Fetched {
             mode: 0o600,
             mtime: self.modified.saturating_mul(1_000_000_000),
             same: 0,
+            capability: None,
         })
     }
 }

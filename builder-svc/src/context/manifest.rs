@@ -8,6 +8,8 @@ use std::{
 use slipway_image::Digest;
 use slipway_pattern::{has_wildcards, matches};
 
+use super::Capability;
+
 /// One thing in the context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -19,6 +21,9 @@ pub struct Entry {
     pub mtime: i64,
     /// Files of one number are names of one file; 0 = it has no other name.
     pub same: u64,
+    /// Of a file that came in an archive. BuildKit loses that of a folder's on the way: its receiver sets it, and
+    /// then owner and content, at which the kernel takes it away (moby/buildkit#2250).
+    pub capability: Option<Capability>,
 }
 
 /// What an entry is.
@@ -115,6 +120,7 @@ impl Manifest {
                 mode: 0o755,
                 mtime: 0,
                 same: 0,
+                capability: None,
             };
             self.entries.insert(path[..at].to_owned(), folder);
         }
@@ -328,6 +334,7 @@ mod tests {
                 mode: 0o644,
                 mtime: 0,
                 same: 0,
+                capability: None,
             };
             manifest.insert(path, entry).unwrap();
         }
@@ -411,6 +418,7 @@ mod tests {
                 mode: 0,
                 mtime: 0,
                 same: 0,
+                capability: None,
             };
             assert!(Manifest::default().insert(path, entry).is_err(), "{path:?}");
         }
@@ -420,6 +428,7 @@ mod tests {
             mode: 0,
             mtime: 0,
             same: 0,
+            capability: None,
         };
         assert!(m.insert("a/b", entry.clone()).is_err());
         assert!(m.insert("l/passwd", entry).is_err());

@@ -3,6 +3,7 @@
 //! The caller sends the manifest first. Content is asked for by digest, and only what a step that is
 //! not cached needs and what is not here from an earlier build: a cached build moves no content.
 
+pub mod capability;
 pub mod content;
 pub mod fetch;
 pub mod git;
@@ -20,6 +21,7 @@ use std::{
 use slipway_image::Digest;
 use tokio::sync::{Notify, OnceCell, watch};
 
+pub use capability::Capability;
 pub use content::ContentStore;
 pub use fetch::Fetcher;
 use fetch::redacted;

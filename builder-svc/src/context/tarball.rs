@@ -13,7 +13,7 @@ use slipway_image::{
     layer::{self as tar, limits::Limits, tar_read::TarReader},
 };
 
-use super::{ContentStore, Entry, Kind, Manifest};
+use super::{Capability, ContentStore, Entry, Kind, Manifest, capability};
 use crate::archive;
 
 /// Files up to this size are kept in memory until their digest is known.
@@ -37,7 +37,7 @@ pub fn read(
         if path.is_empty() {
             continue;
         }
-        let mut same = 0;
+        let (mut same, mut own) = (0, None);
         let kind = match &entry.kind {
             tar::Kind::Folder => Kind::Folder,
             tar::Kind::Symlink(target) => Kind::Symlink(
@@ -52,7 +52,7 @@ pub fn read(
                             named += 1;
                             first.same = named;
                         }
-                        same = first.same;
+                        (same, own) = (first.same, first.capability.clone());
                         first.kind.clone()
                     }
                     _ => {
@@ -63,6 +63,7 @@ pub fn read(
                 }
             }
             tar::Kind::File => {
+                own = capability_of(&entry).map_err(|why| broken(&format!("{path:?} {why}")))?;
                 content(store, &entry, &mut reader, &mut buffer).map_err(|e| broken(&e))?
             }
             // As with a folder: sockets, pipes and devices are no content.
@@ -77,12 +78,24 @@ pub fn read(
                 .saturating_mul(1_000_000_000)
                 .saturating_add(i64::from(entry.mtime.1)),
             same,
+            capability: own,
         };
         manifest.insert(&path, entry)?;
     }
     // What stands behind the end is of no interest, but whoever sends it waits.
     io::copy(&mut reader.into_inner(), &mut io::sink()).map_err(|e| broken(&e))?;
     Ok(manifest)
+}
+
+/// The capability of a file, if it has one. Its other attributes are left out: no layer of BuildKit's has them.
+fn capability_of(entry: &tar::Entry) -> Result<Option<Capability>, &'static str> {
+    let mut attributes = entry.xattrs.iter();
+    let Some((_, value)) = attributes.find(|(name, _)| name == capability::NAME) else {
+        return Ok(None);
+    };
+    let capability = Capability::parse(value);
+    let capability = capability.ok_or("has a security.capability that no file can have")?;
+    Ok(Some(capability))
 }
 
 fn content<R: Read>(
@@ -171,7 +184,7 @@ mod tests {
         let manifest = on(
             &[
                 entry("./", tar::Kind::Folder, ""),
-                entry("./a/b", tar::Kind::File, "one"),
+                able("./a/b", &VALUE),
                 entry("/a/hard", tar::Kind::HardLink(b"./a/b".to_vec()), ""),
                 entry("a/large", tar::Kind::File, &large),
                 entry("link", tar::Kind::Symlink(b"/etc".to_vec()), ""),
@@ -196,6 +209,29 @@ mod tests {
         assert_eq!(digest("a/hard"), Digest::of("one"));
         assert_eq!(digest("a/large"), Digest::of(&large));
         assert_eq!(manifest.get("a/b").unwrap().mode, 0o4755);
+        // Of the file, not of its name.
+        let able = |path: &str| manifest.get(path).unwrap().capability.is_some();
+        assert!(able("a/hard") && !able("a/b") && !able("a/large"));
+    }
+
+    /// `cap_net_bind_service=p`
+    const VALUE: [u8; 20] = *b"\0\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+    /// A file "one" with attributes.
+    fn able(path: &str, value: &[u8]) -> (tar::Entry, String) {
+        let (mut header, content) = entry(path, tar::Kind::File, "one");
+        header.xattrs = vec![
+            (b"user.x".to_vec(), b"1".to_vec()),
+            (capability::NAME.to_vec(), value.to_vec()),
+            (b"trusted.overlay.opaque".to_vec(), b"y".to_vec()),
+        ];
+        (header, content)
+    }
+
+    #[test]
+    fn a_capability_that_nobody_could_set_is_refused() {
+        let error = on(&[able("a", &VALUE[..19])], Limits::default()).unwrap_err();
+        assert!(error.contains("\"a\" has a security.capability"), "{error}");
     }
 
     #[test]

@@ -155,6 +155,7 @@ fn entry(item: ContextEntry) -> Result<Entry, String> {
         mode: item.mode & 0o7777,
         mtime: item.mtime,
         same: item.same_file,
+        capability: None,
     })
 }
 

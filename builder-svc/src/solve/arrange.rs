@@ -133,6 +133,7 @@ impl Solver {
             mode: 0o644,
             mtime: now.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or_default()),
             same: 0,
+            capability: None,
         };
         Manifest::of_file(name, entry).map_err(Error::Dockerfile)
     }

@@ -11,7 +11,7 @@ use slipway_pattern::{PatternList, has_wildcards};
 
 use crate::{
     cache::KeyBuilder,
-    context::{Entry, Kind, Manifest, Match},
+    context::{Capability, Entry, Kind, Manifest, Match},
     error::{Error, Result},
     plan::{Chmod, CopyAction, copy::several},
 };
@@ -223,7 +223,13 @@ impl Arrangement {
                 }
                 key.part(path).number(u64::from(self.mode(entry)));
                 match &entry.kind {
-                    Kind::File { digest, .. } => key.part("file").part(digest.to_string()),
+                    Kind::File { digest, .. } => match &entry.capability {
+                        None => key.part("file").part(digest.to_string()),
+                        Some(capability) => key
+                            .part("file with a capability")
+                            .part(digest.to_string())
+                            .part(capability.bytes()),
+                    },
                     Kind::Folder => key.part("folder"),
                     Kind::Symlink(target) => key.part("link").part(target),
                 };
@@ -277,6 +283,12 @@ impl Pivot {
             pattern: clean(pattern).trim_start_matches('/').to_owned(),
         }
     }
+}
+
+/// The extended attributes that a file gets.
+pub fn attributes(entry: &Entry) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let capability = entry.capability.iter();
+    capability.map(Capability::attribute).collect()
 }
 
 /// A source that the context does not hold.
@@ -350,6 +362,7 @@ mod tests {
                 mode: *mode,
                 mtime: *mtime,
                 same: 0,
+                capability: None,
             };
             manifest.insert(path, entry).unwrap();
         }
@@ -423,6 +436,33 @@ mod tests {
     }
 
     #[test]
+    fn a_capability_is_part_of_the_key_and_of_the_file() {
+        let with = |value: Option<[u8; 20]>| {
+            let mut m = Manifest::default();
+            let entry = Entry {
+                kind: Kind::File {
+                    size: 0,
+                    digest: Digest::of(""),
+                },
+                mode: 0o755,
+                mtime: 0,
+                same: 0,
+                capability: value.and_then(|v| Capability::parse(&v)),
+            };
+            m.insert("a", entry).unwrap();
+            Arc::new(m)
+        };
+        let (mut one, mut two) = ([0; 20], [0; 20]);
+        (one[3], two[3], two[4]) = (2, 2, 1);
+        let keys = [None, Some(one), Some(two)].map(|v| key(&with(v), &copy(&["a"], "/")));
+        assert!(keys[0] != keys[1] && keys[1] != keys[2]);
+        let of = |m: Arc<Manifest>| attributes(m.get("a").unwrap());
+        let expected = (b"security.capability".to_vec(), one.to_vec());
+        assert_eq!(of(with(Some(one))), [expected]);
+        assert!(of(with(None)).is_empty());
+    }
+
+    #[test]
     fn names_of_one_file_are_told_within_a_source() {
         let linked = |numbers: [u64; 3]| {
             let mut m = Manifest::default();
@@ -436,6 +476,7 @@ mod tests {
                     mode: 0o644,
                     mtime: 0,
                     same,
+                    capability: None,
                 };
                 m.insert(path, entry).unwrap();
             }

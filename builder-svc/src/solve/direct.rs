@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::packing::{CopyWriter, Packing, PieceWriter};
 use super::{
     Solver,
-    copy::{Arrangement, Part, check_destination, folder, place_of_file},
+    copy::{Arrangement, Part, attributes, check_destination, folder, place_of_file},
     step::Made,
 };
 use crate::{
@@ -397,6 +397,7 @@ fn item(files: &Arrangement, entry: &Entry, (uid, gid): (u32, u32)) -> Item {
         Kind::File { digest, size } => {
             item.header.kind = tar::Kind::File;
             item.header.size = *size;
+            item.header.xattrs = attributes(entry);
             item.content = Some(digest.clone());
         }
     }
@@ -426,6 +427,7 @@ mod tests {
                 mode: 0o640,
                 mtime: 5_000_000_001,
                 same: 0,
+                capability: None,
             };
             manifest.insert(path, entry).unwrap();
         }

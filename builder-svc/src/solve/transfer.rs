@@ -14,7 +14,10 @@ use tokio::sync::mpsc;
 
 use super::{
     Solver,
-    copy::{Arrangement, Names, Part, Pivot, check_destination, folder, missing_in, place_of_file},
+    copy::{
+        Arrangement, Names, Part, Pivot, attributes, check_destination, folder, missing_in,
+        place_of_file,
+    },
     rewrite::Rewrite,
 };
 use crate::{
@@ -428,6 +431,7 @@ impl Work {
             Kind::File { digest, size } => {
                 header.kind = tar::Kind::File;
                 header.size = *size;
+                header.xattrs = attributes(entry);
                 let mut content = Checked::open(&self.store, digest, *size)?;
                 out.append(&header, &mut content)?;
                 content.finish()

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -101,6 +102,81 @@ async fn contexts_come_on_stdin() {
         shell(&site, "outside", "ls -A /all"),
         ".dockerignore\nthere\n"
     );
+}
+
+/// An attribute of a file.
+fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut value = vec![0; 100];
+    let length = rustix::fs::getxattr(path, name, &mut value).ok()?;
+    value.truncate(length);
+    Some(value)
+}
+
+/// As with BuildKit, which loses them on the way from a folder (moby/buildkit#2250).
+#[tokio::test]
+async fn archives_bring_capabilities_and_folders_do_not() {
+    if !ready() {
+        return;
+    }
+    let site = site().await;
+    let context = site.path("context");
+    // The second one is the worker's: it has a file of two names.
+    let dockerfile = "FROM busybox\nCOPY able /direct/\nCOPY . /worker/\n";
+    write(&context, &[("Dockerfile", dockerfile), ("able", "x")]);
+    fs::hard_link(context.join("able"), context.join("again")).unwrap();
+    let capability = |number: u8| {
+        let mut value = [0; 20];
+        (value[0], value[3], value[4]) = (1, 2, number);
+        value
+    };
+    let set = |name: &str, value: &[u8]| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(context.join("able"), name, value, flags).unwrap();
+    };
+    let name = "security.capability";
+    let out = site.path("out");
+    let output = format!("type=local,dest={}", out.display());
+    let seen = || {
+        let paths = ["direct/able", "worker/able", "worker/again"];
+        paths.map(|path| attribute(&out.join(path), name))
+    };
+    let packed = || {
+        let folder = context.to_str().unwrap();
+        let all = [
+            "--xattrs",
+            "--xattrs-include=*",
+            "-C",
+            folder,
+            "-cf",
+            "-",
+            ".",
+        ];
+        site.output("tar", &all).stdout
+    };
+    let archive = |bytes: &[u8]| {
+        let _ = fs::remove_dir_all(&out);
+        let said = site.ctl_with(&["build", "-o", &output, "-"], bytes);
+        assert_eq!(said.code, 0, "{}", said.err);
+        cached(&said)
+    };
+    set("user.x", b"1");
+    for (number, expected) in [(1, (0, 2)), (1, (2, 2)), (2, (0, 2))] {
+        set(name, &capability(number));
+        assert_eq!(archive(&packed()), expected);
+        let value = Some(capability(number).to_vec());
+        assert_eq!(seen(), [value.clone(), value.clone(), value]);
+        assert_eq!(attribute(&out.join("direct/able"), "user.x"), None);
+    }
+    let folder = || {
+        let _ = fs::remove_dir_all(&out);
+        let said = site.ctl(&["build", "-o", &output, context.to_str().unwrap()]);
+        assert_eq!(said.code, 0, "{}", said.err);
+        cached(&said)
+    };
+    assert_eq!(folder(), (0, 2));
+    assert_eq!(seen(), [None, None, None]);
+    rustix::fs::removexattr(context.join("able"), name).unwrap();
+    assert_eq!(folder(), (2, 2));
 }
 
 #[tokio::test]

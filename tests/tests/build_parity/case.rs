@@ -2,7 +2,8 @@
 //!
 //! Lines that begin with `#` before the first file tell how: `# docker 23` (the oldest docker whose builder
 //! knows what it uses), `# buildah` (that one is asked as well), `# args --build-arg A=b`, `# fails` (everybody
-//! must refuse it), `# differs PATH WHY` (what is not compared). Files begin with `-- NAME --` or `-- NAME 0755 --`. `-- NAME/ 0700 --` is a folder, `-- NAME -> TARGET --`
+//! must refuse it), `# differs PATH WHY` (what is not compared), `# attribute FILE NAME` (an extended attribute
+//! that a file has), `# stdin` (the context is an archive on stdin). Files begin with `-- NAME --` or `-- NAME 0755 --`. `-- NAME/ 0700 --` is a folder, `-- NAME -> TARGET --`
 //! a symbolic link, `-- NAME = OTHER --` a hard link, and `-- NAME < FOLDER --` an archive of a folder of the
 //! context, compressed as its name says, owned by 7:8.
 
@@ -14,6 +15,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustix::fs::XattrFlags;
+
 /// See the module's page.
 #[derive(Debug, Default)]
 pub struct Case {
@@ -22,10 +25,19 @@ pub struct Case {
     pub buildah: bool,
     pub fails: bool,
     pub arguments: Vec<String>,
+    /// The context is an archive on stdin.
+    pub stdin: bool,
+    /// Extended attributes: file and name.
+    attributes: Vec<(String, String)>,
     /// What differs for a reason that the case tells.
     pub differs: Vec<String>,
     files: Vec<(String, Kind)>,
 }
+
+const CAPABILITY: &str = "security.capability";
+
+/// `cap_net_bind_service=ep` (capabilities(7)).
+const VALUE: &[u8] = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 #[derive(Debug)]
 enum Kind {
@@ -64,6 +76,10 @@ impl Case {
             ["docker", version] => self.needs = version.parse().unwrap(),
             ["buildah"] => self.buildah = true,
             ["fails"] => self.fails = true,
+            ["stdin"] => self.stdin = true,
+            ["attribute", file, name] => {
+                self.attributes.push((file.to_owned(), name.to_owned()));
+            }
             ["differs", path, _, ..] => self.differs.push(path.to_owned()),
             ["args", ..] => self.arguments = words[1..].iter().map(|w| (*w).to_owned()).collect(),
             _ => panic!("{}: {line:?}", self.name),
@@ -78,7 +94,28 @@ impl Case {
             let path = folder.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             kind.write(folder, &path, then);
+            let own = self.attributes.iter().filter(|(file, _)| file == name);
+            for (_, attribute) in own {
+                let value = match attribute.as_str() {
+                    CAPABILITY => VALUE,
+                    _ => b"value",
+                };
+                rustix::fs::setxattr(&path, attribute, value, XattrFlags::empty()).unwrap();
+            }
         }
+    }
+
+    /// The context as an archive. Docker looks for one in the first kilobyte: what comes first has no extended
+    /// header.
+    pub fn archive(&self, folder: &str) -> Vec<u8> {
+        let options = ["--xattrs", "--xattrs-include=*", "--exclude=./Dockerfile"];
+        let mut tar = Command::new("tar");
+        tar.args(options)
+            .args(["--pax-option=delete=atime,delete=ctime", "-C", folder])
+            .args(["-cf", "-", "Dockerfile", "."]);
+        let done = tar.output().unwrap();
+        assert!(done.status.success());
+        done.stdout
     }
 }
 
@@ -94,6 +131,9 @@ impl Kind {
             Self::Archive(of) => {
                 let options = ["--owner=7", "--group=8", "--mtime=@1000000000", "-caf"];
                 let mut tar = Command::new("tar");
+                if has_capability(&folder.join(of)) {
+                    tar.args(["--xattrs", "--xattrs-include=security.capability"]);
+                }
                 tar.args(options).arg(path).arg("-C").arg(folder.join(of));
                 assert!(tar.arg(".").status().unwrap().success());
             }
@@ -105,6 +145,12 @@ impl Kind {
             }
         }
     }
+}
+
+/// Whether a file of a folder has one.
+fn has_capability(folder: &Path) -> bool {
+    let mut files = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    files.any(|file| rustix::fs::getxattr(file.path(), CAPABILITY, &mut [0; 24]).is_ok())
 }
 
 fn file(title: &str) -> (String, Kind) {

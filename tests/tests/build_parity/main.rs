@@ -36,7 +36,8 @@ fn words(case: &Case, verb: &[&str], folder: &str) -> Vec<String> {
         Some(name) => format!("-f={folder}/{name}"),
         None => w.clone(),
     });
-    let last = ["-t", &case.name, folder].map(str::to_owned);
+    let place = if case.stdin { "-" } else { folder };
+    let last = ["-t", &case.name, place].map(str::to_owned);
     verb.chain(arguments).chain(last).collect()
 }
 
@@ -45,7 +46,11 @@ fn borrowed(words: &[String]) -> Vec<&str> {
 }
 
 fn by_us(site: &Site, case: &Case, folder: &str) -> Result<Image, String> {
-    let said = site.ctl(&borrowed(&words(case, &["build"], folder)));
+    let words = words(case, &["build"], folder);
+    let said = match case.stdin {
+        false => site.ctl(&borrowed(&words)),
+        true => site.ctl_with(&borrowed(&words), &case.archive(folder)),
+    };
     if said.code != 0 {
         return Err(said.err);
     }
@@ -55,6 +60,11 @@ fn by_us(site: &Site, case: &Case, folder: &str) -> Result<Image, String> {
 
 fn by_docker(docker: &Docker, site: &Site, case: &Case, folder: &str) -> Result<Image, String> {
     let mut build = docker.build(&borrowed(&words(case, &[], folder)));
+    if case.stdin {
+        let archive = docker.folder().join(format!("{}-context.tar", case.name));
+        fs::write(&archive, case.archive(folder)).unwrap();
+        build.stdin(fs::File::open(archive).unwrap());
+    }
     let said = Said::from(build.output().unwrap());
     if said.code != 0 {
         return Err(said.err);

@@ -66,6 +66,7 @@ pub fn folder(
             mode,
             mtime,
             same: 0,
+            capability: None,
         };
         manifest.insert(path, entry)
     };

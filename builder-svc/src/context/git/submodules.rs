@@ -56,6 +56,7 @@ impl Module {
             mode: 0o644,
             mtime: 0,
             same: 0,
+            capability: None,
         };
         Manifest::of_file(".git", entry).map_err(Error::Context)
     }

@@ -139,6 +139,7 @@ pub fn tree(
                         mode,
                         mtime,
                         same: 0,
+                        capability: None,
                     },
                 )?;
             } else if path == folder && kind != Kind::Folder {
