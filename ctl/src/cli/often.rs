@@ -3,48 +3,40 @@
 
 use std::ffi::OsString;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::Args;
 
-use super::{Command, Line, container, exec::Exec, flags, run::Run};
-
-/// As [`Line`], with those commands alone.
-#[derive(Debug, Parser)]
-#[command(name = "ctl", version, disable_help_subcommand = true)]
-struct Often {
-    #[arg(short, long)]
-    context: Option<String>,
-    #[command(subcommand)]
-    command: Few,
-}
-
-#[derive(Debug, Subcommand)]
-enum Few {
-    Run(Box<Run>),
-    Exec(Exec),
-}
+use super::{Command, Line, container, flags};
 
 /// Reads such a command. `None` = it is another one, or not right: then [`Line`] knows what to say.
 pub fn parse(words: &[OsString]) -> Option<Line> {
-    let first = words.get(1)?;
-    if first != "run" && first != "exec" {
-        return None;
-    }
-    let definition = Often::command();
-    let words = flags::plain(&definition, words.iter().cloned());
-    let matches = definition.try_get_matches_from(words).ok()?;
-    let read = Often::from_arg_matches(&matches).ok()?;
-    let command = match read.command {
-        Few::Run(run) => container::Command::Run(run),
-        Few::Exec(exec) => container::Command::Exec(exec),
+    let words = words.get(1..)?;
+    let command = match words.first()?.to_str()? {
+        "run" => container::Command::Run(Box::new(read(words)?)),
+        "exec" => container::Command::Exec(read(words)?),
+        "ps" => container::Command::Ps(read(words)?),
+        "logs" => container::Command::Logs(read(words)?),
+        "start" => container::Command::Start(read(words)?),
+        "stop" => container::Command::Stop(read(words)?),
+        _ => return None,
     };
     Some(Line {
-        context: read.context,
+        context: None,
         command: Command::Container(command),
     })
 }
 
+/// By the definition of this command alone; its name stands where the program's does.
+fn read<T: Args>(words: &[OsString]) -> Option<T> {
+    let definition = T::augment_args(clap::Command::new("ctl"));
+    let words = flags::plain(&definition, words.iter().cloned());
+    let matches = definition.try_get_matches_from(words).ok()?;
+    T::from_arg_matches(&matches).ok()
+}
+
 #[cfg(test)]
 mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
     use super::*;
 
     fn words(line: &str) -> Vec<OsString> {
@@ -58,6 +50,11 @@ mod tests {
             "ctl run -it --rm=true --init=false --name a -p 80:80 -v /a:/b x sh -c exit",
             "ctl run --env A=b --memory 5m -d x",
             "ctl exec -it -e A=b --user 5 --privileged=true x sh -c a",
+            "ctl exec x sh -c a --privileged=false -e",
+            "ctl ps -aq --no-trunc=false --filter name=x",
+            "ctl logs -f=true --tail 5 x",
+            "ctl start -ai x",
+            "ctl stop -t 3 x y",
         ] {
             let all = flags::plain(&Line::command(), words(line));
             let whole = Line::try_parse_from(all).unwrap();
@@ -73,7 +70,10 @@ mod tests {
             "ctl run",
             "ctl run --nope x",
             "ctl run --help",
-            "ctl ps",
+            "ctl ps --nope",
+            "ctl exec --version",
+            "ctl exec x",
+            "ctl images",
             "ctl -c x exec a b",
         ] {
             assert!(parse(&words(line)).is_none(), "{line}");
