@@ -9,8 +9,8 @@ use slipway_image::layer::{
 use slipway_proto::{
     registry::v1::ResolveRequest,
     runtime::v1::{
-        self as pb, ApplyRequest, apply_request::Part, prepare_event, run_step_event,
-        worker_client::WorkerClient,
+        self as pb, ApplyRequest, ImportLayerRequest, KnownFile, apply_request::Part,
+        import_layer_request, prepare_event, run_step_event, worker_client::WorkerClient,
     },
 };
 use tonic::{Status, transport::Channel};
@@ -57,6 +57,20 @@ pub fn data(bytes: &[u8]) -> ApplyRequest {
     ApplyRequest {
         part: Some(Part::Data(bytes::Bytes::copy_from_slice(bytes))),
     }
+}
+
+/// A part of a layer that a builder gives: bytes of its archive.
+pub fn given(bytes: &[u8]) -> import_layer_request::Part {
+    import_layer_request::Part::Data(bytes::Bytes::copy_from_slice(bytes))
+}
+
+/// The same: a file that the worker has in another layer.
+pub fn known(layer: &str, path: &str, size: u64) -> import_layer_request::Part {
+    import_layer_request::Part::KnownFile(KnownFile {
+        diff_id: layer.to_owned(),
+        path: path.to_owned(),
+        size,
+    })
 }
 
 impl Site {
@@ -194,6 +208,21 @@ impl Build {
         };
         let answer = self.client.clone().commit_snapshot(request).await;
         answer.map(tonic::Response::into_inner)
+    }
+
+    /// Gives a layer in these parts, with its digest at the end if there is one.
+    pub async fn import(
+        &self,
+        parts: Vec<import_layer_request::Part>,
+        diff_id: Option<&str>,
+    ) -> Result<(), Status> {
+        use import_layer_request::Part;
+        let lease = Part::LeaseId(self.lease.clone());
+        let diff_id = diff_id.map(|id| Part::DiffId(id.to_owned()));
+        let parts = [lease].into_iter().chain(parts).chain(diff_id);
+        let requests = parts.map(|part| ImportLayerRequest { part: Some(part) });
+        let requests = tokio_stream::iter(requests.collect::<Vec<_>>());
+        self.client.clone().import_layer(requests).await.map(drop)
     }
 
     /// Whether there is something at a path.

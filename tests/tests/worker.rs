@@ -559,6 +559,18 @@ async fn a_lease_has_as_much_as_it_may() {
         .await
         .unwrap_err();
     assert_eq!(reason(&error), "LEASE_LIMIT", "{error}");
+    // What came until then counts: it cannot be done again and again.
+    for at in ["/one", "/two", "/three"] {
+        let error = build.apply(&second, at, &file(2_000_000)).await;
+        assert_eq!(reason(&error.unwrap_err()), "LEASE_LIMIT");
+    }
+    let said = Command::new("du")
+        .args(["-s", "-B1"])
+        .arg(site.path("state/runtime/snapshots").join(&second))
+        .output();
+    let text = String::from_utf8(said.unwrap().stdout).unwrap();
+    let taken: u64 = text.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(taken < 1_500_000, "{taken}");
     build.release(&second).await;
     // A step is stopped while it writes.
     let script =
@@ -655,74 +667,4 @@ async fn a_commit_that_is_cut_off_publishes_nothing() {
     assert_eq!(blobs(&site), count);
     let layers = fs::read_dir(site.path("state/runtime/layers")).unwrap();
     assert_eq!(layers.count(), 1, "only busybox's");
-}
-
-async fn import(
-    build: &Build,
-    lease: &str,
-    archive: &[u8],
-    diff_id: Option<&str>,
-) -> Result<(), Status> {
-    use pb::import_layer_request::Part;
-    let mut parts = vec![Part::LeaseId(lease.to_owned())];
-    parts.extend(
-        archive
-            .chunks(100_000)
-            .map(|c| Part::Data(bytes::Bytes::copy_from_slice(c))),
-    );
-    parts.extend(diff_id.map(|d| Part::DiffId(d.to_owned())));
-    let requests = parts
-        .into_iter()
-        .map(|part| pb::ImportLayerRequest { part: Some(part) });
-    let requests = tokio_stream::iter(requests.collect::<Vec<_>>());
-    let answer = build.client.clone().import_layer(requests).await;
-    answer.map(drop)
-}
-
-#[tokio::test]
-async fn a_layer_that_the_builder_has_is_believed_by_its_digest_alone() {
-    let Some((site, build)) = begin().await else {
-        return;
-    };
-    let archive = tar(&[(entry("given", Kind::File, 5), b"hello".to_vec())]);
-    let digest = slipway_image::Digest::of(&archive).to_string();
-    let other = slipway_image::Digest::of("other").to_string();
-    let mut gzip = slipway_image::layer::gzip::GzipWriter::new(Vec::new(), 1);
-    std::io::Write::write_all(&mut gzip, &archive).unwrap();
-    let gzip = gzip.finish().unwrap();
-    let of_gzip = slipway_image::Digest::of(&gzip).to_string();
-    let layers = site.path("state/runtime/layers");
-    let before = fs::read_dir(&layers).unwrap().count();
-    for (archive, diff_id, why) in [
-        (&archive[..], Some(&*other), "LAYER_INVALID"),
-        (&gzip, Some(&*digest), "LAYER_INVALID"),
-        (&gzip, Some(&*of_gzip), "LAYER_INVALID"),
-        (&archive, Some("sha256:x"), "INVALID_ARGUMENT"),
-        (&archive, None, "INVALID_ARGUMENT"),
-    ] {
-        let refused = import(&build, &build.lease, archive, diff_id).await;
-        assert_eq!(reason(&refused.unwrap_err()), why, "{diff_id:?}");
-    }
-    let unknown = import(&build, "none", &archive, Some(&digest)).await;
-    assert_eq!(reason(&unknown.unwrap_err()), "LEASE_NOT_FOUND");
-    eventually("nothing of what was refused is left", async || {
-        (fs::read_dir(&layers).unwrap().count() == before).then_some(())
-    })
-    .await;
-    // No registry has it: only what was sent can be what is there.
-    import(&build, &build.lease, &archive, Some(&digest))
-        .await
-        .unwrap();
-    let mut all = site.layers_of("busybox").await;
-    all.push(pb::Layer {
-        diff_id: digest.clone(),
-        ..all[0].clone()
-    });
-    let snapshot = build.prepare(&all).await.unwrap();
-    let (code, text) = build.run(&snapshot, "cat /given").await.unwrap();
-    assert_eq!((code, &*text), (0, "hello"));
-    // Again is fine.
-    import(&build, &build.lease, &archive, Some(&digest))
-        .await
-        .unwrap();
 }

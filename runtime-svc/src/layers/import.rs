@@ -35,12 +35,18 @@ pub struct Import {
 struct Place {
     temporary: Temporary,
     _slot: OwnedSemaphorePermit,
+    _while_there: Box<dyn Send + Sync>,
 }
 
 impl Layers {
     /// Begins to unpack what comes. When the answer is dropped, nothing of it stays. There are not endlessly many
-    /// at once, and nobody waits for his turn: what is not taken is fetched.
-    pub fn import(&self, pieces: mpsc::Receiver<Piece>) -> Result<Import, Error> {
+    /// at once, and nobody waits for his turn: what is not taken is fetched. `while_there` is dropped when nothing
+    /// of it takes room any more that is no layer.
+    pub fn import(
+        &self,
+        pieces: mpsc::Receiver<Piece>,
+        while_there: impl Send + Sync + 'static,
+    ) -> Result<Import, Error> {
         let slot = self.imports.clone().try_acquire_owned().map_err(|_| {
             Error::LeaseLimit("as many layers are being imported as may be at once".to_owned())
         })?;
@@ -48,6 +54,7 @@ impl Layers {
         let place = Arc::new(Place {
             temporary: Temporary(folder),
             _slot: slot,
+            _while_there: Box::new(while_there),
         });
         let (limits, here, wanted) = (self.limits, place.clone(), Wanted::default());
         let archive = PieceReader::new(self.clone(), pieces, &wanted);
@@ -57,7 +64,7 @@ impl Layers {
             slipway_fault::point("runtime.import.begun");
             let folder = fs::File::open(&root)?;
             fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-            unpack::unpack_layer(archive, &folder, limits)
+            unpack::unpack_plain_layer(archive, &folder, limits)
         });
         Ok(Import {
             layers: self.clone(),
@@ -89,11 +96,10 @@ impl Import {
         let Some(diff_id) = diff_id else {
             return Err(refuse("more came than belongs to it".to_owned()));
         };
-        // Also of what was compressed: that is another digest.
-        if unpacked.digest != *diff_id || unpacked.diff_id != *diff_id {
+        if unpacked.diff_id != *diff_id {
             return Err(refuse(format!(
                 "what came has the digest {}",
-                unpacked.digest
+                unpacked.diff_id
             )));
         }
         slipway_fault::point("runtime.import.checked");
@@ -105,7 +111,7 @@ impl Import {
             unsynced: None,
         };
         let (keeper, place) = (self.layers.keeper.clone(), self.place);
-        tokio::task::spawn_blocking(move || {
+        let kept = tokio::task::spawn_blocking(move || {
             if target.exists() {
                 return Ok(());
             }
@@ -117,6 +123,8 @@ impl Import {
         .await
         .map_err(io::Error::other)
         .and_then(|r| r)
-        .tried(|| format!("cannot keep layer {}", diff_id.short()))
+        .tried(|| format!("cannot keep layer {}", diff_id.short()));
+        self.layers.arrived.notify_one();
+        kept
     }
 }

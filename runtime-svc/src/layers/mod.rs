@@ -18,6 +18,7 @@ pub use collect::{Collected, Listed, Present, Reach};
 use fetch::Temporary;
 pub use hold::{Held, Holder};
 use hold::{Hold, Holds};
+pub use import::Import;
 pub use pieces::Piece;
 pub use stack::stack;
 
@@ -63,7 +64,7 @@ pub struct Layers {
     /// One collection at a time.
     collecting: Arc<Mutex<()>>,
     broom: Broom,
-    /// Told when layers were fetched: there may be too many now.
+    /// Told when layers have come: there may be too many now.
     pub arrived: Arc<tokio::sync::Notify>,
     keeper: durable::Keeper,
     limits: Limits,
@@ -217,7 +218,7 @@ impl Layers {
             unsynced: None,
         };
         let keeper = self.keeper.clone();
-        tokio::task::spawn_blocking(move || {
+        let kept = tokio::task::spawn_blocking(move || {
             if target.exists() {
                 return Ok(());
             }
@@ -230,6 +231,8 @@ impl Layers {
         .await
         .map_err(io::Error::other)
         .and_then(|r| r)
-        .tried(|| format!("cannot keep layer {}", packed.diff_id.short()))
+        .tried(|| format!("cannot keep layer {}", packed.diff_id.short()));
+        self.arrived.notify_one();
+        kept
     }
 }

@@ -1,9 +1,13 @@
-//! How much the snapshots of a lease take, where that is limited.
+//! How much a lease takes, where that is limited: its snapshots, and what is on its way into them or to become
+//! a layer.
 
 use std::{
     io::{self, Read},
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -35,13 +39,58 @@ impl Quota {
 
     fn check(&self, more: u64) -> Result<(), Error> {
         match self.limit {
-            Some(limit) if self.used.load(Ordering::Relaxed) + more > limit => {
-                Err(Error::LeaseLimit(format!(
-                    "the snapshots of this lease take more than {limit} bytes (lease_max_bytes)"
-                )))
+            Some(limit) if self.used.load(Ordering::Relaxed).saturating_add(more) > limit => {
+                Err(too_much(limit))
             }
             _ => Ok(()),
         }
+    }
+}
+
+fn too_much(limit: u64) -> Error {
+    Error::LeaseLimit(format!(
+        "this lease wants to have more than {limit} bytes here (lease_max_bytes)"
+    ))
+}
+
+/// What is on its way, counted as it comes; given back when this is dropped.
+#[derive(Debug)]
+pub struct Reserved {
+    quota: Arc<Quota>,
+    bytes: AtomicU64,
+}
+
+impl Reserved {
+    /// Nothing yet.
+    pub const fn new(quota: Arc<Quota>) -> Self {
+        Self {
+            quota,
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// So many bytes more, unless that is more than the lease may have.
+    pub fn add(&self, more: u64) -> Result<(), Error> {
+        let limit = self.quota.limit.unwrap_or(u64::MAX);
+        let add = |used: u64| used.checked_add(more).filter(|sum| *sum <= limit);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        if self.quota.used.fetch_update(set, fetch, add).is_err() {
+            return Err(too_much(limit));
+        }
+        self.bytes.fetch_add(more, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives back what was counted so far.
+    pub fn give_back(&self) {
+        let bytes = self.bytes.swap(0, Ordering::Relaxed);
+        self.quota.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
@@ -59,11 +108,11 @@ impl Snapshot {
     }
 
     /// A stream into it that ends with an error when more comes than its lease may have.
-    pub fn limit<R: Read>(&self, stream: R) -> Limited<'_, R> {
+    pub fn limit<R: Read>(&self, stream: R) -> Limited<R> {
         Limited {
             inner: stream,
-            quota: &self.quota,
-            read: 0,
+            reserved: Reserved::new(self.quota.clone()),
+            refused: None,
         }
     }
 
@@ -98,26 +147,28 @@ fn measure(folder: &Path) -> io::Result<u64> {
 }
 
 /// A stream that ends with an error when more comes than the lease may have.
-pub struct Limited<'a, R> {
+pub struct Limited<R> {
     inner: R,
-    quota: &'a Quota,
-    read: u64,
+    reserved: Reserved,
+    refused: Option<Error>,
 }
 
-impl<R> Limited<'_, R> {
-    /// Whether that was so: who read it told it in other words.
-    pub fn check(&self) -> Result<(), Error> {
-        self.quota.check(self.read)
+impl<R> Limited<R> {
+    /// Whether that was so: who read it told it in other words. What was counted is given back: it is in the
+    /// snapshot now, and measured there.
+    pub fn finish(self) -> Result<(), Error> {
+        self.refused.map_or(Ok(()), Err)
     }
 }
 
-impl<R: Read> Read for Limited<'_, R> {
+impl<R: Read> Read for Limited<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
-        self.read += n as u64;
-        let kind = io::ErrorKind::QuotaExceeded;
-        self.check()
-            .map_err(|e| io::Error::new(kind, e.to_string()))?;
+        if let Err(refused) = self.reserved.add(n as u64) {
+            let error = io::Error::new(io::ErrorKind::QuotaExceeded, refused.to_string());
+            self.refused = Some(refused);
+            return Err(error);
+        }
         Ok(n)
     }
 }

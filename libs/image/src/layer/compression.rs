@@ -60,6 +60,11 @@ impl<R: BufRead> Decompressor<R> {
         })
     }
 
+    /// A stream that is to be plain, whatever its first bytes are.
+    pub fn plain(plain: R) -> Self {
+        Self::None(Pushback::new(plain))
+    }
+
     /// The source, at whatever follows the compressed data.
     pub fn into_inner(self) -> R {
         match self {

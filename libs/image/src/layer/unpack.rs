@@ -30,7 +30,7 @@ use super::{
     tar_read::{TarError, TarReader},
 };
 use crate::digest::Digest;
-use pipeline::Plain;
+use pipeline::{Form, Plain};
 use tree::{Tree, clean, split};
 
 /// Names of folders that are remembered to set their times at the end, and of those that were made for what
@@ -116,7 +116,26 @@ pub fn unpack_layer(
     folder: impl AsFd,
     limits: Limits,
 ) -> Result<Unpacked, UnpackError> {
-    let (done, hashes) = pipeline::run(compressed, limits, |plain| {
+    unpack(compressed, Form::Any, folder, limits)
+}
+
+/// The same for an archive that comes plain. One that is compressed is none: whoever counts what comes has
+/// counted what is written.
+pub fn unpack_plain_layer(
+    plain: impl BufRead + Send,
+    folder: impl AsFd,
+    limits: Limits,
+) -> Result<Unpacked, UnpackError> {
+    unpack(plain, Form::Plain, folder, limits)
+}
+
+fn unpack(
+    source: impl BufRead + Send,
+    form: Form,
+    folder: impl AsFd,
+    limits: Limits,
+) -> Result<Unpacked, UnpackError> {
+    let (done, hashes) = pipeline::run(source, form, limits, |plain| {
         let mut reader = TarReader::new(plain);
         let mut unpacker = Unpacker::new(folder.as_fd(), limits)?;
         while let Some(entry) = reader.next_entry()? {

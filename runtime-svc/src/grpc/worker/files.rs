@@ -47,9 +47,10 @@ pub async fn apply(
             let stream = slipway_service::chunks::ChunkReader::new(receive);
             let mut stream = snapshot.limit(stream);
             let applied = crate::worker::apply(&root, &target, &mut stream);
-            stream.check()?;
+            let refused = stream.finish();
             // What was refused in the middle is there, too.
-            snapshot.check_quota()?;
+            let measured = snapshot.check_quota();
+            refused.and(measured)?;
             applied
         })
     };

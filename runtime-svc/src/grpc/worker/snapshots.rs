@@ -144,9 +144,7 @@ pub async fn import_layer(
         let sentence = "the first message of an import must name a lease";
         return Err(Error::Invalid(sentence.to_owned()).into());
     };
-    let (_, ended) = worker.leases.room_for_snapshot(&lease)?;
-    let (send, receive) = mpsc::channel(QUEUE);
-    let import = worker.layers().import(receive)?;
+    let import = worker.import(&lease)?;
     let feed = async {
         while let Some(request) = requests.message().await? {
             let piece = match request.part {
@@ -159,22 +157,15 @@ pub async fn import_layer(
                 Some(Part::DiffId(text)) => return Ok(Some(digest(&text)?)),
                 Some(Part::LeaseId(_)) | None => continue,
             };
-            // An unpacker that has ended says why.
-            if send.send(piece).await.is_err() {
+            if !import.push(piece).await? {
                 return Ok(None);
             }
         }
         let sentence = "an import ends with the digest of what was sent";
         Err(Status::from(Error::Invalid(sentence.to_owned())))
     };
-    let diff_id = tokio::select! {
-        fed = feed => fed?,
-        () = ended.cancelled() => {
-            return Err(Error::NoSuchLease(lease).into());
-        }
-    };
-    drop(send);
-    import.keep(diff_id.as_ref()).await?;
+    let diff_id = import.while_there(feed).await?;
+    import.finish(diff_id.as_ref()).await?;
     Ok(Response::new(pb::ImportLayerResponse {}))
 }
 

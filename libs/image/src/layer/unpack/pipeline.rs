@@ -20,6 +20,15 @@ const BUFFER: usize = 256 * 1024;
 /// Buffers that wait for the slower of the two readers.
 const AHEAD: usize = 8;
 
+/// What a stream is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Form {
+    /// Compressed or not.
+    Any,
+    /// Not compressed.
+    Plain,
+}
+
 /// What the two hashing threads found out.
 pub(super) struct Hashes {
     /// Digest of what came in.
@@ -32,7 +41,8 @@ pub(super) struct Hashes {
 
 /// Runs `consume` on the plain content of a stream. It must read to the end: what it leaves is not hashed.
 pub(super) fn run<T, E: From<io::Error>>(
-    compressed: impl BufRead + Send,
+    source: impl BufRead + Send,
+    form: Form,
     limits: Limits,
     consume: impl FnOnce(&mut Plain) -> Result<T, E>,
 ) -> Result<(T, Hashes), E> {
@@ -56,7 +66,7 @@ pub(super) fn run<T, E: From<io::Error>>(
         let inflater = thread::Builder::new()
             .name("layer-inflate".into())
             .spawn_scoped(scope, move || {
-                let outcome = inflate(compressed, limits, &plain, &to_hash, &free);
+                let outcome = inflate(source, form, limits, &plain, &to_hash, &free);
                 match outcome {
                     Ok(done) => Some(done),
                     Err(error) => {
@@ -98,14 +108,19 @@ pub(super) fn run<T, E: From<io::Error>>(
 /// `Ok` when the stream was read to its end and everybody has got all of it: digest and size of what came,
 /// and whether that is what was given on, and was hashed once for both.
 fn inflate(
-    compressed: impl BufRead,
+    source: impl BufRead,
+    form: Form,
     limits: Limits,
     plain: &SyncSender<io::Result<Arc<Vec<u8>>>>,
     to_hash: &SyncSender<Arc<Vec<u8>>>,
     free: &Receiver<Vec<u8>>,
 ) -> io::Result<(Digest, u64, bool)> {
     let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads any more");
-    let mut stream = Decompressor::new(Hashed::new(compressed), limits.zstd_window_log)?;
+    let source = Hashed::new(source);
+    let mut stream = match form {
+        Form::Any => Decompressor::new(source, limits.zstd_window_log)?,
+        Form::Plain => Decompressor::plain(source),
+    };
     let same = matches!(stream, Decompressor::None(_));
     let mut total = 0;
     loop {

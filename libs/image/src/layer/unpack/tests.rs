@@ -201,3 +201,20 @@ fn limits_hold() {
         Err(UnpackError::TooLarge { what: "bytes", .. })
     ));
 }
+
+#[test]
+fn what_has_to_come_plain_is_not_inflated() {
+    if !root() {
+        return;
+    }
+    let plain = tar(&[(entry("a", Kind::File), "12345")]);
+    let mut gzip = crate::layer::gzip::GzipWriter::new(Vec::new(), 1);
+    std::io::Write::write_all(&mut gzip, &plain).unwrap();
+    for (bytes, is_taken) in [(plain, true), (gzip.finish().unwrap(), false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let at = fs::File::open(folder.path()).unwrap();
+        let unpacked = unpack_plain_layer(&bytes[..], at, Limits::default());
+        assert_eq!(unpacked.is_ok(), is_taken, "{unpacked:?}");
+        assert_eq!(folder.path().join("a").exists(), is_taken);
+    }
+}
