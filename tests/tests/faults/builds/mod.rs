@@ -20,7 +20,7 @@ use slipway_tests::{
 
 pub use self::found::{layers_are_whole, the_disk_is_accounted};
 use self::{
-    found::{caches, nothing_of_a_lease_is_left, on_disk},
+    found::{caches, has_built_layer, is_whole, nothing_of_a_lease_is_left, on_disk},
     scenarios::*,
 };
 use crate::{bench::Bench, told::Told, wanted};
@@ -71,14 +71,13 @@ pub async fn store_image(site: &Site) {
 
 async fn prepare(site: &Site, scenario: Scenario) -> Ready {
     let build = site.begin_build("faults", LONG).await;
-    let snapshot = build
-        .prepare(&site.layers_of("busybox").await)
-        .await
-        .unwrap();
+    let base = site.layers_of("busybox").await;
+    let snapshot = build.prepare(&base).await.unwrap();
     let file = archive("file");
     build.apply(&snapshot, "/written", &file).await.unwrap();
     let mut ready = Ready {
         layers: site.layers_of(IMAGE).await,
+        standing: (base[0].diff_id.clone(), "bin/busybox"),
         host: site.host(),
         containers: site.containers(),
         build,
@@ -113,6 +112,16 @@ async fn clear(site: &Site, ready: &Ready) {
     if site.ctl(&["container", "inspect", "one"]).code == 0 {
         site.ctl(&["rm", "-f", "-v", "one"]).ok();
     }
+    // So that what is made anew was not there.
+    eventually(
+        "no layer is there but those of the container beside",
+        async || {
+            let everything = pb::PruneLayersRequest { all: true };
+            site.host().prune_layers(everything).await.unwrap();
+            (!has_built_layer(site) && !is_whole(site, IMAGE).await).then_some(())
+        },
+    )
+    .await;
 }
 
 async fn drive(operations: &[&str]) {

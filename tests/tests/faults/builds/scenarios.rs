@@ -1,16 +1,19 @@
 //! What a builder asks for, and what of it must be there afterwards.
 
-use std::pin::Pin;
+use std::{
+    pin::Pin,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use slipway_image::{Digest, layer::Kind};
 use slipway_proto::runtime::v1::{
     self as pb, DiskUsageRequest, PruneLayersRequest, containers_client::ContainersClient,
-    host_client::HostClient, import_layer_request,
+    host_client::HostClient,
 };
 use slipway_tests::{
     Site,
     image::entry,
-    worker::{Build, tar},
+    worker::{Build, given, known, tar},
 };
 use tonic::{Status, transport::Channel};
 
@@ -21,6 +24,8 @@ use super::{
 use crate::told::Told;
 
 const CACHE: &str = "kept-by-steps";
+/// Bytes of zeros that end an archive.
+const END_MARK: usize = 1024;
 /// Where commits and exports go.
 pub const COMMITTED: &str = "docker.io/library/committed";
 
@@ -33,6 +38,8 @@ pub struct Ready {
     pub build: Build,
     /// Of the image.
     pub layers: Vec<pb::Layer>,
+    /// One that is there all the time, and a file of it.
+    pub standing: (String, &'static str),
     /// One that something was written to.
     pub snapshot: String,
     pub host: HostClient<Channel>,
@@ -171,17 +178,23 @@ pub const IMPORT: Scenario = Scenario {
     first: First::Nothing,
     act: |ready| {
         Box::pin(async move {
-            use import_layer_request::Part;
-            let plain = archive("deep/er/imported");
-            let diff_id = Digest::of(&plain).to_string();
-            let parts = [
-                Part::LeaseId(ready.build.lease.clone()),
-                Part::Data(plain.into()),
-                Part::DiffId(diff_id.clone()),
+            let file = std::fs::read("/bin/busybox").unwrap();
+            let size = file.len() as u64;
+            let header = entry("deep/er/known", Kind::File, size);
+            let [before, after] = [archive("deep/er/imported"), tar(&[(header, file.clone())])];
+            // Behind each archive's files there is its end.
+            let before = &before[..before.len() - END_MARK];
+            let at = after.windows(64).position(|part| part == &file[..64]);
+            let (header, rest) = after.split_at(at.unwrap());
+            let (layer, path) = &ready.standing;
+            let parts = vec![
+                given(before),
+                given(header),
+                known(layer, path, size),
+                given(&rest[file.len()..]),
             ];
-            let parts = parts.map(|part| pb::ImportLayerRequest { part: Some(part) });
-            let requests = tokio_stream::iter(parts);
-            ready.build.client.clone().import_layer(requests).await?;
+            let diff_id = Digest::of([before, &after].concat()).to_string();
+            ready.build.import(parts, Some(&diff_id)).await?;
             Ok(diff_id)
         })
     },
@@ -310,8 +323,11 @@ pub fn nothing_stays<'a>(_: &'a Site, _: &'a Ready, _: &'a Told) -> Looked<'a, O
     Box::pin(async { None })
 }
 
+/// With a file that was never there before: what is there already need not be done again.
 pub fn archive(path: &str) -> Vec<u8> {
-    let content = vec![7; 20_000];
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let content = number.to_be_bytes().repeat(2500);
     tar(&[(entry(path, Kind::File, 20_000), content)])
 }
 
