@@ -82,6 +82,12 @@ impl Layer {
             .join(self.diff_id.encoded())
     }
 
+    /// Where a site's registry-svc has what came of it until it has all.
+    pub fn partial(&self, site: &Site) -> PathBuf {
+        let name = format!("sha256-{}", self.digest.encoded());
+        site.path("state/registry/partial").join(name)
+    }
+
     /// Lets all of it through.
     pub fn open(&self) {
         self.state.lock().unwrap().open = self.size();
