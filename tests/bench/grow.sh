@@ -2,6 +2,7 @@
 
 grow() {
     local n ids begun pid
+    at_rest
     snapshot 0
     say "$count containers, one after the other"
     for ((n = 1; n <= count; n++)); do
@@ -73,7 +74,7 @@ took() { # WHAT COUNT COMMAND...
 # What people look at, with so many containers there. The middle of some counts.
 looks() { # COUNT
     local i
-    for ((i = 0; i < 5; i++)); do
+    for ((i = 0; i < 15; i++)); do
         took ps "$1" "$bin/ctl" ps
         took inspect "$1" "$bin/ctl" inspect c7
         took exec "$1" "$bin/ctl" exec c7 true
