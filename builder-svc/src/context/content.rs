@@ -71,6 +71,8 @@ impl ContentStore {
             _ => {}
         }
         fs::create_dir_all(root.join("incoming"))?;
+        // A file stays where it was made when it gets its name.
+        disk::spread(&root.join("incoming"))?;
         Ok(Self {
             root,
             removing: RwLock::default(),
@@ -140,12 +142,19 @@ impl ContentStore {
     fn incoming(&self, digest: Option<Digest>) -> io::Result<Incoming> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
-        // Whoever cleans the state folder of a running service loses content, not builds.
-        let incoming = self.root.join("incoming");
-        fs::create_dir_all(&incoming)?;
-        let temporary = incoming.join(hex::encode(random));
+        let name = hex::encode(random);
+        let folder = self.root.join("incoming").join(&name[..2]);
+        let temporary = folder.join(&name[2..]);
+        let file = match File::create_new(&temporary) {
+            // The first in it; or somebody cleaned the state folder, who loses content, not builds.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&folder)?;
+                File::create_new(&temporary)?
+            }
+            file => file?,
+        };
         Ok(Incoming {
-            file: File::create_new(&temporary)?,
+            file,
             temporary,
             digester: digest
                 .as_ref()
@@ -435,12 +444,9 @@ mod tests {
         let mut wrong = store.begin(&digest).unwrap();
         wrong.write(0, b"other").unwrap();
         assert!(store.finish(wrong).is_err());
-        assert_eq!(
-            fs::read_dir(folder.path().join("content/incoming"))
-                .unwrap()
-                .count(),
-            0
-        );
+        let mut left = Vec::new();
+        collect(&folder.path().join("content/incoming"), &mut left).unwrap();
+        assert_eq!(left, []);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{collections::HashSet, io, path::Path, sync::Arc};
 
 use rustix::{
     fd::OwnedFd,
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat},
+    fs::{AtFlags, Dir, FileType, IFlags, Mode, OFlags, ResolveFlags, Stat},
     io::Errno,
 };
 
@@ -45,6 +45,23 @@ pub fn of_folder(path: &Path) -> io::Result<u64> {
         Err(Errno::NOENT) => Ok(0),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Says of a folder that the folders in it have nothing to do with each other (chattr(1), `T`): ext4 then spreads
+/// them, and with them their files, over its block groups (Orlov's allocator, fs/ext4/ialloc.c).
+///
+/// It is for folders whose content goes and comes anew. ext4 gives no inode out again that was deleted in the
+/// last minute (`recently_deleted`), and looks at each such one of a group for each new file: fifty thousand
+/// files that take the place of as many need half a minute for that. Other file systems know no such flag, and
+/// lose nothing.
+pub fn spread(folder: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+    // It is a wish: who does not hear it is not asked again.
+    if let Ok(flags) = rustix::fs::ioctl_getflags(&folder) {
+        let _ = rustix::fs::ioctl_setflags(&folder, flags | IFlags::TOPDIR);
+    }
+    Ok(())
 }
 
 /// A file system's room.

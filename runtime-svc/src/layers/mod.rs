@@ -96,6 +96,7 @@ impl Layers {
     /// Opens the folder; what an earlier instance left half done is removed, while everything else goes on.
     pub fn open(folder: PathBuf, registry: Registry, limits: Limits) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
+        slipway_service::disk::spread(&folder)?;
         let keeper = durable::Keeper::open(&folder)?;
         let layers = Self {
             folder,
