@@ -1,6 +1,6 @@
 //! Layers that a builder gives to a worker by itself: believed by their digest alone, and counted while they come.
 
-use std::{fs, io::Write as _, os::unix::ffi::OsStrExt as _, time::Duration};
+use std::{fs, io::Write as _, path::Path, time::Duration};
 
 use slipway_image::{
     Digest,
@@ -121,38 +121,45 @@ async fn a_layer_that_the_builder_has_is_believed_by_its_digest_alone() {
         .unwrap();
 }
 
+/// Gives a layer in these parts; the reason where it is refused.
+async fn import(build: &Build, parts: Vec<Part>, archive: &[u8]) -> Result<(), String> {
+    let imported = build.import(parts, Some(&digest(archive))).await;
+    imported.map_err(|error| reason(&error))
+}
+
 #[tokio::test]
 async fn what_comes_counts_for_its_lease_until_it_is_a_layer() {
     let Some((site, build)) = with_settings("lease_max_bytes = \"1m\"\n").await else {
         return;
     };
-    let import = async |parts: Vec<Part>, archive: &[u8]| {
-        let imported = build.import(parts, Some(&digest(archive))).await;
-        imported.map_err(|error| reason(&error))
-    };
+    // What was refused counts until it is gone: nothing of that is another lease's.
+    let another = async || site.begin_build("another test", LONG).await;
     let limit = Err("LEASE_LIMIT".to_owned());
     // Each is given back when it is a layer.
     let first = large(&["file"], 1);
-    import(vec![given(&first)], &first).await.unwrap();
+    import(&build, vec![given(&first)], &first).await.unwrap();
     let layer = digest(&first);
     for name in ["a", "b", "c"] {
         let archive = large(&[name], 1);
-        import(named(&archive, 1, &layer), &archive).await.unwrap();
+        let parts = named(&archive, 1, &layer);
+        import(&build, parts, &archive).await.unwrap();
     }
-    has_layers(&site, 4).await;
     // What is sent, and what is only named: it is written all the same.
     let two = large(&["a", "b"], 1);
     let pieces = two.chunks(100_000).map(given).collect();
-    assert_eq!(import(pieces, &two).await, limit);
-    assert_eq!(import(named(&two, 1, &layer), &two).await, limit);
+    assert_eq!(import(&another().await, pieces, &two).await, limit);
+    let parts = named(&two, 1, &layer);
+    assert_eq!(import(&another().await, parts, &two).await, limit);
     has_layers(&site, 4).await;
     // Beside what snapshots have.
+    let other = large(&["file"], 2);
+    let build = another().await;
     let snapshot = build.prepare(&[]).await.unwrap();
     build.apply(&snapshot, "/", &first).await.unwrap();
-    let other = large(&["file"], 2);
-    assert_eq!(import(vec![given(&other)], &other).await, limit);
-    build.release(&snapshot).await;
+    let beside = import(&build, vec![given(&other)], &other).await;
+    assert_eq!(beside, limit);
     // Beside what else is on its way, until that is gone.
+    let build = another().await;
     let (send, requests) = tokio::sync::mpsc::channel(4);
     let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
     for part in [Part::LeaseId(build.lease.clone()), given(&other)] {
@@ -163,19 +170,22 @@ async fn what_comes_counts_for_its_lease_until_it_is_a_layer() {
     let under_way = tokio::spawn(async move { client.import_layer(requests).await.map(drop) });
     eventually("some of it is written", async || {
         let entries = fs::read_dir(site.path("state/runtime/layers")).unwrap();
-        let paths = entries.map(|e| e.unwrap().path());
-        let half = paths.filter(|p| p.file_name().unwrap().as_bytes().starts_with(b"tmp-"));
-        let begun = |half: std::path::PathBuf| half.join("fs/file").exists();
-        half.into_iter().any(begun).then_some(())
+        let mut paths = entries.map(|entry| entry.unwrap().path());
+        let is_half = |path: &Path| path.to_string_lossy().contains("/tmp-");
+        paths
+            .any(|path| is_half(&path) && path.join("fs/file").exists())
+            .then_some(())
     })
     .await;
-    let another = large(&["file"], 3);
-    assert_eq!(import(vec![given(&another)], &another).await, limit);
+    let third = large(&["file"], 3);
+    let beside = import(&build, vec![given(&third)], &third).await;
+    assert_eq!(beside, limit);
     drop(send);
     let cut_off = under_way.await.unwrap().unwrap_err();
     assert_eq!(reason(&cut_off), "INVALID_ARGUMENT", "{cut_off}");
     eventually("what was cut off counts no more", async || {
-        import(vec![given(&another)], &another).await.ok()
+        let parts = vec![given(&third)];
+        import(&build, parts, &third).await.ok()
     })
     .await;
 }
