@@ -2,13 +2,16 @@
 # command that is timed; those with a command line for it also begin_exec_NAME, once_exec_NAME and
 # end_exec_NAME, for a process in a container that runs. Each gets folders of its own below $work and $live.
 
+# What the command itself is run by: nothing, or took.py.
+launch=()
+
 start_slipway() {
     "$bin/ctl" version --format '{{.Client.Version}}' >"$work/version-slipway" 2>/dev/null ||
         echo "$(git -C "$root" describe --always --dirty 2>/dev/null || echo unknown)" >"$work/version-slipway"
 }
-once_slipway() { "$bin/ctl" run --rm busybox true; }
+once_slipway() { "${launch[@]}" "$bin/ctl" run --rm busybox true; }
 begin_exec_slipway() { "$bin/ctl" run -d -i --name bench-exec busybox sh; }
-once_exec_slipway() { "$bin/ctl" exec bench-exec true; }
+once_exec_slipway() { "${launch[@]}" "$bin/ctl" exec bench-exec true; }
 end_exec_slipway() { "$bin/ctl" rm -f bench-exec; }
 
 # The lowest possible: an OCI runtime alone, without image, writable layer, log or network connection. All
@@ -31,7 +34,7 @@ start_oci() {
     bundle oci || return 1
     "$work/slipway-oci" --version | awk 'NR == 1 { print $3 }' >"$work/version-oci"
 }
-once_oci() { "$work/slipway-oci" --root "$live/oci" run --bundle "$work/oci/bundle" bench; }
+once_oci() { "${launch[@]}" "$work/slipway-oci" --root "$live/oci" run --bundle "$work/oci/bundle" bench; }
 
 start_crun() {
     why="crun is not installed (Debian: crun)"
@@ -39,7 +42,7 @@ start_crun() {
     bundle crun || return 1
     crun --version | awk 'NR == 1 { print $3 }' >"$work/version-crun"
 }
-once_crun() { crun --root "$live/crun" --cgroup-manager cgroupfs run --bundle "$work/crun/bundle" bench; }
+once_crun() { "${launch[@]}" crun --root "$live/crun" --cgroup-manager cgroupfs run --bundle "$work/crun/bundle" bench; }
 
 start_runc() {
     why="runc is not installed (Debian: runc)"
@@ -47,7 +50,7 @@ start_runc() {
     bundle runc || return 1
     runc --version | awk 'NR == 1 { print $3 }' >"$work/version-runc"
 }
-once_runc() { runc --root "$live/runc" run --bundle "$work/runc/bundle" bench; }
+once_runc() { "${launch[@]}" runc --root "$live/runc" run --bundle "$work/runc/bundle" bench; }
 
 start_docker() {
     why="docker is not installed (Debian: docker.io iptables)"
@@ -69,7 +72,7 @@ start_docker() {
     docker_client load -q -i "$work/image.tar" >/dev/null 2>&1 || return 1
     docker_client version --format '{{.Server.Version}}' >"$work/version-docker"
 }
-docker_client() { docker --host "unix://$work/docker/sock" --config "$work/docker/client" "$@"; }
+docker_client() { "${launch[@]}" docker --host "unix://$work/docker/sock" --config "$work/docker/client" "$@"; }
 once_docker() { docker_client run --rm busybox true; }
 begin_exec_docker() { docker_client run -d -i --name bench-exec busybox sh; }
 once_exec_docker() { docker_client exec bench-exec true; }
@@ -88,7 +91,7 @@ start_podman() {
     podman --version | awk '{ print $3 }' >"$work/version-podman"
 }
 podman_client() {
-    podman --root "$work/podman/data" --runroot "$live/podman" --tmpdir "$work/podman/tmp" \
+    "${launch[@]}" podman --root "$work/podman/data" --runroot "$live/podman" --tmpdir "$work/podman/tmp" \
         --network-config-dir "$work/podman/networks" --cgroup-manager cgroupfs --events-backend file "$@"
 }
 # Explicit limits, below the 32 Ki processes that podman lowers itself to: its own defaults of a million each

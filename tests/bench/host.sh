@@ -8,8 +8,8 @@ say() { echo "bench: $*" >&2; }
 need_host() {
     [ "$(id -u)" = 0 ] || fail "run me as root: containers and namespaces need it"
     local tool
-    for tool in unshare curl tar gzip sha256sum awk ip; do
-        command -v "$tool" >/dev/null || fail "$tool is missing (Debian: util-linux curl tar gzip coreutils gawk iproute2)"
+    for tool in unshare curl tar gzip sha256sum awk ip python3; do
+        command -v "$tool" >/dev/null || fail "$tool is missing (Debian: util-linux curl tar gzip coreutils gawk iproute2 python3)"
     done
     [ -x /bin/busybox ] || fail "/bin/busybox is missing: it becomes the image (Debian: busybox-static)"
     ! ldd /bin/busybox >/dev/null 2>&1 || fail "/bin/busybox is not static: install busybox-static"
