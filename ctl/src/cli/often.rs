@@ -5,23 +5,27 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::{Command, Line, container, flags};
+use super::{Command, Line, container, flags, image};
 
 /// Reads such a command. `None` = it is another one, or not right: then [`Line`] knows what to say.
 pub fn parse(words: &[OsString]) -> Option<Line> {
     let words = words.get(1..)?;
     let command = match words.first()?.to_str()? {
-        "run" => container::Command::Run(Box::new(read(words)?)),
-        "exec" => container::Command::Exec(read(words)?),
-        "ps" => container::Command::Ps(read(words)?),
-        "logs" => container::Command::Logs(read(words)?),
-        "start" => container::Command::Start(read(words)?),
-        "stop" => container::Command::Stop(read(words)?),
-        _ => return None,
+        "build" => Command::Build(Box::new(read(words)?)),
+        "images" => Command::Image(image::Command::Images(read(words)?)),
+        name => Command::Container(match name {
+            "run" => container::Command::Run(Box::new(read(words)?)),
+            "exec" => container::Command::Exec(read(words)?),
+            "ps" => container::Command::Ps(read(words)?),
+            "logs" => container::Command::Logs(read(words)?),
+            "start" => container::Command::Start(read(words)?),
+            "stop" => container::Command::Stop(read(words)?),
+            _ => return None,
+        }),
     };
     Some(Line {
         context: None,
-        command: Command::Container(command),
+        command,
     })
 }
 
@@ -52,6 +56,8 @@ mod tests {
             "ctl exec -it -e A=b --user 5 --privileged=true x sh -c a",
             "ctl exec x sh -c a --privileged=false -e",
             "ctl ps -aq --no-trunc=false --filter name=x",
+            "ctl build -t a --build-arg B=c --no-cache=true -q .",
+            "ctl images -q --filter dangling=true x",
             "ctl logs -f=true --tail 5 x",
             "ctl start -ai x",
             "ctl stop -t 3 x y",
@@ -73,7 +79,7 @@ mod tests {
             "ctl ps --nope",
             "ctl exec --version",
             "ctl exec x",
-            "ctl images",
+            "ctl rmi x",
             "ctl -c x exec a b",
         ] {
             assert!(parse(&words(line)).is_none(), "{line}");
