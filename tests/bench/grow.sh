@@ -2,7 +2,8 @@
 
 grow() {
     local n ids begun pid
-    at_rest
+    say "waiting two minutes until the services are idle"
+    at_idle
     snapshot 0
     say "$count containers, one after the other"
     for ((n = 1; n <= count; n++)); do

@@ -16,6 +16,8 @@ memory_of() { # SET SERVICE...
 # Idle is who has had nothing to do for a moment: three seconds after a start a service forgets what only that
 # needed.
 at_rest() { sleep 5; }
+# And who was busy: a minute after the last call, which is looked for once a minute.
+at_idle() { sleep 125; }
 
 memory_of_trees() { # SET NAME PID...
     local set=$1 name=$2 pid
