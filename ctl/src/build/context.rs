@@ -1,7 +1,6 @@
 //! A folder as a context: what is in it after the ignore rules, by content.
 
 use std::{
-    collections::HashMap,
     fs::{self, File},
     io::{self, Read as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -25,7 +24,8 @@ use crate::failure::{Failure, Outcome};
 #[derive(Debug, Default)]
 pub struct Context {
     pub entries: Vec<ContextEntry>,
-    pub files: HashMap<Vec<u8>, Source>,
+    /// By the SHA-256 of the content, in no order.
+    pub files: Vec<([u8; 32], Source)>,
 }
 
 /// Where a content is, and what the file was when it was hashed.
@@ -86,7 +86,8 @@ pub fn read(root: &Path, dockerfile: Option<&Path>) -> Outcome<Context> {
                 path: found.path,
                 stamp,
             };
-            context.files.insert(found.entry.digest.to_vec(), source);
+            let digest = found.entry.digest[..].try_into();
+            context.files.extend(digest.map(|digest| (digest, source)));
         }
         context.entries.push(found.entry);
     }
@@ -204,7 +205,9 @@ mod tests {
         assert_eq!(context.files.len(), 3);
         fs::write(root.join("a"), "other").unwrap();
         let a = context.entries.iter().find(|e| e.path == "a").unwrap();
-        assert!(context.files[&a.digest.to_vec()].open().is_err());
+        let mut sources = context.files.iter();
+        let (_, source) = sources.find(|(digest, _)| digest[..] == a.digest).unwrap();
+        assert!(source.open().is_err());
         fs::write(root.join("X.dockerignore"), "*\n!a").unwrap();
         let context = read(root, Some(&root.join("X"))).unwrap();
         assert_eq!(context.entries.len(), 1);

@@ -1,6 +1,6 @@
 //! The build protocol: manifest out, needs in, content out, events in.
 
-use std::{collections::HashMap, fs::File, io::Read, sync::Arc};
+use std::{cell::LazyCell, collections::HashMap, fs::File, io::Read, sync::Arc};
 
 use slipway_proto::builder::v1::{
     BuildRequest, BuildResult, BuildStart, ContentChunks, ContextEntries, ContextEntry,
@@ -83,7 +83,7 @@ async fn go(
 #[derive(Default)]
 struct Contexts {
     manifests: Vec<(String, Vec<ContextEntry>)>,
-    files: HashMap<Vec<u8>, Source>,
+    files: Vec<([u8; 32], Source)>,
 }
 
 fn contexts(folders: Vec<Folder>) -> Outcome<Contexts> {
@@ -308,6 +308,8 @@ async fn send(
     {
         return;
     }
+    // Nothing is looked for in a build that finds everything.
+    let files = LazyCell::new(|| files.into_iter().collect::<HashMap<_, _>>());
     while let Some(digests) = wants.recv().await {
         let mut batch = Vec::new();
         let mut filled = 0;
@@ -387,11 +389,12 @@ async fn pass_on(
 
 /// A file that went away since it was hashed is told to the builder, which names it.
 fn open(
-    files: &HashMap<Vec<u8>, Source>,
+    files: &HashMap<[u8; 32], Source>,
     digest: &bytes::Bytes,
     batch: &mut Vec<Chunk>,
 ) -> Option<File> {
-    let error = match files.get(digest.as_ref()) {
+    let source = digest[..].try_into().ok();
+    let error = match source.and_then(|digest: [u8; 32]| files.get(&digest)) {
         None => "the context does not hold this content".to_owned(),
         Some(source) => match source.open() {
             Ok(file) => return Some(file),
