@@ -56,17 +56,27 @@ pub struct Fetched {
 }
 
 impl Fetched {
+    /// Content that has no more to it than that.
+    pub(super) fn content(digest: &Digest, size: u64) -> Self {
+        Self {
+            digest: digest.to_string(),
+            size,
+            modified: 0,
+            etag: String::new(),
+        }
+    }
+
+    /// Which content that is, and its size; none where the record is broken.
+    pub(super) fn place(&self) -> Option<(Digest, u64)> {
+        Some((self.digest.parse().ok()?, self.size))
+    }
+
     /// As a file: BuildKit's has mode 0600.
     pub fn entry(&self) -> Result<Entry> {
-        let digest = self
-            .digest
-            .parse()
-            .map_err(|_| Error::Invalid("a record of what was fetched is broken".to_owned()))?;
+        let broken = || Error::Invalid("a record of what was fetched is broken".to_owned());
+        let (digest, size) = self.place().ok_or_else(broken)?;
         Ok(Entry {
-            kind: Kind::File {
-                size: self.size,
-                digest,
-            },
+            kind: Kind::File { size, digest },
             mode: 0o600,
             mtime: self.modified.saturating_mul(1_000_000_000),
             same: 0,
@@ -154,7 +164,7 @@ impl Fetcher {
                 .map_err(|e| Error::Dockerfile(format!("invalid checksum {text:?}: {e}")))
         });
         let wanted = wanted.transpose()?;
-        let known = self.known(url);
+        let known = known(&self.store, url);
         if let (Some(known), Some(wanted)) = (&known, &wanted)
             && known.digest == wanted.to_string()
         {
@@ -284,32 +294,33 @@ impl Fetcher {
             modified,
             etag,
         };
-        self.remember(url, &fetched).tried(what)?;
+        remember(&self.store, url, &fetched).tried(what)?;
         Ok(fetched)
     }
+}
 
-    fn record(&self, url: &str) -> PathBuf {
-        self.store.fetched().join(Digest::of(url).encoded())
-    }
+fn record(store: &ContentStore, url: &str) -> PathBuf {
+    store.fetched().join(Digest::of(url).encoded())
+}
 
-    /// What was fetched before, if its content is here still.
-    fn known(&self, url: &str) -> Option<Fetched> {
-        let text = fs::read(self.record(url)).ok()?;
-        let known: Fetched = serde_json::from_slice(&text).ok()?;
-        let digest: Digest = known.digest.parse().ok()?;
-        if !self.store.has(&digest, known.size) {
-            return None;
-        }
-        // Only decides what is evicted first.
-        let used = fs::File::open(self.record(url)).and_then(|f| f.set_modified(SystemTime::now()));
-        used.is_ok().then_some(known)
+/// What was fetched before, if its content is here still.
+pub(super) fn known(store: &ContentStore, url: &str) -> Option<Fetched> {
+    let record = record(store, url);
+    let known: Fetched = serde_json::from_slice(&fs::read(&record).ok()?).ok()?;
+    let (digest, size) = known.place()?;
+    if !store.has(&digest, size) {
+        return None;
     }
+    // Only decides what is evicted first.
+    let used = fs::File::open(record).and_then(|f| f.set_modified(SystemTime::now()));
+    used.is_ok().then_some(known)
+}
 
-    fn remember(&self, url: &str, fetched: &Fetched) -> io::Result<()> {
-        fs::create_dir_all(self.store.fetched())?;
-        // Half of a record is read as none.
-        fs::write(self.record(url), serde_json::to_vec(fetched)?)
-    }
+/// Remembers what was fetched.
+pub(super) fn remember(store: &ContentStore, url: &str, fetched: &Fetched) -> io::Result<()> {
+    fs::create_dir_all(store.fetched())?;
+    // Half of a record is read as none.
+    fs::write(record(store, url), serde_json::to_vec(fetched)?)
 }
 
 /// reqwest's own sentence repeats the URL; the innermost source says what happened.

@@ -2,10 +2,11 @@
 //!
 //! `reference` and `query` what people write, `auth` who asks, `protocol` the conversation with a server, `pack` its
 //! answer, `tree` the files of a commit, `submodules` repositories inside of repositories, `kept` the `.git` of
-//! it all; this file puts them together as a manifest.
+//! it all, `known` what needs no pack; this file puts them together as a manifest.
 
 mod auth;
 mod kept;
+mod known;
 mod pack;
 mod protocol;
 mod query;
@@ -142,29 +143,59 @@ fn add(whole: &mut Manifest, folder: &str, tree: Manifest) -> std::result::Resul
     Ok(())
 }
 
-/// A commit whose objects are here.
-struct Found {
+/// A commit whose files are here.
+struct Found<'a> {
+    id: Id,
+    source: &'a GitSource,
     tree: Tree,
-    /// None once they are used up.
+    /// Its objects; none where they are used up, or were not needed.
     objects: Option<Objects>,
-    /// For errors.
-    shown: String,
 }
 
-/// The tree of a commit, or a folder of it, once its objects are here.
-async fn files(
+/// The tree of a commit, or a folder of it: as it is known, or from a pack. `keep`: its objects will be wanted.
+async fn files<'a>(
     repository: &Repository<'_>,
     id: Id,
-    source: &GitSource,
+    source: &'a GitSource,
     keep: bool,
-) -> Result<Found> {
+) -> Result<Found<'a>> {
+    match known_tree(repository, known::files(repository.base(), &id, source)).await {
+        Some(tree) => Ok(Found {
+            id,
+            source,
+            tree,
+            objects: None,
+        }),
+        None => fetched(repository, id, source, keep).await,
+    }
+}
+
+/// A tree that an earlier build kept.
+async fn known_tree(repository: &Repository<'_>, name: String) -> Option<Tree> {
+    let store = repository.store().clone();
+    let finding = tokio::task::spawn_blocking(move || known::find(&store, &name));
+    // Whatever keeps us from finding it: the server has it.
+    finding.await.ok().flatten()
+}
+
+/// The tree of a commit, or a folder of it, from a pack.
+async fn fetched<'a>(
+    repository: &Repository<'_>,
+    id: Id,
+    source: &'a GitSource,
+    keep: bool,
+) -> Result<Found<'a>> {
     let file = repository.pack(&id).await?;
     let store = repository.store().clone();
+    let name = known::files(repository.base(), &id, source);
     let folder = source.subfolder.clone();
     let shown = source.shown();
     let built = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
         let objects = Objects::read(&store, file)?;
         let tree = tree::tree((&store, &objects), id, &folder, keep);
+        if let Ok(tree) = &tree {
+            known::keep(&store, &name, tree)?;
+        }
         Ok((tree, objects))
     });
     let built = built
@@ -175,15 +206,16 @@ async fn files(
     let (tree, objects) = built;
     match tree {
         Ok(tree) => Ok(Found {
+            id,
+            source,
             tree,
             objects: keep.then_some(objects),
-            shown,
         }),
         Err(why) => Err(Error::Context(format!("{shown}: {why}"))),
     }
 }
 
-impl Found {
+impl Found<'_> {
     /// Its `.git`. What that takes of the tree is taken out of it.
     async fn git_dir(
         &mut self,
@@ -191,16 +223,29 @@ impl Found {
         commit: Id,
         keep: Keep,
     ) -> Result<Manifest> {
+        let name = known::git_dir(repository.base(), &self.id, &keep);
+        if let Some(known) = known_tree(repository, name.clone()).await {
+            return Ok(known.manifest);
+        }
+        if self.objects.is_none() {
+            *self = fetched(repository, self.id, self.source, true).await?;
+        }
         let store = repository.store().clone();
         let checkout = std::mem::take(&mut self.tree.checkout);
         let objects = self.objects.take();
         let work = move || {
             let objects = objects.ok_or("its objects are used up")?;
-            kept::folder((&store, &objects), commit, checkout, &keep)
+            let manifest = kept::folder((&store, &objects), commit, checkout, &keep)?;
+            let tree = Tree {
+                manifest,
+                ..Tree::default()
+            };
+            known::keep(&store, &name, &tree).map_err(|e| e.to_string())?;
+            Ok(tree.manifest)
         };
         tokio::task::spawn_blocking(work)
             .await
             .unwrap_or_else(|e| Err(format!("interrupted: {e}")))
-            .map_err(|why| Error::Context(format!("{}: {why}", self.shown)))
+            .map_err(|why| Error::Context(format!("{}: {why}", self.source.shown())))
     }
 }

@@ -134,6 +134,11 @@ impl<'a> Repository<'a> {
         }
     }
 
+    /// Where it is.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// Where its files go.
     pub fn store(&self) -> &Arc<ContentStore> {
         self.fetcher.store()

@@ -15,6 +15,7 @@ const MAX_TAGS: usize = 16;
 const MAX_SETTINGS: u64 = 1 << 20;
 
 /// What a commit holds.
+#[derive(Default)]
 pub struct Tree {
     /// Its files, or those of the wanted folder.
     pub manifest: Manifest,
