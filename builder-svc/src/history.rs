@@ -1,11 +1,13 @@
 //! Builds that are and that were, on this service's own disk: what each was, how it ended, and what it
-//! told its caller. Bounded in number and bytes; what a caller was told has ended survives `kill -9`.
+//! told its caller. Bounded in number and bytes; what a caller was told has ended survives `kill -9` and a power
+//! cut ([`History::settle`]).
 //!
 //! A folder with two files a build: `<id>.json`, and `<id>.log`, the messages to the caller one after the
 //! other, each with its length (four bytes, little endian) in front. Neither has a build argument's
 //! value, a secret or a credential.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, BufRead as _, Read as _, Write as _},
     path::{Path, PathBuf},
@@ -106,23 +108,38 @@ pub struct History {
 }
 
 impl History {
-    /// Opens a folder. Builds that ran when the service ended did not end well.
+    /// Opens a folder. Builds that ran when the service ended did not end well. What nobody was told of may be
+    /// half there after a power cut: it goes.
     pub fn open(folder: PathBuf, limits: Limits) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
-        let mut entries = Vec::new();
+        let (mut entries, mut logs) = (Vec::new(), Vec::new());
         for file in fs::read_dir(&folder)? {
             let path = file?.path();
             if path.extension().is_some_and(|e| e == "new") {
                 // A record that was not written to its end: the one before it counts.
                 fs::remove_file(&path)?;
             }
+            if path.extension().is_some_and(|e| e == "log") {
+                logs.push(path);
+                continue;
+            }
             if path.extension().is_none_or(|e| e != "json") {
                 continue;
             }
-            match fs::read(&path).map(|text| serde_json::from_slice::<Entry>(&text)) {
-                Ok(Ok(entry)) => entries.push(entry),
+            match serde_json::from_slice::<Entry>(&fs::read(&path)?) {
+                Ok(entry) => entries.push(entry),
                 // A file that was being written when the host went down.
-                _ => tracing::warn!(path = %path.display(), "a build's record cannot be read"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a build's record is broken");
+                    fs::remove_file(&path)?;
+                }
+            }
+        }
+        let ids: HashSet<&str> = entries.iter().map(|e| e.id.as_str()).collect();
+        for log in logs {
+            let id = log.file_stem().and_then(|id| id.to_str());
+            if !id.is_some_and(|id| ids.contains(id)) {
+                fs::remove_file(&log)?;
             }
         }
         entries.sort_by_key(|e| e.started);
@@ -182,6 +199,7 @@ impl History {
     /// Where a build's messages go.
     pub fn log(&self, id: &str) -> Log {
         Log {
+            id: id.to_owned(),
             path: self.path(id, "log"),
             file: None,
             batch: Vec::new(),
@@ -230,7 +248,33 @@ impl History {
             }
         }
         self.lock().retain(|e| !gone.contains(&e.id));
+        if !gone.is_empty() {
+            File::open(&self.folder)?.sync_all()?;
+        }
         Ok(gone)
+    }
+
+    /// Ends a build's log. When this returns the disk has it, and its record as it is now: the build's caller
+    /// may be told that it has ended.
+    pub async fn settle(self: &Arc<Self>, log: Log) {
+        let history = self.clone();
+        let settling = tokio::task::spawn_blocking(move || history.sync(log));
+        let settled = settling.await.map_err(io::Error::other).and_then(|r| r);
+        // A history that cannot be written ends no build.
+        if let Err(error) = settled {
+            tracing::warn!(%error, "a build's record cannot be written");
+        }
+    }
+
+    fn sync(&self, mut log: Log) -> io::Result<()> {
+        log.flush();
+        // Files first, then the folder, which has the record's new name.
+        if let Some(file) = &log.file {
+            file.sync_data()?;
+        }
+        File::open(self.path(&log.id, "json"))?.sync_data()?;
+        File::open(&self.folder)?.sync_all()?;
+        self.trim()
     }
 
     /// Forgets the oldest builds beyond the limits.
@@ -265,7 +309,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// The build has ended. `Ok`: image, steps and cached steps.
+    /// The build has ended. `Ok`: image, steps and cached steps. On the disk once its log [is](History::settle).
     pub fn end(&mut self, how: Result<(String, u32, u32), String>) {
         match how {
             Ok((image, steps, cached)) => {
@@ -289,7 +333,7 @@ impl Recording {
         if let Some(entry) = history.lock().iter_mut().find(|e| e.id == self.entry.id) {
             entry.clone_from(&self.entry);
         }
-        if let Err(error) = history.write(&self.entry).and_then(|()| history.trim()) {
+        if let Err(error) = history.write(&self.entry) {
             tracing::warn!(%error, "a build's record cannot be written");
         }
     }
@@ -299,12 +343,17 @@ impl Drop for Recording {
     fn drop(&mut self) {
         if !self.ended {
             self.finish(Status::Canceled);
+            // Its log may still be written; there is nobody to be told.
+            if let Err(error) = self.history.trim() {
+                tracing::warn!(%error, "builds of the history cannot be removed");
+            }
         }
     }
 }
 
 /// A build's messages on their way to the disk.
 pub struct Log {
+    id: String,
     path: PathBuf,
     file: Option<File>,
     batch: Vec<u8>,
@@ -329,6 +378,9 @@ impl Log {
     }
 
     fn flush(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
         if let Err(error) = self.write() {
             tracing::warn!(%error, "a build's log cannot be written");
         }
@@ -350,9 +402,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        if !self.batch.is_empty() {
-            self.flush();
-        }
+        self.flush();
     }
 }
 
@@ -378,8 +428,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn builds_are_remembered_and_bounded() {
+    #[tokio::test]
+    async fn builds_are_remembered_and_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let limits = Limits {
             builds: 2,
@@ -392,12 +442,15 @@ mod tests {
             let mut log = history.log(id);
             log.add(b"one");
             log.add(b"two");
-            drop(log);
             recording.end(Ok((String::new(), 3, 1)));
+            history.settle(log).await;
         }
         drop(history.begin(entry("d", 4)));
         fs::write(folder.path().join("d.new"), "{").unwrap();
         let _running = std::mem::ManuallyDrop::new(history.begin(entry("e", 5)));
+        // What a power cut leaves.
+        fs::write(folder.path().join("f.json"), "").unwrap();
+        fs::write(folder.path().join("f.log"), "x").unwrap();
         let again = open();
         let seen: Vec<_> = again.list().into_iter().map(|e| (e.id, e.status)).collect();
         let expected = [

@@ -133,10 +133,14 @@ impl Service for BuilderService {
                     }
                     let _ = send.send(Ok(message)).await;
                 }
-                // On the disk before the caller is told the end.
-                drop(log);
+                log
             };
-            let work = async { tokio::join!(building, forwarding).0 };
+            let work = async {
+                let (done, log) = tokio::join!(building, forwarding);
+                // On the disk before the caller is told the end.
+                builder.history.settle(log).await;
+                done
+            };
             tokio::pin!(feeding, work);
             let mut fed = false;
             let done = loop {

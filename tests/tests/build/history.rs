@@ -1,5 +1,13 @@
 //! `builder history`: what is remembered of builds, and for how long.
 
+use std::{os::unix::fs::symlink, process::Command};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+use slipway_tests::ready;
+
 use super::*;
 
 #[tokio::test]
@@ -66,6 +74,57 @@ async fn builds_are_remembered_across_a_kill() {
     assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
     let error = site.ctl(&["builder", "history", "export"]).error(1);
     assert!(error.contains("not supported"), "{error}");
+}
+
+/// A disk of its own, to which the kernel writes nothing by itself for a while.
+const MAKE: &str = "cd $0; mkdir disk; truncate -s 32m image; mkfs.ext4 -q image; \
+    mount -o loop,commit=300 image disk; mkdir disk/history; sync -f disk";
+/// A power cut: the disk has what was written to it so far, and nothing else.
+const CUT: &str = "cd $0; cp image after";
+const GO_ON: &str = "cd $0; umount disk; mv after image; mount -o loop,commit=300 image disk";
+
+/// On one thread: with all that it starts it has mounts of its own.
+#[tokio::test]
+async fn what_was_told_as_finished_is_there_after_a_power_cut() {
+    if !ready() {
+        return;
+    }
+    if !Path::new("/dev/loop-control").exists() {
+        slipway_tests::skipped("needs loop devices");
+        return;
+    }
+    unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let run = |script: &str| {
+        let mut shell = Command::new("sh");
+        let ran = shell.args(["-ec", script]).arg(folder.path()).status();
+        assert!(ran.unwrap().success(), "{script}");
+    };
+    run(MAKE);
+    let mut site = Site::bare();
+    let state = site.path("state/builder");
+    fs::create_dir_all(&state).unwrap();
+    symlink(folder.path().join("disk/history"), state.join("history")).unwrap();
+    site.start_services().await;
+    image::busybox(&site).await;
+    let file = "FROM busybox\nARG FAIL\nRUN echo said-this; test -z \"$FAIL\"\n";
+    write(&site.path("context"), &[("Dockerfile", file)]);
+    for (argument, code, status) in [("FAIL=", 0, "Completed"), ("FAIL=1", 1, "Error")] {
+        let said = build(&site, "image", &["--build-arg", argument]);
+        run(CUT);
+        assert_eq!(said.code, code, "{}", said.err);
+        site.kill_service("builder");
+        run(GO_ON);
+        site.start_service("builder").await;
+        let newest = site.ctl(&["builder", "history", "inspect"]).ok();
+        assert!(newest.contains(status), "{newest}");
+        let logs = site.ctl(&["builder", "history", "logs"]).ok();
+        assert!(logs.contains("said-this"), "{logs}");
+    }
+    drop(site);
+    run("umount $0/disk");
 }
 
 #[tokio::test]
