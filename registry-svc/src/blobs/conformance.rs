@@ -1,6 +1,6 @@
 //! What every blob store must do.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -235,7 +235,7 @@ async fn blobs_of_parts_are_blobs(store: &Arc<dyn BlobStore>, staging: &Path) {
     assert_eq!(listed.len(), 1);
     assert_eq!((&listed[0].digest, listed[0].size), (&digest, end));
     // Everything that it takes goes.
-    assert_eq!(store.delete(&digest).await.unwrap(), listed[0].disk);
+    assert_eq!(store.delete(&digest).await.unwrap(), on_disk(&listed));
     compose(store, staging, &pieces).await;
     // A reader reads on: what he has not opened yet goes when he is done.
     let reader = store.read(&digest, Range::default()).await.unwrap();
@@ -247,6 +247,16 @@ async fn blobs_of_parts_are_blobs(store: &Arc<dyn BlobStore>, staging: &Path) {
     assert!(store.pin_part(&part).await.unwrap().is_none());
 }
 
+/// What blobs take, parts that several have once.
+fn on_disk(listed: &[super::BlobInfo]) -> u64 {
+    let parts: HashMap<_, _> = listed
+        .iter()
+        .flat_map(|b| b.parts.iter().cloned())
+        .collect();
+    let own: u64 = listed.iter().map(|blob| blob.disk).sum();
+    own + parts.values().sum::<u64>()
+}
+
 async fn parts_stay_as_long_as_somebody_has_them(store: &Arc<dyn BlobStore>, staging: &Path) {
     let part = some_content(50_000);
     let name = digest_of(&part, None);
@@ -254,11 +264,17 @@ async fn parts_stay_as_long_as_somebody_has_them(store: &Arc<dyn BlobStore>, sta
     let (first, _) = compose(store, staging, &first).await;
     let second = [Of::Known(&part), Of::Rest(b"second"), Of::Known(&part)];
     let (second, content) = compose(store, staging, &second).await;
-    let disk = |listed: Vec<super::BlobInfo>| listed.iter().map(|blob| blob.disk).sum::<u64>();
-    let both = disk(store.list().await.unwrap());
+    let listed = store.list().await.unwrap();
+    for blob in &listed {
+        let it = blob.parts.iter().filter(|(digest, _)| *digest == name);
+        let disk = it.map(|(_, disk)| *disk).collect::<Vec<_>>();
+        assert!(disk.len() == 1 && disk[0] >= part.len() as u64, "{blob:?}");
+    }
     let freed = store.delete(&first).await.unwrap();
     assert!(freed < part.len() as u64);
-    assert_eq!(disk(store.list().await.unwrap()), both - freed);
+    let left = store.list().await.unwrap();
+    assert_eq!((listed.len(), left.len()), (2, 1));
+    assert_eq!(on_disk(&left), on_disk(&listed) - freed);
     let got = get(&**store, &second, Range::default()).await;
     assert_eq!(got, content);
     let held = store.pin_part(&name).await.unwrap();

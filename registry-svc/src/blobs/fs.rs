@@ -214,6 +214,7 @@ impl BlobStore for FsStore {
                             digest,
                             size: metadata.len(),
                             disk: metadata.blocks() * 512,
+                            parts: Vec::new(),
                         });
                     }
                 }

@@ -61,15 +61,17 @@ pub struct BlobReader {
     pub stream: BlobStream,
 }
 
-/// A blob and its size.
+/// A blob, its size, and what it takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlobInfo {
     /// Name.
     pub digest: Digest,
     /// Bytes.
     pub size: u64,
-    /// Bytes that it takes where it is stored.
+    /// Bytes that it takes where it is stored, without its parts.
     pub disk: u64,
+    /// Its parts, and the bytes that each takes. Other blobs may have the same ones.
+    pub parts: Vec<(Digest, u64)>,
 }
 
 /// Where blobs are kept. See the module's page.

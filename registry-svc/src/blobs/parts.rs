@@ -319,25 +319,31 @@ impl Parts {
         Ok(Some(gone))
     }
 
-    /// All blobs of parts. A part that several have is the first one's.
+    /// All blobs of parts.
     pub fn list(&self) -> Result<Vec<BlobInfo>> {
-        let mut seen = HashSet::new();
+        let mut measured: HashMap<Digest, u64> = HashMap::new();
         let mut found = Vec::new();
-        let mut blobs: Vec<Digest> = self.lock().blobs.keys().cloned().collect();
-        blobs.sort_unstable_by_key(ToString::to_string);
+        let blobs: Vec<Digest> = self.lock().blobs.keys().cloned().collect();
         for digest in blobs {
             // Deleted meanwhile.
             let Some(recipe) = self.recipe(&digest)? else {
                 continue;
             };
-            let mut disk = on_disk(&self.place_of_recipe(&digest));
+            let mut parts = Vec::new();
             for part in recipe.parts() {
-                if seen.insert(part.clone()) {
-                    disk += on_disk(&self.place(part));
-                }
+                let disk = match measured.get(part) {
+                    Some(disk) => *disk,
+                    None => on_disk(&self.place(part)),
+                };
+                measured.insert(part.clone(), disk);
+                parts.push((part.clone(), disk));
             }
-            let size = recipe.size;
-            found.push(BlobInfo { digest, size, disk });
+            found.push(BlobInfo {
+                disk: on_disk(&self.place_of_recipe(&digest)),
+                digest,
+                size: recipe.size,
+                parts,
+            });
         }
         Ok(found)
     }

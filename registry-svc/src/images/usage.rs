@@ -1,7 +1,8 @@
 //! `docker system df`: what is on disk, and for whom.
 //!
-//! Every block below the service's folder belongs to exactly one of the sums. A blob belongs to the images
-//! that have it, else to what else names it.
+//! Every block below the service's folder belongs to exactly one of the sums. A blob, and a part of blobs,
+//! belongs to the images that have it, else to what else names it. Of an image all that it has is told, and how
+//! much of it others have too, as docker does.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +11,7 @@ use slipway_service::disk;
 
 use super::list::Listed;
 use crate::{
-    blobs::staging::blocking,
+    blobs::{BlobInfo, staging::blocking},
     error::{Error, Result},
     names::{ImageName, Pointer, Repository, Tag},
     registry::Registry,
@@ -44,9 +45,9 @@ pub struct Usage {
 pub struct ImageUsage {
     /// Which.
     pub listed: Listed,
-    /// Of all its blobs.
+    /// Of all that its blobs are made of.
     pub size: u64,
-    /// Of those that other images have too.
+    /// Of that what other images have too.
     pub shared: u64,
     /// Containers that use it.
     pub containers: u32,
@@ -57,27 +58,60 @@ pub struct ImageUsage {
 pub struct TagUsage {
     /// Which.
     pub tag: Tag,
-    /// Of all its blobs.
+    /// Of all that its blobs are made of.
     pub size: u64,
-    /// Of those that images have too.
+    /// Of that what images have too.
     pub shared: u64,
 }
 
-/// Blobs that are here: what they take, and how many images have them.
-#[derive(Default)]
-struct Blobs {
-    disk: HashMap<Digest, u64>,
-    images: HashMap<Digest, u32>,
+/// What is on disk by itself: a blob, or a part that several may have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Unit<'a> {
+    Blob(&'a Digest),
+    Part(&'a Digest),
 }
 
-impl Blobs {
-    fn sum<'a>(&self, blobs: impl IntoIterator<Item = &'a Digest>) -> u64 {
-        blobs.into_iter().filter_map(|b| self.disk.get(b)).sum()
+/// What is here: what it takes, and how many images have it.
+#[derive(Default)]
+struct Units<'a> {
+    /// What each blob is made of.
+    blobs: HashMap<&'a Digest, Vec<Unit<'a>>>,
+    disk: HashMap<Unit<'a>, u64>,
+    images: HashMap<Unit<'a>, u32>,
+}
+
+impl<'a> Units<'a> {
+    fn of(listed: &'a [BlobInfo]) -> Self {
+        let mut units = Self::default();
+        for blob in listed {
+            let made_of = units.blobs.entry(&blob.digest).or_default();
+            let own = Unit::Blob(&blob.digest);
+            // Two who stored it at once may have done so in both forms.
+            *units.disk.entry(own).or_default() += blob.disk;
+            made_of.push(own);
+            for (part, disk) in &blob.parts {
+                units.disk.insert(Unit::Part(part), *disk);
+                made_of.push(Unit::Part(part));
+            }
+        }
+        units
     }
 
-    fn sum_shared<'a>(&self, blobs: impl IntoIterator<Item = &'a Digest>, more_than: u32) -> u64 {
-        let shared = |b: &&Digest| self.images.get(*b).is_some_and(|n| *n > more_than);
-        self.sum(blobs.into_iter().filter(shared))
+    /// What these blobs are made of, each once.
+    fn made_of(&self, blobs: &HashSet<Digest>) -> HashSet<Unit<'a>> {
+        let known = blobs.iter().filter_map(|blob| self.blobs.get(blob));
+        known.flatten().copied().collect()
+    }
+
+    fn sum(&self, units: &HashSet<Unit<'a>>) -> u64 {
+        units.iter().filter_map(|unit| self.disk.get(unit)).sum()
+    }
+
+    /// Of those that more than so many images have.
+    fn sum_shared(&self, units: &HashSet<Unit<'a>>, more_than: u32) -> u64 {
+        let shared = |unit: &&Unit<'a>| self.images.get(*unit).is_some_and(|n| *n > more_than);
+        let shared = units.iter().filter(shared);
+        shared.filter_map(|unit| self.disk.get(unit)).sum()
     }
 }
 
@@ -90,10 +124,8 @@ impl Registry {
         tags_of: Option<&Repository>,
     ) -> Result<Usage> {
         let mut usage = Usage::default();
-        let mut blobs = Blobs::default();
-        for blob in self.blobs.list().await? {
-            blobs.disk.insert(blob.digest, blob.disk);
-        }
+        let listed = self.blobs.list().await?;
+        let mut units = Units::of(&listed);
         let mut images = self.images().await?;
         images.sort_by(|a, b| {
             (b.image.created(), &b.image.id).cmp(&(a.image.created(), &a.image.id))
@@ -104,8 +136,9 @@ impl Registry {
             for (repository, top) in &listed.places {
                 has.extend(self.closure(repository, top).await?);
             }
-            for blob in &has {
-                *blobs.images.entry(blob.clone()).or_default() += 1;
+            let has = units.made_of(&has);
+            for unit in &has {
+                *units.images.entry(*unit).or_default() += 1;
             }
             of_images.push((listed, has));
         }
@@ -114,32 +147,32 @@ impl Registry {
             let id = listed.image.id.to_string();
             let containers = in_use.iter().filter(|i| **i == id).count() as u32;
             if containers > 0 {
-                used.extend(has.iter().cloned());
+                used.extend(has.iter().copied());
             }
             usage.images.push(ImageUsage {
-                size: blobs.sum(&has),
-                shared: blobs.sum_shared(&has, 1),
+                size: units.sum(&has),
+                shared: units.sum_shared(&has, 1),
                 containers,
                 listed,
             });
         }
         let (mut internal, mut artifacts) = (HashSet::new(), HashSet::new());
         for (repository, digest, _) in self.index.all_manifests()? {
-            let has = self.closure(&repository, &digest).await?;
+            let has = units.made_of(&self.closure(&repository, &digest).await?);
             match repository.is_internal() {
                 true => internal.extend(has),
                 false => artifacts.extend(has),
             }
         }
-        for (blob, bytes) in &blobs.disk {
-            if blobs.images.contains_key(blob) {
+        for (unit, bytes) in &units.disk {
+            if units.images.contains_key(unit) {
                 usage.size += bytes;
-                if !used.contains(blob) {
+                if !used.contains(unit) {
                     usage.reclaimable += bytes;
                 }
-            } else if artifacts.contains(blob) {
+            } else if artifacts.contains(unit) {
                 usage.artifacts += bytes;
-            } else if internal.contains(blob) {
+            } else if internal.contains(unit) {
                 usage.internal += bytes;
             } else {
                 usage.unneeded += bytes;
@@ -147,15 +180,15 @@ impl Registry {
         }
         if let Some(repository) = tags_of {
             for (tag, record) in self.index.tags_of(repository, None, usize::MAX)? {
-                let has = self.closure(repository, &record.digest).await?;
+                let has = units.made_of(&self.closure(repository, &record.digest).await?);
                 usage.tags.push(TagUsage {
                     tag,
-                    size: blobs.sum(&has),
-                    shared: blobs.sum_shared(&has, 0),
+                    size: units.sum(&has),
+                    shared: units.sum_shared(&has, 0),
                 });
             }
         }
-        self.measure_rest(&mut usage, blobs.disk.values().sum())
+        self.measure_rest(&mut usage, units.disk.values().sum())
             .await?;
         Ok(usage)
     }

@@ -3,7 +3,10 @@
 use std::{fs, io::Write as _, os::unix::fs::MetadataExt as _, path::Path};
 
 use slipway_image::layer::gzip::GzipWriter;
-use slipway_proto::runtime::v1::PruneLayersRequest;
+use slipway_proto::{
+    registry::v1::{DiskUsageRequest, DiskUsageResponse, ImageUsage},
+    runtime::v1::PruneLayersRequest,
+};
 
 use super::*;
 
@@ -79,6 +82,50 @@ async fn what_did_not_change_is_stored_once_and_stays_as_long_as_a_layer_has_it(
     image::busybox(&site).await;
     built(&site, "four", &[]);
     assert_eq!(shell(&site, "four", sums), two);
+}
+
+#[tokio::test]
+async fn what_images_share_is_told_of_each_of_them() {
+    let site = site().await;
+    let context = site.path("context");
+    let file = "FROM scratch\nCOPY . /app\n";
+    write(&context, &[("Dockerfile", file), ("small", "1")]);
+    fs::write(context.join("large"), noise(1)).unwrap();
+    built(&site, "one", &[]);
+    write(&context, &[("small", "2")]);
+    built(&site, "two", &[]);
+    let usage = async |in_use: &[&ImageUsage]| {
+        let id = |image: &&ImageUsage| image.image.as_ref().unwrap().id.clone();
+        let request = DiskUsageRequest {
+            verbose: true,
+            in_use: in_use.iter().map(id).collect(),
+            ..DiskUsageRequest::default()
+        };
+        let answer = site.registry().disk_usage(request).await;
+        answer.unwrap().into_inner()
+    };
+    let of = |usage: &DiskUsageResponse, name: &str| {
+        let tag = format!("docker.io/library/{name}:latest");
+        let is_it = |i: &&ImageUsage| i.image.as_ref().unwrap().repo_tags.contains(&tag);
+        usage.each.iter().find(is_it).unwrap().clone()
+    };
+    let both = usage(&[]).await;
+    let (one, two) = (of(&both, "one"), of(&both, "two"));
+    let (large, little) = (LARGE as u64, 256 << 10);
+    for image in [&one, &two] {
+        assert!(image.shared >= large && image.unique < little, "{image:?}");
+        assert!(image.unique > 0 && image.size == image.shared + image.unique);
+    }
+    // All of it once; and what goes with one of them is not what the other one needs.
+    let base = of(&both, "busybox");
+    assert_eq!(both.size, one.size + two.unique + base.size);
+    assert_eq!(usage(&[&one, &two]).await.reclaimable, base.size);
+    assert_eq!(usage(&[&two, &base]).await.reclaimable, one.unique);
+    site.ctl(&["rmi", "one"]).ok();
+    let left = usage(&[]).await;
+    assert_eq!(left.size, both.size - one.unique);
+    let two = of(&left, "two");
+    assert_eq!((two.shared, two.unique), (0, two.size));
 }
 
 #[tokio::test]
