@@ -45,11 +45,12 @@ async fn runtime_is_killed_while_it_syncs() {
     builds::store_image(&bench.site).await;
     for point in points {
         eprintln!("--- {}", point.name);
-        bench.site.arm(point.name, Action::Kill);
         bench
             .site
             .ctl(&["create", "--name", "one", builds::IMAGE])
             .ok();
+        // After that: the layers are synced a while later, and on a busy host that is while it is created.
+        bench.site.arm(point.name, Action::Kill);
         let fired = async || bench.site.fired(point.name).then_some(());
         eventually_within(SYNCED, "layers are synced", fired).await;
         bench.dies("runtime").await;
