@@ -56,6 +56,8 @@ struct Inner {
     broom: Broom,
     limit: u64,
     entries: Mutex<HashMap<String, Entry>>,
+    /// Held while a record is replaced: two at a time would write into one file.
+    recording: Mutex<()>,
     /// Somebody gave one back.
     freed: Notify,
     /// Held while a cache is made: of two steps that want the same one, the second finds it.
@@ -113,6 +115,7 @@ impl Caches {
             broom,
             limit,
             entries: Mutex::new(entries),
+            recording: Mutex::default(),
             freed: Notify::new(),
             making: Arc::default(),
         };

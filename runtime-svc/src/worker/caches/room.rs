@@ -1,6 +1,6 @@
 //! What all cache mounts take, and which go when it is too much.
 
-use std::{fs, io};
+use std::{fs, io, sync::PoisonError};
 
 use super::{Caches, Entry, Told};
 use crate::disk;
@@ -66,6 +66,9 @@ impl Caches {
     pub(super) fn settle(&self, name: &str) {
         let folder = self.0.folder.join(name);
         let bytes = disk::usage(&folder);
+        // The last one to write has counted last.
+        let recording = self.0.recording.lock();
+        let recording = recording.unwrap_or_else(PoisonError::into_inner);
         let record = {
             let mut entries = self.lock();
             let Some(entry) = entries.get_mut(name) else {
@@ -81,6 +84,7 @@ impl Caches {
         {
             tracing::warn!(%error, name, "the record of a cache mount could not be written");
         }
+        drop(recording);
         self.keep_within_limit();
     }
 
