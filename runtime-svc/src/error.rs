@@ -8,6 +8,12 @@ pub enum Error {
     /// No container of that name or id.
     #[error("No such container: {0}")]
     NoSuchContainer(String),
+    /// It is there, and nobody knows what it is.
+    #[error(
+        "the record of container {0} cannot be read, and what it may use is kept: see the log of runtime-svc, or \
+         remove the container with rm -f, which also ends what runs of it"
+    )]
+    Unreadable(String),
     /// A prefix that fits several ids.
     #[error("multiple containers found with provided prefix: {0}")]
     AmbiguousId(String),

@@ -114,8 +114,8 @@ async fn what_a_container_wrote_last_is_kept_until_there_is_room() {
     .await;
     let stopped = site.inspect("runs", "{{.Id}}");
     eventually("its end is recorded", async || {
-        let record = format!("state/runtime/containers/{stopped}/config.json");
-        let record = fs::read_to_string(site.path(&record)).unwrap();
+        let record = format!("state/runtime/containers/{stopped}/life.json");
+        let record = fs::read_to_string(site.path(&record)).unwrap_or_default();
         record.contains("\"stopped_by_hand\":true").then_some(())
     })
     .await;

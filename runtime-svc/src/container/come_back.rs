@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    life::Life,
     manager::Manager,
-    record::Life,
     restart::{self, Ending, Policy},
     state::{Container, Status},
 };
@@ -50,7 +50,9 @@ impl Manager {
             stopped_by_hand: false,
             restarts: ending.restarts + 1,
         };
-        match self.begin(&container, None, life).await {
+        let begun = self.begin(&container, None, life).await;
+        container.sync_soon();
+        match begun {
             Ok(()) => {}
             // What it needs may be away for a moment only.
             Err(error @ (Error::Network { .. } | Error::Io { .. })) => {
@@ -84,13 +86,13 @@ impl Manager {
 
 /// What its policy has to judge.
 pub(super) fn verdict(container: &Container, code: i32) -> (Policy, Ending) {
-    let record = container.record();
+    let (record, life) = (container.record(), container.life());
     // It was checked when it was given.
     let policy = Policy::parse(record.spec.restart.as_ref()).unwrap_or(Policy::No);
     let ending = Ending {
         code,
-        by_hand: record.life.stopped_by_hand,
-        restarts: record.life.restarts,
+        by_hand: life.stopped_by_hand,
+        restarts: life.restarts,
     };
     (policy, ending)
 }

@@ -20,9 +20,9 @@ use super::{
     early::{self, Early},
     manager::{Manager, ReleaseName},
     merge, mounts, plan,
-    record::{Life, Record},
+    record::Record,
     resources, sources,
-    state::{Container, Status},
+    state::Container,
     stop::parse_signal,
     unsupported,
 };
@@ -107,6 +107,10 @@ impl Manager {
         record.own_volumes = own_volumes;
         record.image_mounts = image_mounts;
         record.user_map = granted.as_ref().map(|granted| granted.map.clone());
+        // What is not there yet is said at the start.
+        if let Ok(Some(peer)) = self.network_peer(&record) {
+            record.effective.go_by(&peer.record().effective.hostname);
+        }
         // Checked now, so that a container that can never start is never made.
         let places = plan::Places {
             folder: Path::new("/"),
@@ -147,7 +151,7 @@ impl Manager {
             .finish(&folder)
             .tried(|| format!("cannot make the folder of container {name}"))?;
         let run_folder = self.0.run.join("containers").join(&id);
-        let container = Arc::new(Container::new(record, Status::Created, folder, run_folder));
+        let container = Arc::new(Container::new(record, folder, run_folder));
         // Before anybody can find it: whoever prunes what does not run must not take it from its start.
         let opening = container.opening.clone().read_owned().await;
         container.set_early(early);
@@ -155,9 +159,10 @@ impl Manager {
         slipway_fault::point("runtime.create.inserted");
         // From now on its record has them.
         drop(granted);
-        // Its id is told at once; a moment later it survives power loss too, unless that ends it.
-        if !container.record().spec.auto_remove {
-            super::record::sync_soon(container.folder.join("config.json"));
+        // Its id is told at once, and a moment later it survives a power cut too: behind its start, if it is
+        // started.
+        if !creation.starts {
+            container.sync_soon();
         }
         drop(turn);
         release.keep();
@@ -331,9 +336,7 @@ fn record(
         own_volumes: Vec::new(),
         user_map: None,
         image_mounts: Default::default(),
-        starting: false,
         updating: false,
-        life: Life::default(),
     }
 }
 

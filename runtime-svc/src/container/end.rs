@@ -4,12 +4,10 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use super::{
     come_back::verdict,
-    early, logging,
+    early, exit, logging,
     manager::Manager,
-    peers,
-    record::{Record, sync_soon},
-    restart,
-    state::{self, Container, Status},
+    peers, restart,
+    state::{Container, Status},
 };
 use crate::{
     cgroup::Group,
@@ -126,7 +124,7 @@ impl Manager {
             let end = record.clone();
             let _ = tokio::task::spawn_blocking(move || {
                 // Its monitor may have been killed before, or have had no room.
-                if !ended.exit_file().exists() {
+                if !ended.has_recorded_end() {
                     keep(&ended, &end);
                 }
                 manager.clean_up(&ended);
@@ -137,15 +135,11 @@ impl Manager {
         let released = self.release(container);
         logging::finish(container).await;
         if !goes {
-            sync_soon(container.exit_file());
-            // What there was no room for before.
-            if let Err(e) = container.update(|_| ()) {
-                tracing::warn!(container = container.id, error = %e, "its record was not updated");
+            if let Err(error) = container.write_life() {
+                tracing::warn!(container = container.id, %error, "that it was stopped could not be recorded");
             }
+            container.sync_soon();
         }
-        // A start that fails before it is asked for changes nothing of how it ended. Not on the disk: where a
-        // power cut takes the recorded end, it was started, and has ended.
-        container.remember(|r| r.starting = false);
         // Of one that is about to go, what it had that nobody else can ask for may come back a moment later.
         slipway_fault::point("runtime.end.recorded");
         if !goes || has_something_of_its_own(container) {
@@ -218,22 +212,22 @@ impl Manager {
     /// Takes away what a dead monitor left: processes, cgroups, its socket; but not how it ended, where that is
     /// nowhere else.
     pub(super) fn clean_up(&self, container: &Container) {
-        self.clear_cgroups(&container.record());
+        self.clear_cgroups(&container.id, &container.record().cgroup());
         tell_left(&container.id, container.clear_run_folder());
         self.0.volumes.close_devices(&container.id);
     }
 
     /// What is left of a container that is removed, outside of its folder. Blocks.
-    pub(super) fn clear_host(&self, record: &Record, run_folder: &Path) {
-        self.clear_cgroups(record);
-        tell_left(&record.id, state::remove_all(run_folder));
+    pub(super) fn clear_host(&self, id: &str, cgroup: &str, run_folder: &Path) {
+        self.clear_cgroups(id, cgroup);
+        tell_left(id, exit::remove_all(run_folder));
     }
 
-    fn clear_cgroups(&self, record: &Record) {
-        let group = Group::open(&self.0.hierarchies, &record.cgroup());
+    fn clear_cgroups(&self, id: &str, path: &str) {
+        let group = Group::open(&self.0.hierarchies, path);
         let killed = group.kill().and_then(|()| group.remove());
         if let Err(error) = killed {
-            tracing::warn!(container = record.id, %error, "its cgroups could not be removed");
+            tracing::warn!(container = id, %error, "its cgroups could not be removed");
         }
     }
 }

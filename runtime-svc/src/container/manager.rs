@@ -114,15 +114,6 @@ impl Manager {
         Ok(manager)
     }
 
-    /// Ids of containers whose records cannot be read.
-    pub fn unreadable(&self) -> HashSet<String> {
-        self.0
-            .unreadable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
     /// Where unpacked layers are.
     pub fn layers(&self) -> &Layers {
         &self.0.layers
@@ -178,9 +169,7 @@ impl Manager {
         }
         match slipway_image::id_prefix::resolve(word, containers.keys().map(String::as_str)) {
             Ok(id) => Ok(containers[id].clone()),
-            Err(slipway_image::id_prefix::PrefixError::NotFound(_)) => {
-                Err(Error::NoSuchContainer(word.to_owned()))
-            }
+            Err(slipway_image::id_prefix::PrefixError::NotFound(_)) => Err(self.not_found(word)),
             Err(_) => Err(Error::AmbiguousId(word.to_owned())),
         }
     }

@@ -15,6 +15,7 @@ use crate::{
         },
     },
     logs,
+    monitor::protocol,
 };
 
 /// What docker hides and makes read-only (moby, oci/defaults.go).
@@ -192,7 +193,7 @@ pub fn plan(record: &Record, places: &Places<'_>, network: bool) -> Result<Conta
             mount_point: places.run_folder.join("rootfs"),
             log: Some(places.folder.to_owned()),
             log_limits: logs::config::logging(spec)?.limits,
-            exit: places.folder.join("exit.json"),
+            exit: places.folder.join(protocol::EXIT_FILE),
             socket: places.run_folder.join("monitor.sock"),
             // One that stays may be started again at once, and what is mounted into it be needed.
             mounts_may_linger: spec.auto_remove && spec.mounts.iter().all(|m| m.r#type == "tmpfs"),
@@ -273,9 +274,7 @@ mod tests {
             own_volumes: Vec::new(),
             user_map: None,
             image_mounts: Default::default(),
-            starting: false,
             updating: false,
-            life: Default::default(),
         };
         let places = Places {
             folder: Path::new("/s"),

@@ -1,18 +1,18 @@
 //! What is kept of a container on disk: `config.json` in its folder, the truth about it.
+//!
+//! A new one waits for the disk behind the start of its container (`durable`), and is replaced only by one that
+//! the disk has. So a power cut leaves none of a container that was there before.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
-    sync::{Arc, LazyLock},
-};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 use slipway_proto::runtime::v1::ContainerSpec;
-use tokio::sync::Semaphore;
 
-use super::merge::Effective;
+use super::{durable, merge::Effective};
 use crate::executor::plan::UserMap;
+
+/// Its name in a container's folder.
+pub const FILE: &str = "config.json";
 
 /// Everything that does not change while it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,26 +43,9 @@ pub struct Record {
     /// Diff ids of the layers of images that are mounted, top first, by target.
     #[serde(default)]
     pub image_mounts: BTreeMap<String, Vec<String>>,
-    /// A start was asked for and its outcome is not known yet.
-    #[serde(default)]
-    pub starting: bool,
     /// Its limits are being changed: the kernel may not have them all yet.
     #[serde(default)]
     pub updating: bool,
-    /// What its restart policy has to know.
-    #[serde(default)]
-    pub life: Life,
-}
-
-/// What a restart policy has to know of a container's life.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Life {
-    /// Somebody asked for its end since it was last started by hand.
-    #[serde(default)]
-    pub stopped_by_hand: bool,
-    /// How often its policy has brought it back since then.
-    #[serde(default)]
-    pub restarts: u32,
 }
 
 /// Protobuf has no JSON form here that keeps every field, so the message stands in it as hex.
@@ -87,36 +70,6 @@ mod spec_as_hex {
     }
 }
 
-/// How many records are synced at the same time: each waits for the disk on a thread that others need, and
-/// of many that begin at once the short-lived ones are gone before their turn.
-const SYNCED_AT_ONCE: usize = 4;
-
-/// Makes sure that a file in a container's folder survives power loss. Not on the way of a start.
-pub fn sync_soon(file: PathBuf) {
-    static TURNS: LazyLock<Arc<Semaphore>> =
-        LazyLock::new(|| Arc::new(Semaphore::new(SYNCED_AT_ONCE)));
-    tokio::spawn(async move {
-        let Ok(turn) = TURNS.clone().acquire_owned().await else {
-            return;
-        };
-        tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            // Removed already is fine; a disk that fails is noticed by whatever is written next.
-            if let Err(error) = sync(&file) {
-                tracing::debug!(%error, "a container's record could not be synced");
-            }
-        });
-    });
-}
-
-/// Its name, and that of the folder, too.
-fn sync(file: &Path) -> io::Result<()> {
-    for path in file.ancestors().take(3) {
-        fs::File::open(path)?.sync_all()?;
-    }
-    Ok(())
-}
-
 impl Record {
     /// Path of its groups below the root of each tree.
     pub fn cgroup(&self) -> String {
@@ -128,15 +81,22 @@ impl Record {
 
     /// Reads a container's record.
     pub fn read(folder: &Path) -> io::Result<Self> {
-        Ok(serde_json::from_slice(&fs::read(
-            folder.join("config.json"),
-        )?)?)
+        Ok(serde_json::from_slice(&fs::read(folder.join(FILE))?)?)
     }
 
-    /// Writes it: the old one or the new one is there, never half of one.
+    /// Writes the first one, into a folder that has no name yet by which it would be looked for.
     pub fn write(&self, folder: &Path) -> io::Result<()> {
-        let temporary = folder.join("config.json.new");
+        fs::write(folder.join(FILE), serde_json::to_vec(self)?)
+    }
+
+    /// Writes another one in its place: from then on the disk has that, at every instant before the old one.
+    /// Blocks.
+    pub fn replace(&self, folder: &Path) -> io::Result<()> {
+        let file = folder.join(FILE);
+        let temporary = file.with_extension("json.new");
         fs::write(&temporary, serde_json::to_vec(self)?)?;
-        fs::rename(&temporary, folder.join("config.json"))
+        durable::keep(&fs::File::open(&temporary)?)?;
+        fs::rename(temporary, file)?;
+        durable::sync_names(folder, true)
     }
 }

@@ -1,11 +1,11 @@
 //! Finding every container again, whatever the last instance was doing when it ended.
 
-use std::{fs, path::PathBuf, sync::Arc, sync::PoisonError, time::Duration};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::task::JoinSet;
 
 use super::{
-    come_back, end, logging,
+    come_back, durable, end, logging,
     manager::Manager,
     record::Record,
     remove::REMOVED_WITH_VOLUMES,
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     cgroup::Group,
     disk::remove_tree,
+    ids,
     monitor::{
         client::{self, Connection},
         protocol::{Event, ExitRecord, Running},
@@ -54,26 +55,36 @@ impl Manager {
                 half_done.push(folder);
                 continue;
             }
+            let id = entry_id(&folder);
+            if !ids::is_id(&id) {
+                tracing::warn!(folder = %folder.display(), "is no container's: it is left alone");
+                continue;
+            }
             let record = match Record::read(&folder) {
                 Ok(record) => record,
+                // As good as never acknowledged.
+                Err(_) if durable::never_came(&folder) => {
+                    tracing::warn!(folder = %folder.display(), "a container was not on the disk yet when the host went down: what is left of it is removed");
+                    let gone = folder.with_extension("removed");
+                    fs::rename(folder, &gone)?;
+                    half_done.push(gone);
+                    continue;
+                }
                 // Somebody's files are in there: they stay, for whoever can read the record.
                 Err(error) => {
                     tracing::error!(folder = %folder.display(), %error, "a container's record cannot be read: it is left alone, with all that it may use");
-                    let id = entry_id(&folder);
                     live.push((id.clone(), 0));
-                    self.0
-                        .unreadable
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .insert(id);
+                    self.lock_unreadable().insert(id);
                     continue;
                 }
             };
             let run_folder = self.0.run.join("containers").join(&record.id);
             self.lock_names()
                 .insert(record.name.clone(), record.id.clone());
-            let container = Arc::new(Container::new(record, Status::Created, folder, run_folder));
+            let container = Arc::new(Container::new(record, folder, run_folder));
             self.insert(container.clone());
+            // What the last instance did not come to.
+            container.sync_soon();
             // All at once: those that stand still are waited for together.
             asked.spawn(async move {
                 let heard = hear(&container).await;
@@ -195,7 +206,7 @@ impl Manager {
                 self.remove_own_volumes(&record.own_volumes).await;
             }
             let run_folder = self.0.run.join("containers").join(&record.id);
-            self.clear_host(&record, &run_folder);
+            self.clear_host(&record.id, &record.cgroup(), &run_folder);
             self.0.volumes.close_devices(&record.id);
         }
         // Last: as long as it is there, all that it names can still be found.
@@ -233,17 +244,17 @@ impl Manager {
     async fn settle_ended(&self, container: &Arc<Container>) {
         let record = match container.recorded_end() {
             Some(record) => record,
-            None if container.record().starting => ExitRecord::without_monitor(0),
-            // Never started, and nobody is about to any more; but somebody may have begun to.
+            None if container.was_started() => ExitRecord::without_monitor(0),
+            // Nobody is about to any more; but somebody may have begun to.
             None => {
                 self.clean_up(container);
                 return self.remove_unstarted(container).await;
             }
         };
-        if !container.exit_file().exists() {
+        if !container.has_recorded_end() {
             end::keep(container, &record);
         }
-        container.remember(|r| r.starting = false);
+        container.sync_soon();
         self.clean_up(container);
         logging::finish(container).await;
         self.resume_health(container);

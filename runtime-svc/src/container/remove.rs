@@ -75,7 +75,7 @@ impl Manager {
         let (manager, run_folder) = (self.clone(), container.run_folder.clone());
         let name = record.name.clone();
         tokio::task::spawn_blocking(move || {
-            manager.clear_host(&record, &run_folder);
+            manager.clear_host(&record.id, &record.cgroup(), &run_folder);
             slipway_fault::point("runtime.rm.cleaned");
             // Last: by it the next start finds what was not done.
             remove_tree(&gone)

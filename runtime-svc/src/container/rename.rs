@@ -23,9 +23,10 @@ impl Manager {
         }
         let new = self.take_name(name, &container.id)?;
         let release = ReleaseName::unless_kept(self, &new);
-        slipway_fault::fallible("runtime.rename.recorded")
-            .and_then(|()| container.update(|r| r.name.clone_from(&new)))
-            .tried(|| format!("cannot rename {old}"))?;
+        let what = || format!("cannot rename {old}");
+        slipway_fault::fallible("runtime.rename.recorded").tried(what)?;
+        let recorded = container.update(|r| r.name.clone_from(&new)).await;
+        recorded.tried(what)?;
         release.keep();
         slipway_fault::point("runtime.rename.renamed");
         if container.endpoint().is_some() {

@@ -11,16 +11,15 @@ use slipway_proto::runtime::v1::TerminalSize;
 use super::{
     confinement::{self, Modules},
     devices, end, etc,
+    life::Life,
     manager::Manager,
     plan::{self, Places},
-    ports,
-    record::{Life, Record},
-    resources, sources,
+    ports, resources, sources,
     state::{Container, Status},
 };
 use crate::{
     error::{Error, Tried as _},
-    executor::{StartError, rootfs},
+    executor::{StartError, plan::ContainerPlan, rootfs},
     monitor::{
         client::Connection,
         protocol::{Event, ExitRecord, Running},
@@ -28,6 +27,13 @@ use crate::{
     },
     network::Attached,
 };
+
+/// What a start needs.
+struct Prepared {
+    plan: ContainerPlan,
+    /// First processes of the containers whose namespaces it joins.
+    peers: Vec<OwnedFd>,
+}
 
 impl Manager {
     /// Starts a container, its terminal in the size of the caller's if that has one. Returns false when
@@ -50,8 +56,10 @@ impl Manager {
             Status::Created | Status::Exited { .. } | Status::Restarting { .. } => {}
         }
         container.set_delay(None);
-        self.begin(container, size, Life::default()).await?;
-        Ok(true)
+        let begun = self.begin(container, size, Life::default()).await;
+        // It was made for that, and nobody has to wait for the disk.
+        container.sync_soon();
+        begun.map(|()| true)
     }
 
     /// Starts what does not run; who calls holds `operation`. `life` is what its record tells from now on.
@@ -63,7 +71,20 @@ impl Manager {
     ) -> Result<(), Error> {
         slipway_fault::point("runtime.start.begun");
         let attached = self.attach(container).await?;
-        match self.launch(container, attached.as_ref(), size, life).await {
+        let prepared = self.prepare(container, attached.as_ref(), size).await;
+        let recorded = prepared.and_then(|prepared| {
+            let what = || format!("cannot start container {}", container.name());
+            slipway_fault::fallible("runtime.start.recorded").tried(what)?;
+            container.begin_life(life).tried(what)?;
+            Ok(prepared)
+        });
+        // Before that it was not asked for, and nothing of it has changed.
+        let asked = recorded.is_ok();
+        let launched = match recorded {
+            Ok(prepared) => self.launch(container, attached.as_ref(), &prepared).await,
+            Err(error) => Err(error),
+        };
+        match launched {
             Ok((connection, running)) => {
                 let endpoint = attached.map(|a| a.endpoint);
                 self.tell_network(container, "connect", endpoint.as_ref());
@@ -80,8 +101,7 @@ impl Manager {
                     self.0.netd.release(&container.id).await;
                 }
                 self.clean_up(container);
-                // Before that it was not asked for, and nothing of it has changed.
-                if container.record().starting {
+                if asked {
                     ended_at_once(container, &error);
                 }
                 Err(error)
@@ -138,13 +158,13 @@ impl Manager {
         Ok(attached)
     }
 
-    async fn launch(
+    /// All that a start needs, before anything says that it was started.
+    async fn prepare(
         &self,
         container: &Container,
         attached: Option<&Attached>,
         size: Option<TerminalSize>,
-        life: Life,
-    ) -> Result<(Connection, Running), Error> {
+    ) -> Result<Prepared, Error> {
         let mut record = container.record();
         record.spec.terminal_size = size.or(record.spec.terminal_size);
         let what = || format!("cannot start container {}", record.name);
@@ -183,19 +203,30 @@ impl Manager {
             resources::add_devices(&mut plan.cgroup.limits, resources)?;
         }
         let peers = self.peers(&record).await?;
-        let effective = record.effective.clone();
-        let starting = |record: &mut Record| {
-            record.starting = true;
-            record.life = life;
-            record.effective = effective;
-        };
-        slipway_fault::fallible("runtime.start.recorded").tried(what)?;
-        container.update(starting).tried(what)?;
-        // After that, so that at no instant it looks as if it had never been started: what a policy
+        // Only where the container whose network it shares was not there when it was made.
+        if record.effective != container.record().effective {
+            let effective = record.effective.clone();
+            let updated = container.update(|record| record.effective = effective);
+            updated.await.tried(what)?;
+        }
+        Ok(Prepared { plan, peers })
+    }
+
+    /// Asks for the monitor of a container whose record says that it was started, and hears whether it runs.
+    async fn launch(
+        &self,
+        container: &Container,
+        attached: Option<&Attached>,
+        prepared: &Prepared,
+    ) -> Result<(Connection, Running), Error> {
+        let what = || format!("cannot start container {}", container.name());
+        // After the record, so that at no instant it looks as if it had never been started: what a policy
         // brings back would stay away.
         container.forget_end().tried(what)?;
         slipway_fault::point("runtime.start.forgotten");
-        let socket = self.spawn(&plan, attached, &peers, &[]).tried(what)?;
+        let socket = self
+            .spawn(&prepared.plan, attached, &prepared.peers, &[])
+            .tried(what)?;
         let connection = Connection::new(socket).tried(what)?;
         slipway_fault::point("runtime.start.asked");
         match connection.next().await.tried(what)? {
@@ -204,14 +235,14 @@ impl Manager {
                 Ok((connection, running))
             }
             Some((Event::Failed(error), _)) => Err(error.into()),
-            _ => Err(Error::NoMonitor(record.name)),
+            _ => Err(Error::NoMonitor(container.name())),
         }
     }
 
     /// Asks the spawner for a monitor; starts another spawner when it is gone.
     pub fn spawn(
         &self,
-        plan: &crate::executor::plan::ContainerPlan,
+        plan: &ContainerPlan,
         attached: Option<&Attached>,
         peers: &[OwnedFd],
         given: &[OwnedFd],
@@ -252,9 +283,6 @@ fn ended_at_once(container: &Container, error: &Error) {
         other => ExitRecord::without_code(128, 0, other.to_string()),
     };
     end::keep(container, &record);
-    if let Err(error) = container.update(|r| r.starting = false) {
-        tracing::warn!(container = container.id, %error, "its record was not updated");
-    }
     container.set_status(Status::Exited { record });
 }
 

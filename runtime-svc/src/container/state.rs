@@ -1,7 +1,7 @@
 //! What a container is doing.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -12,7 +12,7 @@ use std::{
 use slipway_proto::netd::v1::Endpoint;
 use tokio::sync::watch;
 
-use super::{early::Early, health::Health, record::Record};
+use super::{early::Early, health::Health, life::Life, record::Record};
 use crate::{
     error::Error,
     logs::{
@@ -75,6 +75,8 @@ pub struct Container {
     /// Its folder in the run directory.
     pub run_folder: PathBuf,
     record: Mutex<Record>,
+    /// None until its first start.
+    pub(super) life: Mutex<Option<Life>>,
     status: watch::Sender<Status>,
     endpoint: Mutex<Option<Endpoint>>,
     /// For its first start.
@@ -105,15 +107,16 @@ pub struct Container {
 }
 
 impl Container {
-    /// With a state.
-    pub fn new(record: Record, status: Status, folder: PathBuf, run_folder: PathBuf) -> Self {
+    /// What its folder says of it; nothing is known of a monitor.
+    pub fn new(record: Record, folder: PathBuf, run_folder: PathBuf) -> Self {
         Self {
             id: record.id.clone(),
             created: record.created,
+            life: Mutex::new(Life::read(&folder)),
             folder,
             run_folder,
             record: Mutex::new(record),
-            status: watch::Sender::new(status),
+            status: watch::Sender::new(Status::Created),
             endpoint: Mutex::new(None),
             early: Mutex::new(None),
             last_exit: Mutex::new(None),
@@ -140,19 +143,17 @@ impl Container {
         lock(&self.record).name.clone()
     }
 
-    /// Changes its record, on disk first.
-    pub fn update(&self, change: impl FnOnce(&mut Record)) -> std::io::Result<()> {
-        let mut record = lock(&self.record);
-        let mut new = record.clone();
+    /// Changes its record, on disk first: when this is done it survives a power cut. Who calls holds
+    /// `operation`, and goes on to the end of it, whoever waits.
+    pub async fn update(&self, change: impl FnOnce(&mut Record)) -> std::io::Result<()> {
+        let mut new = self.record();
         change(&mut new);
-        new.write(&self.folder)?;
-        *record = new;
+        let (folder, record) = (self.folder.clone(), new.clone());
+        tokio::task::spawn_blocking(move || record.replace(&folder))
+            .await
+            .map_err(std::io::Error::other)??;
+        *lock(&self.record) = new;
         Ok(())
-    }
-
-    /// Changes its record for this instance only.
-    pub fn remember(&self, change: impl FnOnce(&mut Record)) {
-        change(&mut lock(&self.record));
     }
 
     /// Its state now.
@@ -317,61 +318,6 @@ impl Container {
     pub fn health_file(&self) -> PathBuf {
         self.folder.join("health.json")
     }
-
-    /// Where the monitor records its end.
-    pub fn exit_file(&self) -> PathBuf {
-        self.folder.join("exit.json")
-    }
-
-    /// Where its end is while the disk has no room for it: usually in memory.
-    fn early_exit_file(&self) -> PathBuf {
-        ExitRecord::beside(&self.socket())
-    }
-
-    /// How it ended, if that was recorded.
-    pub fn recorded_end(&self) -> Option<ExitRecord> {
-        let recorded = ExitRecord::read(&self.exit_file());
-        recorded.or_else(|| ExitRecord::read(&self.early_exit_file()))
-    }
-
-    /// Records its end for the next instance, which is to know it as well: where the disk is full, where there
-    /// is room until the host goes down.
-    pub fn record_end(&self, record: &ExitRecord) -> std::io::Result<()> {
-        record.write(&self.exit_file()).or_else(|_| {
-            std::fs::create_dir_all(&self.run_folder)?;
-            record.write(&self.early_exit_file())
-        })
-    }
-
-    /// Takes its run folder away; but not how it ended, where that is nowhere else.
-    pub fn clear_run_folder(&self) -> std::io::Result<()> {
-        let kept = self.early_exit_file();
-        if self.exit_file().exists() || !kept.exists() {
-            return remove_all(&self.run_folder);
-        }
-        for entry in std::fs::read_dir(&self.run_folder)? {
-            let entry = entry?;
-            if entry.path() == kept {
-                continue;
-            }
-            match entry.file_type()?.is_dir() {
-                true => std::fs::remove_dir_all(entry.path())?,
-                false => std::fs::remove_file(entry.path())?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets how it ended: it is about to begin again.
-    pub fn forget_end(&self) -> std::io::Result<()> {
-        for file in [self.exit_file(), self.early_exit_file()] {
-            match std::fs::remove_file(file) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
 }
 
 /// While it is there, a container of `--rm` stays when it ends.
@@ -398,14 +344,6 @@ impl Drop for RunningExec {
     }
 }
 
-/// Removes a run folder that may be gone already.
-pub(super) fn remove_all(run_folder: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(run_folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -32,7 +32,7 @@ impl Manager {
         if ends {
             self.stopped_by_hand(container)?;
             if self.stay_down(container).await {
-                return Ok(());
+                return stays_stopped(container).await;
             }
             // A restart that was under way has forgotten it again.
             self.stopped_by_hand(container)?;
@@ -42,22 +42,25 @@ impl Manager {
             self.thaw(container).await?;
         }
         self.tell(container, "kill", &[("signal", number.to_string())]);
-        Ok(())
+        match ends {
+            true => stays_stopped(container).await,
+            false => Ok(()),
+        }
     }
 
     /// Records that its end is wanted, before anything is done to that end: it stays stopped whatever
     /// happens to us.
     fn stopped_by_hand(&self, container: &Container) -> Result<(), Error> {
-        if container.record().life.stopped_by_hand {
+        if container.life().stopped_by_hand {
             return Ok(());
         }
         let recorded = slipway_fault::fallible("runtime.stop.recorded")
-            .and_then(|()| container.update(|r| r.life.stopped_by_hand = true));
+            .and_then(|()| container.stopped_by_hand());
         match recorded {
             // Nobody has to let it run on for that: its record is written when its end is.
             Err(error) if is_full(&error) => {
                 tracing::warn!(container = container.id, %error, "it ends all the same");
-                container.remember(|r| r.life.stopped_by_hand = true);
+                container.remember_stopped();
                 Ok(())
             }
             recorded => recorded
@@ -81,7 +84,7 @@ impl Manager {
     pub(super) async fn end_for_good(&self, container: &Container) -> Result<(), Error> {
         if let Err(error) = self.stopped_by_hand(container) {
             tracing::warn!(container = container.id, %error, "it is removed all the same");
-            container.remember(|r| r.life.stopped_by_hand = true);
+            container.remember_stopped();
         }
         self.discard(container).await?;
         self.end(container, libc::SIGKILL, None).await
@@ -90,7 +93,7 @@ impl Manager {
     /// Of one that has ended and is to be removed: what waits for room on the disk is not written any more.
     pub(super) async fn give_up_output(&self, container: &Container) -> Result<(), Error> {
         // No policy brings back what goes.
-        container.remember(|r| r.life.stopped_by_hand = true);
+        container.remember_stopped();
         self.discard(container).await?;
         container.until_written().await;
         Ok(())
@@ -162,8 +165,20 @@ impl Manager {
         }
     }
 
-    /// Asks a container to end, and kills it when it does not in time. False when it did not run.
+    /// Asks a container to end, and kills it when it does not in time. False when it did not run. That it was
+    /// stopped survives a power cut when this is done.
     pub async fn stop(
+        &self,
+        container: &Container,
+        signal: &str,
+        timeout: Option<i32>,
+    ) -> Result<bool, Error> {
+        let ran = self.stop_for_now(container, signal, timeout).await?;
+        stays_stopped(container).await?;
+        Ok(ran)
+    }
+
+    async fn stop_for_now(
         &self,
         container: &Container,
         signal: &str,
@@ -199,7 +214,7 @@ impl Manager {
             return Err(waits_for_room(container));
         }
         let _kept = container.keep_over_restart();
-        self.stop(container, signal, timeout).await?;
+        self.stop_for_now(container, signal, timeout).await?;
         self.start(container, None).await?;
         self.tell(container, "restart", &[]);
         Ok(())
@@ -233,6 +248,18 @@ impl Manager {
         container.set_paused(pause);
         self.tell(container, if pause { "pause" } else { "unpause" }, &[]);
         Ok(())
+    }
+}
+
+/// Waits until the disk has it that somebody asked for the end of a container. Many that are stopped at the same
+/// time wait for the disk together.
+async fn stays_stopped(container: &Container) -> Result<(), Error> {
+    match container.synced().await {
+        // It is written when its end is.
+        Err(error) if is_full(&error) => Ok(()),
+        synced => {
+            synced.tried(|| format!("the end of container {} is not on disk", container.name()))
+        }
     }
 }
 

@@ -52,6 +52,7 @@ impl Manager {
                 record.spec = spec;
                 record.updating = runs;
             })
+            .await
             .tried(what)?;
         if runs {
             slipway_fault::point("runtime.update.asked");
@@ -75,6 +76,7 @@ impl Manager {
                         record.spec = old_spec;
                     }
                 })
+                .await
                 .tried(what)?;
             done.tried(|| format!("Cannot update container {name}"))?;
         }
@@ -103,7 +105,10 @@ impl Manager {
             Ok(limits) => self.limit(container, &limits).await,
             Err(error) => Err(io::Error::other(error)),
         };
-        let finished = finished.and_then(|()| container.update(|record| record.updating = false));
+        let finished = match finished {
+            Ok(()) => container.update(|record| record.updating = false).await,
+            refused => refused,
+        };
         if let Err(error) = finished {
             tracing::warn!(container = container.id, %error, "its limits are not what was asked for");
         }

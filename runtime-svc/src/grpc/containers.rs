@@ -224,8 +224,16 @@ impl Containers for ContainersService {
         request: Request<pb::RemoveRequest>,
     ) -> Result<Response<pb::RemoveResponse>, Status> {
         let request = request.into_inner();
-        let container = self.find(&request.container)?;
-        let (manager, id) = (self.manager.clone(), container.id.clone());
+        let manager = self.manager.clone();
+        let container = match manager.find(&request.container) {
+            Err(Error::Unreadable(id)) if request.force => {
+                let removed = id.clone();
+                whole(async move { manager.remove_unreadable(&id).await }).await?;
+                return Ok(Response::new(pb::RemoveResponse { id: removed }));
+            }
+            found => found?,
+        };
+        let id = container.id.clone();
         let (force, volumes) = (request.force, request.volumes);
         whole(async move { manager.remove(&container, force, volumes).await }).await?;
         Ok(Response::new(pb::RemoveResponse { id }))
@@ -275,10 +283,9 @@ impl Containers for ContainersService {
         let request = request.into_inner();
         let container = self.find(&request.container)?;
         let resources = request.resources.unwrap_or_default();
-        let warnings = self
-            .manager
-            .update(&container, &resources, request.restart)
-            .await?;
+        let (manager, own) = (self.manager.clone(), container.clone());
+        let update = async move { manager.update(&own, &resources, request.restart).await };
+        let warnings = whole(update).await?;
         self.manager.tell(&container, "update", &[]);
         Ok(Response::new(pb::UpdateResponse { warnings }))
     }
@@ -327,6 +334,11 @@ impl Containers for ContainersService {
             containers.truncate(request.last as usize);
         }
         let page = request.page.as_ref();
+        let first = request.all && page.is_none_or(|page| page.token.is_empty());
+        let unreadable = match first {
+            true => self.manager.unreadable().into_iter().collect(),
+            false => Vec::new(),
+        };
         list::skip(&mut containers, page)?;
         let (mut lines, next_page_token) = list::page(&containers, page);
         if request.size {
@@ -337,6 +349,7 @@ impl Containers for ContainersService {
         Ok(Response::new(pb::ListResponse {
             containers: lines,
             next_page_token,
+            unreadable,
         }))
     }
 

@@ -14,6 +14,7 @@ impl From<Error> for Status {
         match error {
             Error::NoSuchContainer(_) => status(Code::NotFound, "CONTAINER_NOT_FOUND", sentence),
             Error::AmbiguousId(_) => status(Code::InvalidArgument, "AMBIGUOUS_ID", sentence),
+            Error::Unreadable(_) => status(Code::FailedPrecondition, "RECORD_UNREADABLE", sentence),
             Error::NameInUse { .. } => status(Code::AlreadyExists, "NAME_IN_USE", sentence),
             Error::Invalid(_) => status(Code::InvalidArgument, "INVALID_ARGUMENT", sentence),
             Error::Unsupported(_) => status(Code::InvalidArgument, "OPTION_UNSUPPORTED", sentence),

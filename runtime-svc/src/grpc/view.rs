@@ -276,7 +276,7 @@ pub fn details(
             .running()
             .map_or(0, |r| r.monitor_pid.unsigned_abs()),
         // The one that is being waited for counts, as docker's does.
-        restart_count: record.life.restarts
+        restart_count: container.life().restarts
             + u32::from(matches!(container.status(), State::Restarting { .. })),
         health: record.effective.health.clone().map(check),
         spec: Some(record.spec),

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::executor::{StartError, plan::ExecPlan};
 
+/// Name of an [`ExitRecord`].
+pub const EXIT_FILE: &str = "exit.json";
+
 /// A message in JSON.
 pub const JSON: u8 = b'J';
 /// Bytes for the container's standard input.
@@ -156,7 +159,7 @@ impl ExitRecord {
 
     /// Where it is left while the disk is full: beside the monitor's socket, which is usually in memory.
     pub fn beside(socket: &Path) -> PathBuf {
-        socket.with_file_name("exit.json")
+        socket.with_file_name(EXIT_FILE)
     }
 
     /// What a monitor left; none when it did not come to that.

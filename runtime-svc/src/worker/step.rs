@@ -297,9 +297,7 @@ fn record(id: &str, step: Step) -> Record {
         own_volumes: Vec::new(),
         user_map: None,
         image_mounts: Default::default(),
-        starting: false,
         updating: false,
-        life: Default::default(),
     }
 }
 

@@ -53,6 +53,12 @@ pub async fn list_all(site: &Site, mut request: ListRequest) -> Outcome<Vec<Cont
     let mut all = Vec::new();
     loop {
         let answer = client.list(request.clone()).await?.into_inner();
+        for id in &answer.unreadable {
+            let id = short_id(id);
+            eprintln!(
+                "WARNING: the record of container {id} cannot be read: unpacked layers and volumes are kept for it until 'ctl rm -f {id}'"
+            );
+        }
         all.extend(answer.containers);
         if answer.next_page_token.is_empty() {
             return Ok(all);
