@@ -136,7 +136,8 @@ async fn what_was_stopped_stays_so_and_what_was_started_comes_back() {
     }
     let names: Vec<&str> = stopped.iter().map(String::as_str).collect();
     site.ctl(&[&["stop", "-t", "0"], &names[..]].concat()).ok();
-    site.ctl(&["kill", "killed"]).ok();
+    // It has no ear for that, so its end does not bring the disk to have it.
+    site.ctl(&["kill", "-s", "TERM", "killed"]).ok();
     disk.cut(&mut site).await;
     site.start_service("runtime").await;
     becomes(&site, "started", "running").await;
