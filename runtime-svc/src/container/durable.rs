@@ -7,7 +7,7 @@
 use std::{
     fs::{self, File, Permissions},
     io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -21,10 +21,14 @@ use crate::monitor::protocol;
 /// wait for what nobody does.
 const AT_ONCE: usize = 4;
 static SOON: Semaphore = Semaphore::const_new(AT_ONCE);
-static NOW: Semaphore = Semaphore::const_new(AT_ONCE);
+/// The journal takes many to the disk in one go.
+const WAITED_FOR_AT_ONCE: usize = 32;
+static NOW: Semaphore = Semaphore::const_new(WAITED_FOR_AT_ONCE);
 
 /// Mode of what the disk has.
 const KEPT: u32 = 0o400;
+/// Mode of a container's first record until then. Versions before this one had another.
+const NEW: u32 = 0o600;
 
 impl Container {
     /// Syncs its files, behind whoever wrote one.
@@ -36,7 +40,7 @@ impl Container {
         tokio::spawn(async move {
             // Noticed by whoever waits for the disk; tried again at the next start or end.
             if let Err(error) = sync_in_turn(&SOON, folder).await {
-                tracing::debug!(container = id, %error, "its files could not be synced");
+                tracing::warn!(container = id, %error, "its files could not be synced");
             }
         });
     }
@@ -94,6 +98,12 @@ pub(super) fn sync_names(folder: &Path, new: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Begins a container's first record, which the disk may have later.
+pub(super) fn create(file: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(NEW).open(file)
+}
+
 /// Syncs a file that has no name yet by which it would be looked for.
 pub(super) fn keep(file: &File) -> io::Result<()> {
     mark(file)?;
@@ -112,7 +122,7 @@ fn is_kept(file: &fs::Metadata) -> bool {
 /// of the file and none of its bytes. One that was synced before and is empty was damaged.
 pub(super) fn never_came(folder: &Path) -> bool {
     let file = folder.join(record::FILE);
-    let new = fs::metadata(&file).is_ok_and(|found| !is_kept(&found));
+    let new = fs::metadata(&file).is_ok_and(|found| found.permissions().mode() & 0o7777 == NEW);
     new && fs::read(&file).is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 0))
 }
 
@@ -154,6 +164,11 @@ mod tests {
         let folder = folder();
         let file = folder.path().join(record::FILE);
         assert!(!never_came(folder.path()));
+        // Of a version that marked none.
+        fs::write(&file, "").unwrap();
+        assert!(!never_came(folder.path()));
+        fs::remove_file(&file).unwrap();
+        create(&file).unwrap();
         for torn in [&b""[..], &[0; 5000]] {
             fs::write(&file, torn).unwrap();
             assert!(never_came(folder.path()));

@@ -8,7 +8,10 @@ use std::{fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::state::{Container, lock};
+use super::{
+    record,
+    state::{Container, lock},
+};
 
 /// Its name in a container's folder.
 pub const FILE: &str = "life.json";
@@ -23,7 +26,23 @@ pub struct Life {
     pub restarts: u32,
 }
 
+/// What versions that had no such file kept in the container's record.
+#[derive(Deserialize)]
+struct Earlier {
+    #[serde(default)]
+    starting: bool,
+    #[serde(default)]
+    life: Life,
+}
+
 impl Life {
+    /// What an earlier version has recorded, of a container that it had started.
+    fn of_earlier(folder: &Path) -> Option<Self> {
+        let earlier: Earlier =
+            serde_json::from_slice(&fs::read(folder.join(record::FILE)).ok()?).ok()?;
+        (earlier.starting || earlier.life != Self::default()).then_some(earlier.life)
+    }
+
     /// Reads it; none when it was never started.
     pub fn read(folder: &Path) -> Option<Self> {
         match fs::read(folder.join(FILE)) {
@@ -54,6 +73,19 @@ impl Container {
     /// Whether its first start was asked for.
     pub fn was_started(&self) -> bool {
         lock(&self.life).is_some()
+    }
+
+    /// Takes over what an earlier version knows, before its record is written anew; `runs`: at least that it was
+    /// started.
+    pub fn inherit_life(&self, runs: bool) -> io::Result<()> {
+        if self.was_started() {
+            return Ok(());
+        }
+        let earlier = Life::of_earlier(&self.folder);
+        match earlier.or_else(|| runs.then(Life::default)) {
+            Some(life) => self.begin_life(life),
+            None => Ok(()),
+        }
     }
 
     /// It is being started. The disk may have that later.
@@ -93,6 +125,28 @@ impl Container {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_earlier_version_had_it_in_the_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let by_hand = Life {
+            stopped_by_hand: true,
+            restarts: 2,
+        };
+        for (record, expected) in [
+            (r#"{"id":"a"}"#, None),
+            (r#"{"starting":false,"life":{}}"#, None),
+            (r#"{"starting":true}"#, Some(Life::default())),
+            (
+                r#"{"life":{"stopped_by_hand":true,"restarts":2}}"#,
+                Some(by_hand),
+            ),
+        ] {
+            fs::write(folder.join(record::FILE), record).unwrap();
+            assert_eq!(Life::of_earlier(folder), expected, "{record}");
+        }
+    }
 
     #[test]
     fn an_empty_one_says_that_it_was_started() {

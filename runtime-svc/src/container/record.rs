@@ -3,7 +3,12 @@
 //! A new one waits for the disk behind the start of its container (`durable`), and is replaced only by one that
 //! the disk has. So a power cut leaves none of a container that was there before.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write as _},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 use slipway_proto::runtime::v1::ContainerSpec;
@@ -86,7 +91,7 @@ impl Record {
 
     /// Writes the first one, into a folder that has no name yet by which it would be looked for.
     pub fn write(&self, folder: &Path) -> io::Result<()> {
-        fs::write(folder.join(FILE), serde_json::to_vec(self)?)
+        durable::create(&folder.join(FILE))?.write_all(&serde_json::to_vec(self)?)
     }
 
     /// Writes another one in its place: from then on the disk has that, at every instant before the old one.

@@ -83,6 +83,7 @@ impl Manager {
                 .insert(record.name.clone(), record.id.clone());
             let container = Arc::new(Container::new(record, folder, run_folder));
             self.insert(container.clone());
+            inherit_life(&container, false);
             // What the last instance did not come to.
             container.sync_soon();
             // All at once: those that stand still are waited for together.
@@ -95,6 +96,7 @@ impl Manager {
             let (container, heard) = answer?;
             match heard {
                 Heard::Running(connection, running) => {
+                    inherit_life(&container, true);
                     self.resume_health(&container);
                     live.push((container.id.clone(), running.pid));
                     let group = Group::open(&self.0.hierarchies, &container.record().cgroup());
@@ -271,6 +273,13 @@ impl Manager {
         {
             tracing::warn!(container = container.id, %error, "could not be removed");
         }
+    }
+}
+
+/// Of versions before this one.
+fn inherit_life(container: &Container, runs: bool) {
+    if let Err(error) = container.inherit_life(runs) {
+        tracing::warn!(container = container.id, %error, "what an earlier version knew of it is not recorded");
     }
 }
 

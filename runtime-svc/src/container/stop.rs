@@ -263,11 +263,13 @@ async fn stays_stopped(container: &Container) -> Result<(), Error> {
     }
 }
 
-/// Whether there is no room on the disk, or none for us.
+/// Whether the disk takes nothing more: it is full, for us or for all, or was made read-only after an error.
 fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::ReadOnlyFilesystem
     )
 }
 

@@ -102,8 +102,10 @@ impl Snapshot {
         }
         let now = measure(&self.folder.0).tried(|| "cannot measure a snapshot".to_owned())?;
         let before = self.bytes.swap(now, Ordering::Relaxed);
-        self.quota.used.fetch_add(now, Ordering::Relaxed);
-        self.quota.used.fetch_sub(before, Ordering::Relaxed);
+        // In one step: who reserves beside us sees it once.
+        self.quota
+            .used
+            .fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
         self.quota.check(0)
     }
 

@@ -125,15 +125,10 @@ async fn a_record_is_whole_at_every_instant_although_several_count() {
     let caches = caches(folder.path(), u64::MAX);
     let cache = get(&caches, &"a".repeat(LONGEST_ID), Sharing::Shared).await;
     let note = folder.path().join(&cache.name).join("cache.json");
-    let counting = std::sync::atomic::AtomicUsize::new(4);
     std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                (0..500).for_each(|_| caches.settle(&cache.name));
-                counting.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
-            });
-        }
-        while counting.load(std::sync::atomic::Ordering::SeqCst) > 0 {
+        let count = || (0..500).for_each(|_| caches.settle(&cache.name));
+        let counting: Vec<_> = (0..4).map(|_| scope.spawn(count)).collect();
+        while counting.iter().any(|thread| !thread.is_finished()) {
             let text = fs::read(&note).unwrap();
             let read = serde_json::from_slice::<Record>(&text);
             assert!(read.is_ok(), "{} bytes of a record", text.len());
