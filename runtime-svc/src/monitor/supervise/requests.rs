@@ -146,6 +146,7 @@ impl Monitor<'_> {
                     let fds: Vec<_> = terminal.iter().map(|t| t.as_fd()).collect();
                     client.tell(&Event::ExecStarted { pid }, &fds);
                     if let Some(code) = exec.exit {
+                        slipway_fault::point("monitor.exec.ended");
                         client.tell(&Event::ExecExited { code }, &[]);
                     }
                 }
