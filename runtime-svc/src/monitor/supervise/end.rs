@@ -59,11 +59,8 @@ impl Monitor<'_> {
                     continue;
                 }
                 exec.pid = None;
-                slipway_fault::point("monitor.exec.ended");
                 let number = exec.client;
-                if let Some((_, client)) = self.clients.iter_mut().find(|(n, _)| *n == number) {
-                    client.tell(&Event::ExecExited { code }, &[]);
-                }
+                self.exec_has_ended(number, code);
             } else {
                 // Ended before its pid was reported, or of an exec that failed.
                 if self.ended.len() == MAX_ENDED {
@@ -71,6 +68,14 @@ impl Monitor<'_> {
                 }
                 self.ended.push((pid, code));
             }
+        }
+    }
+
+    /// Tells whoever began a further process of its end.
+    pub(super) fn exec_has_ended(&mut self, client: u64, code: i32) {
+        slipway_fault::point("monitor.exec.ended");
+        if let Some((_, client)) = self.clients.iter_mut().find(|(n, _)| *n == client) {
+            client.tell(&Event::ExecExited { code }, &[]);
         }
     }
 

@@ -145,13 +145,11 @@ impl Monitor<'_> {
                 if let Some(client) = client {
                     let fds: Vec<_> = terminal.iter().map(|t| t.as_fd()).collect();
                     client.tell(&Event::ExecStarted { pid }, &fds);
-                    if let Some(code) = exec.exit {
-                        slipway_fault::point("monitor.exec.ended");
-                        client.tell(&Event::ExecExited { code }, &[]);
-                    }
                 }
-                if exec.exit.is_some() {
+                if let Some(code) = exec.exit {
                     exec.pid = None;
+                    let number = exec.client;
+                    self.exec_has_ended(number, code);
                 }
             }
             Progress::Failed(error) => {
