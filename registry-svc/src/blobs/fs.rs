@@ -167,9 +167,7 @@ impl BlobStore for FsStore {
             let folder = path.parent().expect("blobs have a folder");
             let fail = || Error::io("cannot store", &path);
             files::create_folders(folder).map_err(fail())?;
-            File::open(verified.path())
-                .and_then(|file| file.sync_data())
-                .map_err(fail())?;
+            verified.sync().map_err(fail())?;
             fs::rename(verified.path(), &path).map_err(fail())?;
             files::sync_folder(folder).map_err(fail())?;
             Ok(true)

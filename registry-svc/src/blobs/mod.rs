@@ -12,6 +12,8 @@
 //! A blob of which the store has parts already comes as an [`assembly::Assembly`], with the same stations, and
 //! becomes visible by [`BlobStore::compose`].
 //!
+//! A staged file is [`Exclusive`]: one at a time writes it.
+//!
 //! So nothing is ever visible that was not verified. A blob never changes; [`BlobStore::delete`] takes
 //! it away, and readers that have it open read on to its end. Who may delete is decided elsewhere
 //! ([`crate::gc`]); a store knows nothing of manifests.
@@ -27,11 +29,14 @@ use crate::error::Result;
 pub mod assembly;
 #[cfg(test)]
 mod conformance;
+mod exclusive;
 pub mod fs;
 pub mod parts;
 pub mod staging;
+mod write_behind;
 
 use assembly::Assembled;
+pub use exclusive::Exclusive;
 pub use fs::FsStore;
 use parts::Pin;
 pub use staging::{Staged, Verified};

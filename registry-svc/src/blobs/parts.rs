@@ -7,8 +7,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    fs::{self, File},
-    io,
+    fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -234,9 +233,7 @@ impl Parts {
         let fail = || Error::io("cannot store", &path);
         let folder = path.parent().expect("parts have a folder");
         files::create_folders(folder).map_err(fail())?;
-        File::open(verified.path())
-            .and_then(|file| file.sync_data())
-            .map_err(fail())?;
+        verified.sync().map_err(fail())?;
         let mut known = self.lock();
         fs::rename(verified.path(), &path).map_err(fail())?;
         known.hashed.insert(verified.digest().clone());

@@ -2,16 +2,16 @@
 //! its digest is known to be right.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256, Sha512};
-use slipway_image::{Algorithm, Digest};
+use slipway_image::{Algorithm, Digest, Digester};
 
+use super::{exclusive::Exclusive, write_behind::WriteBehind};
 use crate::{
     error::{Error, Result},
     files,
@@ -20,87 +20,24 @@ use crate::{
 /// A file that grows. Dropping it removes the file, unless it was opened to be resumed.
 pub struct Staged {
     inner: Arc<Mutex<Inner>>,
-    path: PathBuf,
+    file: Arc<Exclusive>,
     /// Kept when dropped: an upload session or a broken transfer is resumed from it.
     resumable: bool,
 }
 
 struct Inner {
-    file: File,
-    hasher: Hasher,
-    written: u64,
+    /// Here too, so that a write that nobody waits for any more has it until it has ended.
+    file: Arc<Exclusive>,
+    algorithm: Algorithm,
+    /// Of all bytes so far.
+    digester: Digester,
     behind: WriteBehind,
 }
 
-/// The disk takes what was written while more comes, so that at the end only the last is waited for.
-#[derive(Default)]
-struct WriteBehind {
-    /// Bytes that it was asked to take so far.
-    asked: u64,
-    /// How the last of these went, when it has.
-    running: Option<mpsc::Receiver<io::Result<()>>>,
-    /// The disk did not take something: nothing good can come of the file.
-    failed: bool,
-}
-
-impl WriteBehind {
-    /// What of a file of `written` bytes the disk may take now.
-    fn go_on(&mut self, file: &File, path: &Path, written: u64) -> io::Result<()> {
-        if self.failed {
-            return Err(lost());
-        }
-        if written - self.asked < AHEAD {
-            return Ok(());
-        }
-        if let Some(running) = &self.running {
-            match running.try_recv() {
-                Err(mpsc::TryRecvError::Empty) => return Ok(()),
-                ended => self.hear(ended.ok())?,
-            }
-        }
-        let (send, running) = mpsc::sync_channel(1);
-        let (file, path) = (file.try_clone()?, path.to_owned());
-        (self.asked, self.running) = (written, Some(running));
-        tokio::task::spawn_blocking(move || {
-            let synced = file.sync_data();
-            if synced.is_err() {
-                // An error is told once only, to whoever syncs first (fsync(2)): nobody may go on from what is
-                // in memory alone.
-                let _ = fs::remove_file(path);
-            }
-            // Who asked may be gone.
-            let _ = send.send(synced);
-        });
-        Ok(())
-    }
-
-    /// Waits for what is on its way. It began before whoever waits, so that it has its thread.
-    fn finish(&mut self) -> io::Result<()> {
-        if self.failed {
-            return Err(lost());
-        }
-        let running = self.running.take();
-        running.map_or(Ok(()), |running| self.hear(running.recv().ok()))
-    }
-
-    /// None: the service is stopping.
-    fn hear(&mut self, synced: Option<io::Result<()>>) -> io::Result<()> {
-        let synced = synced.unwrap_or_else(|| Err(lost()));
-        self.failed = synced.is_err();
-        synced
-    }
-}
-
-fn lost() -> io::Error {
-    io::Error::other("the disk has not taken all of it")
-}
-
-/// Bytes that the disk takes at once.
-const AHEAD: u64 = 8 << 20;
-
 /// Content whose digest and size are right; only [`Staged::finish`] makes one.
 pub struct Verified {
-    path: PathBuf,
+    /// Nobody else has it before it has its final name.
+    file: Arc<Exclusive>,
     digest: Digest,
     size: u64,
 }
@@ -118,14 +55,19 @@ impl Verified {
 
     /// Where the content is; the store renames it away.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
+    }
+
+    /// Waits until the disk has all of it.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.file().sync_data()
     }
 }
 
 impl Drop for Verified {
     fn drop(&mut self) {
         // Renamed away by the store in the good case; otherwise nobody needs it.
-        let _ = fs::remove_file(&self.path);
+        let _ = self.file.remove();
     }
 }
 
@@ -135,34 +77,26 @@ impl Staged {
         Self::open(folder.join(files::random_name()), algorithm, false).await
     }
 
-    /// A file that outlives this value, with what is in it already; made if need be.
+    /// A file that outlives this value, with what is in it already; made if need be. Waits until nobody else
+    /// writes it.
     pub async fn resume(path: PathBuf, algorithm: Algorithm) -> Result<Self> {
         Self::open(path, algorithm, true).await
     }
 
     async fn open(path: PathBuf, algorithm: Algorithm, resumable: bool) -> Result<Self> {
+        let file = Arc::new(Exclusive::open(path).await?);
         blocking(move || {
-            let mut file = File::options()
-                .read(true)
-                .append(true)
-                .create(true)
-                .open(&path)
-                .map_err(Error::io("cannot open", &path))?;
-            let mut hasher = Hasher::new(algorithm);
-            let written = hasher
-                .drain(&mut file)
-                .map_err(Error::io("cannot read", &path))?;
+            let digester =
+                hash(file.file(), algorithm).map_err(Error::io("cannot read", file.path()))?;
+            let inner = Inner {
+                file: Arc::clone(&file),
+                algorithm,
+                behind: WriteBehind::after(digester.bytes()),
+                digester,
+            };
             Ok(Self {
-                inner: Arc::new(Mutex::new(Inner {
-                    file,
-                    hasher,
-                    written,
-                    behind: WriteBehind {
-                        asked: written,
-                        ..WriteBehind::default()
-                    },
-                })),
-                path,
+                inner: Arc::new(Mutex::new(inner)),
+                file,
                 resumable,
             })
         })
@@ -173,39 +107,34 @@ impl Staged {
     /// hash never disagree.
     pub async fn write(&self, batch: Vec<Bytes>) -> Result<u64> {
         let inner = Arc::clone(&self.inner);
-        let path = self.path.clone();
         blocking(move || {
             let mut inner = lock(&inner);
-            for chunk in &batch {
-                inner
-                    .file
-                    .write_all(chunk)
-                    .map_err(Error::io("cannot write", &path))?;
-                inner.hasher.update(chunk);
-                inner.written += chunk.len() as u64;
-            }
             let Inner {
                 file,
+                digester,
                 behind,
-                written,
                 ..
             } = &mut *inner;
-            behind
-                .go_on(file, &path, *written)
-                .map_err(Error::io("cannot write", &path))?;
-            Ok(*written)
+            let fail = || Error::io("cannot write", file.path());
+            for chunk in &batch {
+                file.file().write_all(chunk).map_err(fail())?;
+                digester.update(chunk);
+            }
+            let written = digester.bytes();
+            behind.go_on(file, written).map_err(fail())?;
+            Ok(written)
         })
         .await
     }
 
     /// Bytes so far.
     pub fn written(&self) -> u64 {
-        lock(&self.inner).written
+        lock(&self.inner).digester.bytes()
     }
 
     /// The file; readers may follow it while it grows.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Keeps the file when this value is dropped.
@@ -223,43 +152,37 @@ impl Staged {
         let expected = expected.cloned();
         blocking(move || {
             let mut inner = lock(&self.inner);
+            let path = self.file.path();
             inner
                 .behind
                 .finish()
-                .map_err(Error::io("cannot write", &self.path))?;
-            if let Some(expected) = size.filter(|size| *size != inner.written) {
-                return Err(Error::SizeMismatch {
-                    expected,
-                    actual: inner.written,
-                });
+                .map_err(Error::io("cannot write", path))?;
+            let actual = inner.digester.bytes();
+            if let Some(expected) = size.filter(|size| *size != actual) {
+                return Err(Error::SizeMismatch { expected, actual });
             }
-            let digest = match &expected {
-                Some(expected) if expected.algorithm() != inner.hasher.algorithm() => {
-                    // The client told the algorithm only now: read once more.
-                    let mut hasher = Hasher::new(expected.algorithm());
-                    File::open(&self.path)
-                        .and_then(|mut file| hasher.drain(&mut file))
-                        .map_err(Error::io("cannot read", &self.path))?;
-                    hasher.digest()
+            let digester = match &expected {
+                // The client told the algorithm only now: read once more.
+                Some(expected) if expected.algorithm() != inner.algorithm => {
+                    let file = File::open(path).map_err(Error::io("cannot open", path))?;
+                    hash(&file, expected.algorithm()).map_err(Error::io("cannot read", path))?
                 }
-                _ => inner.hasher.digest(),
+                _ => inner.digester.clone(),
             };
-            match expected {
-                Some(expected) if expected != digest => Err(Error::DigestMismatch {
+            let digest = digester.finish();
+            if let Some(expected) = expected.filter(|expected| *expected != digest) {
+                return Err(Error::DigestMismatch {
                     expected,
                     actual: digest,
-                }),
-                _ => {
-                    let size = inner.written;
-                    drop(inner);
-                    self.resumable = true;
-                    Ok(Verified {
-                        path: self.path.clone(),
-                        digest,
-                        size,
-                    })
-                }
+                });
             }
+            drop(inner);
+            self.resumable = true;
+            Ok(Verified {
+                file: Arc::clone(&self.file),
+                digest,
+                size: actual,
+            })
         })
         .await
     }
@@ -269,67 +192,28 @@ impl Drop for Staged {
     fn drop(&mut self) {
         if !self.resumable {
             // Nobody can find it any more; what is left after a crash is removed at start-up.
-            let _ = fs::remove_file(&self.path);
+            let _ = self.file.remove();
         }
     }
 }
 
-/// A hash in progress.
-#[derive(Clone)]
-enum Hasher {
-    Sha256(Sha256),
-    Sha512(Sha512),
-}
-
-impl Hasher {
-    fn new(algorithm: Algorithm) -> Self {
-        match algorithm {
-            Algorithm::Sha256 => Self::Sha256(Sha256::new()),
-            Algorithm::Sha512 => Self::Sha512(Sha512::new()),
+/// Hashes a file from where it stands to its end.
+fn hash(mut file: &File, algorithm: Algorithm) -> io::Result<Digester> {
+    let mut digester = Digester::new(algorithm);
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(digester),
+            n => digester.update(&buffer[..n]),
         }
-    }
-
-    fn algorithm(&self) -> Algorithm {
-        match self {
-            Self::Sha256(_) => Algorithm::Sha256,
-            Self::Sha512(_) => Algorithm::Sha512,
-        }
-    }
-
-    fn update(&mut self, data: &[u8]) {
-        match self {
-            Self::Sha256(h) => h.update(data),
-            Self::Sha512(h) => h.update(data),
-        }
-    }
-
-    fn drain(&mut self, file: &mut File) -> std::io::Result<u64> {
-        let mut buffer = vec![0; 128 * 1024];
-        let mut total = 0;
-        loop {
-            let n = file.read(&mut buffer)?;
-            if n == 0 {
-                return Ok(total);
-            }
-            self.update(&buffer[..n]);
-            total += n as u64;
-        }
-    }
-
-    fn digest(&self) -> Digest {
-        let hex = match self.clone() {
-            Self::Sha256(h) => format!("sha256:{}", hex::encode(h.finalize())),
-            Self::Sha512(h) => format!("sha512:{}", hex::encode(h.finalize())),
-        };
-        hex.parse().expect("a hash is a digest")
     }
 }
 
 /// Digest of content in memory, by the algorithm of `like` where one is given.
 pub fn digest_of(content: &[u8], like: Option<&Digest>) -> Digest {
-    let mut hasher = Hasher::new(like.map_or(Algorithm::Sha256, Digest::algorithm));
-    hasher.update(content);
-    hasher.digest()
+    let mut digester = like.map_or_else(Digester::default, Digest::digester);
+    digester.update(content);
+    digester.finish()
 }
 
 fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
@@ -350,26 +234,53 @@ pub async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{fs, sync::mpsc, time::Duration};
 
+    use super::{super::write_behind::AHEAD, *};
+
+    /// What a cancelled transfer, or a session that was closed in the middle of a request, leaves behind.
     #[tokio::test]
-    async fn what_the_disk_did_not_take_is_never_gone_on_from() {
+    async fn what_is_still_being_written_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("partial");
-        let mut behind = WriteBehind::default();
-        fs::write(&path, "").unwrap();
-        // A pipe cannot be synced (fsync(2), EINVAL): as good as a disk that fails.
-        let (_read, write) = std::io::pipe().unwrap();
-        let broken = File::from(std::os::fd::OwnedFd::from(write));
-        behind.go_on(&broken, &path, AHEAD).unwrap();
-        tokio::task::spawn_blocking(move || {
-            assert!(behind.finish().is_err());
-            assert!(behind.finish().is_err());
-            assert!(behind.go_on(&broken, &path, 2 * AHEAD).is_err());
-            assert!(!path.exists());
-        })
-        .await
-        .unwrap();
+        let resume = || Staged::resume(path.clone(), Algorithm::Sha256);
+        let staged = resume().await.unwrap();
+        staged.write(vec!["one".into()]).await.unwrap();
+        // A disk that is slow: the write cannot begin.
+        let (slow, inner) = (mpsc::channel::<()>(), Arc::clone(&staged.inner));
+        let (holding, held) = mpsc::channel();
+        let disk = std::thread::spawn(move || {
+            let inner = lock(&inner);
+            holding.send(()).unwrap();
+            let _ = slow.1.recv();
+            drop(inner);
+        });
+        held.recv().unwrap();
+        let mut write = Box::pin(staged.write(vec!["two".into()]));
+        assert!(futures_util::poll!(&mut write).is_pending());
+        drop(write);
+        drop(staged);
+        let mut next = tokio::spawn(resume());
+        let moment = Duration::from_millis(200);
+        assert!(tokio::time::timeout(moment, &mut next).await.is_err());
+        drop(slow.0);
+        let next = next.await.unwrap().unwrap();
+        disk.join().unwrap();
+        assert_eq!(
+            (next.written(), fs::read(&path).unwrap()),
+            (6, b"onetwo".into())
+        );
+        // What is verified is nobody else's either, until it has its place.
+        let verified = next
+            .finish(Some(&Digest::of("onetwo")), None)
+            .await
+            .unwrap();
+        let mut next = tokio::spawn(resume());
+        assert!(tokio::time::timeout(moment, &mut next).await.is_err());
+        fs::rename(&path, folder.path().join("blob")).unwrap();
+        drop(verified);
+        assert_eq!(next.await.unwrap().unwrap().written(), 0);
+        assert!(path.exists());
     }
 
     #[tokio::test]
@@ -384,7 +295,7 @@ mod tests {
                 .await
                 .unwrap();
         }
-        assert!(lock(&staged.inner).behind.asked > 0);
+        assert!(lock(&staged.inner).behind.asked() > 0);
         let verified = staged.finish(None, Some(3 + 3 * AHEAD)).await.unwrap();
         assert_eq!(verified.size(), 3 + 3 * AHEAD);
     }

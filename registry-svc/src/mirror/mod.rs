@@ -12,7 +12,7 @@ use slipway_image::{Descriptor, Digest};
 use tracing::warn;
 
 use crate::{
-    blobs::{BlobReader, Range},
+    blobs::{BlobReader, Exclusive, Range},
     config::{TAG_TTL, UpstreamConfig, default_url},
     error::{Error, Result},
     manifests::{Put, Require, Stored},
@@ -136,7 +136,7 @@ impl Mirror {
             let entry = entry.map_err(fail())?;
             let age = entry.metadata().and_then(|m| m.modified()).ok();
             if age.is_some_and(|at| at.elapsed().is_ok_and(|age| age > PARTIAL_EXPIRY)) {
-                std::fs::remove_file(entry.path()).map_err(fail())?;
+                Exclusive::remove_unused(&entry.path()).map_err(fail())?;
             }
         }
         Ok(())
