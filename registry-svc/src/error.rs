@@ -58,10 +58,13 @@ pub enum Error {
     #[error("repository {0} is not known to this registry")]
     RepositoryNotFound(Repository),
     /// A manifest names content that is not here.
-    #[error("the manifest names {digest}, which is not here: push it first")]
+    #[error(
+        "the manifest names {}, which is not here: push it first",
+        list(digests)
+    )]
     ManifestBlobUnknown {
-        /// What is missing.
-        digest: String,
+        /// What is missing, at least one.
+        digests: Vec<Digest>,
     },
     /// A manifest whose bytes do not fit its media type, or are no manifest.
     #[error("manifest invalid: {0}")]
@@ -93,13 +96,11 @@ pub enum Error {
     /// No upload session of that id in that repository.
     #[error("upload {0} is not known: it ended, expired or belongs to another repository")]
     UploadNotFound(String),
-    /// A chunk that does not begin where the session ends.
-    #[error("the chunk begins at {given}, but the upload stands at {expected}")]
+    /// A chunk that does not begin where the session ends, or does not say so.
+    #[error("{reason}, but the upload stands at {expected}")]
     UploadRange {
-        /// Session that was written to.
-        id: String,
-        /// As sent.
-        given: u64,
+        /// What is wrong with it.
+        reason: String,
         /// Where the session ends.
         expected: u64,
     },
@@ -192,6 +193,11 @@ impl Error {
             Self::UpstreamUnavailable { .. } | Self::RateLimited { .. }
         )
     }
+}
+
+fn list(digests: &[Digest]) -> String {
+    let digests: Vec<_> = digests.iter().map(Digest::to_string).collect();
+    digests.join(", ")
 }
 
 impl From<std::sync::Arc<Error>> for Error {

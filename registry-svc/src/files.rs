@@ -99,10 +99,30 @@ pub fn prune_empty_folders(from: &Path, until: &Path) {
 
 /// 128 random bits in hex.
 pub fn random_name() -> String {
-    let mut bytes = [0_u8; 16];
+    hex::encode(random())
+}
+
+/// A UUID of version 4 (RFC 9562, 5.4).
+pub fn random_uuid() -> String {
+    let mut bytes = random();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = hex::encode(bytes);
+    let groups = [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ];
+    groups.join("-")
+}
+
+fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
     // getrandom(2) cannot fail on the kernels that we run on once the system is up.
     getrandom::fill(&mut bytes).expect("the kernel has random numbers");
-    hex::encode(bytes)
+    bytes
 }
 
 #[cfg(test)]

@@ -43,8 +43,9 @@ pub async fn open_index(
         opened = Ok(Index::open(&path));
     }
     let index = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    if !was_clean || !warnings.is_empty() {
+    if !was_clean || !warnings.is_empty() || index.is_outdated()? {
         let count = rebuild(&index, repositories, blobs, &mut warnings).await?;
+        index.set_current()?;
         index.flush()?;
         info!(manifests = count, "index rebuilt from the files");
     }
@@ -153,7 +154,8 @@ async fn rebuild_manifests(
                 Err(e) => Err(e),
             };
             match parsed {
-                Ok((parsed, content)) => {
+                Ok((mut parsed, content)) => {
+                    parsed.hold_only(|named| record.held.contains(&named.digest));
                     let referrer =
                         manifests::referrer_descriptor(&digest, &record, &parsed, &content);
                     index.set_manifest(repository, &digest, &record, &parsed, referrer.as_ref())?;

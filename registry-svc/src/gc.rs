@@ -26,6 +26,7 @@ impl Registry {
             } else {
                 freed += self.blobs.delete(&digest).await?;
                 self.forget(&digest);
+                self.index.unlink_all(&digest)?;
                 self.index.clear_pending(&digest)?;
             }
         }

@@ -61,41 +61,38 @@ impl Uploads {
 
     /// A new session.
     pub async fn start(&self, repository: &Repository) -> Result<Session<'_>> {
-        let id = files::random_name();
+        let id = files::random_uuid();
         self.index.set_upload(&id, &record(repository))?;
         self.slots().insert(id.clone(), Slot::Busy);
-        self.session(id).await
-    }
-
-    /// Takes a session for this request.
-    pub async fn take(&self, repository: &Repository, id: &str) -> Result<Session<'_>> {
-        let unknown = || Error::UploadNotFound(id.to_owned());
-        let known = self.index.upload(id)?.ok_or_else(unknown)?;
-        if known.repository != repository.as_str() {
-            return Err(unknown());
-        }
-        self.index.set_upload(id, &record(repository))?;
-        let slot = self.slots().insert(id.to_owned(), Slot::Busy);
-        match slot {
-            Some(Slot::Busy) => Err(Error::UploadBusy(id.to_owned())),
-            Some(Slot::Idle(staged)) => Ok(Session {
-                uploads: self,
-                id: id.to_owned(),
-                staged: Some(staged),
-            }),
-            None => self.session(id.to_owned()).await,
-        }
-    }
-
-    async fn session(&self, id: String) -> Result<Session<'_>> {
-        // Made first: it frees the slot when the file cannot be opened.
         let mut session = Session {
             uploads: self,
             id,
             staged: None,
         };
-        let path = self.folder.join(&session.id);
-        session.staged = Some(Staged::resume(path, Algorithm::Sha256).await?);
+        session.open().await?;
+        Ok(session)
+    }
+
+    /// Takes a session for this request.
+    pub async fn take(&self, repository: &Repository, id: &str) -> Result<Session<'_>> {
+        let slot = self.slots().insert(id.to_owned(), Slot::Busy);
+        let staged = match slot {
+            Some(Slot::Busy) => return Err(Error::UploadBusy(id.to_owned())),
+            Some(Slot::Idle(staged)) => Some(staged),
+            None => None,
+        };
+        // Looked at by whoever has the slot only: the one before may have ended it. It is given back in any case.
+        let mut session = Session {
+            uploads: self,
+            id: id.to_owned(),
+            staged,
+        };
+        let known = self.index.upload(id)?;
+        if known.is_none_or(|known| known.repository != repository.as_str()) {
+            return Err(Error::UploadNotFound(id.to_owned()));
+        }
+        self.index.set_upload(id, &record(repository))?;
+        session.open().await?;
         Ok(session)
     }
 
@@ -125,6 +122,14 @@ impl Uploads {
 }
 
 impl Session<'_> {
+    async fn open(&mut self) -> Result<()> {
+        if self.staged.is_none() {
+            let path = self.uploads.folder.join(&self.id);
+            self.staged = Some(Staged::resume(path, Algorithm::Sha256).await?);
+        }
+        Ok(())
+    }
+
     fn staged(&self) -> &Staged {
         self.staged.as_ref().expect("a session has its file")
     }
@@ -141,15 +146,18 @@ impl Session<'_> {
 
     /// Checks that a chunk begins where the session ends.
     pub fn expect_offset(&self, given: u64) -> Result<()> {
-        let expected = self.written();
-        if given == expected {
-            return Ok(());
+        match given == self.written() {
+            true => Ok(()),
+            false => Err(self.wrong_range(format!("the chunk begins at {given}"))),
         }
-        Err(Error::UploadRange {
-            id: self.id.clone(),
-            given,
-            expected,
-        })
+    }
+
+    /// The error that says where the next chunk must begin.
+    pub fn wrong_range(&self, reason: String) -> Error {
+        Error::UploadRange {
+            reason,
+            expected: self.written(),
+        }
     }
 
     /// Turns the session into a blob, verified and durable. With a wrong digest the session is over.

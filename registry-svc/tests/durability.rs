@@ -68,6 +68,32 @@ async fn a_missing_or_torn_index_is_rebuilt_from_the_files() {
 }
 
 #[tokio::test]
+async fn an_index_of_an_earlier_version_is_made_anew_and_keeps_its_uploads() {
+    let image = TestImage::new("earlier", 1000);
+    let site = Site::start().await;
+    site.push_image("team/app", "v1", &image).await;
+    let started = client().post(site.url("u/blobs/uploads/")).send().await;
+    let location = started.unwrap().headers()["location"].clone();
+    site.registry.close().await.unwrap();
+    let dir = site.crash().await;
+    {
+        // As it was before tags were in order whatever their case.
+        let db = sled::open(dir.path().join("index")).unwrap();
+        db.remove("format").unwrap().unwrap();
+        let tags = db.open_tree("tags").unwrap();
+        let (key, record) = tags.iter().next().unwrap().unwrap();
+        assert_eq!(key, b"docker.io/team/app\0v1\0v1");
+        tags.clear().unwrap();
+        tags.insert(b"docker.io/team/app\0v1", record).unwrap();
+        db.flush().unwrap();
+    }
+    let site = Site::reopen(dir, None, 0).await;
+    expect(&site, &image).await;
+    let url = format!("http://{}{}", site.address, location.to_str().unwrap());
+    assert_eq!(client().get(url).send().await.unwrap().status(), 204);
+}
+
+#[tokio::test]
 async fn an_upload_goes_on_after_a_clean_restart() {
     let site = Site::start().await;
     let started = client()

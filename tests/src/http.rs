@@ -111,6 +111,13 @@ impl Drop for Server {
     }
 }
 
+/// A connection to a server on a site.
+pub fn connect(site: &Site, address: SocketAddr) -> TcpStream {
+    within(&site.namespace_path(), || {
+        TcpStream::connect(address).unwrap()
+    })
+}
+
 /// Does something in a network namespace, on a thread that ends afterwards.
 fn within<T: Send>(namespace: &std::path::Path, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {

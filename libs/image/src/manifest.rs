@@ -1,6 +1,6 @@
 //! Manifests and indexes: parsed strictly, since two readings of one digest are an attack.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -126,7 +126,53 @@ impl ImageIndex {
     }
 }
 
-/// A manifest of either kind.
+/// A manifest of a kind that we know nothing of but that it is JSON. It is kept as it is, with what it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherManifest {
+    /// What it names, wherever that stands in it, each once. Its subject is not among them.
+    pub descriptors: Vec<Descriptor>,
+    /// Kind of artifact.
+    pub artifact_type: Option<String>,
+    /// The manifest that this one is about (referrers).
+    pub subject: Option<Descriptor>,
+}
+
+impl OtherManifest {
+    fn new(mut value: serde_json::Value) -> Self {
+        let mut take = |field| {
+            value
+                .as_object_mut()
+                .and_then(|object| object.remove(field))
+        };
+        let subject = take("subject").and_then(|subject| serde_json::from_value(subject).ok());
+        let artifact_type = take("artifactType").and_then(|t| t.as_str().map(ToOwned::to_owned));
+        let mut other = Self {
+            descriptors: Vec::new(),
+            artifact_type,
+            subject,
+        };
+        let mut seen = BTreeSet::new();
+        let mut below = vec![&value];
+        // Depth first, and no deeper than serde_json reads.
+        while let Some(value) = below.pop() {
+            match value {
+                serde_json::Value::Array(values) => below.extend(values.iter().rev()),
+                serde_json::Value::Object(fields) => {
+                    if let Ok(named) = Descriptor::deserialize(value)
+                        && seen.insert(named.digest.clone())
+                    {
+                        other.descriptors.push(named);
+                    }
+                    below.extend(fields.values().rev());
+                }
+                _ => {}
+            }
+        }
+        other
+    }
+}
+
+/// A manifest of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(
     clippy::large_enum_variant,
@@ -137,6 +183,8 @@ pub enum Manifest {
     Image(ImageManifest),
     /// Several, by platform.
     Index(ImageIndex),
+    /// Something else.
+    Other(OtherManifest),
 }
 
 /// Why a manifest is refused.
@@ -176,16 +224,32 @@ impl Manifest {
             return Err(ManifestError::Schema1);
         }
         let index = media_type::is_index(media_type);
-        if !index && !media_type::is_manifest(media_type) {
+        let known = index || media_type::is_manifest(media_type);
+        if !known && !media_type::may_be_manifest(media_type) {
             return Err(ManifestError::MediaType(media_type.to_owned()));
         }
         let value: serde_json::Value = serde_json::from_slice(content)?;
+        check_media_type(&value, media_type)?;
+        if !known {
+            return match value.is_object() {
+                true => Ok(Self::Other(OtherManifest::new(value))),
+                false => Err(ManifestError::Shape("it is no object".to_owned())),
+            };
+        }
         check_shape(&value, media_type, index)?;
         Ok(if index {
             Self::Index(serde_json::from_value(value)?)
         } else {
             Self::Image(serde_json::from_value(value)?)
         })
+    }
+
+    /// Forgets what a manifest of an unknown kind names, but for what is to be kept. What the others name is
+    /// theirs.
+    pub fn hold_only(&mut self, keep: impl Fn(&Descriptor) -> bool) {
+        if let Self::Other(other) = self {
+            other.descriptors.retain(keep);
+        }
     }
 
     /// Everything that this manifest names and that must be stored with it: config and layers, or
@@ -200,6 +264,7 @@ impl Manifest {
                 )
                 .collect(),
             Self::Index(i) => i.manifests.iter().collect(),
+            Self::Other(o) => o.descriptors.iter().collect(),
         }
     }
 
@@ -208,7 +273,17 @@ impl Manifest {
         match self {
             Self::Image(m) => m.subject.as_ref(),
             Self::Index(i) => i.subject.as_ref(),
+            Self::Other(o) => o.subject.as_ref(),
         }
+    }
+}
+
+fn check_media_type(value: &serde_json::Value, media_type: &str) -> Result<(), ManifestError> {
+    match value.get("mediaType").and_then(serde_json::Value::as_str) {
+        Some(own) if own != media_type => Err(ManifestError::Shape(format!(
+            "mediaType is {own:?} but it was sent as {media_type:?}"
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -224,13 +299,6 @@ fn check_shape(
         != Some(2)
     {
         return shape("schemaVersion must be 2".to_owned());
-    }
-    if let Some(own) = value.get("mediaType").and_then(serde_json::Value::as_str)
-        && own != media_type
-    {
-        return shape(format!(
-            "mediaType is {own:?} but it was sent as {media_type:?}"
-        ));
     }
     let foreign: &[&str] = if index {
         &["config", "layers", "fsLayers"]
@@ -291,6 +359,35 @@ mod tests {
         assert!(matches!(error, ManifestError::Shape(_)), "{error}");
         let error = Manifest::parse(media_type::OCI_INDEX, manifest("").as_bytes()).unwrap_err();
         assert!(matches!(error, ManifestError::Shape(_)), "{error}");
+    }
+
+    #[test]
+    fn what_a_manifest_of_an_unknown_kind_names_is_found_wherever_it_stands() {
+        let named = |name: &str| {
+            let digest = Digest::of(name);
+            format!(r#"{{"mediaType":"x/{name}","digest":"{digest}","size":3,"more":true}}"#)
+        };
+        let (one, two, subject) = (named("one"), named("two"), named("subject"));
+        let text = format!(
+            r#"{{"mediaType":"application/x+json","artifactType":"kind","subject":{subject},
+                "blobs":[{one},{{"deep":[{{"er":{two}}}]}},{one},{{"digest":"sha256:x"}}]}}"#
+        );
+        let parsed = Manifest::parse("application/x+json", text.as_bytes()).unwrap();
+        let names: Vec<_> = parsed.references().iter().map(|d| &*d.media_type).collect();
+        assert_eq!(names, ["x/one", "x/two"]);
+        assert_eq!(parsed.subject().unwrap().media_type, "x/subject");
+        for (media_type, content) in [
+            ("application/y+json", &*text),
+            ("application/json", &*text),
+            ("text/html", "{}"),
+            ("text/x+json", "{}"),
+            ("application/x+json", "[]"),
+            ("application/x+json", "{"),
+            (media_type::OCI_CONFIG, "{}"),
+        ] {
+            let parsed = Manifest::parse(media_type, content.as_bytes());
+            assert!(parsed.is_err(), "{media_type} {content}");
+        }
     }
 
     #[test]

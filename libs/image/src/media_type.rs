@@ -42,6 +42,15 @@ pub fn is_manifest(media_type: &str) -> bool {
     matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST)
 }
 
+/// What may be a manifest of a kind that we do not know: a JSON document of a type of its own. (A browser would
+/// show others to whoever follows a link.)
+pub fn may_be_manifest(media_type: &str) -> bool {
+    let own = media_type
+        .strip_prefix("application/")
+        .and_then(|name| name.strip_suffix("+json"));
+    own.is_some_and(|own| !own.is_empty()) && !is_config(media_type) && media_type != OCI_EMPTY
+}
+
 /// An image's config.
 pub fn is_config(media_type: &str) -> bool {
     matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)

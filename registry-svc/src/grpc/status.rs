@@ -51,11 +51,18 @@ pub fn of(error: &Error) -> Status {
         ),
         Error::PartUnknown(_) => status(C::FailedPrecondition, "PART_UNKNOWN", message),
         Error::RepositoryNotFound(_) => status(C::NotFound, "REPOSITORY_NOT_FOUND", message),
-        Error::ManifestBlobUnknown { digest } => status_with(
+        Error::ManifestBlobUnknown { digests } => status_with(
             C::FailedPrecondition,
             "BLOB_NOT_FOUND",
             message,
-            [("digest", digest.clone())],
+            [(
+                "digest",
+                digests
+                    .iter()
+                    .map(|d| d.to_string())
+                    .next()
+                    .unwrap_or_default(),
+            )],
         ),
         Error::ManifestInvalid(_) => status(C::InvalidArgument, "MANIFEST_INVALID", message),
         Error::TooLarge { .. } => status(C::InvalidArgument, "TOO_LARGE", message),

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode};
 use slipway_image::Digest;
 
-use super::{bare, body::Body, errors, set};
+use super::{bare, body::Body, conditions, errors, set};
 use crate::{
     blobs::Range,
     error::{Error, Result},
@@ -21,10 +21,15 @@ pub async fn get(
     headers: &HeaderMap,
 ) -> Result<Response<Body>> {
     must_be_visible(registry, repository, digest)?;
-    let wanted = headers.get(header::RANGE).and_then(|v| v.to_str().ok());
-    let range = match wanted.and_then(ByteRange::parse) {
-        None => Range::default(),
-        Some(range) => {
+    let wanted = conditions::wanted_range(headers, digest).and_then(ByteRange::parse);
+    let known = conditions::not_modified(headers, digest);
+    let range = match (wanted, known) {
+        (None, None) => Range::default(),
+        (_, Some(known)) => {
+            size_of(registry, repository, digest).await?;
+            return Ok(known);
+        }
+        (Some(range), None) => {
             let total = size_of(registry, repository, digest).await?;
             match range.within(total) {
                 Some(range) => range,
@@ -59,12 +64,16 @@ pub async fn head(
     registry: &Arc<Registry>,
     repository: &Repository,
     digest: &Digest,
+    headers: &HeaderMap,
 ) -> Result<Response<Body>> {
     must_be_visible(registry, repository, digest)?;
     let size = size_of(registry, repository, digest).await?;
     // The client will rely on it when it pushes the manifest.
     if !registry.index.is_held(digest)? {
         registry.leases.grace(digest);
+    }
+    if let Some(known) = conditions::not_modified(headers, digest) {
+        return Ok(known);
     }
     let mut response = bare(StatusCode::OK);
     set(&mut response, "content-length", size.to_string());
@@ -90,7 +99,10 @@ pub async fn delete(
         )));
     }
     registry.index.unlink(repository, digest)?;
-    registry.leases.end_grace(digest);
+    // Another repository may wait for the manifest that names it.
+    if registry.index.linked_in(digest).next().is_none() {
+        registry.leases.end_grace(digest);
+    }
     registry.release(vec![digest.clone()]).await?;
     Ok(bare(StatusCode::ACCEPTED))
 }
@@ -120,13 +132,14 @@ fn describe(response: &mut Response<Body>, digest: &Digest) {
     let text = digest.to_string();
     set(response, "content-type", "application/octet-stream");
     set(response, "docker-content-digest", &text);
-    set(response, "etag", format!("\"{text}\""));
+    set(response, "etag", conditions::etag(digest));
     set(response, "accept-ranges", "bytes");
     // Content never changes under its digest.
     set(response, "cache-control", "max-age=31536000, immutable");
 }
 
-/// One range of `Range: bytes=...`; several at once are answered with the whole (RFC 9110, 14.2).
+/// One range of `Range: bytes=...`; several at once are answered with the whole, one that ends before it begins is
+/// refused (RFC 9110, 14.2, allows either).
 #[derive(Debug, PartialEq, Eq)]
 enum ByteRange {
     From(u64),
@@ -140,10 +153,7 @@ impl ByteRange {
         match (first, last) {
             ("", last) => last.parse().ok().map(Self::Last),
             (first, "") => first.parse().ok().map(Self::From),
-            (first, last) => {
-                let (first, last) = (first.parse().ok()?, last.parse().ok()?);
-                (first <= last).then_some(Self::FromTo(first, last))
-            }
+            (first, last) => Some(Self::FromTo(first.parse().ok()?, last.parse().ok()?)),
         }
     }
 
@@ -154,7 +164,7 @@ impl ByteRange {
             Self::Last(0) => return None,
             Self::Last(count) => (total.saturating_sub(count), total),
         };
-        (offset < total).then(|| Range {
+        (offset < end).then(|| Range {
             offset,
             length: Some(end - offset),
         })
@@ -176,12 +186,13 @@ mod tests {
             ("bytes=10-", None),
             ("bytes=99-", None),
             ("bytes=-0", None),
+            ("bytes=3-2", None),
         ] {
             let got = ByteRange::parse(header).unwrap().within(10);
             let got = got.map(|r| (r.offset, r.length.unwrap()));
             assert_eq!(got, expected, "{header}");
         }
-        for header in ["bytes=a-", "bytes=3-2", "items=0-1", "bytes=0-1,3-4"] {
+        for header in ["bytes=a-", "items=0-1", "bytes=0-1,3-4"] {
             assert_eq!(ByteRange::parse(header), None, "{header}");
         }
     }

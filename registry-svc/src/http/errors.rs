@@ -2,9 +2,10 @@
 //! that maps them to HTTP.
 
 use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::json;
 use tracing::error;
 
-use super::body::Body;
+use super::{body::Body, set};
 use crate::error::Error;
 
 /// Status and code of an error.
@@ -48,19 +49,37 @@ pub fn response(error: &Error) -> Response<Body> {
     if status.is_server_error() {
         error!(%error, "request failed");
     }
-    let mut response = plain(status, code, &error.to_string());
-    if let Error::UploadRange { expected, .. } = error.root()
-        && let Ok(value) = HeaderValue::from_str(&format!("0-{}", expected.saturating_sub(1)))
-    {
-        response.headers_mut().insert(header::RANGE, value);
+    match error.root() {
+        Error::ManifestBlobUnknown { digests } => {
+            let message = "the manifest names what is not here: push it first";
+            let each = digests.iter().map(|digest| {
+                json!({ "code": code, "message": message, "detail": { "digest": digest } })
+            });
+            told(status, each.collect())
+        }
+        Error::UploadRange { expected, .. } => {
+            let mut response = plain(status, code, &error.to_string());
+            let range = format!("0-{}", expected.saturating_sub(1));
+            set(&mut response, "range", range);
+            response
+        }
+        Error::Conflict(_) => {
+            let mut response = plain(status, code, &error.to_string());
+            set(&mut response, "allow", "GET, HEAD");
+            response
+        }
+        _ => plain(status, code, &error.to_string()),
     }
-    response
 }
 
 /// A response with one error.
 pub fn plain(status: StatusCode, code: &str, message: &str) -> Response<Body> {
-    let body =
-        serde_json::json!({ "errors": [{ "code": code, "message": message, "detail": null }] });
+    let error = json!({ "code": code, "message": message, "detail": null });
+    told(status, vec![error])
+}
+
+fn told(status: StatusCode, errors: Vec<serde_json::Value>) -> Response<Body> {
+    let body = json!({ "errors": errors });
     let mut response = Response::new(Body::Whole(body.to_string().into()));
     *response.status_mut() = status;
     response.headers_mut().insert(

@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use http::Response;
 use serde_json::json;
-use slipway_image::{Digest, media_type};
+use slipway_image::{Digest, manifest::MAX_SIZE, media_type};
 
-use super::{Query, body::Body, set};
+use super::{Query, body::Body, set, set_warning};
 use crate::{
     error::{Error, Result},
-    names::Repository,
+    names::{Repository, parse_digest},
     registry::Registry,
 };
 
 /// Largest page; also what is given when nothing is said.
 const PAGE: usize = 1000;
+
+/// Bytes of an index around its descriptors, at most.
+const FRAME: usize = 256;
 
 /// All repositories with something in them, the platform's own left out.
 pub fn catalog(registry: &Arc<Registry>, query: &Query) -> Result<Response<Body>> {
@@ -39,7 +42,8 @@ pub fn catalog(registry: &Arc<Registry>, query: &Query) -> Result<Response<Body>
     let names: Vec<&str> = found.iter().map(Repository::familiar).collect();
     let mut response = json_response("application/json", &json!({ "repositories": names }));
     if let (true, Some(last)) = (more, names.last()) {
-        link(&mut response, "/v2/_catalog", limit, last, query);
+        let pairs = [("n", &*limit.to_string()), ("last", last)];
+        link(&mut response, "/v2/_catalog", pairs, query);
     }
     Ok(response)
 }
@@ -66,28 +70,41 @@ pub fn tags(
         .collect();
     let mut response = json_response("application/json", &json!({ "name": name, "tags": tags }));
     if let (true, Some(last)) = (more, tags.last()) {
-        link(
-            &mut response,
-            &format!("/v2/{name}/tags/list"),
-            limit,
-            last,
-            query,
-        );
+        let pairs = [("n", &*limit.to_string()), ("last", last)];
+        let path = format!("/v2/{name}/tags/list");
+        link(&mut response, &path, pairs, query);
     }
     Ok(response)
 }
 
-/// Manifests whose subject is this digest; an empty index when there are none, never 404.
-pub fn referrers(
+/// Manifests whose subject is this digest; an empty index when there are none, never 404. None is larger than a
+/// manifest may be.
+pub async fn referrers(
     registry: &Arc<Registry>,
     repository: &Repository,
+    name: &str,
     subject: &Digest,
     query: &Query,
 ) -> Result<Response<Body>> {
-    let mut manifests = registry.index.referrers(repository, subject)?;
+    let last = query.get("last").map(parse_digest).transpose()?;
     let filter = query.get("artifactType");
-    if let Some(wanted) = filter {
-        manifests.retain(|m| m["artifactType"] == wanted);
+    let (found, trouble) = registry.referrers(repository, subject).await?;
+    let wanted = found
+        .into_iter()
+        .filter(|(digest, _)| last.as_ref().is_none_or(|last| digest > last))
+        .filter(|(_, descriptor)| {
+            let kind = descriptor["artifactType"].as_str().unwrap_or_default();
+            filter.is_none_or(|filter| filter == kind)
+        });
+    let (mut manifests, mut size, mut end, mut more) = (Vec::new(), FRAME, None, false);
+    for (digest, descriptor) in wanted {
+        size += descriptor.to_string().len() + 1;
+        more = size > MAX_SIZE && end.is_some();
+        if more {
+            break;
+        }
+        manifests.push(descriptor);
+        end = Some(digest.to_string());
     }
     let index = json!({
         "schemaVersion": 2,
@@ -97,6 +114,15 @@ pub fn referrers(
     let mut response = json_response(media_type::OCI_INDEX, &index);
     if filter.is_some() {
         set(&mut response, "oci-filters-applied", "artifactType");
+    }
+    if let (true, Some(end)) = (more, end) {
+        let path = format!("/v2/{name}/referrers/{subject}");
+        let filter = filter.map(|filter| ("artifactType", filter));
+        let pairs = filter.into_iter().chain([("last", &*end)]);
+        link(&mut response, &path, pairs, query);
+    }
+    if let Some(reason) = trouble {
+        set_warning(&mut response, &reason);
     }
     Ok(response)
 }
@@ -112,10 +138,14 @@ fn page(query: &Query) -> Result<usize> {
 }
 
 /// RFC 5988, as the specification asks for.
-fn link(response: &mut Response<Body>, path: &str, n: usize, last: &str, query: &Query) {
+fn link<'a>(
+    response: &mut Response<Body>,
+    path: &str,
+    pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+    query: &Query,
+) {
     let mut next = url::form_urlencoded::Serializer::new(String::new());
-    next.append_pair("n", &n.to_string())
-        .append_pair("last", last);
+    next.extend_pairs(pairs);
     if let Some(ns) = query.get("ns") {
         next.append_pair("ns", ns);
     }

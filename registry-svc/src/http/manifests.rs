@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Response, StatusCode, header};
 use slipway_image::{Manifest, manifest::MAX_SIZE};
 
-use super::{Upload, bare, body::Body, set};
+use super::{Upload, bare, body::Body, conditions, set, set_warning};
 use crate::{
     error::{Error, Result},
     manifests::{Put, Require},
@@ -36,7 +36,11 @@ impl Place {
 }
 
 /// GET and HEAD: hyper leaves the body of a HEAD out and keeps its length.
-pub async fn get(registry: &Arc<Registry>, place: Place) -> Result<Response<Body>> {
+pub async fn get(
+    registry: &Arc<Registry>,
+    place: Place,
+    headers: &HeaderMap,
+) -> Result<Response<Body>> {
     let found = registry
         .find_manifest(&place.name, Freshness::Ttl, None)
         .await
@@ -49,22 +53,19 @@ pub async fn get(registry: &Arc<Registry>, place: Place) -> Result<Response<Body
             _ => error,
         })?;
     let stored = found.stored;
-    let mut response = Response::new(Body::Whole(stored.content));
-    set(&mut response, "content-type", &stored.record.media_type);
-    let digest = stored.digest.to_string();
-    set(&mut response, "docker-content-digest", &digest);
-    set(&mut response, "etag", format!("\"{digest}\""));
+    let mut response = match conditions::not_modified(headers, &stored.digest) {
+        Some(known) => known,
+        None => {
+            let mut response = Response::new(Body::Whole(stored.content));
+            set(&mut response, "content-type", &stored.record.media_type);
+            let digest = stored.digest.to_string();
+            set(&mut response, "docker-content-digest", digest);
+            set(&mut response, "etag", conditions::etag(&stored.digest));
+            response
+        }
+    };
     if let Some(reason) = found.stale {
-        // RFC 7234, 5.5.2: 111, revalidation failed.
-        let reason: String = reason
-            .chars()
-            .filter(|c| !matches!(c, '"' | '\\'))
-            .collect();
-        set(
-            &mut response,
-            "warning",
-            format!("111 slipway \"{reason}\""),
-        );
+        set_warning(&mut response, &reason);
     }
     Ok(response)
 }
@@ -76,12 +77,15 @@ pub async fn put(
     headers: &HeaderMap,
     body: Upload,
 ) -> Result<Response<Body>> {
-    let media_type = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .ok_or_else(|| Error::ManifestInvalid("Content-Type is missing".to_owned()))?
-        .to_owned();
     let content = body.whole("the manifest", MAX_SIZE).await?;
+    let media_type = match headers.get(header::CONTENT_TYPE) {
+        Some(value) => value.to_str().ok().map(ToOwned::to_owned),
+        // Clients should send it (distribution-spec, "Pushing Manifests"), not must.
+        None => media_type_in(&content),
+    };
+    let media_type = media_type.ok_or_else(|| {
+        Error::ManifestInvalid("neither Content-Type nor mediaType says what it is".to_owned())
+    })?;
     let (tags, expected) = match &place.name.pointer {
         Pointer::Tag(tag) => (vec![tag.clone()], None),
         Pointer::Digest(digest) => (Vec::new(), Some(digest.clone())),
@@ -118,6 +122,11 @@ pub async fn put(
         set(&mut response, "oci-subject", subject);
     }
     Ok(response)
+}
+
+fn media_type_in(content: &[u8]) -> Option<String> {
+    let manifest: serde_json::Value = serde_json::from_slice(content).ok()?;
+    Some(manifest.get("mediaType")?.as_str()?.to_owned())
 }
 
 /// DELETE: of a tag, or of a manifest with all tags that name it.

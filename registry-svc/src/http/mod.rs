@@ -21,6 +21,7 @@ use crate::{
 
 mod blobs;
 mod body;
+mod conditions;
 mod errors;
 mod lists;
 mod manifests;
@@ -158,8 +159,12 @@ async fn dispatch(registry: &Arc<Registry>, request: Request<Incoming>) -> Resul
     let (method, headers) = (head.method, head.headers);
     let repository =
         |name: &str| -> Result<Repository> { registry.own.from_http(name, query.get("ns")) };
+    let allowed = methods(&route);
+    if !allowed.split(", ").any(|m| m == method.as_str()) {
+        return Ok(not_allowed(allowed));
+    }
     match (route, method) {
-        (Route::Base, Method::GET | Method::HEAD) => {
+        (Route::Base, _) => {
             let mut response = Response::new(Body::Whole("{}".into()));
             response.headers_mut().insert(
                 header::CONTENT_TYPE,
@@ -167,44 +172,35 @@ async fn dispatch(registry: &Arc<Registry>, request: Request<Incoming>) -> Resul
             );
             Ok(response)
         }
-        (Route::Catalog, Method::GET) => lists::catalog(registry, &query),
-        (Route::Tags(name), Method::GET) => {
-            lists::tags(registry, &repository(&name)?, &name, &query)
+        (Route::Catalog, _) => lists::catalog(registry, &query),
+        (Route::Tags(name), _) => lists::tags(registry, &repository(&name)?, &name, &query),
+        (Route::Referrers(name, digest), _) => {
+            let (repository, subject) = (repository(&name)?, parse_digest(&digest)?);
+            lists::referrers(registry, &repository, &name, &subject, &query).await
         }
-        (Route::Referrers(name, digest), Method::GET) => lists::referrers(
-            registry,
-            &repository(&name)?,
-            &parse_digest(&digest)?,
-            &query,
-        ),
         (Route::Manifest(name, reference), method) => {
             let place = manifests::Place::new(repository(&name)?, &name, &reference)?;
             match method {
-                Method::GET | Method::HEAD => manifests::get(registry, place).await,
                 Method::PUT => manifests::put(registry, place, &headers, body).await,
                 Method::DELETE => manifests::delete(registry, place).await,
-                _ => Ok(not_allowed()),
+                _ => manifests::get(registry, place, &headers).await,
             }
         }
         (Route::Blob(name, digest), method) => {
             let (repository, digest) = (repository(&name)?, parse_digest(&digest)?);
             match method {
-                Method::GET => blobs::get(registry, &repository, &digest, &headers).await,
-                Method::HEAD => blobs::head(registry, &repository, &digest).await,
+                Method::HEAD => blobs::head(registry, &repository, &digest, &headers).await,
                 Method::DELETE => blobs::delete(registry, &repository, &digest).await,
-                _ => Ok(not_allowed()),
+                _ => blobs::get(registry, &repository, &digest, &headers).await,
             }
         }
-        (Route::Uploads(name), Method::POST) => {
+        (Route::Uploads(name), _) => {
             let repository = repository(&name)?;
             uploads::start(registry, &repository, &name, &query, body).await
         }
         (Route::Upload(name, id), method) => {
             let repository = repository(&name)?;
             match method {
-                Method::GET | Method::HEAD => {
-                    uploads::status(registry, &repository, &name, &id).await
-                }
                 Method::PATCH => {
                     uploads::append(registry, &repository, &name, &id, &headers, body).await
                 }
@@ -212,19 +208,31 @@ async fn dispatch(registry: &Arc<Registry>, request: Request<Incoming>) -> Resul
                     uploads::finish(registry, &repository, &name, &id, &query, &headers, body).await
                 }
                 Method::DELETE => uploads::cancel(registry, &repository, &id).await,
-                _ => Ok(not_allowed()),
+                _ => uploads::status(registry, &repository, &name, &id).await,
             }
         }
-        _ => Ok(not_allowed()),
     }
 }
 
-fn not_allowed() -> Response<Body> {
-    errors::plain(
+/// What may be done with a path, as `Allow` says it.
+fn methods(route: &Route) -> &'static str {
+    match route {
+        Route::Base | Route::Catalog | Route::Tags(_) | Route::Referrers(..) => "GET, HEAD",
+        Route::Manifest(..) => "GET, HEAD, PUT, DELETE",
+        Route::Blob(..) => "GET, HEAD, DELETE",
+        Route::Uploads(_) => "POST",
+        Route::Upload(..) => "GET, HEAD, PATCH, PUT, DELETE",
+    }
+}
+
+fn not_allowed(allowed: &'static str) -> Response<Body> {
+    let mut response = errors::plain(
         StatusCode::METHOD_NOT_ALLOWED,
         "UNSUPPORTED",
         "this method is not supported here",
-    )
+    );
+    set(&mut response, "allow", allowed);
+    response
 }
 
 /// A response without a body.
@@ -232,6 +240,16 @@ fn bare(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
+}
+
+/// Most bytes of the reason in a warning (distribution-spec, "Warnings": 4096 in all).
+const REASON: usize = 4000;
+
+/// Says what people should know of an answer (RFC 7234, 5.5, in the form that distribution-spec asks for).
+fn set_warning(response: &mut Response<Body>, reason: &str) {
+    let plain = |c: &char| (c.is_ascii_graphic() || *c == ' ') && !matches!(c, '"' | '\\');
+    let reason: String = reason.chars().filter(plain).take(REASON).collect();
+    set(response, "warning", format!("299 - \"{reason}\""));
 }
 
 /// Sets a header whose value was made here.

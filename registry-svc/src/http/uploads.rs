@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Response, StatusCode, header};
 use slipway_image::Digest;
 
-use super::{Query, Upload, bare, body::Body, set};
+use super::{Query, Upload, bare, body::Body, errors, set};
 use crate::{
     error::{Error, Result},
     names::{Repository, parse_digest},
@@ -21,26 +21,52 @@ pub async fn start(
     query: &Query,
     mut body: Upload,
 ) -> Result<Response<Body>> {
-    if let (Some(mount), Some(from)) = (query.get("mount"), query.get("from")) {
-        let digest = parse_digest(mount)?;
-        let from = registry.own.from_http(from, query.get("ns"))?;
-        if registry.index.is_linked(&from, &digest)? {
-            let _lease = registry.leases.hold(&digest);
-            if registry.blobs.stat(&digest).await?.is_some() {
-                registry.received(repository, &digest)?;
-                return Ok(created(name, &digest));
-            }
-        }
-        // The specification: what cannot be mounted becomes an ordinary upload.
+    if let Some(digest) = mount(registry, repository, query).await? {
+        return Ok(created(name, &digest));
     }
     let session = registry.uploads.start(repository).await?;
     let Some(digest) = query.get("digest") else {
         return Ok(accepted(name, &session, StatusCode::ACCEPTED));
     };
     let digest = parse_digest(digest)?;
-    receive(&session, &mut body).await?;
+    receive(&session, None, &mut body).await?;
     session.finish(registry, repository, &digest).await?;
     Ok(created(name, &digest))
+}
+
+/// The blob that was mounted. What cannot be, whatever the reason, becomes an ordinary upload (distribution-spec,
+/// "Mounting a blob from another repository").
+async fn mount(
+    registry: &Registry,
+    repository: &Repository,
+    query: &Query,
+) -> Result<Option<Digest>> {
+    let Some(Ok(digest)) = query.get("mount").map(parse_digest) else {
+        return Ok(None);
+    };
+    let readable = match query.get("from") {
+        Some(from) => match registry.own.from_http(from, query.get("ns")) {
+            Ok(from) => registry.index.is_linked(&from, &digest)?,
+            Err(_) => false,
+        },
+        None => is_served(registry, &digest)?,
+    };
+    let _lease = registry.leases.hold(&digest);
+    if !readable || registry.blobs.stat(&digest).await?.is_none() {
+        return Ok(None);
+    }
+    registry.received(repository, &digest)?;
+    Ok(Some(digest))
+}
+
+/// Some repository that is served over HTTP has this blob.
+fn is_served(registry: &Registry, digest: &Digest) -> Result<bool> {
+    for repository in registry.index.linked_in(digest) {
+        if !repository?.is_internal() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// GET: how far a session is.
@@ -64,9 +90,10 @@ pub async fn append(
     mut body: Upload,
 ) -> Result<Response<Body>> {
     let session = registry.uploads.take(repository, id).await?;
-    check_range(&session, headers)?;
-    receive(&session, &mut body).await?;
-    Ok(accepted(name, &session, StatusCode::ACCEPTED))
+    match chunk(&session, headers, &mut body).await {
+        Err(error @ Error::UploadRange { .. }) => Ok(refused(name, &session, &error)),
+        other => other.map(|()| accepted(name, &session, StatusCode::ACCEPTED)),
+    }
 }
 
 /// PUT: the end, perhaps with the last chunk.
@@ -84,8 +111,10 @@ pub async fn finish(
         .ok_or_else(|| Error::InvalidDigest(String::new()))?;
     let digest = parse_digest(digest)?;
     let session = registry.uploads.take(repository, id).await?;
-    check_range(&session, headers)?;
-    receive(&session, &mut body).await?;
+    match chunk(&session, headers, &mut body).await {
+        Err(error @ Error::UploadRange { .. }) => return Ok(refused(name, &session, &error)),
+        other => other?,
+    }
     session.finish(registry, repository, &digest).await?;
     Ok(created(name, &digest))
 }
@@ -100,53 +129,80 @@ pub async fn cancel(
     Ok(bare(StatusCode::NO_CONTENT))
 }
 
-async fn receive(session: &Session<'_>, body: &mut Upload) -> Result<()> {
+/// Takes a chunk, if it is the next one and as long as it says.
+async fn chunk(session: &Session<'_>, headers: &HeaderMap, body: &mut Upload) -> Result<()> {
+    let announced = match headers.get(header::CONTENT_RANGE) {
+        None => None,
+        Some(range) => {
+            let text = range.to_str().unwrap_or_default();
+            let wrong = || session.wrong_range(format!("Content-Range {text:?} is no range"));
+            let (first, last) = content_range(text).ok_or_else(wrong)?;
+            session.expect_offset(first)?;
+            Some(last - first + 1)
+        }
+    };
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    match (announced, length) {
+        // The end without a last chunk: clients leave the header of the one before there.
+        (_, Some(0)) => Ok(()),
+        (Some(announced), Some(length)) if announced != length => Err(Error::SizeMismatch {
+            expected: announced,
+            actual: length,
+        }),
+        _ => receive(session, announced, body).await,
+    }
+}
+
+/// `<first>-<last>`; docker also writes `bytes <first>-<last>/<total>`.
+fn content_range(text: &str) -> Option<(u64, u64)> {
+    let range = text
+        .trim_start_matches("bytes")
+        .trim_start_matches([' ', '=']);
+    let (first, last) = range.split('/').next()?.split_once('-')?;
+    let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (first <= last && last < u64::MAX).then_some((first, last))
+}
+
+/// Takes a body, of so many bytes where that is known.
+async fn receive(session: &Session<'_>, announced: Option<u64>, body: &mut Upload) -> Result<()> {
+    let mut actual = 0;
     loop {
         let batch = body.batch().await?;
-        if batch.is_empty() {
+        actual += batch.iter().map(|b| b.len() as u64).sum::<u64>();
+        let ended = batch.is_empty();
+        if let Some(expected) = announced
+            && (actual > expected || ended && actual < expected)
+        {
+            return Err(Error::SizeMismatch { expected, actual });
+        }
+        if ended {
             return Ok(());
         }
         session.write(batch).await?;
     }
 }
 
-/// `Content-Range: <first>-<last>`; docker also writes `bytes <first>-<last>/<total>`.
-fn check_range(session: &Session<'_>, headers: &HeaderMap) -> Result<()> {
-    let Some(range) = headers.get(header::CONTENT_RANGE) else {
-        return Ok(());
-    };
-    let text = range.to_str().unwrap_or_default();
-    let invalid = || Error::InvalidArgument(format!("Content-Range {text:?} is no range"));
-    let range = text
-        .trim_start_matches("bytes")
-        .trim_start_matches([' ', '=']);
-    let range = range.split('/').next().unwrap_or_default();
-    let (first, last) = range.split_once('-').ok_or_else(invalid)?;
-    let first: u64 = first.trim().parse().map_err(|_| invalid())?;
-    let last: u64 = last.trim().parse().map_err(|_| invalid())?;
-    let length = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    let fits = length.is_none_or(|length| last.checked_sub(first).is_some_and(|n| n + 1 == length));
-    if !fits && length != Some(0) {
-        return Err(Error::InvalidArgument(format!(
-            "Content-Range {text:?} does not fit the body's length"
-        )));
-    }
-    session.expect_offset(first)
+/// 416: where the next chunk must begin, and where it is to be sent.
+fn refused(name: &str, session: &Session<'_>, error: &Error) -> Response<Body> {
+    let mut response = errors::response(error);
+    place(&mut response, name, session);
+    response
 }
 
 fn accepted(name: &str, session: &Session<'_>, status: StatusCode) -> Response<Body> {
     let mut response = bare(status);
-    set(
-        &mut response,
-        "location",
-        format!("/v2/{name}/blobs/uploads/{}", session.id),
-    );
-    set(&mut response, "docker-upload-uuid", &session.id);
+    place(&mut response, name, session);
     let last = session.written().saturating_sub(1);
     set(&mut response, "range", format!("0-{last}"));
     response
+}
+
+fn place(response: &mut Response<Body>, name: &str, session: &Session<'_>) {
+    let location = format!("/v2/{name}/blobs/uploads/{}", session.id);
+    set(response, "location", location);
+    set(response, "docker-upload-uuid", &session.id);
 }
 
 fn created(name: &str, digest: &Digest) -> Response<Body> {

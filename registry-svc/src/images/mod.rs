@@ -151,7 +151,7 @@ impl Registry {
         let missing = || Error::ImageNotFound(name.familiar());
         let top = self.stored(name).await?.ok_or_else(missing)?;
         let manifest = match top.parse()? {
-            Manifest::Image(_) => top.clone(),
+            Manifest::Image(_) | Manifest::Other(_) => top.clone(),
             Manifest::Index(index) => {
                 let host = Platform::host();
                 let wanted = platform.unwrap_or(&host);
@@ -211,7 +211,7 @@ impl Registry {
     ) -> Result<Image> {
         let Manifest::Image(parsed) = manifest.parse()? else {
             return Err(Error::ManifestInvalid(format!(
-                "{} is an index where an image was expected",
+                "{} is no image, which was expected",
                 manifest.digest
             )));
         };

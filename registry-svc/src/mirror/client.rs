@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,8 +11,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::{Body, Response, redirect};
 use slipway_image::{Digest, media_type};
-use url::{Host, Url};
+use url::Url;
 
+use super::trust::{Challenge, is_inside, same_owner};
 use crate::{
     error::{Error, Result},
     names::parse_digest,
@@ -113,7 +113,7 @@ impl Client {
         let response = self
             .send(Method::GET, url, path, Access::Pull, accept(), None)
             .await?;
-        let mut response = match self.check(response, path).await {
+        let response = match self.check(response, path).await {
             Ok(response) => response,
             Err(Error::ManifestNotFound(_)) => return Ok(None),
             Err(e) => return Err(e),
@@ -124,20 +124,61 @@ impl Client {
             .and_then(|v| v.to_str().ok())
             .unwrap_or(media_type::OCI_MANIFEST)
             .to_owned();
+        let content = self.content(response, "the upstream's manifest").await?;
+        Ok(Some(RemoteManifest {
+            media_type,
+            content,
+        }))
+    }
+
+    /// Where the referrers API tells what refers to a manifest.
+    pub fn referrers(&self, path: &str, subject: &Digest) -> Result<Url> {
+        self.url(&format!("{path}/referrers/{subject}"))
+    }
+
+    /// A page of an index that the registry makes, and where the next one is; `None` when there is none.
+    pub async fn index(&self, path: &str, place: Url) -> Result<Option<(Bytes, Option<Url>)>> {
+        let response = self
+            .send(
+                Method::GET,
+                place.clone(),
+                path,
+                Access::Pull,
+                accept(),
+                None,
+            )
+            .await?;
+        let response = match self.check(response, path).await {
+            Ok(response) => response,
+            Err(Error::ManifestNotFound(_)) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let next = self.next_page(&place, &response);
+        let content = self.content(response, "the upstream's index").await?;
+        Ok(Some((content, next)))
+    }
+
+    /// Where the next page is (RFC 8288). Only this registry's own are followed.
+    fn next_page(&self, current: &Url, response: &Response) -> Option<Url> {
+        let link = response.headers().get(header::LINK)?.to_str().ok()?;
+        let (next, _) = link.split_once('<')?.1.split_once('>')?;
+        let next = current.join(next).ok()?;
+        (next.origin() == self.base.origin()).then_some(next)
+    }
+
+    /// A body that is no larger than a manifest may be.
+    async fn content(&self, mut response: Response, what: &'static str) -> Result<Bytes> {
         let mut content = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.broken(&e))? {
             if content.len() + chunk.len() > slipway_image::manifest::MAX_SIZE {
                 return Err(Error::TooLarge {
-                    what: "the upstream's manifest",
+                    what,
                     limit: slipway_image::manifest::MAX_SIZE as u64,
                 });
             }
             content.extend_from_slice(&chunk);
         }
-        Ok(Some(RemoteManifest {
-            media_type,
-            content: content.into(),
-        }))
+        Ok(content.into())
     }
 
     /// Opens a blob from `offset`. Returns the response and where its body really begins.
@@ -292,13 +333,7 @@ impl Client {
                 )
                 .await?;
             let response = self.check(response, path).await?;
-            url = response
-                .headers()
-                .get(header::LINK)
-                .and_then(|v| v.to_str().ok())
-                .and_then(|link| link.split_once('<')?.1.split_once('>'))
-                .and_then(|(next, _)| current.join(next).ok())
-                .filter(|next| next.origin() == self.base.origin());
+            url = self.next_page(&current, &response);
             let body = response.bytes().await.map_err(|e| self.broken(&e))?;
             let page: Page = serde_json::from_slice(&body)
                 .map_err(|_| self.nonsense("a tags list that is no JSON"))?;
@@ -569,131 +604,4 @@ fn scope(path: &str, access: Access) -> String {
         Access::Push => "pull,push",
     };
     format!("repository:{path}:{actions}")
-}
-
-/// An address inside the site: a foreign registry must not make us call there.
-fn is_inside(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => {
-            ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified()
-        }
-        Some(Host::Ipv6(ip)) => {
-            let first = ip.segments()[0];
-            let mapped = ip.to_ipv4_mapped().map(IpAddr::V4);
-            ip.is_loopback()
-                || ip.is_unspecified()
-                || first & 0xfe00 == 0xfc00
-                || first & 0xffc0 == 0xfe80
-                || mapped.is_some()
-        }
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        None => true,
-    }
-}
-
-/// Whether a token realm belongs to whoever runs the registry: the same host, or another below the
-/// same domain (registry-1.docker.io and auth.docker.io). Others get no credentials.
-fn same_owner(base: &Url, realm: &Url) -> bool {
-    match (base.host(), realm.host()) {
-        (Some(Host::Domain(a)), Some(Host::Domain(b))) => {
-            let parent = |name: &str| -> Option<String> {
-                let labels: Vec<&str> = name.rsplit('.').take(2).collect();
-                (labels.len() == 2).then(|| labels.join("."))
-            };
-            a == b || (parent(a).is_some() && parent(a) == parent(b))
-        }
-        (a, b) => a == b,
-    }
-}
-
-/// `WWW-Authenticate`.
-#[derive(Debug, PartialEq, Eq)]
-enum Challenge {
-    Basic,
-    Bearer {
-        realm: String,
-        service: Option<String>,
-    },
-}
-
-impl Challenge {
-    fn parse(header: &str) -> Option<Self> {
-        let (scheme, mut rest) = header.split_once(' ').unwrap_or((header, ""));
-        if scheme.eq_ignore_ascii_case("basic") {
-            return Some(Self::Basic);
-        }
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
-        }
-        let (mut realm, mut service) = (None, None);
-        while let Some((key, value)) = rest.split_once('=') {
-            let key = key.trim_matches([' ', ',']);
-            let (value, after) = match value.strip_prefix('"') {
-                Some(quoted) => quoted.split_once('"')?,
-                None => value.split_once(',').unwrap_or((value, "")),
-            };
-            match key {
-                "realm" => realm = Some(value.to_owned()),
-                "service" => service = Some(value.to_owned()),
-                _ => {}
-            }
-            rest = after;
-        }
-        Some(Self::Bearer {
-            realm: realm?,
-            service,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn challenges_are_read() {
-        assert_eq!(
-            Challenge::parse("Basic realm=\"x\""),
-            Some(Challenge::Basic)
-        );
-        assert_eq!(
-            Challenge::parse(
-                r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="a:b,c""#
-            ),
-            Some(Challenge::Bearer {
-                realm: "https://auth.docker.io/token".into(),
-                service: Some("registry.docker.io".into())
-            })
-        );
-        assert_eq!(Challenge::parse("Negotiate"), None);
-    }
-
-    #[test]
-    fn credentials_stay_with_their_owner() {
-        let owner = |a: &str, b: &str| same_owner(&a.parse().unwrap(), &b.parse().unwrap());
-        assert!(owner(
-            "https://registry-1.docker.io",
-            "https://auth.docker.io/token"
-        ));
-        assert!(owner("http://127.0.0.1:1", "http://127.0.0.1:2/token"));
-        assert!(!owner("https://ghcr.io", "https://evil.example/token"));
-        assert!(!owner("https://10.0.0.1", "https://10.0.0.2"));
-    }
-
-    #[test]
-    fn private_addresses_are_inside() {
-        let inside = |url: &str| is_inside(&url.parse().unwrap());
-        for url in [
-            "http://127.0.0.1",
-            "http://10.1.2.3",
-            "http://169.254.169.254",
-            "http://[::1]",
-            "http://[fd00::1]",
-            "http://[::ffff:127.0.0.1]",
-            "http://localhost",
-        ] {
-            assert!(inside(url), "{url}");
-        }
-        assert!(!inside("https://production.cloudflare.docker.com"));
-    }
 }

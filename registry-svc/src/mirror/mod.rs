@@ -23,6 +23,8 @@ use crate::{
 
 pub mod client;
 mod flight;
+mod referrers;
+mod trust;
 
 pub use client::{Client, Credentials};
 pub use flight::{Flight, State};
@@ -65,6 +67,7 @@ pub struct Mirror {
     clients: Mutex<HashMap<String, Arc<Client>>>,
     asking: Mutex<HashMap<ImageName, Turn>>,
     flights: Flights,
+    referrers: referrers::Answers,
     partial: PathBuf,
     troubles: Mutex<HashMap<String, (String, Instant)>>,
 }
@@ -77,6 +80,7 @@ impl Mirror {
             clients: Mutex::default(),
             asking: Mutex::default(),
             flights: Flights::default(),
+            referrers: referrers::Answers::default(),
             partial,
             troubles: Mutex::default(),
         }

@@ -226,6 +226,10 @@ pub struct UpstreamState {
     tags: Mutex<HashMap<String, Bytes>>,
     manifests: Mutex<HashMap<String, Bytes>>,
     blobs: Mutex<HashMap<String, Bytes>>,
+    /// Pages of what the referrers API answers; none = it does not know that.
+    pub referrers: Mutex<Vec<Bytes>>,
+    /// Questions to that.
+    pub referrers_requests: AtomicU64,
     /// GETs of blobs, as (digest, Range).
     pub blob_requests: Mutex<Vec<(String, Option<String>)>>,
     /// HEADs and GETs of manifests.
@@ -250,6 +254,10 @@ impl Upstream {
                 axum::routing::any(manifest),
             )
             .route("/v2/{a}/{b}/blobs/{digest}", axum::routing::any(blob))
+            .route(
+                "/v2/{a}/{b}/referrers/{digest}",
+                axum::routing::any(referrers),
+            )
             .with_state(Arc::clone(&state));
         tokio::spawn(async move { axum::serve(listener, app).await });
         Self { address, state }
@@ -264,6 +272,15 @@ impl Upstream {
         put(&s.manifests, image.digest().to_string(), &image.manifest);
         put(&s.blobs, image.layer_digest().to_string(), &image.layer);
         put(&s.blobs, image.id().to_string(), &image.config);
+    }
+
+    /// Puts a manifest of any kind under a tag and its digest.
+    pub fn add_manifest(&self, name: &str, content: Bytes) {
+        let digest = Digest::of(&content).to_string();
+        let mut tags = self.state.tags.lock().unwrap();
+        tags.insert(name.to_owned(), content.clone());
+        let mut manifests = self.state.manifests.lock().unwrap();
+        manifests.insert(digest, content);
     }
 
     /// Puts other content under a blob's digest.
@@ -321,11 +338,35 @@ async fn manifest(
     let Some(content) = found else {
         return plain(StatusCode::NOT_FOUND);
     };
+    let own: serde_json::Value = serde_json::from_slice(&content).unwrap();
     Response::builder()
-        .header("content-type", media_type::OCI_MANIFEST)
+        .header("content-type", own["mediaType"].as_str().unwrap())
         .header("docker-content-digest", Digest::of(&content).to_string())
         .body(Body::from(content))
         .unwrap()
+}
+
+async fn referrers(
+    State(state): State<Arc<UpstreamState>>,
+    Path((_, name, digest)): Path<(String, String, String)>,
+    axum::extract::RawQuery(query): axum::extract::RawQuery,
+) -> Response {
+    state.referrers_requests.fetch_add(1, Ordering::SeqCst);
+    if let Some(refused) = refused(&state) {
+        return refused;
+    }
+    let pages = state.referrers.lock().unwrap().clone();
+    let number: usize = query.map_or(0, |n| n.parse().unwrap());
+    let Some(page) = pages.get(number) else {
+        return plain(StatusCode::NOT_FOUND);
+    };
+    let mut response = Response::builder().header("content-type", media_type::OCI_INDEX);
+    let next = number + 1;
+    if next < pages.len() {
+        let link = format!("</v2/library/{name}/referrers/{digest}?{next}>; rel=\"next\"");
+        response = response.header("link", link);
+    }
+    response.body(Body::from(page.clone())).unwrap()
 }
 
 async fn blob(

@@ -1,7 +1,10 @@
 //! The index in sled: the one module that knows it. The files are the truth; everything here can be
 //! rebuilt from them ([`crate::fsck`]), so no write here waits for the disk.
 
-use std::path::Path;
+mod blobs;
+mod uploads;
+
+use std::{collections::BTreeMap, ops::Bound, path::Path};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use slipway_image::{Digest, Manifest};
@@ -46,6 +49,9 @@ pub struct ManifestRecord {
     /// Somebody asked for it by its digest: kept without a tag, and shown as `name@digest`.
     #[serde(default)]
     pub by_digest: bool,
+    /// Of a manifest whose form is not known: what it named that was there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<Digest>,
 }
 
 /// An upload session.
@@ -64,11 +70,15 @@ pub struct Index {
     manifests: sled::Tree,
     refs: sled::Tree,
     links: sled::Tree,
+    linked: sled::Tree,
     referrers: sled::Tree,
     uploads: sled::Tree,
     pending: sled::Tree,
     checked: sled::Tree,
 }
+
+/// Form of the keys and records. One of another form is rebuilt from the files.
+const FORMAT: &[u8] = b"2";
 
 impl Index {
     /// Opens or makes the database.
@@ -85,6 +95,7 @@ impl Index {
             manifests: db.open_tree("manifests")?,
             refs: db.open_tree("refs")?,
             links: db.open_tree("links")?,
+            linked: db.open_tree("linked")?,
             referrers: db.open_tree("referrers")?,
             uploads: db.open_tree("uploads")?,
             pending: db.open_tree("pending")?,
@@ -101,6 +112,17 @@ impl Index {
         Ok(())
     }
 
+    /// An earlier version of this service made it.
+    pub fn is_outdated(&self) -> Result<bool> {
+        Ok(self.db.get("format")?.is_none_or(|format| format != FORMAT))
+    }
+
+    /// It was rebuilt by this version.
+    pub fn set_current(&self) -> Result<()> {
+        self.db.insert("format", FORMAT)?;
+        Ok(())
+    }
+
     /// Writes everything to disk.
     pub fn flush(&self) -> Result<()> {
         self.db.flush()?;
@@ -111,27 +133,24 @@ impl Index {
 
     /// What a tag names.
     pub fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<TagRecord>> {
-        get(&self.tags, &key(&[repository.as_str(), tag.as_str()]))
+        get(&self.tags, &tag_key(repository, tag.as_str()))
     }
 
     /// Points a tag.
     pub fn set_tag(&self, repository: &Repository, tag: &Tag, record: &TagRecord) -> Result<()> {
-        put(
-            &self.tags,
-            &key(&[repository.as_str(), tag.as_str()]),
-            record,
-        )
+        put(&self.tags, &tag_key(repository, tag.as_str()), record)
     }
 
     /// Forgets a tag.
     pub fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<()> {
-        let key = key(&[repository.as_str(), tag.as_str()]);
-        self.tags.remove(&key)?;
-        self.checked.remove(&key)?;
+        self.tags.remove(tag_key(repository, tag.as_str()))?;
+        self.checked
+            .remove(key(&[repository.as_str(), tag.as_str()]))?;
         Ok(())
     }
 
-    /// Tags of a repository in lexical order, after `last`, at most `limit`.
+    /// Tags of a repository in lexical order, whatever the case of their letters (distribution-spec, "Listing
+    /// Tags"), after `last`, at most `limit`.
     pub fn tags_of(
         &self,
         repository: &Repository,
@@ -139,17 +158,17 @@ impl Index {
         limit: usize,
     ) -> Result<Vec<(Tag, TagRecord)>> {
         let prefix = key(&[repository.as_str(), ""]);
-        let from = key(&[repository.as_str(), last.unwrap_or("")]);
+        let from = match last {
+            Some(last) => Bound::Excluded(tag_key(repository, last)),
+            None => Bound::Included(prefix.clone()),
+        };
         let mut found = Vec::new();
-        for entry in self.tags.range(from.clone()..) {
+        for entry in self.tags.range((from, Bound::Unbounded)) {
             let (k, v) = entry?;
             if !k.starts_with(&prefix) || found.len() >= limit {
                 break;
             }
-            if last.is_some() && *k == *from {
-                continue;
-            }
-            let (Some([_, tag]), Ok(record)) = (split(&k), serde_json::from_slice(&v)) else {
+            let (Some([_, _, tag]), Ok(record)) = (split(&k), serde_json::from_slice(&v)) else {
                 continue;
             };
             found.push((Tag::parse(tag)?, record));
@@ -162,7 +181,9 @@ impl Index {
         let mut found = Vec::new();
         for entry in &self.tags {
             let (k, v) = entry?;
-            if let (Some([repository, tag]), Ok(record)) = (split(&k), serde_json::from_slice(&v)) {
+            if let (Some([repository, _, tag]), Ok(record)) =
+                (split(&k), serde_json::from_slice(&v))
+            {
                 found.push((Repository::from_key(repository)?, Tag::parse(tag)?, record));
             }
         }
@@ -219,6 +240,7 @@ impl Index {
         ) {
             self.refs.insert(key(&[child, repo, &name]), &[])?;
             self.links.insert(key(&[repo, child]), &[])?;
+            self.linked.insert(key(&[child, repo]), &[])?;
         }
         if let (Some(subject), Some(referrer)) = (parsed.subject(), referrer) {
             let subject = subject.digest.to_string();
@@ -297,120 +319,29 @@ impl Index {
             .is_some())
     }
 
-    /// Descriptors of the manifests whose subject is this digest.
+    /// Descriptors of the manifests whose subject is this digest, in the order of theirs.
     pub fn referrers(
         &self,
         repository: &Repository,
         subject: &Digest,
-    ) -> Result<Vec<serde_json::Value>> {
+    ) -> Result<BTreeMap<Digest, serde_json::Value>> {
         let prefix = key(&[repository.as_str(), &subject.to_string(), ""]);
-        self.referrers
-            .scan_prefix(prefix)
-            .values()
-            .map(|v| Ok(serde_json::from_slice(&v?).unwrap_or_default()))
-            .collect()
-    }
-
-    // ---- blobs
-
-    /// Which manifests (repository, digest) name this content; a manifest names itself.
-    pub fn holders(&self, digest: &Digest) -> Result<Vec<(Repository, Digest)>> {
-        let mut found = Vec::new();
-        for k in self
-            .refs
-            .scan_prefix(key(&[&digest.to_string(), ""]))
-            .keys()
-        {
-            let k = k?;
-            if let Some([_, repository, manifest]) = split(&k)
-                && let Ok(manifest) = manifest.parse()
-            {
-                found.push((Repository::from_key(repository)?, manifest));
-            }
-        }
-        Ok(found)
-    }
-
-    /// Some manifest names this content.
-    pub fn is_held(&self, digest: &Digest) -> Result<bool> {
-        let prefix = key(&[&digest.to_string(), ""]);
-        Ok(self.refs.scan_prefix(prefix).next().transpose()?.is_some())
-    }
-
-    /// The blob may be read through this repository.
-    pub fn is_linked(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
-        Ok(self
-            .links
-            .contains_key(key(&[repository.as_str(), &digest.to_string()]))?)
-    }
-
-    /// Lets the blob be read through this repository.
-    pub fn link(&self, repository: &Repository, digest: &Digest) -> Result<()> {
-        self.links
-            .insert(key(&[repository.as_str(), &digest.to_string()]), &[])?;
-        Ok(())
-    }
-
-    /// Takes the blob out of this repository; false when it was not there.
-    pub fn unlink(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
-        Ok(self
-            .links
-            .remove(key(&[repository.as_str(), &digest.to_string()]))?
-            .is_some())
-    }
-
-    /// The blob may have lost its last holder, or never had one: the sweep looks at it.
-    pub fn set_pending(&self, digest: &Digest) -> Result<()> {
-        self.pending.insert(digest.to_string().as_bytes(), &[])?;
-        Ok(())
-    }
-
-    /// The sweep is done with it.
-    pub fn clear_pending(&self, digest: &Digest) -> Result<()> {
-        self.pending.remove(digest.to_string().as_bytes())?;
-        Ok(())
-    }
-
-    /// What the sweep has to look at.
-    pub fn pending(&self) -> Result<Vec<Digest>> {
-        let mut found = Vec::new();
-        for k in self.pending.iter().keys() {
-            if let Ok(digest) = String::from_utf8_lossy(&k?).parse() {
-                found.push(digest);
-            }
-        }
-        Ok(found)
-    }
-
-    // ---- uploads
-
-    /// An upload session.
-    pub fn upload(&self, id: &str) -> Result<Option<UploadRecord>> {
-        get(&self.uploads, id.as_bytes())
-    }
-
-    /// Remembers an upload session.
-    pub fn set_upload(&self, id: &str, record: &UploadRecord) -> Result<()> {
-        put(&self.uploads, id.as_bytes(), record)
-    }
-
-    /// Forgets an upload session.
-    pub fn remove_upload(&self, id: &str) -> Result<()> {
-        self.uploads.remove(id.as_bytes())?;
-        Ok(())
-    }
-
-    /// All upload sessions.
-    pub fn all_uploads(&self) -> Result<Vec<(String, UploadRecord)>> {
-        let mut found = Vec::new();
-        for entry in &self.uploads {
+        let mut found = BTreeMap::new();
+        for entry in self.referrers.scan_prefix(prefix) {
             let (k, v) = entry?;
-            if let Ok(record) = serde_json::from_slice(&v) {
-                found.push((String::from_utf8_lossy(&k).into_owned(), record));
+            if let Some([_, _, digest]) = split(&k)
+                && let (Ok(digest), Ok(descriptor)) = (digest.parse(), serde_json::from_slice(&v))
+            {
+                found.insert(digest, descriptor);
             }
         }
         Ok(found)
     }
+}
+
+/// Key of a tag. Letters of either case first, so that they are in order together.
+fn tag_key(repository: &Repository, tag: &str) -> Vec<u8> {
+    key(&[repository.as_str(), &tag.to_ascii_lowercase(), tag])
 }
 
 /// Parts with a NUL between them: no name has one, so that prefixes are whole parts.

@@ -1,6 +1,8 @@
 //! Manifests: a blob each, and a link file in every repository that has it
 //! (`repositories/<name>/_manifests/<algorithm>/<hex>`): put, read, point tags at, remove.
 
+mod remove;
+
 use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
@@ -71,7 +73,9 @@ pub struct Stored {
 impl Stored {
     /// Its parsed form. What is stored was parsed before.
     pub fn parse(&self) -> Result<Manifest> {
-        parse(&self.record.media_type, &self.content)
+        let mut parsed = parse(&self.record.media_type, &self.content)?;
+        parsed.hold_only(|named| self.record.held.contains(&named.digest));
+        Ok(parsed)
     }
 }
 
@@ -132,8 +136,10 @@ pub fn referrer_descriptor(
         Manifest::Image(m) => m
             .artifact_type
             .clone()
+            .filter(|t| !t.is_empty())
             .or_else(|| Some(m.config.media_type.clone())),
-        Manifest::Index(i) => i.artifact_type.clone(),
+        Manifest::Index(i) => i.artifact_type.clone().filter(|t| !t.is_empty()),
+        Manifest::Other(o) => o.artifact_type.clone().filter(|t| !t.is_empty()),
     };
     let mut descriptor = json!({
         "mediaType": record.media_type,
@@ -164,7 +170,7 @@ impl Registry {
             });
         }
         let media_type = put.media_type.split(';').next().unwrap_or_default().trim();
-        let parsed = parse(media_type, &put.content)?;
+        let mut parsed = parse(media_type, &put.content)?;
         let digest = digest_of(&put.content, put.expected.as_ref());
         if let Some(expected) = put.expected.clone().filter(|e| *e != digest) {
             return Err(Error::DigestMismatch {
@@ -175,6 +181,7 @@ impl Registry {
         // From here until the index knows the references, nothing that it names is collected.
         let _referencing = self.collecting.read().await;
         let _lease = self.leases.hold(&digest);
+        let held = self.hold_what_is_here(&put, &mut parsed).await?;
         self.check_children(&put, &parsed).await?;
         self.put_small_blob(&digest, put.content.clone()).await?;
         let before = self.index.manifest(&put.repository, &digest)?;
@@ -184,6 +191,7 @@ impl Registry {
             origin: put.origin,
             stored: before.as_ref().map_or_else(now, |b| b.stored),
             by_digest: put.by_digest || before.as_ref().is_some_and(|b| b.by_digest),
+            held,
         };
         let tag_record = TagRecord {
             digest: digest.clone(),
@@ -220,10 +228,29 @@ impl Registry {
         Ok(digest)
     }
 
+    /// A manifest of a form that is not known may name what is somewhere else, or refer to it. It keeps what is
+    /// here, and makes nothing readable that was not.
+    async fn hold_what_is_here(&self, put: &Put, parsed: &mut Manifest) -> Result<Vec<Digest>> {
+        let Manifest::Other(other) = &*parsed else {
+            return Ok(Vec::new());
+        };
+        let mut held = Vec::new();
+        for named in &other.descriptors {
+            if self.index.is_linked(&put.repository, &named.digest)?
+                && self.blobs.stat(&named.digest).await? == Some(named.size)
+            {
+                held.push(named.digest.clone());
+            }
+        }
+        parsed.hold_only(|named| held.contains(&named.digest));
+        Ok(held)
+    }
+
     async fn check_children(&self, put: &Put, parsed: &Manifest) -> Result<()> {
         if put.require == Require::Nothing {
             return Ok(());
         }
+        let mut missing = Vec::new();
         for child in parsed.references() {
             let visible = put.require == Require::Site
                 || self.index.is_linked(&put.repository, &child.digest)?;
@@ -235,14 +262,13 @@ impl Registry {
                         child.digest, child.size
                     )));
                 }
-                _ => {
-                    return Err(Error::ManifestBlobUnknown {
-                        digest: child.digest.to_string(),
-                    });
-                }
+                _ => missing.push(child.digest.clone()),
             }
         }
-        Ok(())
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(Error::ManifestBlobUnknown { digests: missing }),
+        }
     }
 
     /// Stores content that is in memory; the caller holds a lease.
@@ -325,56 +351,6 @@ impl Registry {
             .filter(|(_, record)| record.digest == *digest)
             .map(|(tag, _)| tag)
             .collect())
-    }
-
-    /// Removes a manifest from a repository with the tags that name it, what only an index of it held,
-    /// and content that nothing names any more. Returns the bytes that became free.
-    pub async fn remove_manifest(&self, repository: &Repository, digest: &Digest) -> Result<u64> {
-        let mut released = Vec::new();
-        let mut doomed = vec![digest.clone()];
-        while let Some(digest) = doomed.pop() {
-            let name = ImageName {
-                repository: repository.clone(),
-                pointer: Pointer::Digest(digest.clone()),
-            };
-            let parsed = match self.stored(&name).await? {
-                Some(stored) => stored.parse().ok(),
-                None => None,
-            };
-            let tags = self.tags_naming(repository, &digest)?;
-            let (manifests, tag_files) = (Arc::clone(&self.manifests), Arc::clone(&self.tags));
-            let (repo, gone, known) = (repository.clone(), digest.clone(), parsed.clone());
-            self.change(repository, move || {
-                for tag in &tags {
-                    tag_files.remove(&repo, tag)?;
-                }
-                manifests.remove(&repo, &gone, known.as_ref())
-            })
-            .await?;
-            for child in parsed.iter().flat_map(|m| m.references()) {
-                if matches!(parsed, Some(Manifest::Index(_)))
-                    && self.is_orphan(repository, &child.digest)?
-                {
-                    doomed.push(child.digest.clone());
-                }
-                released.push(child.digest.clone());
-            }
-            released.push(digest);
-        }
-        self.release(released).await
-    }
-
-    /// A manifest that only an index named, which is gone.
-    fn is_orphan(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
-        let Some(record) = self.index.manifest(repository, digest)? else {
-            return Ok(false);
-        };
-        let named = self
-            .index
-            .holders(digest)?
-            .iter()
-            .any(|(r, m)| r == repository && m != digest);
-        Ok(!record.by_digest && !named && self.tags_naming(repository, digest)?.is_empty())
     }
 }
 
