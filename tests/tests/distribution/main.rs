@@ -3,6 +3,7 @@
 
 mod api;
 mod blobs;
+mod clients;
 mod content;
 mod deletes;
 mod lists;
