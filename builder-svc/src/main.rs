@@ -1,11 +1,11 @@
 //! builder-svc: builds Dockerfiles into images.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use builder_svc::{
     build::{Builder, parallel},
-    context::{ContentStore, Fetcher, fetch::Limits, guard::Guard},
+    context::{ContentStore, Fetcher, fetch::Limits, git::ssh::Hosts, guard::Guard},
     grpc::BuilderService,
     history::History,
     registry::Registry,
@@ -52,8 +52,13 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
             allow: file.fetch_allow.clone(),
         },
         bytes: file.fetch_max_bytes,
+        silence: Duration::from_secs(60),
     };
-    let fetcher = Fetcher::new(Arc::new(store), limits)?;
+    let hosts = match &file.ssh_known_hosts {
+        Some(file) => Hosts::of_file(file.clone()),
+        None => Hosts::met(state.join("ssh_known_hosts")),
+    };
+    let fetcher = Fetcher::new(Arc::new(store), limits, hosts)?;
     let history = History::open(state.join("history"), file.history())
         .context("cannot open the history of builds")?;
     let builder = Builder::new(

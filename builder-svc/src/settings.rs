@@ -47,6 +47,9 @@ pub struct File {
     pub fetch_allow: Vec<ipnet::IpNet>,
     /// Most bytes that one URL may give.
     pub fetch_max_bytes: u64,
+    /// The only hosts that repositories are fetched from over ssh, as sshd(8) has them; without it each host is
+    /// believed the first time.
+    pub ssh_known_hosts: Option<PathBuf>,
     /// What builds may ask for with --allow: "network.host", "security.insecure".
     pub entitlements: Vec<String>,
 }
@@ -116,6 +119,7 @@ impl Default for File {
             worker_lease_seconds: 60,
             fetch_allow: Vec::new(),
             fetch_max_bytes: 16 << 30,
+            ssh_known_hosts: None,
             // As dockerd's.
             entitlements: vec![Entitlement::NetworkHost.name().to_owned()],
         }

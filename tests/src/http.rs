@@ -118,6 +118,13 @@ pub fn connect(site: &Site, address: SocketAddr) -> TcpStream {
     })
 }
 
+/// A listener of a site for what is no HTTP.
+pub fn listen(site: &Site, address: &str) -> TcpListener {
+    within(&site.namespace_path(), || {
+        TcpListener::bind(address).unwrap()
+    })
+}
+
 /// Does something in a network namespace, on a thread that ends afterwards.
 fn within<T: Send>(namespace: &std::path::Path, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {

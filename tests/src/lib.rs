@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 pub use audit::Audit;
 pub use ctl::Said;
-pub use http::{Reply, Request, Server};
+pub use http::{Reply, Request, Server, listen};
 pub use oci::Oci;
 pub use request::{Answer, Ask};
 pub use site::Site;

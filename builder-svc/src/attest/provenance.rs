@@ -51,7 +51,7 @@ pub fn predicate(wanted: &Provenance, asked: &Asked<'_>, notes: &Notes) -> Predi
     let mut notes = notes.clone();
     for (url, material) in asked.context.iter().chain(&asked.contexts) {
         match material.clone() {
-            Material::Git(commit) => drop(notes.git.insert(url.clone(), commit)),
+            Material::Git(commit) => notes.add_git(url.clone(), commit),
             Material::Http(digest) => drop(notes.http.insert(url.clone(), digest)),
         }
     }

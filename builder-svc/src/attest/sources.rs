@@ -14,6 +14,7 @@ use slipway_dockerfile::{
 use slipway_image::{Descriptor, Digest, Platform, Reference};
 
 use super::purl;
+use crate::context::git::{GitSource, ssh::AGENT};
 
 /// The notes of one platform.
 #[derive(Debug, Default)]
@@ -64,6 +65,16 @@ pub enum Input {
     Source(String),
 }
 
+impl Notes {
+    /// Notes a commit of a repository; over ssh also whose keys were asked for.
+    pub fn add_git(&mut self, url: String, commit: String) {
+        if GitSource::parse(&url).is_ok_and(|s| s.is_some_and(|s| s.ssh.is_some())) {
+            self.agents.entry(AGENT.to_owned()).or_insert(true);
+        }
+        self.git.insert(url, commit);
+    }
+}
+
 impl Sources {
     fn lock(&self) -> MutexGuard<'_, Notes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -102,7 +113,7 @@ impl Sources {
 
     /// A commit of a repository.
     pub fn git(&self, url: String, commit: String) {
-        self.lock().git.insert(url, commit);
+        self.lock().add_git(url, commit);
     }
 
     /// What a URL gave.
@@ -134,6 +145,19 @@ impl Sources {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn repositories_over_ssh_take_an_agent() {
+        let sources = Sources::default();
+        sources.git("https://h/r.git#v1".to_owned(), "a".repeat(40));
+        assert!(sources.notes().agents.is_empty());
+        sources.git("git@h:r.git#v1".to_owned(), "a".repeat(40));
+        assert_eq!(
+            sources.notes().agents,
+            [("default".to_owned(), true)].into()
+        );
+        assert_eq!(sources.notes().git.len(), 2);
+    }
 
     #[test]
     fn names_are_noted_once_with_what_they_stood_for() {

@@ -19,11 +19,14 @@ use serde::{Deserialize, Serialize};
 use slipway_image::Digest;
 use url::Url;
 
-use super::{ContentStore, Entry, Kind, guard::Guard};
+use super::{ContentStore, Entry, Kind, git::ssh::Hosts, guard::Guard};
 use crate::error::{Error, Result, Tried as _};
 
 /// Redirects that are followed (as Go's http.Client).
 const REDIRECTS: usize = 10;
+
+/// How long a host may take to accept a connection.
+pub const CONNECT: Duration = Duration::from_secs(10);
 
 /// What may be fetched, and how much.
 #[derive(Debug, Clone)]
@@ -32,6 +35,8 @@ pub struct Limits {
     pub guard: Guard,
     /// Most bytes of one answer.
     pub bytes: u64,
+    /// How long a server may be silent in the middle of something.
+    pub silence: Duration,
 }
 
 /// Fetches.
@@ -39,6 +44,7 @@ pub struct Limits {
 pub struct Fetcher {
     http: Client,
     limits: Limits,
+    hosts: Hosts,
     store: Arc<ContentStore>,
 }
 
@@ -101,16 +107,21 @@ pub fn file_name(url: &str) -> String {
 pub fn redacted(url: &str) -> String {
     match Url::parse(url) {
         Ok(mut parsed) if !parsed.username().is_empty() || parsed.password().is_some() => {
-            // Fails only where there is no host, and then there is no user either.
-            let _ = parsed.set_username("xxxxx");
-            let _ = parsed.set_password(Some("xxxxx"));
+            // They fail only where there is no host, and then there is no user either.
+            if !parsed.username().is_empty() {
+                let _ = parsed.set_username("xxxxx");
+            }
+            if parsed.password().is_some() {
+                let _ = parsed.set_password(Some("xxxxx"));
+            }
             parsed.to_string()
         }
         _ => url.to_owned(),
     }
 }
 
-fn percent_decoded(text: &str) -> String {
+/// Text of a URL without `%41`.
+pub(super) fn percent_decoded(text: &str) -> String {
     let mut out = Vec::new();
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
@@ -130,14 +141,14 @@ fn percent_decoded(text: &str) -> String {
 }
 
 impl Fetcher {
-    /// Into this store.
-    pub fn new(store: Arc<ContentStore>, limits: Limits) -> Result<Self> {
+    /// Into this store; over ssh from these hosts.
+    pub fn new(store: Arc<ContentStore>, limits: Limits, hosts: Hosts) -> Result<Self> {
         // Only the first one counts: another one may be there already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = Client::builder()
             .user_agent(concat!("slipway/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(10))
-            .read_timeout(Duration::from_secs(60))
+            .connect_timeout(CONNECT)
+            .read_timeout(limits.silence)
             // Each address is judged before it is used: no redirect by itself, and no proxy, which
             // would resolve names on its own.
             .redirect(Policy::none())
@@ -148,6 +159,7 @@ impl Fetcher {
         Ok(Self {
             http,
             limits,
+            hosts,
             store,
         })
     }
@@ -252,6 +264,16 @@ impl Fetcher {
         })
     }
 
+    /// What may be fetched.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The hosts that are known over ssh.
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
     /// Most bytes of an answer.
     pub fn most(&self) -> u64 {
         self.limits.bytes
@@ -340,7 +362,10 @@ mod tests {
     fn nobody_reads_a_password() {
         for (url, shown) in [
             ("https://u:p@h/x?y", "https://xxxxx:xxxxx@h/x?y"),
-            ("https://token@h/r.git", "https://xxxxx:xxxxx@h/r.git"),
+            ("https://token@h/r.git", "https://xxxxx@h/r.git"),
+            ("https://:p@h/r.git", "https://:xxxxx@h/r.git"),
+            ("ssh://git@h:22/r.git", "ssh://xxxxx@h:22/r.git"),
+            ("git@h:r.git", "git@h:r.git"),
             ("https://h/a b", "https://h/a b"),
         ] {
             assert_eq!(redacted(url), shown);

@@ -98,21 +98,25 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
+impl Guard {
+    /// The addresses of a host that may be connected to. Errors are sentences.
+    pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+        let found = tokio::net::lookup_host((host, port)).await;
+        let found: Vec<SocketAddr> = found.map_err(|e| format!("{host}: {e}"))?.collect();
+        let permitted = found.iter().filter(|a| self.permits(a.ip()));
+        let permitted: Vec<SocketAddr> = permitted.copied().collect();
+        match permitted.is_empty() && !found.is_empty() {
+            true => Err(refusal(host)),
+            false => Ok(permitted),
+        }
+    }
+}
+
 impl reqwest::dns::Resolve for Guard {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
         let guard = self.clone();
         Box::pin(async move {
-            let host = name.as_str().to_owned();
-            let found: Vec<SocketAddr> =
-                tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
-            let permitted: Vec<SocketAddr> = found
-                .iter()
-                .copied()
-                .filter(|a| guard.permits(a.ip()))
-                .collect();
-            if permitted.is_empty() && !found.is_empty() {
-                return Err(refusal(&host).into());
-            }
+            let permitted = guard.resolve(name.as_str(), 0).await?;
             Ok(Box::new(permitted.into_iter()) as reqwest::dns::Addrs)
         })
     }
@@ -121,6 +125,32 @@ impl reqwest::dns::Resolve for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn names_are_judged_by_their_addresses() {
+        let guard = Guard::default();
+        for host in [
+            "localhost",
+            "127.0.0.1",
+            "127.1",
+            "0x7f000001",
+            "::1",
+            "::ffff:7f00:1",
+        ] {
+            let found = guard.resolve(host, 22).await;
+            assert!(
+                found.is_err_and(|e| e.contains("inside of this host")),
+                "{host}"
+            );
+        }
+        let public = guard.resolve("8.8.8.8", 22).await.unwrap();
+        assert_eq!(public, ["8.8.8.8:22".parse().unwrap()]);
+        let allowing = Guard {
+            allow: vec!["127.0.0.0/8".parse().unwrap()],
+        };
+        let own = allowing.resolve("127.0.0.1", 22).await.unwrap();
+        assert_eq!(own, ["127.0.0.1:22".parse().unwrap()]);
+    }
 
     fn check(guard: &Guard, url: &str) -> Result<(), String> {
         guard.check(&Url::parse(url).unwrap())

@@ -107,11 +107,23 @@ impl Sources {
     }
 }
 
-/// What docker takes for a context elsewhere (docker/cli, urlutil).
+/// What docker takes for a context elsewhere (docker/buildx, IsRemoteURL): a URL, or a repository at
+/// `user@host:path` where no folder has that name.
 fn is_remote(text: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@"]
-        .iter()
-        .any(|start| text.starts_with(start))
+    let url = ["http://", "https://", "git://", "ssh://"];
+    url.iter().any(|start| text.starts_with(start)) || is_scp(text) && !Path::new(text).is_dir()
+}
+
+/// BuildKit's pattern (util/sshutil/scpurl.go).
+fn is_scp(text: &str) -> bool {
+    let fits = |text: &str, more: &str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || more.contains(c);
+        !text.is_empty() && text.chars().all(fits)
+    };
+    let login = text
+        .split_once(':')
+        .and_then(|(login, _)| login.split_once('@'));
+    login.is_some_and(|(user, host)| fits(user, "-_") && fits(host, "-."))
 }
 
 fn all_of_stdin() -> Outcome<Vec<u8>> {
@@ -234,6 +246,34 @@ mod tests {
         block[0] = b'a';
         block[148..156].copy_from_slice(b"000541\0 ");
         assert!(is_archive(&block));
+    }
+
+    #[test]
+    fn repositories_are_told_from_folders() {
+        for text in [
+            "git@h:a/b.git",
+            "some_one@h.example:x#v1:sub",
+            "ssh://h/x",
+            "https://h/x",
+        ] {
+            assert!(is_remote(text), "{text}");
+        }
+        for text in [
+            ".",
+            "a/b@c:d",
+            "h:x",
+            "@h:x",
+            "a@:x",
+            "git@h",
+            "git@h/x:y",
+            "C:/x",
+        ] {
+            assert!(!is_remote(text), "{text}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("git@h:x");
+        fs::create_dir(&own).unwrap();
+        assert!(!is_remote(own.to_str().unwrap()));
     }
 
     #[test]

@@ -9,6 +9,11 @@ pub fn install(filter: &str, json: bool) {
         Ok(parsed) => (parsed, None),
         Err(e) => (EnvFilter::new("info"), Some(e)),
     };
+    // It tells, byte by byte, which keys there are and what is signed with them.
+    let parsed = match "russh=warn".parse() {
+        Ok(quiet) => parsed.add_directive(quiet),
+        Err(_) => parsed,
+    };
     let layer = fmt::layer().with_writer(std::io::stderr).with_target(false);
     let registry = tracing_subscriber::registry().with(parsed);
     // A second installation in one process happens only in tests, where the first one serves.

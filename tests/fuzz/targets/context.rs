@@ -8,11 +8,12 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use builder_svc::{
     caller::Caller,
-    context::{Announced, BuildContext, ContentStore, Fetcher, fetch::Limits, guard::Guard},
+    context::{Announced, BuildContext, ContentStore, Fetcher, fetch::Limits, git::ssh::Hosts, guard::Guard},
     events::Events,
     grpc::feed,
 };
@@ -116,10 +117,12 @@ fn fetcher() -> Arc<Fetcher> {
         let limits = Limits {
             guard: Guard { allow: Vec::new() },
             bytes: 1 << 20,
+            silence: Duration::from_secs(1),
         };
+        let hosts = Hosts::met(folder.path().join("hosts"));
         (
             folder,
-            Arc::new(Fetcher::new(Arc::new(store), limits).unwrap()),
+            Arc::new(Fetcher::new(Arc::new(store), limits, hosts).unwrap()),
         )
     });
     fetcher.clone()

@@ -3,16 +3,14 @@
 use std::{
     fs,
     io::Write as _,
-    path::Path,
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
 };
 
 use slipway_tests::{Reply, Request, Server, Site, installed, ready};
 
 use crate::{build, contexts::allow, shell, site, write};
 
-fn git(site: &Site, arguments: &[&str]) -> String {
+pub fn git(site: &Site, arguments: &[&str]) -> String {
     let done = Command::new("git")
         .args([
             "-c",
@@ -39,12 +37,12 @@ fn git(site: &Site, arguments: &[&str]) -> String {
 const KEY: &str = "basic eC1hY2Nlc3MtdG9rZW46dGhlLXRva2Vu";
 
 /// `git http-backend` as gitprotocol-http(5) has it.
-fn serve(site: &Site) -> Server {
+pub fn serve(site: &Site) -> Server {
     serve_and(site, |_| ())
 }
 
 /// The same; `look` sees each request.
-fn serve_and(site: &Site, look: impl Fn(&Request) + Send + Sync + 'static) -> Server {
+pub fn serve_and(site: &Site, look: impl Fn(&Request) + Send + Sync + 'static) -> Server {
     let root = site.path("");
     Server::start_raw(site, move |request, out| {
         look(request);
@@ -192,8 +190,8 @@ async fn repositories_are_contexts_and_sources() {
         (format!("ADD http://{}/none.git /x", server.address), "404"),
         ("ADD http://localhost:1/x.git /x".to_owned(), "cannot fetch"),
         (
-            "ADD git@localhost:a/b.git /x".to_owned(),
-            "only http and https",
+            "ADD git://localhost/b.git /x".to_owned(),
+            "git:// is not supported",
         ),
     ] {
         let said = from(&line);
@@ -203,242 +201,6 @@ async fn repositories_are_contexts_and_sources() {
             said.err
         );
     }
-}
-
-#[tokio::test]
-async fn a_commit_is_fetched_once() {
-    if !ready() || !installed(&["git"]) {
-        return;
-    }
-    let mut site = site().await;
-    allow(&mut site, "\"127.0.0.1/32\"").await;
-    let repo = site.path("repo");
-    let commit = |name: &str| {
-        git(&site, &["add", "-A"]);
-        git(&site, &["commit", "-qm", name]);
-        git(&site, &["rev-parse", "HEAD"])
-    };
-    write(&repo, &[("file", "of the module")]);
-    git(&site, &["init", "-q"]);
-    let module = commit("module");
-    fs::rename(repo.join(".git"), site.path("private.git")).unwrap();
-    fs::remove_dir_all(&repo).unwrap();
-    let modules = "[submodule \"m\"]\n\tpath = m\n\turl = ../private.git\n";
-    let dockerfile = "FROM busybox\nCOPY . /all/\n";
-    let files = [
-        ("Dockerfile", dockerfile),
-        (".gitmodules", modules),
-        ("run.sh", "1"),
-        ("sub/file", "in the folder"),
-    ];
-    write(&repo, &files);
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(repo.join("run.sh"), mode).unwrap();
-    std::os::unix::fs::symlink("sub/file", repo.join("link")).unwrap();
-    git(&site, &["init", "-q"]);
-    git(&site, &["add", "-A"]);
-    let link = format!("160000,{module},m");
-    git(&site, &["update-index", "--add", "--cacheinfo", &link]);
-    git(&site, &["commit", "-qm", "one"]);
-    git(&site, &["tag", "-a", "v1", "-m", "the first"]);
-    let first = git(&site, &["rev-parse", "HEAD"]);
-    let whole = site.path("whole.git");
-    std::os::unix::fs::symlink(repo.join(".git"), whole).unwrap();
-
-    let bodies = Arc::new(Mutex::new(Vec::new()));
-    let seen = bodies.clone();
-    let server = serve_and(&site, move |request| {
-        let body = String::from_utf8_lossy(&request.body).into_owned();
-        seen.lock().unwrap().push(body);
-    });
-    let url = format!("http://{}/whole.git", server.address);
-    let token = site.path("token");
-    fs::write(&token, "the-token\n").unwrap();
-    let secret = format!("id=GIT_AUTH_TOKEN,src={}", token.display());
-    let asked = |what: &str| {
-        let bodies = bodies.lock().unwrap();
-        bodies.iter().filter(|body| body.contains(what)).count()
-    };
-    // How many packs and lists of references a build asks for.
-    let counted = |site: &Site, arguments: &[&str]| {
-        let before = (asked("command=fetch"), asked("command=ls-refs"));
-        let mut all = vec!["build", "-t", "git", "--secret", &secret];
-        all.extend(arguments);
-        let said = site.ctl(&all);
-        assert_eq!(said.code, 0, "{arguments:?}: {}", said.err);
-        (
-            asked("command=fetch") - before.0,
-            asked("command=ls-refs") - before.1,
-        )
-    };
-    let on = |site: &Site, reference: &str| counted(site, &[&format!("{url}{reference}")]);
-    assert_eq!(
-        on(&site, "#main"),
-        (2, 1),
-        "the repository and its submodule"
-    );
-    let look = "cd /all; cat sub/file m/file; readlink link; stat -c %a run.sh";
-    let seen = shell(&site, "git", look);
-    assert_eq!(seen, "in the folderof the modulesub/file\n755\n");
-    assert_eq!(on(&site, "#main"), (0, 1));
-    assert_eq!(shell(&site, "git", look), seen);
-    assert_eq!(
-        on(&site, &format!("#{first}")),
-        (0, 0),
-        "nobody need ask what it is"
-    );
-    // A tag is an object of its own.
-    assert_eq!((on(&site, "#v1"), on(&site, "#v1")), ((1, 1), (0, 1)));
-    let context = site.path("context");
-    let add = |site: &Site, options: &str| {
-        let text = format!("FROM busybox\nADD {options} /x/\n");
-        write(&context, &[("Dockerfile", &text)]);
-        counted(site, &[context.to_str().unwrap()])
-    };
-    assert_eq!(add(&site, &format!("{url}#main")), (0, 1));
-    assert_eq!(add(&site, &format!("{url}#main:sub")), (1, 1));
-    assert_eq!(add(&site, &format!("{url}#main:sub")), (0, 1));
-    let keep = format!("--keep-git-dir {url}#main");
-    assert_eq!(add(&site, &keep), (2, 1));
-    let of = "cd /x; find .git -type f | sort | xargs sha256sum";
-    let kept = shell(&site, "git", of);
-    assert!(kept.contains(".git/objects/pack/"), "{kept}");
-    site.kill_and_restart("builder").await;
-    assert_eq!(add(&site, &keep), (0, 1));
-    assert_eq!(shell(&site, "git", of), kept);
-    // What is known is for those only whom the server lets in.
-    let said = site.ctl(&["build", &format!("{url}#main")]);
-    assert!(said.code != 0 && said.err.contains("401"), "{}", said.err);
-    // What is not there any more is fetched.
-    fs::remove_dir_all(site.path("state/builder/content/sha256")).unwrap();
-    assert_eq!(on(&site, "#main"), (2, 1));
-    assert_eq!(shell(&site, "git", look), seen);
-    fs::write(repo.join("sub/file"), "changed").unwrap();
-    git(&site, &["add", "sub/file"]);
-    git(&site, &["commit", "-qm", "two"]);
-    assert_eq!(on(&site, "#main"), (1, 1), "the submodule is as it was");
-    let changed = seen.replace("in the folder", "changed");
-    assert_eq!(shell(&site, "git", look), changed);
-}
-
-/// What git itself says of a `.git` that a build kept.
-fn seen(at: &Path, arguments: &[&str]) -> String {
-    let done = Command::new("git")
-        .args(["-c", "safe.directory=*", "-C"])
-        .arg(at)
-        .args(arguments)
-        .env("HOME", "/nowhere")
-        .output()
-        .unwrap();
-    assert!(
-        done.status.success(),
-        "{arguments:?}: {}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-    String::from_utf8(done.stdout).unwrap().trim().to_owned()
-}
-
-#[tokio::test]
-async fn git_understands_what_is_kept_of_it() {
-    if !ready() || !installed(&["git"]) {
-        return;
-    }
-    let mut site = site().await;
-    allow(&mut site, "\"127.0.0.1/32\"").await;
-    let repo = site.path("repo");
-    let commit = || {
-        git(&site, &["commit", "-qm", "x"]);
-        git(&site, &["rev-parse", "HEAD"])
-    };
-    write(&repo, &[("file", "of the module")]);
-    git(&site, &["init", "-q"]);
-    git(&site, &["add", "-A"]);
-    let module = commit();
-    fs::rename(repo.join(".git"), site.path("module.git")).unwrap();
-    fs::remove_dir_all(&repo).unwrap();
-    let modules = "[submodule \"the m\"]\n\tpath = lib/m\n\turl = ../module.git\n";
-    let files = [
-        ("Dockerfile", "FROM scratch\nCOPY . /\n"),
-        (".gitmodules", modules),
-        ("run.sh", "#!/bin/sh\n"),
-        ("empty", ""),
-        ("long", &"x".repeat(300_000)),
-    ];
-    write(&repo, &files);
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(repo.join("run.sh"), mode).unwrap();
-    std::os::unix::fs::symlink("run.sh", repo.join("link")).unwrap();
-    git(&site, &["init", "-q"]);
-    git(&site, &["add", "-A"]);
-    commit();
-    let link = format!("160000,{module},lib/m");
-    git(&site, &["update-index", "--add", "--cacheinfo", &link]);
-    let head = commit();
-    git(&site, &["tag", "light"]);
-    git(&site, &["tag", "-a", "v1", "-m", "the first"]);
-    fs::rename(repo.join(".git"), site.path("whole.git")).unwrap();
-    let server = serve(&site);
-    let url = format!("http://me:word@{}/whole.git", server.address);
-    let out = site.path("out");
-    let output = format!("type=local,dest={}", out.display());
-    let context = site.path("context");
-    for (n, (reference, tag)) in [
-        ("", "heads/main"),
-        ("#light", "tags/light"),
-        ("#v1", "tags/v1"),
-        ("?tag=v1&keep-git-dir=1", "tags/v1"),
-        (&format!("#{head}"), ""),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let _ = fs::remove_dir_all(&out);
-        let said = if n == 0 {
-            let keep = "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1";
-            site.ctl(&["build", "--build-arg", keep, "-o", &output, &url])
-        } else {
-            let flag = if reference.contains('=') {
-                ""
-            } else {
-                "--keep-git-dir"
-            };
-            let text = format!("FROM scratch\nADD {flag} {url}{reference} /\n");
-            write(&context, &[("Dockerfile", &text)]);
-            let context = context.display().to_string();
-            site.ctl(&["build", "-o", &output, &context])
-        };
-        assert_eq!(said.code, 0, "{reference}: {}", said.err);
-        assert_eq!(seen(&out, &["log", "--format=%H %s"]), format!("{head} x"));
-        assert_eq!(
-            seen(&out, &["status", "--porcelain", "--ignore-submodules=none"]),
-            ""
-        );
-        assert_eq!(
-            seen(&out, &["rev-parse", "--is-shallow-repository"]),
-            "true"
-        );
-        seen(&out, &["fsck", "--strict", "--full"]);
-        assert_eq!(seen(&out, &["rev-parse", "HEAD"]), head);
-        if !tag.is_empty() {
-            assert_eq!(
-                seen(&out, &["rev-parse", &format!("refs/{tag}^{{commit}}")]),
-                head
-            );
-        }
-        let described = seen(&out, &["describe", "--always", "--abbrev=40"]);
-        let expected = if tag == "tags/v1" { "v1" } else { &head };
-        assert_eq!(described, expected);
-        let shown = seen(&out, &["remote", "get-url", "origin"]);
-        assert!(shown.starts_with("http://xxxxx:xxxxx@"), "{shown}");
-        let below = out.join("lib/m");
-        assert_eq!(seen(&below, &["rev-parse", "HEAD"]), module);
-        assert_eq!(seen(&below, &["status", "--porcelain"]), "");
-        let state = seen(&out, &["submodule", "status"]);
-        assert!(state.starts_with(&format!("{module} lib/m")), "{state}");
-    }
-    // A change is one: what was kept is not just believed.
-    fs::write(out.join("run.sh"), "#!/bin/sx\n").unwrap();
-    assert_eq!(seen(&out, &["status", "--porcelain"]), "M run.sh");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Git repositories as contexts and as sources of ADD.
 //!
-//! `reference` and `query` what people write, `auth` who asks, `protocol` the conversation with a server, `pack` its
-//! answer, `tree` the files of a commit, `submodules` repositories inside of repositories, `kept` the `.git` of
+//! `reference` and `query` what people write, `auth` who asks over http, `ssh` the way there over ssh, `protocol` the
+//! conversation with a server, `pack` its answer, `tree` the files of a commit, `submodules` repositories inside of repositories, `kept` the `.git` of
 //! it all, `known` what needs no pack; this file puts them together as a manifest.
 
 mod auth;
@@ -11,6 +11,7 @@ mod pack;
 mod protocol;
 mod query;
 mod reference;
+pub mod ssh;
 mod submodules;
 mod tree;
 
@@ -60,8 +61,7 @@ pub async fn manifest(
 ) -> Result<(Arc<Manifest>, String)> {
     let shown = source.shown();
     let fail = |why: String| Error::Context(format!("{shown}: {why}"));
-    let who = auth::header(caller, &source.remote).await?;
-    let repository = Repository::open(fetcher, source, who).await?;
+    let mut repository = Repository::open((fetcher, caller), source).await?;
     let resolved = repository.resolve(&source.reference).await?;
     let id = resolved.commit;
     if let Some(wanted) = &source.checksum {
@@ -74,7 +74,7 @@ pub async fn manifest(
     }
     let keep = source.keep_git_dir == Some(true) && source.subfolder.is_empty();
     let mut whole = Manifest::default();
-    let mut top = files(&repository, resolved.tag.unwrap_or(id), source, keep).await?;
+    let mut top = files(&mut repository, resolved.tag.unwrap_or(id), source, keep).await?;
     let mut todo = match source.skip_submodules {
         false => submodules::of(&top.tree, source, None, keep).map_err(fail)?,
         true => Vec::new(),
@@ -86,7 +86,7 @@ pub async fn manifest(
             modules: submodules::settings(&todo),
             worktree: None,
         };
-        let folder = top.git_dir(&repository, id, kept).await?;
+        let folder = top.git_dir(&mut repository, id, kept).await?;
         add(&mut whole, ".git", folder).map_err(fail)?;
     }
     add(&mut whole, "", top.tree.manifest).map_err(fail)?;
@@ -99,9 +99,8 @@ pub async fn manifest(
                 submodules::MOST
             )));
         }
-        let who = auth::header(caller, &module.source.remote).await?;
-        let repository = Repository::open(fetcher, &module.source, who).await?;
-        let mut found = files(&repository, module.commit, &module.source, keep).await?;
+        let mut repository = Repository::open((fetcher, caller), &module.source).await?;
+        let mut found = files(&mut repository, module.commit, &module.source, keep).await?;
         let more = submodules::of(&found.tree, &module.source, Some(&module), keep);
         let more = more.map_err(fail)?;
         if keep {
@@ -111,7 +110,7 @@ pub async fn manifest(
                 worktree: Some(module.worktree()),
                 ..Keep::default()
             };
-            let folder = found.git_dir(&repository, module.commit, kept).await?;
+            let folder = found.git_dir(&mut repository, module.commit, kept).await?;
             add(&mut whole, &module.git_dir, folder).map_err(fail)?;
             let link = module.link(fetcher.store()).await?;
             add(&mut whole, &module.path, link).map_err(fail)?;
@@ -154,7 +153,7 @@ struct Found<'a> {
 
 /// The tree of a commit, or a folder of it: as it is known, or from a pack. `keep`: its objects will be wanted.
 async fn files<'a>(
-    repository: &Repository<'_>,
+    repository: &mut Repository<'_>,
     id: Id,
     source: &'a GitSource,
     keep: bool,
@@ -180,7 +179,7 @@ async fn known_tree(repository: &Repository<'_>, name: String) -> Option<Tree> {
 
 /// The tree of a commit, or a folder of it, from a pack.
 async fn fetched<'a>(
-    repository: &Repository<'_>,
+    repository: &mut Repository<'_>,
     id: Id,
     source: &'a GitSource,
     keep: bool,
@@ -219,7 +218,7 @@ impl Found<'_> {
     /// Its `.git`. What that takes of the tree is taken out of it.
     async fn git_dir(
         &mut self,
-        repository: &Repository<'_>,
+        repository: &mut Repository<'_>,
         commit: Id,
         keep: Keep,
     ) -> Result<Manifest> {

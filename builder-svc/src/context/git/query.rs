@@ -66,6 +66,7 @@ mod tests {
         let found = of("https://h/r.git?branch=a/b&subdir=%2Fx&keep-git-dir&submodules=0").unwrap();
         let expected = GitSource {
             remote: "https://h/r.git".to_owned(),
+            ssh: None,
             reference: "refs/heads/a/b".to_owned(),
             subfolder: "x".to_owned(),
             checksum: None,

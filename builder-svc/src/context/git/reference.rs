@@ -1,12 +1,14 @@
 //! References to git repositories, as contexts and ADD have them: `URL[?KEY=VALUE&...][#REF[:SUBFOLDER]]`.
 
-use super::{super::fetch::redacted, query};
+use super::{super::fetch::redacted, query, ssh::SshUrl};
 
 /// A place in a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GitSource {
-    /// http or https, without a fragment.
+    /// Without query and fragment.
     pub remote: String,
+    /// The same where it is reached over ssh, not over http or https.
+    pub ssh: Option<SshUrl>,
     /// Branch, tag, full name of a reference, or commit; "" = the remote's HEAD.
     pub reference: String,
     /// "" = all of it.
@@ -24,28 +26,23 @@ impl GitSource {
     /// is one only if its path ends with `.git`). Errors are sentences.
     pub fn parse(text: &str) -> Result<Option<Self>, String> {
         let (location, fragment) = text.split_once('#').unwrap_or((text, ""));
-        let lower = location.to_ascii_lowercase();
-        let http = lower.starts_with("http://") || lower.starts_with("https://");
-        let path = location.split('?').next().unwrap_or(location);
-        if http && !path.ends_with(".git") {
-            return Ok(None);
-        }
-        if !http {
-            let scp = location.split_once(':').is_some_and(|(host, rest)| {
-                host.contains('@') && !host.contains('/') && !rest.is_empty()
-            });
-            let other = ["ssh://", "git://"].iter().any(|s| lower.starts_with(s));
-            if !scp && !other {
-                return Ok(None);
-            }
+        let (remote, query) = location.split_once('?').unwrap_or((location, ""));
+        let lower = remote.to_ascii_lowercase();
+        if lower.starts_with("git://") {
             return Err(format!(
-                "git repository {location:?}: only http and https are supported as transports; give its https:// address"
+                "git repository {:?}: git:// is not supported: nobody knows there who answers; give its https:// or ssh:// address",
+                redacted(location)
             ));
         }
-        let (remote, query) = location.split_once('?').unwrap_or((location, ""));
+        let http = lower.starts_with("http://") || lower.starts_with("https://");
+        let ssh = SshUrl::parse(remote)?;
+        if !(http && remote.ends_with(".git")) && ssh.is_none() {
+            return Ok(None);
+        }
         let (reference, subfolder) = fragment.split_once(':').unwrap_or((fragment, ""));
         let mut source = Self {
             remote: remote.to_owned(),
+            ssh,
             reference: reference.to_owned(),
             subfolder: subfolder.to_owned(),
             ..Self::default()
@@ -81,7 +78,7 @@ fn check(text: &str, reference: &str) -> Result<(), String> {
             .chars()
             .any(|c| c.is_control() || " ~^:?*[\\".contains(c));
     match bad {
-        true => Err(format!("invalid git reference in {text:?}")),
+        true => Err(format!("invalid git reference in {:?}", redacted(text))),
         false => Ok(()),
     }
 }
@@ -108,11 +105,24 @@ mod tests {
             of("https://h/r.git#:../../x"),
             three("https://h/r.git", "", "x")
         );
+        assert_eq!(
+            of("git@h:a/b.git#v1:sub"),
+            three("git@h:a/b.git", "v1", "sub")
+        );
+        assert_eq!(
+            of("ssh://git@h:22/a?branch=b&subdir=c"),
+            three("ssh://git@h:22/a", "refs/heads/b", "c")
+        );
+        let ssh = |text: &str| GitSource::parse(text).unwrap().unwrap().ssh;
+        assert_eq!(ssh("git@h:a/b.git?ref=x#:y").unwrap().path, "a/b.git");
+        assert_eq!(ssh("https://h/r.git"), None);
         for other in [
             "a/b.git",
             "https://h/r.tgz",
             "./x",
             "github.com/a/b",
+            "h:a/b",
+            "a#b@c:d",
             "C:/x",
         ] {
             assert_eq!(of(other), None, "{other}");
@@ -123,8 +133,9 @@ mod tests {
             "https://h/r.git#a..b",
             "https://h/r.git#a\nb",
             "https://h/r.git#a b",
-            "git@h:a/b.git",
-            "ssh://h/a.git",
+            "git@h:a/b.git#--upload-pack=touch",
+            "git@h:",
+            "ssh://u:p@h/a.git",
             "git://h/a.git",
             "https://h/r.git?ref=x y",
             "https://h/r.git?what=x",

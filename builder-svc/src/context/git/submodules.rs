@@ -7,6 +7,7 @@ use url::Url;
 use super::{
     super::{ContentStore, Entry, Kind, Manifest, fetch::redacted},
     GitSource, Id, Tree,
+    ssh::SshUrl,
 };
 use crate::error::{Error, Tried as _};
 
@@ -98,13 +99,16 @@ pub fn of(
         let (name, url) = places
             .get(path.as_str())
             .ok_or_else(|| format!("No url found for submodule path '{path}' in .gitmodules"))?;
+        let refuse = |why: &str| format!("the submodule {path} is at {:?}: {why}", redacted(url));
         let remote = absolute(&parent.remote, url)
-            .ok_or_else(|| format!("the submodule {path} is at {url:?}: only http and https are supported as transports"))?;
+            .ok_or_else(|| refuse("only http, https and ssh are supported as transports"))?;
+        let ssh = SshUrl::parse(&remote)?;
         // What is wanted may be a folder of the submodule itself.
         let rest = parent.subfolder.strip_prefix(path.as_str());
         let rest = rest.and_then(|r| r.strip_prefix('/'));
         let source = GitSource {
             remote,
+            ssh,
             subfolder: rest.unwrap_or_default().to_owned(),
             ..GitSource::default()
         };
@@ -199,28 +203,40 @@ fn plain(value: &str) -> String {
 /// A submodule's URL: as it is, or beside its parent's where it begins with `./` or `../`.
 fn absolute(parent: &str, url: &str) -> Option<String> {
     let relative = url.starts_with("./") || url.starts_with("../");
-    let mut at = match relative {
-        true => Url::parse(parent).ok()?,
-        false => Url::parse(url).ok()?,
+    let at = if relative { parent } else { url };
+    let Ok(mut at) = Url::parse(at) else {
+        // user@host:path
+        let (login, path) = at.split_once(':')?;
+        let path = if relative {
+            beside(path, url)?
+        } else {
+            path.to_owned()
+        };
+        let whole = format!("{login}:{path}");
+        return SshUrl::parse(&whole)
+            .is_ok_and(|u| u.is_some())
+            .then_some(whole);
     };
     if relative {
-        let mut parts: Vec<String> = at
-            .path()
-            .trim_matches('/')
-            .split('/')
-            .map(str::to_owned)
-            .collect();
-        for part in url.trim_end_matches('/').split('/') {
-            match part {
-                "." | "" => {}
-                ".." => drop(parts.pop()?),
-                part => parts.push(part.to_owned()),
-            }
-        }
-        at.set_path(&parts.join("/"));
+        let path = beside(at.path(), url)?;
+        at.set_path(&path);
     }
     at.set_fragment(None);
-    matches!(at.scheme(), "http" | "https").then(|| at.to_string())
+    matches!(at.scheme(), "http" | "https" | "ssh").then(|| at.to_string())
+}
+
+/// A path beside another one; none where it leads out of its root.
+fn beside(path: &str, relative: &str) -> Option<String> {
+    let root = if path.starts_with('/') { "/" } else { "" };
+    let mut parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    for part in relative.trim_end_matches('/').split('/') {
+        match part {
+            "." | "" => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(format!("{root}{}", parts.join("/")))
 }
 
 #[cfg(test)]
@@ -245,13 +261,38 @@ mod tests {
             ("./a.git", Some("https://h/team/repo.git/a.git")),
             ("../../../../a", None),
             ("http://x/y.git", Some("http://x/y.git")),
-            ("git@h:a/b.git", None),
-            ("ssh://h/a", None),
+            ("git@h:a/b.git", Some("git@h:a/b.git")),
+            ("ssh://git@h:2222/a", Some("ssh://git@h:2222/a")),
+            ("git@h:-x", None),
+            ("git://h/a", None),
+            ("file:///a", None),
             ("/local", None),
+            ("C:/x", None),
             ("--upload-pack=x", None),
         ] {
             let found = absolute("https://h/team/repo.git", url);
             assert_eq!(found.as_deref(), expected, "{url}");
+        }
+        for (parent, url, expected) in [
+            ("git@h:team/repo.git", "../a.git", Some("git@h:team/a.git")),
+            ("git@h:/srv/repo.git/", "../a.git", Some("git@h:/srv/a.git")),
+            ("git@h:repo.git", "../a.git", Some("git@h:a.git")),
+            ("git@h:repo.git", "../../a.git", None),
+            ("git@h:repo.git", "https://x/y.git", Some("https://x/y.git")),
+            (
+                "ssh://git@h:2222/team/repo.git",
+                "../a.git",
+                Some("ssh://git@h:2222/team/a.git"),
+            ),
+            (
+                "ssh://git@h/~me/repo.git",
+                "./a",
+                Some("ssh://git@h/~me/repo.git/a"),
+            ),
+            ("https://h/repo.git", "git@h:x", Some("git@h:x")),
+        ] {
+            let found = absolute(parent, url);
+            assert_eq!(found.as_deref(), expected, "{parent} {url}");
         }
     }
 
