@@ -170,16 +170,10 @@ async fn rebuild_manifests(
     Ok(count)
 }
 
-/// Removes what a crash left: staged files and upload files without a session.
-pub fn remove_left_overs(staging: &Path, uploads: &Path, index: &Index) -> Result<()> {
+/// Removes the staged files that a crash left.
+pub fn remove_left_overs(staging: &Path) -> Result<()> {
     for entry in list(staging)? {
         fs::remove_file(entry.path()).map_err(Error::io("cannot remove", entry.path()))?;
-    }
-    for entry in list(uploads)? {
-        let id = entry.file_name().to_string_lossy().into_owned();
-        if index.upload(&id)?.is_none() {
-            fs::remove_file(entry.path()).map_err(Error::io("cannot remove", entry.path()))?;
-        }
     }
     Ok(())
 }

@@ -78,12 +78,12 @@ impl Registry {
         }
         let blobs: Arc<dyn BlobStore> = Arc::new(FsStore::open(root.join("blobs"))?);
         let (index, warnings) = fsck::open_index(root, &repositories, &*blobs).await?;
-        fsck::remove_left_overs(&staging, &upload_files, &index)?;
+        fsck::remove_left_overs(&staging)?;
         let index = Arc::new(index);
         Ok(Arc::new(Self {
             tags: Arc::new(Tags::new(repositories.clone(), Arc::clone(&index))),
             manifests: Arc::new(Manifests::new(repositories, Arc::clone(&index))),
-            uploads: Uploads::new(upload_files, Arc::clone(&index)),
+            uploads: Uploads::new(upload_files),
             leases: Arc::default(),
             own: config.own,
             mirror: Mirror::new(config.upstreams, partial),

@@ -1,12 +1,14 @@
-//! Upload sessions: a growing file each (`uploads/<id>`) and a record of where it is to go. They
-//! survive a restart; the hash is then computed again from the file.
+//! Upload sessions: a growing file each, whose name says which it is and for which repository
+//! (`uploads/<id>.<hash>`). Nothing else is noted of one, so it goes on after a restart, whatever that came from; the
+//! hash of its content is then computed again. When it was touched last says the file's own time.
 
 use std::{
     collections::HashMap,
-    fs,
+    fs::{self, File},
+    io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -17,8 +19,7 @@ use crate::{
     error::{Error, Result},
     files,
     names::Repository,
-    registry::{Registry, now},
-    store::{Index, UploadRecord},
+    registry::Registry,
 };
 
 /// A session that nobody touched for so long is forgotten.
@@ -30,7 +31,7 @@ const OPEN: usize = 64;
 /// See the module's page.
 pub struct Uploads {
     folder: PathBuf,
-    index: Arc<Index>,
+    /// By file name.
     open: Mutex<HashMap<String, Slot>>,
 }
 
@@ -46,15 +47,16 @@ pub struct Session<'a> {
     uploads: &'a Uploads,
     /// Its id.
     pub id: String,
+    /// Of its file.
+    name: String,
     staged: Option<Staged>,
 }
 
 impl Uploads {
     /// Sessions in this folder.
-    pub fn new(folder: PathBuf, index: Arc<Index>) -> Self {
+    pub fn new(folder: PathBuf) -> Self {
         Self {
             folder,
-            index,
             open: Mutex::default(),
         }
     }
@@ -62,11 +64,12 @@ impl Uploads {
     /// A new session.
     pub async fn start(&self, repository: &Repository) -> Result<Session<'_>> {
         let id = files::random_uuid();
-        self.index.set_upload(&id, &record(repository))?;
-        self.slots().insert(id.clone(), Slot::Busy);
+        let name = file_name(repository, &id);
+        self.slots().insert(name.clone(), Slot::Busy);
         let mut session = Session {
             uploads: self,
             id,
+            name,
             staged: None,
         };
         session.open().await?;
@@ -75,23 +78,31 @@ impl Uploads {
 
     /// Takes a session for this request.
     pub async fn take(&self, repository: &Repository, id: &str) -> Result<Session<'_>> {
-        let slot = self.slots().insert(id.to_owned(), Slot::Busy);
+        let unknown = || Error::UploadNotFound(id.to_owned());
+        if !is_id(id) {
+            return Err(unknown());
+        }
+        let name = file_name(repository, id);
+        let slot = self.slots().insert(name.clone(), Slot::Busy);
         let staged = match slot {
             Some(Slot::Busy) => return Err(Error::UploadBusy(id.to_owned())),
             Some(Slot::Idle(staged)) => Some(staged),
             None => None,
         };
-        // Looked at by whoever has the slot only: the one before may have ended it. It is given back in any case.
+        // The slot is given back whatever comes of this.
         let mut session = Session {
             uploads: self,
             id: id.to_owned(),
+            name,
             staged,
         };
-        let known = self.index.upload(id)?;
-        if known.is_none_or(|known| known.repository != repository.as_str()) {
-            return Err(Error::UploadNotFound(id.to_owned()));
-        }
-        self.index.set_upload(id, &record(repository))?;
+        // Looked at by whoever has the slot only: the one before may have ended it.
+        let path = session.path();
+        let touched = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+        touched.map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => unknown(),
+            _ => Error::io("cannot open", path)(e),
+        })?;
         session.open().await?;
         Ok(session)
     }
@@ -104,13 +115,20 @@ impl Uploads {
 
     /// Forgets the sessions that nobody touches any more.
     pub fn expire(&self) -> Result<()> {
-        let limit = now().saturating_sub(EXPIRY.as_millis() as u64);
-        for (id, record) in self.index.all_uploads()? {
-            if record.touched < limit && !matches!(self.slots().get(&id), Some(Slot::Busy)) {
-                self.slots().remove(&id);
-                self.index.remove_upload(&id)?;
-                let path = self.folder.join(&id);
-                files::remove_durably(&path).map_err(Error::io("cannot remove", &path))?;
+        let fail = || Error::io("cannot clean", &self.folder);
+        for entry in fs::read_dir(&self.folder).map_err(fail())? {
+            let entry = entry.map_err(fail())?;
+            // Nobody takes one meanwhile.
+            let mut slots = self.slots();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // One that has ended since is nobody's.
+            let Ok(touched) = entry.metadata().and_then(|m| m.modified()) else {
+                continue;
+            };
+            let old = touched.elapsed().is_ok_and(|age| age > EXPIRY);
+            if old && !matches!(slots.get(&name), Some(Slot::Busy)) {
+                slots.remove(&name);
+                fs::remove_file(entry.path()).map_err(fail())?;
             }
         }
         Ok(())
@@ -124,10 +142,13 @@ impl Uploads {
 impl Session<'_> {
     async fn open(&mut self) -> Result<()> {
         if self.staged.is_none() {
-            let path = self.uploads.folder.join(&self.id);
-            self.staged = Some(Staged::resume(path, Algorithm::Sha256).await?);
+            self.staged = Some(Staged::resume(self.path(), Algorithm::Sha256).await?);
         }
         Ok(())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.uploads.folder.join(&self.name)
     }
 
     fn staged(&self) -> &Staged {
@@ -184,10 +205,9 @@ impl Session<'_> {
 
     fn forget(&mut self) -> Result<()> {
         self.staged = None;
-        self.uploads.index.remove_upload(&self.id)?;
-        let path = self.uploads.folder.join(&self.id);
+        let path = self.path();
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io("cannot remove", path)(e))
             }
             _ => Ok(()),
@@ -201,10 +221,10 @@ impl Drop for Session<'_> {
         match self.staged.take() {
             // The others are opened again when they are needed.
             Some(staged) if slots.len() <= OPEN => {
-                slots.insert(std::mem::take(&mut self.id), Slot::Idle(staged));
+                slots.insert(std::mem::take(&mut self.name), Slot::Idle(staged));
             }
             _ => {
-                slots.remove(&self.id);
+                slots.remove(&self.name);
             }
         }
     }
@@ -222,9 +242,52 @@ impl Registry {
     }
 }
 
-fn record(repository: &Repository) -> UploadRecord {
-    UploadRecord {
-        repository: repository.as_str().to_owned(),
-        touched: now(),
+/// As [`files::random_uuid`] makes them.
+fn is_id(text: &str) -> bool {
+    text.len() == 36
+        && text
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'))
+}
+
+/// A repository's own name may be longer than a file's.
+fn file_name(repository: &Repository, id: &str) -> String {
+    let hash = Digest::of(repository.as_str());
+    format!("{id}.{}", &hash.encoded()[..32])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_that_nobody_touches_goes_after_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let uploads = Uploads::new(folder.path().to_owned());
+        let repository = Repository::new("docker.io", "team/app").unwrap();
+        let age = |session: &Session<'_>| {
+            let file = File::open(session.path()).unwrap();
+            let long_ago = SystemTime::now() - EXPIRY - Duration::from_secs(1);
+            file.set_modified(long_ago).unwrap();
+        };
+        let mut ids = Vec::new();
+        for _ in 0..3 {
+            let session = uploads.start(&repository).await.unwrap();
+            age(&session);
+            ids.push(session.id.clone());
+        }
+        let busy = uploads.take(&repository, &ids[0]).await.unwrap();
+        age(&busy);
+        drop(uploads.take(&repository, &ids[1]).await.unwrap());
+        uploads.expire().unwrap();
+        drop(busy);
+        for (number, id) in ids.iter().enumerate() {
+            let taken = uploads.take(&repository, id).await;
+            assert_eq!(taken.is_ok(), number < 2, "{number}");
+        }
+        let other = Repository::new("docker.io", "team/other").unwrap();
+        for id in [&*ids[0], "..", "", "../../../../etc/passwd"] {
+            assert!(uploads.take(&other, id).await.is_err(), "{id}");
+        }
     }
 }

@@ -94,7 +94,13 @@ async fn an_index_of_an_earlier_version_is_made_anew_and_keeps_its_uploads() {
 }
 
 #[tokio::test]
-async fn an_upload_goes_on_after_a_clean_restart() {
+async fn an_upload_goes_on_after_a_restart_and_after_a_crash() {
+    for clean in [true, false] {
+        upload_over_a_restart(clean).await;
+    }
+}
+
+async fn upload_over_a_restart(clean: bool) {
     let site = Site::start().await;
     let started = client()
         .post(site.url("u/blobs/uploads/"))
@@ -105,7 +111,9 @@ async fn an_upload_goes_on_after_a_clean_restart() {
     let url = format!("http://{}{location}", site.address);
     let patch = client().patch(url).body("first,").send().await.unwrap();
     assert_eq!(patch.status(), 202);
-    site.registry.close().await.unwrap();
+    if clean {
+        site.registry.close().await.unwrap();
+    }
     let dir = site.crash().await;
     let site = Site::reopen(dir, None, 0).await;
     let digest = slipway_image::Digest::of("first,second");

@@ -2,7 +2,6 @@
 //! rebuilt from them ([`crate::fsck`]), so no write here waits for the disk.
 
 mod blobs;
-mod uploads;
 
 use std::{collections::BTreeMap, ops::Bound, path::Path};
 
@@ -54,15 +53,6 @@ pub struct ManifestRecord {
     pub held: Vec<Digest>,
 }
 
-/// An upload session.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct UploadRecord {
-    /// Where the blob is to go.
-    pub repository: String,
-    /// Last touched, Unix milliseconds.
-    pub touched: u64,
-}
-
 /// See the module's page.
 pub struct Index {
     db: sled::Db,
@@ -72,7 +62,6 @@ pub struct Index {
     links: sled::Tree,
     linked: sled::Tree,
     referrers: sled::Tree,
-    uploads: sled::Tree,
     pending: sled::Tree,
     checked: sled::Tree,
 }
@@ -97,14 +86,13 @@ impl Index {
             links: db.open_tree("links")?,
             linked: db.open_tree("linked")?,
             referrers: db.open_tree("referrers")?,
-            uploads: db.open_tree("uploads")?,
             pending: db.open_tree("pending")?,
             checked: db.open_tree("checked")?,
             db,
         })
     }
 
-    /// Forgets all that is rebuilt from files. Upload sessions stay.
+    /// Forgets all that is rebuilt from files.
     pub fn clear(&self) -> Result<()> {
         for tree in [&self.tags, &self.manifests, &self.refs, &self.referrers] {
             tree.clear()?;
