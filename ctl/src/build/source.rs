@@ -114,6 +114,11 @@ fn is_remote(text: &str) -> bool {
     url.iter().any(|start| text.starts_with(start)) || is_scp(text) && !Path::new(text).is_dir()
 }
 
+/// Whether a context is a repository that is reached over ssh.
+pub fn is_over_ssh(text: &str) -> bool {
+    is_remote(text) && (text.starts_with("ssh://") || is_scp(text))
+}
+
 /// BuildKit's pattern (util/sshutil/scpurl.go).
 fn is_scp(text: &str) -> bool {
     let fits = |text: &str, more: &str| {

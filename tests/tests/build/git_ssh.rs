@@ -252,6 +252,19 @@ async fn are_contexts_and_sources(more: &str, is_new: bool) {
     .unwrap();
     let said = build(&site, "kept", &["--ssh", &with(&socket), "-o", &output]);
     assert_eq!(said.code, 0, "{}", said.err);
+    // For a context the agent need not be named.
+    let ctl = slipway_tests::site::program_path("ctl");
+    let context = format!("{url}#v2");
+    let mut unnamed = site.command(ctl.to_str().unwrap(), &["build", "-t", "git", &context]);
+    let done = unnamed.env("SSH_AUTH_SOCK", &socket).output().unwrap();
+    let err = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{err}");
+    let done = unnamed.env_remove("SSH_AUTH_SOCK").output().unwrap();
+    let err = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        err.contains("make sure SSH_AUTH_SOCK is set, or name keys: --ssh default=FILE"),
+        "{err}"
+    );
     agent.kill().unwrap();
     agent.wait().unwrap();
     assert_eq!(seen(&out, &["rev-parse", "HEAD"]), second);

@@ -58,7 +58,8 @@ async fn who_may_not_ask_is_told_why() {
     allow(&mut site, "\"127.0.0.1/32\"").await;
     let scp = format!("root@127.0.0.1:{whole}");
     let hint = "no SSH key \"default\" forwarded from the client: pass --ssh default";
-    refused(&site, &scp, &[], hint);
+    let said = add(&site, &format!("ADD {scp} /x/"), &[]);
+    assert!(said.code != 0 && said.err.contains(hint), "{}", said.err);
     let other = format!("other={}", own.display());
     refused(&site, &scp, &["--ssh", &other], hint);
     let source = format!("ssh://root:word@127.0.0.1{whole}");
@@ -140,5 +141,32 @@ async fn a_build_that_is_cancelled_hangs_up() {
         let end = stream.read_to_end(&mut Vec::new());
         let reset = |e: &std::io::Error| e.kind() == std::io::ErrorKind::ConnectionReset;
         assert!(end.as_ref().map_or_else(reset, |_| true), "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_never_ends_is_not_listened_to_for_ever() {
+    if !ready() || !installed(&PROGRAMS) {
+        return;
+    }
+    let mut site = site().await;
+    allow(&mut site, "\"127.0.0.1/32\"").await;
+    let ssh = with(&key(&site, "key", "ed25519"));
+    let host = key(&site, "host", "ed25519");
+    let reference = format!("003a{} refs/heads/x", "a".repeat(40));
+    let noise = "sh -c 'exec yes fatal: this is nothing >&2'".to_owned();
+    for (endless, part) in [
+        (format!("yes '{reference}'"), "its references are too many"),
+        ("yes".to_owned(), "the server does not speak git's protocol"),
+        (
+            format!("timeout 1 {noise}"),
+            "it says \"fatal: this is nothing fatal: this",
+        ),
+    ] {
+        let sshd = Sshd::start(&site, &host, &format!("ForceCommand {endless}")).await;
+        let said = add(&site, "ADD root@127.0.0.1:x /x/", &["--ssh", &ssh]);
+        assert!(said.code != 0 && said.err.contains(part), "{}", said.err);
+        assert!(said.err.len() < 10_000, "{}", said.err.len());
+        drop(sshd);
     }
 }
