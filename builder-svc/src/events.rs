@@ -13,6 +13,8 @@ use crate::error::Result;
 /// Something that the caller is told.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// The manifest of this context, which was offered and is not known.
+    NeedManifest(String),
     /// Content that is lacking.
     Need(Vec<Digest>),
     /// No content will be asked for any more.

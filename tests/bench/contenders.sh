@@ -4,6 +4,8 @@
 
 # What the command itself is run by: nothing, or took.py.
 launch=()
+# Those that were started.
+dockerd_pids=()
 
 start_slipway() {
     "$bin/ctl" version --format '{{.Client.Version}}' >"$work/version-slipway" 2>/dev/null ||
@@ -52,32 +54,67 @@ start_runc() {
 }
 once_runc() { "${launch[@]}" runc --root "$live/runc" run --bundle "$work/runc/bundle" bench; }
 
-start_docker() {
+# The peers' own root file system, where they are not the host's programs: empty, or chroot and its folder.
+peer=()
+
+# In the peers' namespaces: $peers, if it is set, becomes what they see, with the folders that they are given.
+enter_peers() {
+    [ -n "${peers-}" ] || return 0
+    # runc's pivot_root(2) wants a mount for its root.
+    mount --bind "$peers" "$peers"
+    # What stands for the folders below goes with us.
+    mount -t tmpfs tmpfs "$peers${work%/*}"
+    local folder
+    for folder in /proc /sys /dev /run "$work"; do
+        mkdir -p "$peers$folder"
+        mount --rbind "$folder" "$peers$folder"
+    done
+    peer=(chroot "$peers")
+}
+has() { # PROGRAM...
+    local one
+    for one; do "${peer[@]}" sh -c 'command -v "$0" >/dev/null' "$one" || return 1; done
+}
+
+start_docker() { start_dockerd docker '{}'; }
+# With containerd's image store, which docker 29 has by default: layers are compressed when they are made.
+start_docker-containerd() {
+    start_dockerd docker-containerd '{"features":{"containerd-snapshotter":true}}' || return 1
+    why="this docker knows no other image store than its own (docker 24 does)"
+    docker_at docker-containerd info --format '{{.DriverStatus}}' | grep -q containerd.snapshotter
+}
+start_dockerd() { # NAME CONFIGURATION
+    run_dockerd "$@" || return 1
+    why="$1 does not take the image"
+    docker_at "$1" load -q -i "$work/image.tar" >/dev/null 2>&1
+}
+run_dockerd() { # NAME CONFIGURATION
+    local own=$work/$1 pid left
     why="docker is not installed (Debian: docker.io iptables)"
-    command -v dockerd >/dev/null && command -v docker >/dev/null && command -v iptables >/dev/null || return 1
-    mkdir -p "$work/docker"
+    has dockerd docker iptables || return 1
+    mkdir -p "$own"
     # A configuration file of the host's would be merged with these.
-    echo '{}' >"$work/docker/daemon.json"
-    dockerd --config-file "$work/docker/daemon.json" --data-root "$work/docker/data" --exec-root "$live/docker" \
-        --pidfile "$work/docker/pid" --host "unix://$work/docker/sock" --group "$(id -gn)" \
-        --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$group" >"$work/docker/log" 2>&1 &
-    docker_pid=$!
-    local left
+    echo "$2" >"$own/daemon.json"
+    "${peer[@]}" dockerd --config-file "$own/daemon.json" --data-root "$own/data" --exec-root "$live/$1" \
+        --pidfile "$own/pid" --host "unix://$own/sock" --group "$(id -gn)" \
+        --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$group" >"$own/log" 2>&1 &
+    pid=$!
+    dockerd_pids+=("$pid")
     for ((left = 300; left > 0; left--)); do
-        ! docker_client version >/dev/null 2>&1 || break
-        kill -0 "$docker_pid" 2>/dev/null || break
+        ! docker_at "$1" version >/dev/null 2>&1 || break
+        kill -0 "$pid" 2>/dev/null || break
         sleep 0.1
     done
-    why="dockerd does not start: $(tail -n 1 "$work/docker/log")"
-    docker_client load -q -i "$work/image.tar" >/dev/null 2>&1 || return 1
-    docker_client version --format '{{.Server.Version}}' >"$work/version-docker"
+    why="dockerd does not start: $(tail -n 1 "$own/log")"
+    docker_at "$1" version --format '{{.Server.Version}}' >"$work/version-$1"
 }
-docker_client() { "${launch[@]}" docker --host "unix://$work/docker/sock" --config "$work/docker/client" "$@"; }
+docker_at() { "${launch[@]}" "${peer[@]}" docker --host "unix://$work/$1/sock" --config "$work/$1/client" "${@:2}"; }
+docker_client() { docker_at docker "$@"; }
 once_docker() { docker_client run --rm busybox true; }
 begin_exec_docker() { docker_client run -d -i --name bench-exec busybox sh; }
 once_exec_docker() { docker_client exec bench-exec true; }
 end_exec_docker() { docker_client rm -f bench-exec; }
-memory_docker() { memory_of_trees docker "dockerd + containerd" "$docker_pid"; }
+memory_docker() { memory_of_trees docker "dockerd + containerd" "${dockerd_pids[@]}"; }
 
 start_podman() {
     why="podman is not installed (Debian: podman crun iptables)"
@@ -110,10 +147,11 @@ end_exec_podman() { podman_client rm -f -t 0 bench-exec; }
 
 # Ends what was started here, by pid; the namespaces do the rest.
 stop_contenders() {
-    [ -z "${docker_pid-}" ] || {
-        kill "$docker_pid" 2>/dev/null || true
-        wait "$docker_pid" 2>/dev/null || true
-    }
+    local pid
+    for pid in "${dockerd_pids[@]}"; do
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
     # Both keep mounts on their own folders, which stand in the way of rm.
     local place
     while read -r place; do

@@ -9,6 +9,7 @@ pub mod fetch;
 pub mod git;
 pub mod guard;
 pub mod manifest;
+pub mod offered;
 pub mod remote;
 pub mod tarball;
 
@@ -26,6 +27,7 @@ pub use content::ContentStore;
 pub use fetch::Fetcher;
 use fetch::redacted;
 pub use manifest::{Entry, Kind, Manifest, Match};
+pub use offered::Offered;
 
 use crate::{
     caller::Caller,

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, io, sync::Arc};
 
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use slipway_image::{Digest, layer::limits::Limits};
 use slipway_proto::builder::v1::{
     BuildRequest, ContextEntry, build_request::Part, content_chunks::Chunk, context_entry::Type,
@@ -13,22 +15,57 @@ use tonic::Status;
 
 use crate::{
     caller::Asked,
-    context::{ContentStore, Entry, Feed, Kind, Manifest, content::Incoming, tarball},
+    context::{ContentStore, Entry, Feed, Kind, Manifest, Offered, content::Incoming, tarball},
     error::Error,
+    events::{Event, Events},
     worker::CHUNKS,
 };
 
 /// Files that may be on their way at the same time: each is open. Callers send one after the other.
 const AT_ONCE: usize = 256;
 
+/// What contexts that are offered are looked for in, and where those that are not there are asked for.
+pub struct Offers {
+    /// Those that were sent before.
+    pub offered: Arc<Offered>,
+    /// The caller is told what is needed.
+    pub events: Events,
+}
+
+/// A manifest that comes.
+#[derive(Default)]
+struct Arriving {
+    manifest: Manifest,
+    /// Of what has come, where the caller offered it.
+    hasher: Option<Sha256>,
+}
+
+impl Arriving {
+    fn add(&mut self, item: ContextEntry) -> Result<(), String> {
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(item.encode_length_delimited_to_vec());
+        }
+        let path = item.path.clone();
+        self.manifest.insert(&path, entry(item)?)
+    }
+
+    fn end(self, offered: &Arc<Offered>) -> Arc<Manifest> {
+        let manifest = Arc::new(self.manifest);
+        if let Some(hasher) = self.hasher {
+            offered.keep(hasher.finalize().into(), manifest.clone());
+        }
+        manifest
+    }
+}
+
 /// Takes everything in until the caller ends its side.
 pub async fn feed(
     mut parts: impl Stream<Item = Result<BuildRequest, Status>> + Unpin,
     mut feed: Feed,
     store: Arc<ContentStore>,
-    asked: Arc<Asked>,
+    (asked, offers): (Arc<Asked>, Offers),
 ) -> Result<(), Status> {
-    let mut manifests: HashMap<String, Manifest> = HashMap::new();
+    let mut manifests: HashMap<String, Arriving> = HashMap::new();
     let mut streams: HashMap<String, Unpacking> = HashMap::new();
     let mut files = Files::default();
     loop {
@@ -42,16 +79,34 @@ pub async fn feed(
             }
         };
         match message.part {
+            Some(Part::ManifestOffer(offer)) => {
+                let name = offer.context;
+                let begun = manifests.contains_key(&name) || streams.contains_key(&name);
+                if begun || !feed.manifests.contains_key(&name) {
+                    return refuse("an offer of a context that was not announced");
+                }
+                let digest = raw(&offer.digest).map_err(Error::Invalid)?;
+                if let Some(manifest) = offers.offered.find(&digest) {
+                    if let Some(sender) = feed.manifests.remove(&name) {
+                        sender.send_replace(Some(Ok(manifest)));
+                    }
+                } else {
+                    let arriving = Arriving {
+                        hasher: Some(Sha256::new()),
+                        ..Arriving::default()
+                    };
+                    manifests.insert(name.clone(), arriving);
+                    offers.events.tell(Event::NeedManifest(name)).await;
+                }
+            }
             Some(Part::Entries(entries)) => {
                 let name = entries.context;
                 if !feed.manifests.contains_key(&name) || streams.contains_key(&name) {
                     return refuse("entries of a context that was not announced");
                 }
-                let manifest = manifests.entry(name).or_default();
+                let arriving = manifests.entry(name).or_default();
                 for item in entries.entries {
-                    let path = item.path.clone();
-                    let taken = entry(item).and_then(|entry| manifest.insert(&path, entry));
-                    taken.map_err(Error::Invalid)?;
+                    arriving.add(item).map_err(Error::Invalid)?;
                 }
             }
             Some(Part::Stream(stream)) => {
@@ -70,10 +125,13 @@ pub async fn feed(
                     return refuse("the end of a context's manifest twice");
                 };
                 let outcome = match streams.remove(&name) {
-                    Some(unpacking) => unpacking.end().await,
-                    None => Ok(manifests.remove(&name).unwrap_or_default()),
+                    Some(unpacking) => unpacking.end().await.map(Arc::new),
+                    None => {
+                        let arriving = manifests.remove(&name).unwrap_or_default();
+                        Ok(arriving.end(&offers.offered))
+                    }
                 };
-                sender.send_replace(Some(outcome.map(Arc::new)));
+                sender.send_replace(Some(outcome));
             }
             Some(Part::Content(content)) => {
                 let (store, arrivals) = (store.clone(), feed.arrivals.clone());
@@ -133,11 +191,13 @@ fn refuse<T>(what: &str) -> Result<T, Status> {
     Err(Error::Invalid(format!("the caller sent {what}")).into())
 }
 
-fn digest(raw: &[u8]) -> Result<Digest, String> {
-    let raw: [u8; 32] = raw
-        .try_into()
-        .map_err(|_| "a digest of the context has not 32 bytes".to_owned())?;
-    Ok(Digest::from_sha256(raw))
+fn raw(digest: &[u8]) -> Result<[u8; 32], String> {
+    let raw = digest.try_into();
+    raw.map_err(|_| "a digest of the context has not 32 bytes".to_owned())
+}
+
+fn digest(digest: &[u8]) -> Result<Digest, String> {
+    raw(digest).map(Digest::from_sha256)
 }
 
 fn entry(item: ContextEntry) -> Result<Entry, String> {
@@ -205,5 +265,154 @@ impl Files {
             self.0.insert(digest.clone(), incoming);
         }
         Ok(chunk.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use slipway_proto::builder::v1::{ContextEntries, ManifestOffer};
+
+    use super::*;
+    use crate::{
+        caller::Caller,
+        context::{Announced, BuildContext, Fetcher, fetch, guard::Guard},
+    };
+
+    /// What a caller that sends this is told, and the names in the context that it gives.
+    async fn fed(
+        offered: &Arc<Offered>,
+        parts: Vec<Part>,
+    ) -> (Result<(), String>, Vec<Event>, Option<Vec<String>>) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(folder.path().to_owned()).unwrap();
+        let limits = fetch::Limits {
+            guard: Guard { allow: Vec::new() },
+            bytes: 1,
+        };
+        let fetcher = Arc::new(Fetcher::new(Arc::new(store), limits).unwrap());
+        let (tell, mut told) = mpsc::channel(8);
+        let events = Events::new(tell);
+        let caller = Arc::new(Caller::new([], [], events.clone()));
+        let (context, feed) = BuildContext::new(
+            fetcher.clone(),
+            (events.clone(), caller.clone()),
+            &Announced {
+                sent: &[String::new()],
+                remote: &BTreeMap::new(),
+                keep_git_dir: false,
+            },
+        );
+        let offers = Offers {
+            offered: offered.clone(),
+            events,
+        };
+        let parts = parts
+            .into_iter()
+            .map(|part| Ok(BuildRequest { part: Some(part) }));
+        let asked = (caller.asked.clone(), offers);
+        let done = super::feed(
+            tokio_stream::iter(parts),
+            feed,
+            fetcher.store().clone(),
+            asked,
+        )
+        .await;
+        let manifest = context.manifest("").await.ok();
+        let names = manifest.map(|m| m.below("").map(|(path, _)| path.to_owned()).collect());
+        drop((context, caller));
+        let mut events = Vec::new();
+        while let Ok(event) = told.try_recv() {
+            events.push(event);
+        }
+        (done.map_err(|e| e.message().to_owned()), events, names)
+    }
+
+    fn folders(names: &[&str]) -> Vec<ContextEntry> {
+        let folder = |name: &&str| ContextEntry {
+            path: (*name).to_owned(),
+            r#type: Type::Directory.into(),
+            mode: 0o755,
+            mtime: 7,
+            ..ContextEntry::default()
+        };
+        names.iter().map(folder).collect()
+    }
+
+    fn offer(entries: &[ContextEntry]) -> Part {
+        let all = entries
+            .iter()
+            .flat_map(ContextEntry::encode_length_delimited_to_vec);
+        Part::ManifestOffer(ManifestOffer {
+            context: String::new(),
+            digest: Sha256::digest(all.collect::<Vec<_>>()).to_vec().into(),
+        })
+    }
+
+    /// In two messages.
+    fn sent(entries: Vec<ContextEntry>) -> Vec<Part> {
+        let message = |entry| {
+            Part::Entries(ContextEntries {
+                context: String::new(),
+                entries: vec![entry],
+            })
+        };
+        let end = Part::ManifestEnd(String::new());
+        entries.into_iter().map(message).chain([end]).collect()
+    }
+
+    #[tokio::test]
+    async fn a_manifest_is_asked_for_once() {
+        let offered = Arc::new(Offered::default());
+        let (a, b) = (folders(&["a", "b"]), folders(&["x", "y"]));
+        let asks = || vec![Event::NeedManifest(String::new())];
+        let names = |names: [&str; 2]| Some(names.map(str::to_owned).to_vec());
+        // Who says that these are others changes nothing for who has those.
+        let lie = [vec![offer(&b)], sent(a.clone())].concat();
+        assert_eq!(
+            fed(&offered, lie).await,
+            (Ok(()), asks(), names(["a", "b"]))
+        );
+        let honest = [vec![offer(&b)], sent(b.clone())].concat();
+        assert_eq!(
+            fed(&offered, honest).await,
+            (Ok(()), asks(), names(["x", "y"]))
+        );
+        for (entries, expected) in [(&a, ["a", "b"]), (&b, ["x", "y"])] {
+            let again = fed(&offered, vec![offer(entries)]).await;
+            assert_eq!(again, (Ok(()), Vec::new(), names(expected)));
+        }
+        // Without an offer nothing is kept.
+        let c = folders(&["m", "n"]);
+        let plain = fed(&offered, sent(c.clone())).await;
+        assert_eq!(plain, (Ok(()), Vec::new(), names(["m", "n"])));
+        let (done, told, context) = fed(&offered, vec![offer(&c)]).await;
+        assert_eq!((done, told, context), (Ok(()), asks(), None));
+    }
+
+    #[tokio::test]
+    async fn an_offer_comes_first_and_once() {
+        let offered = Arc::new(Offered::default());
+        let entries = folders(&["a"]);
+        let first = sent(entries.clone());
+        for parts in [
+            [vec![offer(&entries), offer(&entries)], first.clone()].concat(),
+            [&first[..1], &[offer(&entries)]].concat(),
+            [&first[..], &[offer(&entries)]].concat(),
+        ] {
+            let (done, ..) = fed(&offered, parts).await;
+            let sentence = "the caller sent an offer of a context that was not announced";
+            assert_eq!(done, Err(sentence.to_owned()));
+        }
+        let short = Part::ManifestOffer(ManifestOffer {
+            context: String::new(),
+            digest: vec![1; 31].into(),
+        });
+        let (done, ..) = fed(&offered, vec![short]).await;
+        assert_eq!(
+            done.unwrap_err(),
+            "a digest of the context has not 32 bytes"
+        );
     }
 }

@@ -33,7 +33,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     build::Builder,
     caller::Caller,
-    context::{Announced, BuildContext},
+    context::{Announced, BuildContext, Offered},
     error::{Error, Tried as _},
     events::Events,
 };
@@ -44,19 +44,18 @@ const QUEUE: usize = 64;
 /// Translates calls to the builder.
 pub struct BuilderService {
     builder: Arc<Builder>,
+    /// Contexts that callers have sent.
+    offered: Arc<Offered>,
     started: SystemTime,
     shutdown: CancellationToken,
 }
 
 impl BuilderService {
     /// Over this builder.
-    pub const fn new(
-        builder: Arc<Builder>,
-        started: SystemTime,
-        shutdown: CancellationToken,
-    ) -> Self {
+    pub fn new(builder: Arc<Builder>, started: SystemTime, shutdown: CancellationToken) -> Self {
         Self {
             builder,
+            offered: Arc::default(),
             started,
             shutdown,
         }
@@ -118,12 +117,16 @@ impl Service for BuilderService {
             },
         );
         let (builder, shutdown) = (self.builder.clone(), self.shutdown.clone());
+        let offers = feed::Offers {
+            offered: self.offered.clone(),
+            events: events.clone(),
+        };
         let task = tokio::spawn(async move {
             // The caller is gone: the stream's end aborts this task.
             let _ = send.send(Ok(view::build_id(&id))).await;
             let store = builder.store.clone();
             let mut log = builder.history.log(&id);
-            let feeding = feed::feed(parts, feed, store, caller.asked.clone());
+            let feeding = feed::feed(parts, feed, store, (caller.asked.clone(), offers));
             let building = builder.build(id, request, context, caller, events);
             let forwarding = async {
                 while let Some(event) = told.recv().await {

@@ -29,6 +29,7 @@ pub fn build_id(id: &str) -> BuildEvent {
 /// What the build tells.
 pub fn event(event: Event) -> BuildEvent {
     message(match event {
+        Event::NeedManifest(context) => build_event::Event::NeedManifest(context),
         Event::Need(digests) => build_event::Event::Need(NeedContent {
             // They were made from 32 bytes: their hex is right.
             digests: digests

@@ -14,6 +14,7 @@ pub mod progress;
 pub mod rawjson;
 pub mod receive;
 pub mod screen;
+pub mod sending;
 pub mod session;
 pub mod source;
 pub mod walk;

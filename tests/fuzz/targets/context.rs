@@ -13,13 +13,16 @@ use std::{
 
 use builder_svc::{
     caller::Caller,
-    context::{Announced, BuildContext, ContentStore, Fetcher, fetch::Limits, git::ssh::Hosts, guard::Guard},
+    context::{
+        Announced, BuildContext, ContentStore, Fetcher, Offered, fetch::Limits, git::ssh::Hosts,
+        guard::Guard,
+    },
     events::Events,
     grpc::feed,
 };
 use libfuzzer_sys::fuzz_target;
 use slipway_proto::builder::v1::{
-    BuildRequest, ContentChunks, ContextEntries, ContextEntry, ContextStream, Secret,
+    BuildRequest, ContentChunks, ContextEntries, ContextEntry, ContextStream, ManifestOffer, Secret,
     build_request::Part, content_chunks::Chunk,
 };
 
@@ -75,6 +78,10 @@ impl<'a> Bytes<'a> {
             4 => Part::Secret(Secret {
                 id: self.text(),
                 ..Secret::default()
+            }),
+            5 => Part::ManifestOffer(ManifestOffer {
+                context: self.name(),
+                digest: self.digest(),
             }),
             _ => return None,
         })
@@ -141,6 +148,7 @@ fuzz_target!(|data: &[u8]| {
     }
     let fetcher = fetcher();
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .unwrap();
     runtime.block_on(async {
@@ -150,7 +158,7 @@ fuzz_target!(|data: &[u8]| {
         let sent = [String::new(), "named".to_owned()];
         let (context, feed) = BuildContext::new(
             fetcher.clone(),
-            (events, caller.clone()),
+            (events.clone(), caller.clone()),
             &Announced {
                 sent: &sent,
                 remote: &BTreeMap::new(),
@@ -158,7 +166,12 @@ fuzz_target!(|data: &[u8]| {
             },
         );
         let store = fetcher.store().clone();
-        let taken = feed::feed(tokio_stream::iter(parts), feed, store, caller.asked.clone());
+        let offers = feed::Offers {
+            offered: Arc::new(Offered::default()),
+            events,
+        };
+        let asked = (caller.asked.clone(), offers);
+        let taken = feed::feed(tokio_stream::iter(parts), feed, store, asked);
         let _ = taken.await;
         for name in &sent {
             let Ok(manifest) = context.manifest(name).await else {
