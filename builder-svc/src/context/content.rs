@@ -30,6 +30,8 @@ pub struct ContentStore {
     hashed: Mutex<HashSet<Digest>>,
     /// What large content is compressed.
     parts: Mutex<HashMap<Digest, Part>>,
+    /// Blocks of layers by their plain bytes: what they are compressed, which is content here.
+    members: Mutex<HashMap<Digest, (Digest, u64)>>,
     /// Bytes of all files, at least; none = nobody has looked yet.
     total: Mutex<Option<u64>>,
 }
@@ -78,6 +80,7 @@ impl ContentStore {
             removing: RwLock::default(),
             hashed: Mutex::default(),
             parts: Mutex::default(),
+            members: Mutex::default(),
             total: Mutex::default(),
         })
     }
@@ -177,6 +180,22 @@ impl ContentStore {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a block of a layer is compressed, digest and size, if one was made since this service began and is here.
+    /// It counts as used now.
+    pub fn member(&self, plain: &Digest) -> Option<(Digest, u64)> {
+        let (digest, size) = self.members().get(plain).cloned()?;
+        self.has(&digest, size).then_some((digest, size))
+    }
+
+    /// Remembers what a block is compressed.
+    pub fn note_member(&self, plain: Digest, member: (Digest, u64)) {
+        self.members().insert(plain, member);
+    }
+
+    fn members(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, (Digest, u64)>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps a small content.
     pub fn put(&self, content: &[u8]) -> io::Result<Digest> {
         let digest = Digest::of(content);
@@ -258,6 +277,8 @@ impl ContentStore {
         self.hashed().clear();
         if gone.0 > 0 {
             self.parts().retain(|digest, _| self.path(digest).exists());
+            self.members()
+                .retain(|_, (digest, _)| self.path(digest).exists());
         }
         Ok(gone)
     }

@@ -12,6 +12,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+mod members;
 mod packing;
 
 use futures_util::future::OptionFuture;

@@ -9,13 +9,13 @@ use flate2::CrcReader;
 use slipway_image::{
     Digest,
     layer::{
-        gzip::{Act, LEVEL},
+        gzip::{Act, GzipWriter, LEVEL},
         pack::{Archive, Content, LayerWriter, Members},
     },
 };
 use slipway_service::{chunks::ChunkWriter, whole::Whole};
 
-use super::Tree;
+use super::{Tree, members::StoredMembers};
 use crate::{
     context::{
         ContentStore,
@@ -60,7 +60,9 @@ pub(super) struct Packed {
 impl Packing {
     /// Writes the layer, and its plain archive to `copy`.
     pub fn pack(&self, out: PieceWriter, copy: Option<CopyWriter>) -> io::Result<Packed> {
-        let mut layer = LayerWriter::with_copy(out, LEVEL, copy);
+        let known = Arc::new(StoredMembers(self.store.clone()));
+        let gzip = GzipWriter::new(out, LEVEL).knowing(known);
+        let mut layer = LayerWriter::with_copy(gzip, copy);
         let (mut new, mut large) = (Vec::new(), Vec::new());
         for (path, item) in &*self.tree {
             let mut header = item.header.clone();

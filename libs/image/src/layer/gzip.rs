@@ -24,8 +24,20 @@ const MEMBER: usize = 1 << 20;
 /// Most threads of one stream: then hashing it is what takes the time.
 const THREADS: usize = 8;
 
+/// Members that were made before, by what they hold.
+pub trait KnownMembers: Send + Sync {
+    /// The member of this plain content, exactly as it was made; none where it is not known.
+    fn find(&self, plain: &[u8]) -> Option<Vec<u8>>;
+    /// Takes one in that was made.
+    fn keep(&self, plain: &[u8], member: &[u8]);
+}
+
 /// A plain block, and where it goes as a member.
-type Job = (Vec<u8>, SyncSender<io::Result<Vec<u8>>>);
+type Job = (
+    Vec<u8>,
+    Option<Arc<dyn KnownMembers>>,
+    SyncSender<io::Result<Vec<u8>>>,
+);
 
 /// Something done, in its turn, with what the members go to.
 pub type Act<W> = Box<dyn FnOnce(&mut W) -> io::Result<()> + Send>;
@@ -41,6 +53,9 @@ enum Coming<W> {
 pub struct GzipWriter<W: Write> {
     inner: W,
     level: u32,
+    /// Where members are looked for, and whether those that are cut now are.
+    known: Option<Arc<dyn KnownMembers>>,
+    apart: bool,
     block: Vec<u8>,
     coming: VecDeque<Coming<W>>,
     pool: Option<SyncSender<Job>>,
@@ -53,11 +68,29 @@ impl<W: Write> GzipWriter<W> {
         Self {
             inner,
             level,
+            known: None,
+            apart: false,
             block: Vec::new(),
             coming: VecDeque::new(),
             pool: None,
             begun: false,
         }
+    }
+
+    /// What has members of this level already is not compressed again.
+    pub fn knowing(mut self, known: Arc<dyn KnownMembers>) -> Self {
+        self.known = Some(known);
+        self
+    }
+
+    /// Whether what follows, up to the next [`GzipWriter::then`], is known in another way: then it is neither looked
+    /// for nor kept.
+    pub const fn apart(&mut self, apart: bool) {
+        self.apart = apart;
+    }
+
+    fn known(&self) -> Option<Arc<dyn KnownMembers>> {
+        self.known.clone().filter(|_| !self.apart)
     }
 
     /// Ends the member, and does something when all before it was written: what follows is a member of its
@@ -75,7 +108,8 @@ impl<W: Write> GzipWriter<W> {
         if self.pool.is_none() {
             self.drain(0)?;
             if !self.block.is_empty() || !self.begun {
-                let member = compress(&mut compressor(self.level)?, &self.block)?;
+                let mut compressor = compressor(self.level)?;
+                let member = member(&mut compressor, self.known().as_deref(), &self.block)?;
                 self.inner.write_all(&member)?;
             }
             return Ok(self.inner);
@@ -92,13 +126,13 @@ impl<W: Write> GzipWriter<W> {
         }
         self.begun = true;
         let block = std::mem::replace(&mut self.block, Vec::with_capacity(MEMBER));
-        let threads = threads();
+        let (threads, known) = (threads(), self.known());
         let pool = match &self.pool {
             Some(pool) => pool,
             None => self.pool.insert(start(threads, self.level)?),
         };
         let (send, member) = mpsc::sync_channel(1);
-        pool.send((block, send)).map_err(|_| ended())?;
+        pool.send((block, known, send)).map_err(|_| ended())?;
         self.coming.push_back(Coming::Member(member));
         self.drain(2 * threads)
     }
@@ -158,9 +192,11 @@ fn start(threads: usize, level: u32) -> io::Result<SyncSender<Job>> {
             .spawn(move || {
                 loop {
                     let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((plain, answer)) = job else { return };
+                    let Ok((plain, known, answer)) = job else {
+                        return;
+                    };
                     // Who wanted it may have given up.
-                    let _ = answer.send(compress(&mut compressor, &plain));
+                    let _ = answer.send(member(&mut compressor, known.as_deref(), &plain));
                 }
             })?;
     }
@@ -172,6 +208,22 @@ fn compressor(level: u32) -> io::Result<Compressor> {
     let level = level.and_then(|level| CompressionLvl::new(level).ok());
     let level = level.ok_or_else(|| io::Error::other("gzip has levels from 0 to 9"))?;
     Ok(Compressor::new(level))
+}
+
+/// One that is known, or a new one.
+fn member(
+    compressor: &mut Compressor,
+    known: Option<&dyn KnownMembers>,
+    plain: &[u8],
+) -> io::Result<Vec<u8>> {
+    if let Some(member) = known.and_then(|known| known.find(plain)) {
+        return Ok(member);
+    }
+    let member = compress(compressor, plain)?;
+    if let Some(known) = known {
+        known.keep(plain, &member);
+    }
+    Ok(member)
 }
 
 /// One member: no name and no time in its header.
@@ -237,6 +289,40 @@ mod tests {
         let mut writer = GzipWriter::new(Vec::new(), LEVEL);
         writer.then(append()).unwrap();
         assert_eq!(writer.finish().unwrap(), before);
+    }
+
+    #[test]
+    fn what_is_known_is_not_compressed_again() {
+        #[derive(Default)]
+        struct Known(Mutex<std::collections::HashMap<Vec<u8>, Vec<u8>>>);
+        impl KnownMembers for Known {
+            fn find(&self, plain: &[u8]) -> Option<Vec<u8>> {
+                self.0.lock().unwrap().get(plain).cloned()
+            }
+            fn keep(&self, plain: &[u8], member: &[u8]) {
+                let before = self.0.lock().unwrap().insert(plain.into(), member.into());
+                assert_eq!(before, None);
+            }
+        }
+        let known = Arc::new(Known::default());
+        let content: Vec<u8> = (0_u32..700_000).flat_map(u32::to_le_bytes).collect();
+        let written = |content: &[u8]| {
+            let mut writer = GzipWriter::new(Vec::new(), LEVEL).knowing(known.clone());
+            writer.write_all(content).unwrap();
+            writer.finish().unwrap()
+        };
+        let whole = gzip(&[&content], LEVEL);
+        assert_eq!(
+            (written(&content), known.0.lock().unwrap().len()),
+            (whole.clone(), 3)
+        );
+        assert_eq!(written(&content), whole);
+        let other = gzip(&[b"other"], LEVEL);
+        let mut members = known.0.lock().unwrap();
+        members.insert(content[..MEMBER].to_vec(), other.clone());
+        drop(members);
+        assert_eq!(written(&content)[..other.len()], other);
+        assert_eq!(written(b"one"), gzip(&[b"one"], LEVEL));
     }
 
     #[test]

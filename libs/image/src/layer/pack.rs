@@ -143,19 +143,19 @@ impl<W: Write> LayerWriter<DigestWriter<W>> {
 impl<W: Write> LayerWriter<W> {
     /// Writes as it is. `level` is gzip's, 0 to 9.
     pub fn upon(inner: W, level: u32) -> Self {
-        Self::with_copy(inner, level, None)
+        Self::with_copy(GzipWriter::new(inner, level), None)
     }
 }
 
 impl<W: Write, C: Write> LayerWriter<W, C> {
     /// Gives the plain archive to somebody else, too, as long as he takes it.
-    pub fn with_copy(inner: W, level: u32, copy: Option<C>) -> Self {
+    pub fn with_copy(gzip: GzipWriter<W>, copy: Option<C>) -> Self {
         let body = Body {
             plain: Digester::default(),
             copy,
             to_gzip: true,
             to_copy: true,
-            gzip: GzipWriter::new(inner, level),
+            gzip,
         };
         Self {
             tar: TarWriter::new(body),
@@ -185,6 +185,7 @@ impl<W: Write, C: Write> LayerWriter<W, C> {
                 body.gzip.then(begin)?;
             }
             body.to_gzip = !known;
+            body.gzip.apart(true);
             if let Some(copied) = content.copied {
                 body.put_into_copy(copied);
                 body.to_copy = false;
@@ -192,6 +193,7 @@ impl<W: Write, C: Write> LayerWriter<W, C> {
             let written = copy(&mut content.content, entry.size, body)?;
             (body.to_gzip, body.to_copy) = (true, true);
             body.gzip.then(after)?;
+            body.gzip.apart(false);
             Ok(written)
         })
     }
