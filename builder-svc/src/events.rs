@@ -97,6 +97,20 @@ pub struct Events {
     audience: Option<Arc<Audience>>,
 }
 
+/// Where events go as long as somebody else has them go there: a build's events end with the build.
+#[derive(Debug, Clone)]
+pub struct WeakEvents(mpsc::WeakSender<Event>);
+
+impl WeakEvents {
+    /// Tells it, if the build still goes on.
+    pub async fn tell(&self, event: Event) {
+        if let Some(sender) = self.0.upgrade() {
+            // Who hears is gone when the call is.
+            let _ = sender.send(event).await;
+        }
+    }
+}
+
 /// Builds that wait for a step of another one.
 #[derive(Debug, Default)]
 pub struct Audience(Mutex<Vec<Weak<Listener>>>);
@@ -148,6 +162,11 @@ impl Events {
             platform: None,
             audience: None,
         }
+    }
+
+    /// The same for somebody who outlives the build.
+    pub fn downgrade(&self) -> WeakEvents {
+        WeakEvents(self.sender.downgrade())
     }
 
     /// The same, for the steps of one platform of several: `[linux/arm64 build 2/5] RUN make`.

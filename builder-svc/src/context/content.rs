@@ -16,9 +16,14 @@ use std::{
 use slipway_image::{Digest, Digester};
 use slipway_service::disk;
 
+use super::blocks::Blocks;
+
 /// Bytes from which on a file is large: it is a part of its own in a layer, which the next layer that has it only
 /// names, and is not hashed each time.
 pub const LARGE: u64 = 256 << 10;
+
+/// What a block counts for at least, bytes: those of zeros are tiny, and there may be many.
+const SMALLEST: u64 = 4096;
 
 /// The files.
 #[derive(Debug)]
@@ -30,8 +35,8 @@ pub struct ContentStore {
     hashed: Mutex<HashSet<Digest>>,
     /// What large content is compressed.
     parts: Mutex<HashMap<Digest, Part>>,
-    /// Blocks of layers by their plain bytes: what they are compressed, which is content here.
-    members: Mutex<HashMap<Digest, (Digest, u64)>>,
+    /// What blocks of small files are compressed.
+    blocks: Blocks,
     /// Bytes of all files, at least; none = nobody has looked yet.
     total: Mutex<Option<u64>>,
 }
@@ -73,6 +78,7 @@ impl ContentStore {
             _ => {}
         }
         fs::create_dir_all(root.join("incoming"))?;
+        let blocks = Blocks::open(root.join("blocks"))?;
         // A file stays where it was made when it gets its name.
         disk::spread(&root.join("incoming"))?;
         Ok(Self {
@@ -80,7 +86,7 @@ impl ContentStore {
             removing: RwLock::default(),
             hashed: Mutex::default(),
             parts: Mutex::default(),
-            members: Mutex::default(),
+            blocks,
             total: Mutex::default(),
         })
     }
@@ -180,20 +186,18 @@ impl ContentStore {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a block of a layer is compressed, digest and size, if one was made since this service began and is here.
-    /// It counts as used now.
-    pub fn member(&self, plain: &Digest) -> Option<(Digest, u64)> {
-        let (digest, size) = self.members().get(plain).cloned()?;
-        self.has(&digest, size).then_some((digest, size))
+    /// What a plain block is compressed, if it is kept.
+    pub fn block(&self, plain: &Digest) -> Option<Vec<u8>> {
+        self.blocks.find(plain)
     }
 
-    /// Remembers what a block is compressed.
-    pub fn note_member(&self, plain: Digest, member: (Digest, u64)) {
-        self.members().insert(plain, member);
-    }
-
-    fn members(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, (Digest, u64)>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Keeps what a plain block is compressed.
+    pub fn keep_block(&self, plain: &Digest, member: &[u8]) -> io::Result<()> {
+        let bytes = self.blocks.keep(plain, member)?;
+        if let Some(total) = &mut *self.total() {
+            *total += bytes.max(SMALLEST);
+        }
+        Ok(())
     }
 
     /// Keeps a small content.
@@ -247,8 +251,8 @@ impl ContentStore {
         self.total.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes the content that was used longest ago until at most `keep` bytes are left; returns how
-    /// many files and bytes on disk went. What was used since `oldest`, when the oldest build began that
+    /// Removes blocks, then content, those that were used longest ago first, until at most `keep` bytes are left;
+    /// returns how many files and bytes on disk went. What was used since `oldest`, when the oldest build began that
     /// runs now, stays.
     pub fn evict(&self, keep: u64, oldest: Option<SystemTime>) -> io::Result<(u64, u64)> {
         // What comes while we look is added to what we find.
@@ -258,11 +262,22 @@ impl ContentStore {
         collect(&self.fetched(), &mut files)?;
         collect(&self.root.join("sha256"), &mut files)?;
         files.sort_unstable();
-        let mut total: u64 = files.iter().map(|f| f.size).sum();
+        let mut blocks = Vec::new();
+        collect(self.blocks.folder(), &mut blocks)?;
+        blocks.sort_unstable();
+        for block in &mut blocks {
+            block.size = block.size.max(SMALLEST);
+        }
+        // A block is made again in a moment, content has to be sent.
+        blocks.append(&mut files);
+        let mut total: u64 = blocks.iter().map(|f| f.size).sum();
         let mut gone = (0, 0);
-        for file in files {
-            if total <= keep || oldest.is_some_and(|oldest| file.used >= oldest) {
+        for file in blocks {
+            if total <= keep {
                 break;
+            }
+            if oldest.is_some_and(|oldest| file.used >= oldest) {
+                continue;
             }
             if self.remove(&file)? {
                 total -= file.size;
@@ -277,8 +292,6 @@ impl ContentStore {
         self.hashed().clear();
         if gone.0 > 0 {
             self.parts().retain(|digest, _| self.path(digest).exists());
-            self.members()
-                .retain(|_, (digest, _)| self.path(digest).exists());
         }
         Ok(gone)
     }
@@ -302,6 +315,7 @@ impl ContentStore {
     pub fn usage(&self) -> io::Result<Usage> {
         let mut files = Vec::new();
         collect(&self.root.join("sha256"), &mut files)?;
+        collect(self.blocks.folder(), &mut files)?;
         let files = files.iter().map(|f| f.disk).sum();
         // The folder above holds nothing else.
         let above = self.root.parent().unwrap_or(&self.root);
@@ -468,6 +482,23 @@ mod tests {
         let mut left = Vec::new();
         collect(&folder.path().join("content/incoming"), &mut left).unwrap();
         assert_eq!(left, []);
+    }
+
+    #[test]
+    fn blocks_go_before_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(folder.path().join("content")).unwrap();
+        let content = store.put(b"content").unwrap();
+        store.evict(u64::MAX, None).unwrap();
+        let plain = Digest::of("plain");
+        store.keep_block(&plain, b"member").unwrap();
+        assert!(store.exceeds(7 + SMALLEST - 1) && !store.exceeds(7 + SMALLEST));
+        assert_eq!(store.usage().unwrap().files, 2 * 4096);
+        let long_ago = SystemTime::now() - std::time::Duration::from_secs(1000);
+        assert_eq!(store.evict(7, Some(long_ago)).unwrap().0, 0);
+        assert_eq!(store.evict(7, None).unwrap().0, 1);
+        assert_eq!(store.block(&plain), None);
+        assert!(store.has(&content, 7) && !store.exceeds(7));
     }
 
     #[test]

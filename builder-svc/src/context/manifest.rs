@@ -152,6 +152,11 @@ impl Manifest {
         self.entries.len()
     }
 
+    /// Bytes of all names and targets of links.
+    pub const fn name_bytes(&self) -> usize {
+        self.names
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -1,8 +1,9 @@
 //! A build's context on the builder's side: its manifest, and its content as far as it is needed.
 //!
-//! The caller sends the manifest first. Content is asked for by digest, and only what a step that is
+//! The manifest comes first; one that came before is only named. Content is asked for by digest, and only what a step that is
 //! not cached needs and what is not here from an earlier build: a cached build moves no content.
 
+pub mod blocks;
 pub mod capability;
 pub mod content;
 pub mod fetch;

@@ -17,7 +17,7 @@ use crate::{
     caller::Asked,
     context::{ContentStore, Entry, Feed, Kind, Manifest, Offered, content::Incoming, tarball},
     error::Error,
-    events::{Event, Events},
+    events::{Event, WeakEvents},
     worker::CHUNKS,
 };
 
@@ -28,8 +28,8 @@ const AT_ONCE: usize = 256;
 pub struct Offers {
     /// Those that were sent before.
     pub offered: Arc<Offered>,
-    /// The caller is told what is needed.
-    pub events: Events,
+    /// The caller is told what is needed, while the build goes on: it may end before the caller does.
+    pub events: WeakEvents,
 }
 
 /// A manifest that comes.
@@ -63,7 +63,8 @@ pub async fn feed(
     mut parts: impl Stream<Item = Result<BuildRequest, Status>> + Unpin,
     mut feed: Feed,
     store: Arc<ContentStore>,
-    (asked, offers): (Arc<Asked>, Offers),
+    asked: Arc<Asked>,
+    offers: Offers,
 ) -> Result<(), Status> {
     let mut manifests: HashMap<String, Arriving> = HashMap::new();
     let mut streams: HashMap<String, Unpacking> = HashMap::new();
@@ -83,7 +84,9 @@ pub async fn feed(
                 let name = offer.context;
                 let begun = manifests.contains_key(&name) || streams.contains_key(&name);
                 if begun || !feed.manifests.contains_key(&name) {
-                    return refuse("an offer of a context that was not announced");
+                    return refuse(
+                        "an offer of a context that was not announced, or has begun to come",
+                    );
                 }
                 let digest = raw(&offer.digest).map_err(Error::Invalid)?;
                 if let Some(manifest) = offers.offered.find(&digest) {
@@ -269,150 +272,4 @@ impl Files {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use slipway_proto::builder::v1::{ContextEntries, ManifestOffer};
-
-    use super::*;
-    use crate::{
-        caller::Caller,
-        context::{Announced, BuildContext, Fetcher, fetch, guard::Guard},
-    };
-
-    /// What a caller that sends this is told, and the names in the context that it gives.
-    async fn fed(
-        offered: &Arc<Offered>,
-        parts: Vec<Part>,
-    ) -> (Result<(), String>, Vec<Event>, Option<Vec<String>>) {
-        let folder = tempfile::tempdir().unwrap();
-        let store = ContentStore::open(folder.path().to_owned()).unwrap();
-        let limits = fetch::Limits {
-            guard: Guard { allow: Vec::new() },
-            bytes: 1,
-        };
-        let fetcher = Arc::new(Fetcher::new(Arc::new(store), limits).unwrap());
-        let (tell, mut told) = mpsc::channel(8);
-        let events = Events::new(tell);
-        let caller = Arc::new(Caller::new([], [], events.clone()));
-        let (context, feed) = BuildContext::new(
-            fetcher.clone(),
-            (events.clone(), caller.clone()),
-            &Announced {
-                sent: &[String::new()],
-                remote: &BTreeMap::new(),
-                keep_git_dir: false,
-            },
-        );
-        let offers = Offers {
-            offered: offered.clone(),
-            events,
-        };
-        let parts = parts
-            .into_iter()
-            .map(|part| Ok(BuildRequest { part: Some(part) }));
-        let asked = (caller.asked.clone(), offers);
-        let done = super::feed(
-            tokio_stream::iter(parts),
-            feed,
-            fetcher.store().clone(),
-            asked,
-        )
-        .await;
-        let manifest = context.manifest("").await.ok();
-        let names = manifest.map(|m| m.below("").map(|(path, _)| path.to_owned()).collect());
-        drop((context, caller));
-        let mut events = Vec::new();
-        while let Ok(event) = told.try_recv() {
-            events.push(event);
-        }
-        (done.map_err(|e| e.message().to_owned()), events, names)
-    }
-
-    fn folders(names: &[&str]) -> Vec<ContextEntry> {
-        let folder = |name: &&str| ContextEntry {
-            path: (*name).to_owned(),
-            r#type: Type::Directory.into(),
-            mode: 0o755,
-            mtime: 7,
-            ..ContextEntry::default()
-        };
-        names.iter().map(folder).collect()
-    }
-
-    fn offer(entries: &[ContextEntry]) -> Part {
-        let all = entries
-            .iter()
-            .flat_map(ContextEntry::encode_length_delimited_to_vec);
-        Part::ManifestOffer(ManifestOffer {
-            context: String::new(),
-            digest: Sha256::digest(all.collect::<Vec<_>>()).to_vec().into(),
-        })
-    }
-
-    /// In two messages.
-    fn sent(entries: Vec<ContextEntry>) -> Vec<Part> {
-        let message = |entry| {
-            Part::Entries(ContextEntries {
-                context: String::new(),
-                entries: vec![entry],
-            })
-        };
-        let end = Part::ManifestEnd(String::new());
-        entries.into_iter().map(message).chain([end]).collect()
-    }
-
-    #[tokio::test]
-    async fn a_manifest_is_asked_for_once() {
-        let offered = Arc::new(Offered::default());
-        let (a, b) = (folders(&["a", "b"]), folders(&["x", "y"]));
-        let asks = || vec![Event::NeedManifest(String::new())];
-        let names = |names: [&str; 2]| Some(names.map(str::to_owned).to_vec());
-        // Who says that these are others changes nothing for who has those.
-        let lie = [vec![offer(&b)], sent(a.clone())].concat();
-        assert_eq!(
-            fed(&offered, lie).await,
-            (Ok(()), asks(), names(["a", "b"]))
-        );
-        let honest = [vec![offer(&b)], sent(b.clone())].concat();
-        assert_eq!(
-            fed(&offered, honest).await,
-            (Ok(()), asks(), names(["x", "y"]))
-        );
-        for (entries, expected) in [(&a, ["a", "b"]), (&b, ["x", "y"])] {
-            let again = fed(&offered, vec![offer(entries)]).await;
-            assert_eq!(again, (Ok(()), Vec::new(), names(expected)));
-        }
-        // Without an offer nothing is kept.
-        let c = folders(&["m", "n"]);
-        let plain = fed(&offered, sent(c.clone())).await;
-        assert_eq!(plain, (Ok(()), Vec::new(), names(["m", "n"])));
-        let (done, told, context) = fed(&offered, vec![offer(&c)]).await;
-        assert_eq!((done, told, context), (Ok(()), asks(), None));
-    }
-
-    #[tokio::test]
-    async fn an_offer_comes_first_and_once() {
-        let offered = Arc::new(Offered::default());
-        let entries = folders(&["a"]);
-        let first = sent(entries.clone());
-        for parts in [
-            [vec![offer(&entries), offer(&entries)], first.clone()].concat(),
-            [&first[..1], &[offer(&entries)]].concat(),
-            [&first[..], &[offer(&entries)]].concat(),
-        ] {
-            let (done, ..) = fed(&offered, parts).await;
-            let sentence = "the caller sent an offer of a context that was not announced";
-            assert_eq!(done, Err(sentence.to_owned()));
-        }
-        let short = Part::ManifestOffer(ManifestOffer {
-            context: String::new(),
-            digest: vec![1; 31].into(),
-        });
-        let (done, ..) = fed(&offered, vec![short]).await;
-        assert_eq!(
-            done.unwrap_err(),
-            "a digest of the context has not 32 bytes"
-        );
-    }
-}
+mod tests;

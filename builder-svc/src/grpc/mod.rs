@@ -53,9 +53,11 @@ pub struct BuilderService {
 impl BuilderService {
     /// Over this builder.
     pub fn new(builder: Arc<Builder>, started: SystemTime, shutdown: CancellationToken) -> Self {
+        let offered = Arc::<Offered>::default();
+        tokio::spawn(Offered::forget(Arc::downgrade(&offered)));
         Self {
             builder,
-            offered: Arc::default(),
+            offered,
             started,
             shutdown,
         }
@@ -119,14 +121,14 @@ impl Service for BuilderService {
         let (builder, shutdown) = (self.builder.clone(), self.shutdown.clone());
         let offers = feed::Offers {
             offered: self.offered.clone(),
-            events: events.clone(),
+            events: events.downgrade(),
         };
         let task = tokio::spawn(async move {
             // The caller is gone: the stream's end aborts this task.
             let _ = send.send(Ok(view::build_id(&id))).await;
             let store = builder.store.clone();
             let mut log = builder.history.log(&id);
-            let feeding = feed::feed(parts, feed, store, (caller.asked.clone(), offers));
+            let feeding = feed::feed(parts, feed, store, caller.asked.clone(), offers);
             let building = builder.build(id, request, context, caller, events);
             let forwarding = async {
                 while let Some(event) = told.recv().await {

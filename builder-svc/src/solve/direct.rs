@@ -12,7 +12,6 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-mod members;
 mod packing;
 
 use futures_util::future::OptionFuture;

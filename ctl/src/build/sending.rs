@@ -117,7 +117,8 @@ async fn send_all(
     while let Some(want) = wants.recv().await {
         match want {
             Want::Manifest(name) => {
-                let entries = manifests.remove(&name).unwrap_or_default();
+                // What was not offered, or was asked for twice, ends the call.
+                let entries = manifests.remove(&name).ok_or(())?;
                 send_manifest(&sender, name, entries).await?;
             }
             Want::Content(digests) => send_content(&sender, &files, digests).await?,
@@ -243,4 +244,25 @@ pub async fn put(sender: &mpsc::Sender<BuildRequest>, part: Part) -> Result<(), 
         .send(BuildRequest { part: Some(part) })
         .await
         .map_err(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same entry and digest stand in builder-svc's tests.
+    #[test]
+    fn builders_know_a_manifest_by_all_that_is_in_it() {
+        let entry = ContextEntry {
+            path: "folder".into(),
+            r#type: 2,
+            mode: 0o755,
+            mtime: 7,
+            ..ContextEntry::default()
+        };
+        assert_eq!(
+            hex::encode(digest(&[entry.clone(), entry])),
+            "147580241d8a5464ff843fdd2a7a414a75eded6d75714a80267f19db0d7e176f"
+        );
+    }
 }

@@ -168,10 +168,10 @@ fuzz_target!(|data: &[u8]| {
         let store = fetcher.store().clone();
         let offers = feed::Offers {
             offered: Arc::new(Offered::default()),
-            events,
+            events: events.downgrade(),
         };
-        let asked = (caller.asked.clone(), offers);
-        let taken = feed::feed(tokio_stream::iter(parts), feed, store, asked);
+        let asked = caller.asked.clone();
+        let taken = feed::feed(tokio_stream::iter(parts), feed, store, asked, offers);
         let _ = taken.await;
         for name in &sent {
             let Ok(manifest) = context.manifest(name).await else {

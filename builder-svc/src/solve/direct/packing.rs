@@ -9,13 +9,13 @@ use flate2::CrcReader;
 use slipway_image::{
     Digest,
     layer::{
-        gzip::{Act, GzipWriter, LEVEL},
+        gzip::{Act, GzipWriter, KeptMembers, LEVEL},
         pack::{Archive, Content, LayerWriter, Members},
     },
 };
 use slipway_service::{chunks::ChunkWriter, whole::Whole};
 
-use super::{Tree, members::StoredMembers};
+use super::Tree;
 use crate::{
     context::{
         ContentStore,
@@ -60,8 +60,8 @@ pub(super) struct Packed {
 impl Packing {
     /// Writes the layer, and its plain archive to `copy`.
     pub fn pack(&self, out: PieceWriter, copy: Option<CopyWriter>) -> io::Result<Packed> {
-        let known = Arc::new(StoredMembers(self.store.clone()));
-        let gzip = GzipWriter::new(out, LEVEL).knowing(known);
+        let kept = Arc::new(KeptBlocks(self.store.clone()));
+        let gzip = GzipWriter::new(out, LEVEL).with_kept(kept);
         let mut layer = LayerWriter::with_copy(gzip, copy);
         let (mut new, mut large) = (Vec::new(), Vec::new());
         for (path, item) in &*self.tree {
@@ -130,6 +130,34 @@ impl Packing {
     }
 }
 
+/// Plain bytes from which on a block of small files is worth a file.
+const WORTH_KEEPING: usize = 64 << 10;
+
+/// Blocks of this level that the store keeps.
+struct KeptBlocks(Arc<ContentStore>);
+
+impl KeptMembers for KeptBlocks {
+    fn member(
+        &self,
+        plain: &[u8],
+        make: &mut dyn FnMut() -> io::Result<Vec<u8>>,
+    ) -> io::Result<Vec<u8>> {
+        if plain.len() < WORTH_KEEPING {
+            return make();
+        }
+        let digest = Digest::of(plain);
+        if let Some(member) = self.0.block(&digest) {
+            return Ok(member);
+        }
+        let member = make()?;
+        if let Err(error) = self.0.keep_block(&digest, &member) {
+            // The layer does not need it.
+            tracing::debug!(%error, "a compressed block is not kept");
+        }
+        Ok(member)
+    }
+}
+
 /// Content of a large file: little of it may be sent for a while, so that nobody wants it any more is asked for.
 struct Wanted<'a> {
     content: CrcReader<Checked<'a>>,
@@ -156,6 +184,7 @@ impl Wanted<'_> {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest as _, Sha256};
     use slipway_image::layer as tar;
     use tokio::sync::mpsc;
 
@@ -248,6 +277,53 @@ mod tests {
         note(checksum ^ 1);
         assert!(packed(packing(true), &part).2.is_err());
         assert!(store.part(&content).is_none());
+    }
+
+    #[test]
+    fn blocks_between_large_files_are_compressed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, large) = stored(folder.path());
+        let mut tree = (*large).clone();
+        let large = tree.remove(&vec!["large".to_owned()]).unwrap();
+        for number in 0..3_u8 {
+            let mut small = large.clone();
+            let content = vec![number; WORTH_KEEPING];
+            small.header.size = content.len() as u64;
+            small.content = Some(store.put(&content).unwrap());
+            tree.insert(vec![format!("{number}-a")], small);
+            tree.insert(vec![format!("{number}-b")], large.clone());
+        }
+        let packing = || Packing {
+            store: store.clone(),
+            tree: Arc::new(tree.clone()),
+            whole: Whole::default(),
+            name_parts: true,
+            at_worker: Arc::default(),
+        };
+        let (all, parts, made) = packed(packing(), &[]);
+        let (content, checksum) = made.unwrap().new[0].clone();
+        let part = &parts[..parts.len() / 3];
+        let noted = Part {
+            digest: Digest::of(part),
+            size: part.len() as u64,
+            checksum,
+        };
+        store.note_part(&content, noted);
+        assert_eq!(packed(packing(), part).0, all);
+        // What is kept is taken, whatever it is.
+        let blocks = folder.path().join("content/blocks");
+        let mut kept = 0;
+        for folder in std::fs::read_dir(blocks).unwrap() {
+            for block in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+                let member = b"[kept]";
+                let file = [&Sha256::digest(member)[..], member].concat();
+                std::fs::write(block.unwrap().path(), file).unwrap();
+                kept += 1;
+            }
+        }
+        let again = packed(packing(), part).0;
+        let taken = again.windows(6).filter(|w| w == b"[kept]").count();
+        assert_eq!((kept, taken), (3, 3));
     }
 
     #[test]

@@ -24,20 +24,22 @@ const MEMBER: usize = 1 << 20;
 /// Most threads of one stream: then hashing it is what takes the time.
 const THREADS: usize = 8;
 
-/// Members that were made before, by what they hold.
-pub trait KnownMembers: Send + Sync {
-    /// The member of this plain content, exactly as it was made; none where it is not known.
-    fn find(&self, plain: &[u8]) -> Option<Vec<u8>>;
-    /// Takes one in that was made.
-    fn keep(&self, plain: &[u8], member: &[u8]);
+/// Where members are kept from one stream to the next.
+pub trait KeptMembers: Send + Sync {
+    /// The member of this plain block: byte for byte as it was made before, or as `make` makes it.
+    fn member(
+        &self,
+        plain: &[u8],
+        make: &mut dyn FnMut() -> io::Result<Vec<u8>>,
+    ) -> io::Result<Vec<u8>>;
 }
 
-/// A plain block, and where it goes as a member.
-type Job = (
-    Vec<u8>,
-    Option<Arc<dyn KnownMembers>>,
-    SyncSender<io::Result<Vec<u8>>>,
-);
+/// A block that becomes a member.
+struct Job {
+    plain: Vec<u8>,
+    kept: Option<Arc<dyn KeptMembers>>,
+    answer: SyncSender<io::Result<Vec<u8>>>,
+}
 
 /// Something done, in its turn, with what the members go to.
 pub type Act<W> = Box<dyn FnOnce(&mut W) -> io::Result<()> + Send>;
@@ -53,8 +55,8 @@ enum Coming<W> {
 pub struct GzipWriter<W: Write> {
     inner: W,
     level: u32,
-    /// Where members are looked for, and whether those that are cut now are.
-    known: Option<Arc<dyn KnownMembers>>,
+    /// Where members are kept, and whether what is written now is kept elsewhere.
+    kept: Option<Arc<dyn KeptMembers>>,
     apart: bool,
     block: Vec<u8>,
     coming: VecDeque<Coming<W>>,
@@ -68,7 +70,7 @@ impl<W: Write> GzipWriter<W> {
         Self {
             inner,
             level,
-            known: None,
+            kept: None,
             apart: false,
             block: Vec::new(),
             coming: VecDeque::new(),
@@ -77,20 +79,19 @@ impl<W: Write> GzipWriter<W> {
         }
     }
 
-    /// What has members of this level already is not compressed again.
-    pub fn knowing(mut self, known: Arc<dyn KnownMembers>) -> Self {
-        self.known = Some(known);
+    /// With members that are kept, all of this level.
+    pub fn with_kept(mut self, kept: Arc<dyn KeptMembers>) -> Self {
+        self.kept = Some(kept);
         self
     }
 
-    /// Whether what follows, up to the next [`GzipWriter::then`], is known in another way: then it is neither looked
-    /// for nor kept.
+    /// Whether members that end from now on are left out of those that are kept.
     pub const fn apart(&mut self, apart: bool) {
         self.apart = apart;
     }
 
-    fn known(&self) -> Option<Arc<dyn KnownMembers>> {
-        self.known.clone().filter(|_| !self.apart)
+    fn kept(&self) -> Option<Arc<dyn KeptMembers>> {
+        self.kept.clone().filter(|_| !self.apart)
     }
 
     /// Ends the member, and does something when all before it was written: what follows is a member of its
@@ -109,7 +110,7 @@ impl<W: Write> GzipWriter<W> {
             self.drain(0)?;
             if !self.block.is_empty() || !self.begun {
                 let mut compressor = compressor(self.level)?;
-                let member = member(&mut compressor, self.known().as_deref(), &self.block)?;
+                let member = member(&mut compressor, self.kept().as_deref(), &self.block)?;
                 self.inner.write_all(&member)?;
             }
             return Ok(self.inner);
@@ -126,13 +127,18 @@ impl<W: Write> GzipWriter<W> {
         }
         self.begun = true;
         let block = std::mem::replace(&mut self.block, Vec::with_capacity(MEMBER));
-        let (threads, known) = (threads(), self.known());
+        let (threads, kept) = (threads(), self.kept());
         let pool = match &self.pool {
             Some(pool) => pool,
             None => self.pool.insert(start(threads, self.level)?),
         };
         let (send, member) = mpsc::sync_channel(1);
-        pool.send((block, known, send)).map_err(|_| ended())?;
+        pool.send(Job {
+            plain: block,
+            kept,
+            answer: send,
+        })
+        .map_err(|_| ended())?;
         self.coming.push_back(Coming::Member(member));
         self.drain(2 * threads)
     }
@@ -192,11 +198,10 @@ fn start(threads: usize, level: u32) -> io::Result<SyncSender<Job>> {
             .spawn(move || {
                 loop {
                     let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((plain, known, answer)) = job else {
-                        return;
-                    };
+                    let Ok(job) = job else { return };
+                    let member = member(&mut compressor, job.kept.as_deref(), &job.plain);
                     // Who wanted it may have given up.
-                    let _ = answer.send(member(&mut compressor, known.as_deref(), &plain));
+                    let _ = job.answer.send(member);
                 }
             })?;
     }
@@ -210,20 +215,16 @@ fn compressor(level: u32) -> io::Result<Compressor> {
     Ok(Compressor::new(level))
 }
 
-/// One that is known, or a new one.
+/// One that is kept, or a new one.
 fn member(
     compressor: &mut Compressor,
-    known: Option<&dyn KnownMembers>,
+    kept: Option<&dyn KeptMembers>,
     plain: &[u8],
 ) -> io::Result<Vec<u8>> {
-    if let Some(member) = known.and_then(|known| known.find(plain)) {
-        return Ok(member);
+    match kept {
+        Some(kept) => kept.member(plain, &mut || compress(compressor, plain)),
+        None => compress(compressor, plain),
     }
-    let member = compress(compressor, plain)?;
-    if let Some(known) = known {
-        known.keep(plain, &member);
-    }
-    Ok(member)
 }
 
 /// One member: no name and no time in its header.
@@ -238,8 +239,13 @@ fn compress(compressor: &mut Compressor, plain: &[u8]) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::HashMap,
+        io::Read as _,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
     use super::*;
-    use std::io::Read as _;
 
     use crate::layer::compression::decompress;
 
@@ -291,38 +297,58 @@ mod tests {
         assert_eq!(writer.finish().unwrap(), before);
     }
 
-    #[test]
-    fn what_is_known_is_not_compressed_again() {
-        #[derive(Default)]
-        struct Known(Mutex<std::collections::HashMap<Vec<u8>, Vec<u8>>>);
-        impl KnownMembers for Known {
-            fn find(&self, plain: &[u8]) -> Option<Vec<u8>> {
-                self.0.lock().unwrap().get(plain).cloned()
+    /// Keeps all members, and counts those that it had made.
+    #[derive(Default)]
+    struct Kept(Mutex<HashMap<Vec<u8>, Vec<u8>>>, AtomicUsize);
+
+    impl KeptMembers for Kept {
+        fn member(
+            &self,
+            plain: &[u8],
+            make: &mut dyn FnMut() -> io::Result<Vec<u8>>,
+        ) -> io::Result<Vec<u8>> {
+            if let Some(member) = self.0.lock().unwrap().get(plain) {
+                return Ok(member.clone());
             }
-            fn keep(&self, plain: &[u8], member: &[u8]) {
-                let before = self.0.lock().unwrap().insert(plain.into(), member.into());
-                assert_eq!(before, None);
-            }
+            self.1.fetch_add(1, Ordering::Relaxed);
+            let member = make()?;
+            self.0.lock().unwrap().insert(plain.into(), member.clone());
+            Ok(member)
         }
-        let known = Arc::new(Known::default());
+    }
+
+    #[test]
+    fn what_is_kept_is_not_compressed_again() {
+        let kept = Arc::new(Kept::default());
         let content: Vec<u8> = (0_u32..700_000).flat_map(u32::to_le_bytes).collect();
         let written = |content: &[u8]| {
-            let mut writer = GzipWriter::new(Vec::new(), LEVEL).knowing(known.clone());
+            let mut writer = GzipWriter::new(Vec::new(), LEVEL).with_kept(kept.clone());
             writer.write_all(content).unwrap();
-            writer.finish().unwrap()
+            let whole = writer.finish().unwrap();
+            (whole, kept.1.swap(0, Ordering::Relaxed))
         };
         let whole = gzip(&[&content], LEVEL);
-        assert_eq!(
-            (written(&content), known.0.lock().unwrap().len()),
-            (whole.clone(), 3)
-        );
-        assert_eq!(written(&content), whole);
-        let other = gzip(&[b"other"], LEVEL);
-        let mut members = known.0.lock().unwrap();
-        members.insert(content[..MEMBER].to_vec(), other.clone());
-        drop(members);
-        assert_eq!(written(&content)[..other.len()], other);
-        assert_eq!(written(b"one"), gzip(&[b"one"], LEVEL));
+        assert_eq!(written(&content), (whole.clone(), 3));
+        assert_eq!(written(&content), (whole, 0));
+        assert_eq!(written(b"one"), (gzip(&[b"one"], LEVEL), 1));
+        assert_eq!(written(b"one"), (gzip(&[b"one"], LEVEL), 0));
+        let apart = || {
+            let mut writer = GzipWriter::new(Vec::new(), LEVEL).with_kept(kept.clone());
+            writer.write_all(b"one").unwrap();
+            writer.then(Box::new(|_| Ok(()))).unwrap();
+            writer.apart(true);
+            writer.write_all(b"large").unwrap();
+            writer.then(Box::new(|_| Ok(()))).unwrap();
+            writer.apart(false);
+            writer.write_all(b"two").unwrap();
+            let whole = writer.finish().unwrap();
+            (whole, kept.1.swap(0, Ordering::Relaxed))
+        };
+        let three = ["one", "large", "two"].map(|part| gzip(&[part.as_bytes()], LEVEL));
+        // The large one each time.
+        assert_eq!(apart(), (three.concat(), 1));
+        assert_eq!(apart(), (three.concat(), 0));
+        assert!(!kept.0.lock().unwrap().contains_key(&b"large"[..]));
     }
 
     #[test]

@@ -177,15 +177,17 @@ impl<W: Write, C: Write> LayerWriter<W, C> {
     ) -> io::Result<()> {
         self.entries += 1;
         self.tar.append_with(entry, |body| {
-            let (before, after, known) = match content.members {
-                Members::Apart { begin, end } => (Some(begin), end, false),
-                Members::Known(put) => (None, put, true),
+            let after = match content.members {
+                Members::Apart { begin, end } => {
+                    body.gzip.then(begin)?;
+                    body.gzip.apart(true);
+                    end
+                }
+                Members::Known(put) => {
+                    body.to_gzip = false;
+                    put
+                }
             };
-            if let Some(begin) = before {
-                body.gzip.then(begin)?;
-            }
-            body.to_gzip = !known;
-            body.gzip.apart(true);
             if let Some(copied) = content.copied {
                 body.put_into_copy(copied);
                 body.to_copy = false;
