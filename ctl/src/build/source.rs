@@ -114,9 +114,14 @@ fn is_remote(text: &str) -> bool {
     url.iter().any(|start| text.starts_with(start)) || is_scp(text) && !Path::new(text).is_dir()
 }
 
-/// Whether a context is a repository that is reached over ssh.
-pub fn is_over_ssh(text: &str) -> bool {
-    is_remote(text) && (text.starts_with("ssh://") || is_scp(text))
+/// What `--ssh` says; without it the agent where the context is a repository over ssh, which cannot be had without
+/// (docker/buildx, commands/build.go).
+pub fn agents(named: &[String], context: &str) -> Vec<String> {
+    let over_ssh = is_remote(context) && (context.starts_with("ssh://") || is_scp(context));
+    match named.is_empty() && over_ssh {
+        true => vec!["default".to_owned()],
+        false => named.to_vec(),
+    }
 }
 
 /// BuildKit's pattern (util/sshutil/scpurl.go).
@@ -275,6 +280,11 @@ mod tests {
         ] {
             assert!(!is_remote(text), "{text}");
         }
+        for text in ["git@h:a/b.git", "ssh://h/x#v1"] {
+            assert_eq!(agents(&[], text), ["default"], "{text}");
+            assert_eq!(agents(&["a=b".to_owned()], text), ["a=b"]);
+        }
+        assert!(agents(&[], "https://h/x.git").is_empty() && agents(&[], ".").is_empty());
         let folder = tempfile::tempdir().unwrap();
         let own = folder.path().join("git@h:x");
         fs::create_dir(&own).unwrap();

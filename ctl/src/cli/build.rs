@@ -220,13 +220,8 @@ impl Build {
                 "--cgroup-parent {parent:?} is not supported: steps have cgroups of their own below slipway/"
             )));
         }
-        // As docker buildx: such a context cannot be had without.
-        let ours = ["default".to_owned()];
-        let agents = match self.ssh.is_empty() && build::source::is_over_ssh(&self.path) {
-            true => &ours[..],
-            false => &self.ssh,
-        };
-        let offer = Offer::new(&self.secret, agents)?;
+        let agents = build::source::agents(&self.ssh, &self.path);
+        let offer = Offer::new(&self.secret, &agents)?;
         let (provenance, sbom) = (self.provenance.as_deref(), self.sbom.as_deref());
         let attests = build::attest::attestations(&self.attest, provenance, sbom)?;
         let stdout = std::io::stdout().is_terminal();
