@@ -1,5 +1,5 @@
 //! Garbage collection: content that no manifest names and nobody is about to name leaves the disk.
-//! It is online: the lock is held for one blob at a time.
+//! It is online: nobody waits for it but who wants the very blob that goes ([`crate::leases`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,11 +18,12 @@ impl Registry {
     pub async fn release(&self, digests: Vec<Digest>) -> Result<u64> {
         let mut freed = 0;
         for digest in digests {
-            let _collecting = self.collecting.write().await;
+            let Some(_doomed) = self.leases.doom(&digest) else {
+                self.index.set_pending(&digest)?;
+                continue;
+            };
             if self.index.is_held(&digest)? {
                 self.index.clear_pending(&digest)?;
-            } else if self.leases.is_held(&digest) {
-                self.index.set_pending(&digest)?;
             } else {
                 freed += self.blobs.delete(&digest).await?;
                 self.forget(&digest);

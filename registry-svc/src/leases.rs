@@ -1,4 +1,8 @@
 //! Leases: content that somebody is about to need is not collected meanwhile.
+//!
+//! Who is to rely on content takes it in hand first ([`Leases::hold`]) and looks afterwards whether it is there. Who
+//! is to remove it dooms it first ([`Leases::doom`]), which nobody can who comes when it is in hand, and looks
+//! afterwards whether something names it. So whichever is first, the other one sees what it did.
 
 use std::{
     collections::HashMap,
@@ -7,6 +11,9 @@ use std::{
 };
 
 use slipway_image::Digest;
+use tokio::sync::Notify;
+
+use crate::names::Repository;
 
 /// How long a client that was told "this blob is here" may take to push the manifest that names it.
 pub const GRACE: Duration = Duration::from_secs(15 * 60);
@@ -15,12 +22,23 @@ pub const GRACE: Duration = Duration::from_secs(15 * 60);
 #[derive(Default)]
 pub struct Leases {
     held: Mutex<HashMap<Digest, Lease>>,
+    /// Something that was doomed is gone, or stays after all.
+    decided: Notify,
 }
 
 #[derive(Default)]
 struct Lease {
     guards: usize,
-    until: Option<Instant>,
+    /// Until when somebody may push a manifest that names it, and where; `None` = anywhere.
+    graces: HashMap<Option<Repository>, Instant>,
+    doomed: bool,
+}
+
+impl Lease {
+    fn is_needed(&self) -> bool {
+        let now = Instant::now();
+        self.guards > 0 || self.graces.values().any(|until| *until > now)
+    }
 }
 
 /// Holds content as long as it lives.
@@ -29,48 +47,83 @@ pub struct Guard {
     digest: Digest,
 }
 
+/// Content that nobody takes in hand as long as this lives.
+pub struct Doomed {
+    leases: Arc<Leases>,
+    digest: Digest,
+}
+
 impl Leases {
-    /// Holds content until the guard is dropped.
-    pub fn hold(self: &Arc<Self>, digest: &Digest) -> Guard {
-        self.with(|held| held.entry(digest.clone()).or_default().guards += 1);
-        Guard {
-            leases: Arc::clone(self),
-            digest: digest.clone(),
+    /// Holds content until the guard is dropped. Waits while it is being removed.
+    pub async fn hold(self: &Arc<Self>, digest: &Digest) -> Guard {
+        loop {
+            let mut decided = std::pin::pin!(self.decided.notified());
+            // What is decided from here on is heard.
+            decided.as_mut().enable();
+            let held = self.with(|held| {
+                let lease = held.entry(digest.clone()).or_default();
+                if !lease.doomed {
+                    lease.guards += 1;
+                }
+                !lease.doomed
+            });
+            if held {
+                return Guard {
+                    leases: Arc::clone(self),
+                    digest: digest.clone(),
+                };
+            }
+            decided.await;
         }
     }
 
-    /// Holds content for [`GRACE`] from now.
-    pub fn grace(&self, digest: &Digest) {
-        let until = Instant::now() + GRACE;
-        self.with(|held| held.entry(digest.clone()).or_default().until = Some(until));
+    /// Lets nobody take content in hand; `None` when somebody has it, or may still count on it.
+    pub fn doom(self: &Arc<Self>, digest: &Digest) -> Option<Doomed> {
+        self.with(|held| {
+            let lease = held.entry(digest.clone()).or_default();
+            let free = !lease.is_needed() && !lease.doomed;
+            lease.doomed |= free;
+            free
+        })
+        .then(|| Doomed {
+            leases: Arc::clone(self),
+            digest: digest.clone(),
+        })
     }
 
-    /// A manifest names it now: no grace is needed any more.
-    pub fn end_grace(&self, digest: &Digest) {
+    /// Holds content for [`GRACE`] from now, for whoever pushes to a repository. The caller has a guard of it.
+    pub fn grace(&self, digest: &Digest, repository: Option<&Repository>) {
+        let until = Instant::now() + GRACE;
         self.with(|held| {
-            if let Some(lease) = held.get_mut(digest) {
-                lease.until = None;
-                if lease.guards == 0 {
-                    held.remove(digest);
-                }
-            }
+            let lease = held.entry(digest.clone()).or_default();
+            lease.graces.insert(repository.cloned(), until)
         });
     }
 
-    /// Somebody needs it.
-    pub fn is_held(&self, digest: &Digest) -> bool {
-        let now = Instant::now();
+    /// A manifest of that repository names it now, or none will: no grace is needed there any more.
+    pub fn end_grace(&self, digest: &Digest, repository: &Repository) {
         self.with(|held| {
-            held.get(digest)
-                .is_some_and(|l| l.guards > 0 || l.until.is_some_and(|until| until > now))
-        })
+            if let Some(lease) = held.get_mut(digest) {
+                lease.graces.remove(&Some(repository.clone()));
+                lease.graces.remove(&None);
+            }
+        });
+        self.tidy(digest);
     }
 
     /// Forgets what has run out.
     pub fn expire(&self) {
-        let now = Instant::now();
+        self.with(|held| held.retain(|_, lease| lease.is_needed() || lease.doomed));
+    }
+
+    fn tidy(&self, digest: &Digest) {
         self.with(|held| {
-            held.retain(|_, l| l.guards > 0 || l.until.is_some_and(|until| until > now));
+            if held
+                .get(digest)
+                .is_some_and(|lease| !lease.is_needed() && !lease.doomed)
+            {
+                held.remove(digest);
+            }
         });
     }
 
@@ -84,10 +137,57 @@ impl Drop for Guard {
         self.leases.with(|held| {
             if let Some(lease) = held.get_mut(&self.digest) {
                 lease.guards -= 1;
-                if lease.guards == 0 && lease.until.is_none() {
-                    held.remove(&self.digest);
-                }
             }
         });
+        self.leases.tidy(&self.digest);
+    }
+}
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        self.leases.with(|held| {
+            if let Some(lease) = held.get_mut(&self.digest) {
+                lease.doomed = false;
+            }
+        });
+        self.leases.tidy(&self.digest);
+        self.leases.decided.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn content_is_in_hand_or_doomed_never_both() {
+        let leases = Arc::<Leases>::default();
+        let digest = Digest::of("content");
+        let (one, two) = (leases.hold(&digest).await, leases.hold(&digest).await);
+        drop(one);
+        assert!(leases.doom(&digest).is_none());
+        let [one, other] = ["one", "other"].map(|name| Repository::new("docker.io", name).unwrap());
+        for repository in [Some(&one), Some(&other), None] {
+            leases.grace(&digest, repository);
+        }
+        drop(two);
+        // What one repository has named, another one may still be about to.
+        for repository in [&one, &other] {
+            leases.expire();
+            assert!(leases.doom(&digest).is_none());
+            leases.end_grace(&digest, repository);
+        }
+        let doomed = leases.doom(&digest).unwrap();
+        leases.expire();
+        assert!(leases.doom(&digest).is_none());
+        let mut waiting = Box::pin(leases.hold(&digest));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(leases.hold(&Digest::of("other")).await);
+        drop(doomed);
+        let held = waiting.await;
+        assert!(leases.doom(&digest).is_none());
+        drop(held);
+        assert!(leases.doom(&digest).is_some());
+        assert!(leases.with(|held| held.is_empty()));
     }
 }

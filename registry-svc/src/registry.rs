@@ -12,7 +12,6 @@ use std::{
 
 use bytes::Bytes;
 use slipway_image::Digest;
-use tokio::sync::RwLock;
 
 use crate::{
     blobs::{BlobStore, FsStore, staging::blocking},
@@ -57,8 +56,6 @@ pub struct Registry {
     pub events: Events,
     /// Found at start-up; shown by `ctl info`.
     pub warnings: Vec<String>,
-    /// Readers make content referenced, the writer takes unreferenced content away.
-    pub(crate) collecting: RwLock<()>,
     pub(crate) staging: PathBuf,
     pub(crate) root: PathBuf,
     closed: AtomicBool,
@@ -89,7 +86,6 @@ impl Registry {
             mirror: Mirror::new(config.upstreams, partial),
             events: Events::default(),
             warnings,
-            collecting: RwLock::new(()),
             staging,
             root: root.to_owned(),
             closed: AtomicBool::new(false),

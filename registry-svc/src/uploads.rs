@@ -189,10 +189,12 @@ impl Session<'_> {
         digest: &Digest,
     ) -> Result<u64> {
         let staged = self.staged.take().expect("a session has its file");
-        let _lease = registry.leases.hold(digest);
+        let _lease = registry.leases.hold(digest).await;
         let result = async {
             let verified = staged.finish(Some(digest), None).await?;
             let size = verified.size();
+            // Should the client be gone before it is told.
+            registry.index.set_pending(digest)?;
             registry.blobs.adopt(verified).await?;
             Ok::<_, Error>(size)
         }
@@ -234,8 +236,10 @@ impl Registry {
     /// A blob came in through a repository: it may be read there, and stays until its manifest comes.
     pub(crate) fn received(&self, repository: &Repository, digest: &Digest) -> Result<()> {
         self.index.link(repository, digest)?;
+        if !self.index.is_held_in(repository, digest)? {
+            self.leases.grace(digest, Some(repository));
+        }
         if !self.index.is_held(digest)? {
-            self.leases.grace(digest);
             self.index.set_pending(digest)?;
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use registry_svc::{
     Error,
@@ -12,7 +12,7 @@ use registry_svc::{
     store::Origin,
 };
 use slipway_image::media_type;
-use support::{Site, TestImage};
+use support::{Site, TestImage, client};
 
 #[tokio::test]
 async fn one_image_has_all_its_names_and_goes_with_the_last() {
@@ -142,7 +142,7 @@ async fn content_that_somebody_is_about_to_name_stays() {
     let image = TestImage::new("lease", 5000);
     site.push_image("a", "v1", &image).await;
     // A second client was told that the layer is here...
-    let lease = site.registry.leases.hold(&image.layer_digest());
+    let lease = site.registry.leases.hold(&image.layer_digest()).await;
     site.registry.remove_image("a:v1", false).await.unwrap();
     assert_eq!(site.blob_bytes(), image.layer.len() as u64);
     // ...and went away without using it.
@@ -150,5 +150,75 @@ async fn content_that_somebody_is_about_to_name_stays() {
     // What becomes free is told in blocks of the disk.
     let freed = site.registry.sweep().await.unwrap();
     assert!(freed >= image.layer.len() as u64 && freed % 512 == 0);
+    assert_eq!(site.blob_bytes(), 0);
+}
+
+#[tokio::test]
+async fn what_one_repository_waits_for_outlives_the_image_of_another() {
+    let site = Site::start().await;
+    let image = TestImage::new("both", 1000);
+    for blob in [&image.config, &image.layer] {
+        site.push_blob("waiting", blob).await;
+    }
+    site.push_image("other", "v1", &image).await;
+    site.registry.remove_image("other:v1", false).await.unwrap();
+    site.registry.sweep().await.unwrap();
+    let url = site.url("waiting/manifests/v1");
+    let put = client()
+        .put(url)
+        .header("content-type", media_type::OCI_MANIFEST)
+        .body(image.manifest.clone());
+    assert_eq!(put.send().await.unwrap().status(), 201);
+    assert!(site.registry.find_image("waiting:v1", None).await.is_ok());
+    site.registry
+        .remove_image("waiting:v1", false)
+        .await
+        .unwrap();
+    assert_eq!(site.blob_bytes(), 0);
+}
+
+/// Clients that have the same layers in repositories of their own, each deleting what it pushed, with the sweep
+/// beside them: none is told that something is here, or stored, which is gone when it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn pushes_and_deletions_beside_each_other_lose_nothing() {
+    let site = Arc::new(Site::start().await);
+    let image = Arc::new(TestImage::new("shared", 1000));
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..2 {
+        let (site, image) = (Arc::clone(&site), Arc::clone(&image));
+        clients.spawn(async move {
+            let (http, name) = (client(), format!("r{number}"));
+            for _ in 0..25 {
+                for blob in [&image.config, &image.layer] {
+                    let digest = slipway_image::Digest::of(blob);
+                    let url = site.url(&format!("{name}/blobs/{digest}"));
+                    if http.head(&url).send().await.unwrap().status() != 200 {
+                        site.push_blob(&name, blob).await;
+                    }
+                }
+                let url = site.url(&format!("{name}/manifests/{}", image.digest()));
+                let put = http
+                    .put(&url)
+                    .header("content-type", slipway_image::media_type::OCI_MANIFEST)
+                    .body(image.manifest.clone());
+                let put = put.send().await.unwrap();
+                assert_eq!(put.status(), 201, "{}", put.text().await.unwrap());
+                let layer = site.url(&format!("{name}/blobs/{}", image.layer_digest()));
+                let got = http.get(layer).send().await.unwrap().bytes().await.unwrap();
+                assert_eq!(got, image.layer);
+                let got = http.get(&url).send().await.unwrap().bytes().await.unwrap();
+                assert_eq!(got, image.manifest);
+                assert_eq!(http.delete(&url).send().await.unwrap().status(), 202);
+            }
+        });
+    }
+    while !clients.is_empty() {
+        site.registry.sweep().await.unwrap();
+        if let Some(ended) = clients.try_join_next() {
+            ended.unwrap();
+        }
+        tokio::task::yield_now().await;
+    }
+    site.registry.sweep().await.unwrap();
     assert_eq!(site.blob_bytes(), 0);
 }

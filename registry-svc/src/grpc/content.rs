@@ -70,7 +70,10 @@ pub async fn write_blob(
         text => Some(parse_digest(text)?),
     };
     let size = (header.size > 0).then_some(header.size);
-    let _lease = expected.as_ref().map(|digest| registry.leases.hold(digest));
+    let _lease = match &expected {
+        Some(digest) => Some(registry.leases.hold(digest).await),
+        None => None,
+    };
     if let Some(digest) = &expected
         && let Some(here) = registry.blobs.stat(digest).await?
         && size.is_none_or(|size| size == here)
@@ -113,7 +116,9 @@ pub async fn write_blob(
     staged.write(batch).await?;
     let verified = staged.finish(expected.as_ref(), size).await?;
     let (digest, size) = (verified.digest().clone(), verified.size());
-    let _lease = registry.leases.hold(&digest);
+    let _lease = registry.leases.hold(&digest).await;
+    // Should the caller be gone before it is told.
+    registry.index.set_pending(&digest)?;
     let stored = registry.blobs.adopt(verified).await?;
     registry.received(&repository, &digest)?;
     Ok(Response::new(WriteBlobResponse {
@@ -172,7 +177,7 @@ async fn write_parts(
     blob.write(batch).await?;
     let assembled = blob.finish(expected, size).await?;
     let (digest, size) = (assembled.digest.clone(), assembled.recipe.size);
-    let _lease = registry.leases.hold(&digest);
+    let _lease = registry.leases.hold(&digest).await;
     let stored = registry.blobs.compose(assembled).await?;
     registry.received(repository, &digest)?;
     Ok(Response::new(WriteBlobResponse {
@@ -190,17 +195,18 @@ pub async fn stat_blobs(
     if request.digests.len() > STATS {
         return Err(Error::InvalidArgument(format!("at most {STATS} digests at once")).into());
     }
-    if !request.repository.is_empty() {
-        registry.own.from_name(&request.repository)?;
-    }
+    let repository = match &*request.repository {
+        "" => None,
+        name => Some(registry.own.from_name(name)?),
+    };
     let mut present = Vec::new();
     for text in request.digests {
         let digest = parse_digest(&text)?;
         // Leased before looking: what is told to be here stays until the caller used it.
-        let lease = registry.leases.hold(&digest);
+        let lease = registry.leases.hold(&digest).await;
         if let Some(size) = registry.blobs.stat(&digest).await? {
             if !registry.index.is_held(&digest)? {
-                registry.leases.grace(&digest);
+                registry.leases.grace(&digest, repository.as_ref());
             }
             present.push(Present { digest: text, size });
         }

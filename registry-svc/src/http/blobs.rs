@@ -67,10 +67,11 @@ pub async fn head(
     headers: &HeaderMap,
 ) -> Result<Response<Body>> {
     must_be_visible(registry, repository, digest)?;
+    let _lease = registry.leases.hold(digest).await;
     let size = size_of(registry, repository, digest).await?;
     // The client will rely on it when it pushes the manifest.
-    if !registry.index.is_held(digest)? {
-        registry.leases.grace(digest);
+    if !registry.index.is_held_in(repository, digest)? {
+        registry.leases.grace(digest, Some(repository));
     }
     if let Some(known) = conditions::not_modified(headers, digest) {
         return Ok(known);
@@ -99,10 +100,7 @@ pub async fn delete(
         )));
     }
     registry.index.unlink(repository, digest)?;
-    // Another repository may wait for the manifest that names it.
-    if registry.index.linked_in(digest).next().is_none() {
-        registry.leases.end_grace(digest);
-    }
+    registry.leases.end_grace(digest, repository);
     registry.release(vec![digest.clone()]).await?;
     Ok(bare(StatusCode::ACCEPTED))
 }

@@ -51,7 +51,7 @@ async fn mount(
         },
         None => is_served(registry, &digest)?,
     };
-    let _lease = registry.leases.hold(&digest);
+    let _lease = registry.leases.hold(&digest).await;
     if !readable || registry.blobs.stat(&digest).await?.is_none() {
         return Ok(None);
     }

@@ -179,20 +179,13 @@ impl Registry {
             });
         }
         // From here until the index knows the references, nothing that it names is collected.
-        let _referencing = self.collecting.read().await;
-        let _lease = self.leases.hold(&digest);
+        let mut leases = vec![self.leases.hold(&digest).await];
+        for child in parsed.references() {
+            leases.push(self.leases.hold(&child.digest).await);
+        }
         let held = self.hold_what_is_here(&put, &mut parsed).await?;
         self.check_children(&put, &parsed).await?;
         self.put_small_blob(&digest, put.content.clone()).await?;
-        let before = self.index.manifest(&put.repository, &digest)?;
-        let record = ManifestRecord {
-            media_type: media_type.to_owned(),
-            size: put.content.len() as u64,
-            origin: put.origin,
-            stored: before.as_ref().map_or_else(now, |b| b.stored),
-            by_digest: put.by_digest || before.as_ref().is_some_and(|b| b.by_digest),
-            held,
-        };
         let tag_record = TagRecord {
             digest: digest.clone(),
             origin: put.origin,
@@ -204,26 +197,32 @@ impl Registry {
             .iter()
             .map(|d| d.digest.clone())
             .collect();
-        let Put {
-            repository,
-            tags: names,
-            content,
-            ..
-        } = put;
-        let key = repository.clone();
+        let (media_type, key) = (media_type.to_owned(), put.repository.clone());
         let named = digest.clone();
         self.change(&key, move || {
+            // Also when nobody waits for it any more.
+            let _leases = leases;
+            // Looked at under the lock of who may remove it.
+            let before = manifests.index.manifest(&put.repository, &named)?;
+            let record = ManifestRecord {
+                media_type,
+                size: put.content.len() as u64,
+                origin: put.origin,
+                stored: before.as_ref().map_or_else(now, |b| b.stored),
+                by_digest: put.by_digest || before.as_ref().is_some_and(|b| b.by_digest),
+                held,
+            };
             if before.as_ref() != Some(&record) {
-                manifests.set(&repository, &named, &record, &parsed, &content)?;
+                manifests.set(&put.repository, &named, &record, &parsed, &put.content)?;
             }
-            for tag in &names {
-                tags.set(&repository, tag, &tag_record)?;
+            for tag in &put.tags {
+                tags.set(&put.repository, tag, &tag_record)?;
             }
             Ok(())
         })
         .await?;
         for child in &children {
-            self.leases.end_grace(child);
+            self.leases.end_grace(child, &key);
         }
         Ok(digest)
     }

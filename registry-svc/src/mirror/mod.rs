@@ -403,6 +403,7 @@ impl Registry {
         size: Option<u64>,
         credentials: Option<&Credentials>,
     ) -> Result<Option<Arc<Flight>>> {
+        let lease = self.leases.hold(digest).await;
         if self.blobs.stat(digest).await?.is_some() {
             self.index.link(repository, digest)?;
             return Ok(None);
@@ -422,7 +423,6 @@ impl Registry {
             partial: self.mirror.partial.join(partial),
             blobs: Arc::clone(&self.blobs),
         };
-        let lease = self.leases.hold(digest);
         let registry = Arc::clone(self);
         let (repo, named) = (repository.clone(), digest.clone());
         Ok(Some(self.mirror.flights.join(plan, move || {

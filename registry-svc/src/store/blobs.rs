@@ -30,6 +30,12 @@ impl Index {
         Ok(self.refs.scan_prefix(prefix).next().transpose()?.is_some())
     }
 
+    /// Some manifest of this repository names this content.
+    pub fn is_held_in(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        let prefix = key(&[&digest.to_string(), repository.as_str(), ""]);
+        Ok(self.refs.scan_prefix(prefix).next().transpose()?.is_some())
+    }
+
     /// The blob may be read through this repository.
     pub fn is_linked(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
         Ok(self
