@@ -285,8 +285,14 @@ impl BuildContext {
 
     /// Makes sure that content is here.
     pub async fn fetch(&self, wanted: Vec<(Digest, u64)>) -> Result<()> {
+        let missing = self.missing(wanted).await?;
+        self.ask_for(&missing).await
+    }
+
+    /// What of this content is not here, each once. What is here stays as long as the build runs.
+    pub async fn missing(&self, wanted: Vec<(Digest, u64)>) -> Result<Vec<Digest>> {
         let store = self.store.clone();
-        let missing = tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(move || {
             let mut missing: Vec<Digest> = wanted
                 .into_iter()
                 .filter(|(digest, size)| !store.has(digest, *size))
@@ -297,14 +303,18 @@ impl BuildContext {
             missing
         })
         .await
-        .map_err(|e| Error::Context(format!("looking for content failed: {e}")))?;
+        .map_err(|e| Error::Context(format!("looking for content failed: {e}")))
+    }
+
+    /// Asks the caller for content, and waits until it is here.
+    pub async fn ask_for(&self, missing: &[Digest]) -> Result<()> {
         if missing.is_empty() {
             return Ok(());
         }
-        let new = self.arrivals.ask(&missing);
+        let new = self.arrivals.ask(missing);
         for some in new.chunks(NEEDS) {
             self.events.tell(Event::Need(some.to_vec())).await;
         }
-        self.arrivals.wait(&missing).await
+        self.arrivals.wait(missing).await
     }
 }

@@ -195,6 +195,21 @@ impl Arrangement {
         Ok(())
     }
 
+    /// Digest and size of every file that is needed.
+    pub fn content(&self) -> Vec<(Digest, u64)> {
+        let mut wanted = Vec::new();
+        for part in &self.parts {
+            // Nothing can fail where nothing is written.
+            let _ = self.each(part, |_, entry| {
+                if let Kind::File { digest, size } = &entry.kind {
+                    wanted.push((digest.clone(), *size));
+                }
+                Ok(())
+            });
+        }
+        wanted
+    }
+
     /// Whether a part holds two names of one file.
     pub fn has_hard_links(&self) -> bool {
         self.parts.iter().any(|part| {

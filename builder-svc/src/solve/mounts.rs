@@ -29,6 +29,16 @@ pub enum Source {
     Layers(Vec<Layer>),
 }
 
+impl Source {
+    /// Files of the context that it shows.
+    pub fn files(&self) -> Option<&Arc<Arrangement>> {
+        match self {
+            Self::Context(files) => Some(files),
+            Self::Nothing | Self::Layers(_) => None,
+        }
+    }
+}
+
 /// What a step's mounts need while it runs.
 #[derive(Default)]
 pub struct Ready {

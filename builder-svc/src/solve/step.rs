@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use slipway_image::Platform;
+use slipway_image::{Digest, Platform};
 
 use super::{Results, Solver, copy::Arrangement, mounts};
 use crate::{
@@ -118,6 +118,12 @@ impl Solver {
             self.progress.note(&key, &record);
             return Ok((record, true));
         }
+        // Before anything is taken that others wait for: a caller that sends slowly keeps nobody else waiting.
+        let missing = self.missing(source.as_ref(), &mounts).await?;
+        if !missing.is_empty() {
+            self.begin(told, begun).await;
+            self.context.ask_for(&missing).await?;
+        }
         let turn = match self.uses_cache(step.plan) {
             false => None,
             true => {
@@ -216,6 +222,25 @@ impl Solver {
             files: Arc::new(files),
             layers,
         })
+    }
+
+    /// Content that a step needs and this service lacks.
+    async fn missing(
+        &self,
+        source: Option<&Source>,
+        mounts: &[mounts::Source],
+    ) -> Result<Vec<Digest>> {
+        let mounted = mounts.iter().filter_map(mounts::Source::files);
+        let copied = source.map(|source| &source.files);
+        let wanted: Vec<_> = copied
+            .into_iter()
+            .chain(mounted)
+            .flat_map(|f| f.content())
+            .collect();
+        match wanted.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.context.missing(wanted).await,
+        }
     }
 
     fn key(

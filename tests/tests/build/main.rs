@@ -30,6 +30,7 @@ mod refused;
 mod reproducible;
 mod screen;
 mod secrets;
+mod slow;
 mod together;
 mod workers;
 
