@@ -12,7 +12,10 @@ use slipway_proto::{
     },
     types::v1 as types,
 };
-use slipway_service::whole::{Piece, Whole};
+use slipway_service::{
+    error::{SERVICE_UNAVAILABLE, is_away, reason},
+    whole::{Piece, Whole},
+};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -413,16 +416,17 @@ impl Registry {
 
 /// A status as an error of ours.
 pub fn remote(what: String, status: &Status) -> Error {
-    let reason = slipway_service::error::reason(status);
-    let message = match status.code() {
-        Code::Unavailable if reason.is_empty() => {
-            format!("cannot reach the service: {}", status.message())
-        }
-        _ => status.message().to_owned(),
+    let (code, reason, message) = match is_away(status) {
+        true => (
+            Code::Unavailable,
+            SERVICE_UNAVAILABLE.to_owned(),
+            format!("cannot reach the service: {}", status.message()),
+        ),
+        false => (status.code(), reason(status), status.message().to_owned()),
     };
     Error::Remote {
         what,
-        code: status.code() as i32,
+        code: code as i32,
         reason,
         message,
     }

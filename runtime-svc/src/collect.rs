@@ -74,12 +74,7 @@ async fn images(manager: &Manager) -> Result<HashSet<Digest>, Error> {
         let seconds = ANSWER.as_secs();
         let sentence =
             format!("registry-svc did not answer within {seconds} seconds: nothing was removed");
-        let code = tonic::Code::Unavailable as i32;
-        Err(Error::Registry(Box::new(Remote::new(
-            code,
-            "UNAVAILABLE".to_owned(),
-            sentence,
-        ))))
+        Err(Error::Registry(Box::new(Remote::away(sentence))))
     })
 }
 

@@ -148,6 +148,12 @@ impl Remote {
         }
     }
 
+    /// Of a service that did not answer.
+    pub fn away(message: String) -> Self {
+        let reason = slipway_service::error::SERVICE_UNAVAILABLE.to_owned();
+        Self::new(tonic::Code::Unavailable as i32, reason, message)
+    }
+
     /// The sentence.
     pub fn message(&self) -> &str {
         &self.message

@@ -12,7 +12,10 @@ use slipway_proto::{
     },
     types::v1::{Page, RegistryAuth, progress::Phase},
 };
-use slipway_service::whole::{Body, Piece, Whole};
+use slipway_service::{
+    error::{is_away, reason},
+    whole::{Body, Piece, Whole},
+};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Streaming, transport::Channel};
@@ -350,15 +353,18 @@ fn blob_parts(
 
 /// What a service answered, or that it did not.
 pub fn remote(program: &str, status: &tonic::Status) -> Remote {
-    let reason = slipway_service::error::reason(status);
-    // A service that answers gives a reason; without one nobody was there.
-    let message = match status.code() {
-        Code::Unavailable if reason.is_empty() => {
+    if !is_away(status) {
+        let message = status.message().to_owned();
+        return Remote::new(status.code() as i32, reason(status), message);
+    }
+    Remote::away(match status.code() {
+        Code::Unavailable => {
             format!("cannot reach {program}: is it running? Start it with: ctl up")
         }
-        _ => status.message().to_owned(),
-    };
-    Remote::new(status.code() as i32, reason, message)
+        _ => format!(
+            "{program} went away before it answered: see its log, and start it with: ctl up"
+        ),
+    })
 }
 
 fn failed(status: &tonic::Status) -> Error {
@@ -393,4 +399,19 @@ fn image(resolved: ResolvedImage) -> Result<Image, Error> {
         config,
         layers,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_the_end_of_a_service_cut_off_says_so() {
+        let cut_off = remote("registry-svc", &tonic::Status::unknown("transport error"));
+        assert_eq!(cut_off.code, Code::Unavailable as i32);
+        assert_eq!(cut_off.reason, "SERVICE_UNAVAILABLE");
+        assert!(cut_off.message().starts_with("registry-svc went away"));
+        let refused = slipway_service::error::status(Code::NotFound, "BLOB_NOT_FOUND", "no");
+        assert_eq!(remote("registry-svc", &refused).reason, "BLOB_NOT_FOUND");
+    }
 }

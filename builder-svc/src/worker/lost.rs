@@ -1,23 +1,22 @@
 //! When the worker is gone in the middle of a build.
 
-use tonic::{Code, Status};
+use slipway_service::error::{SERVICE_UNAVAILABLE, is_away, reason};
+use tonic::Status;
 
 use crate::{error::Error, registry::remote};
 
-/// What a worker said that it does not have any more.
-const FORGOTTEN: [&str; 3] = ["LEASE_NOT_FOUND", "SNAPSHOT_NOT_FOUND", "SNAPSHOT_ENDED"];
+/// What a worker said that it does not have any more, or cannot reach: another one may.
+const LOST: [&str; 4] = [
+    "LEASE_NOT_FOUND",
+    "SNAPSHOT_NOT_FOUND",
+    "SNAPSHOT_ENDED",
+    SERVICE_UNAVAILABLE,
+];
 
 /// A worker's answer as an error of ours. A root filesystem that is gone cannot be made again in the middle
-/// of a step, so the build ends; what was done before is in the cache.
+/// of a step: the step is done again elsewhere, or there.
 pub fn failed(what: String, status: &Status) -> Error {
-    let reason = slipway_service::error::reason(status);
-    // What answers gives a reason; without one the connection broke.
-    let broken = reason.is_empty()
-        && matches!(
-            status.code(),
-            Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled
-        );
-    match broken || FORGOTTEN.contains(&&*reason) {
+    match is_away(status) || LOST.contains(&&*reason(status)) {
         true => Error::WorkerLost {
             what,
             why: status.message().to_owned(),
@@ -28,6 +27,8 @@ pub fn failed(what: String, status: &Status) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
 
     #[test]
@@ -38,6 +39,7 @@ mod tests {
         assert!(lost(Status::unknown("h2 protocol error")));
         assert!(lost(said(Code::NotFound, "LEASE_NOT_FOUND")));
         assert!(lost(said(Code::Aborted, "SNAPSHOT_ENDED")));
+        assert!(lost(said(Code::Unavailable, "SERVICE_UNAVAILABLE")));
         assert!(!lost(said(Code::Unavailable, "UPSTREAM_UNAVAILABLE")));
         assert!(!lost(said(Code::ResourceExhausted, "LEASE_LIMIT")));
         assert!(!lost(Status::invalid_argument("no")));

@@ -11,6 +11,9 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 /// `domain` of every `ErrorInfo` of ours.
 pub const DOMAIN: &str = "slipway.dev";
 
+/// The reason of a status that says: another service, which is needed for this one's answer, is away.
+pub const SERVICE_UNAVAILABLE: &str = "SERVICE_UNAVAILABLE";
+
 /// A status with a machine-readable reason.
 ///
 /// `reason` is UPPER_SNAKE_CASE and part of the contract; `message` is one sentence, without a full
@@ -45,6 +48,18 @@ pub fn reason(status: &Status) -> String {
         .unwrap_or_default()
 }
 
+/// Whether nobody has answered, or not to the end: services give a reason, so one without is the transport's
+/// own. What was asked for may be done or not.
+pub fn is_away(status: &Status) -> bool {
+    let transports = [
+        Code::Unavailable,
+        Code::Unknown,
+        Code::Internal,
+        Code::Cancelled,
+    ];
+    transports.contains(&status.code()) && reason(status).is_empty()
+}
+
 /// A value from the status's metadata.
 pub fn metadata(status: &Status, key: &str) -> Option<String> {
     status
@@ -67,5 +82,15 @@ mod tests {
         assert_eq!(reason(&sent), "IMAGE_NOT_FOUND");
         assert_eq!(metadata(&sent, "image").as_deref(), Some("x"));
         assert_eq!(reason(&Status::internal("plain")), "");
+    }
+
+    #[test]
+    fn who_is_away_and_who_refuses() {
+        // What tonic says when a service is killed in the middle of a call.
+        assert!(is_away(&Status::unknown("transport error")));
+        assert!(is_away(&Status::unavailable("tcp connect error")));
+        assert!(is_away(&Status::internal("h2 protocol error")));
+        assert!(!is_away(&status(Code::Unavailable, "RATE_LIMITED", "no")));
+        assert!(!is_away(&Status::invalid_argument("no")));
     }
 }
