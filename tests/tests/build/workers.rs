@@ -1,6 +1,6 @@
 //! A builder with several workers, each a host of its own: steps are spread, and none is lost with its worker.
 
-use std::process::Child;
+use std::{path::PathBuf, process::Child};
 
 use slipway_tests::{ready, site::SERVICES, uplink::Cable};
 
@@ -210,12 +210,29 @@ async fn a_cable_that_is_cut_is_noticed() {
     .await;
 }
 
-/// Two steps, of which the second takes some seconds.
+/// Two steps, of which the second says in a cache mount that it has begun, and waits there until it may end.
 fn begin_line(site: &Site, mark: &str) -> Child {
-    let file =
-        format!("FROM busybox\nRUN echo {mark} > /1\nRUN test -e /1 && sleep 3 && echo 2 > /2\n");
+    let file = format!(
+        "FROM busybox\nRUN echo {mark} > /1\nRUN --mount=type=cache,id={mark},target=/c test -e /1 && echo >> /c/begun && until test -e /c/go; do usleep 20000; done && echo 2 > /2\n"
+    );
     write(&site.path("context"), &[("Dockerfile", &file)]);
     begin(site, "app")
+}
+
+/// The folder of the only cache mount of an id, once its step has begun so often.
+async fn begun(site: &Site, mark: &str, times: usize) -> PathBuf {
+    let what = format!("the second step of {mark} has begun {times} times");
+    let caches = site.path("state/runtime/caches");
+    eventually(&what, async || {
+        let mut folders = fs::read_dir(&caches).ok()?.map(|f| f.unwrap().path());
+        folders.find_map(|folder| {
+            let record = fs::read_to_string(folder.join("cache.json")).ok()?;
+            let begun = fs::read_to_string(folder.join("fs/begun")).ok()?;
+            let its = record.contains(&format!("{mark}\"")) && begun.lines().count() == times;
+            its.then(|| folder.join("fs"))
+        })
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,25 +241,16 @@ async fn the_only_worker_may_come_back() {
         return;
     }
     let mut site = Site::bare();
-    start(&mut site, &[], "worker_lease_seconds = 5\n").await;
-    // The step that takes long, that is: the first does not take as long as looking.
-    let second = async |site: &Site, before: usize| {
-        eventually("the second step runs", async || {
-            let layers = fs::read_dir(site.path("state/runtime/layers")).unwrap();
-            (layers.count() > before && steps_at(site) > 0).then_some(())
-        })
-        .await;
-    };
+    // Longer than a busy machine needs to start a service again.
+    start(&mut site, &[], "worker_lease_seconds = 60\n").await;
     let build = begin_line(&site, "one");
-    second(&site, 1).await;
+    begun(&site, "one", 1).await;
     // Also when it is lost again; not for ever (below).
-    for _ in 0..2 {
+    for times in [2, 3] {
         site.kill_and_restart("runtime").await;
-        eventually("the step is done again", async || {
-            (steps_at(&site) > 0).then_some(())
-        })
-        .await;
+        begun(&site, "one", times).await;
     }
+    fs::write(begun(&site, "one", 3).await.join("go"), "").unwrap();
     let (good, err) = end(build);
     assert!(good, "{err}");
     assert_eq!(err.matches("is there again").count(), 2, "{err}");
@@ -250,14 +258,14 @@ async fn the_only_worker_may_come_back() {
     nothing_is_left(&site, "after the build").await;
 
     // It does not come back in time, and nobody waits for ever.
-    let before = fs::read_dir(site.path("state/runtime/layers"))
-        .unwrap()
-        .count();
+    site.configure("builder.toml", "worker_lease_seconds = 5\n");
+    site.kill_and_restart("builder").await;
     let build = begin_line(&site, "two");
-    second(&site, before).await;
+    let cache = begun(&site, "two", 1).await;
     site.kill_service("runtime");
     let (good, err) = end(build);
     assert!(!good && err.contains("5 seconds to come back"), "{err}");
+    fs::write(cache.join("go"), "").unwrap();
     site.start_service("runtime").await;
     let said = eventually("the build goes on where it was", async || {
         let said = super::build(&site, "app", &[]);
