@@ -94,9 +94,6 @@ impl CopyAction {
         shown.push_str(&format!(" {written}"));
         let folder =
             written.ends_with('/') || matches!(written.rsplit('/').next(), Some("." | ".."));
-        if origins.len() > 1 && !folder {
-            return Err(several(copy.add));
-        }
         let mut destination = join(working_dir, &written);
         if folder && !destination.ends_with('/') {
             destination.push('/');
@@ -122,7 +119,8 @@ impl CopyAction {
             from: copy.from.clone(),
             chown,
             chmod: chmod.as_deref().map(Chmod::parse).transpose()?,
-            link: copy.link,
+            // BuildKit, dispatchCopy: with a mode it is copied upon what is there.
+            link: copy.link && chmod.is_none(),
             parents: copy.parents,
             exclude: exclude.collect::<Result<_, _>>()?,
             checksum,
@@ -133,14 +131,6 @@ impl CopyAction {
             .map_err(|e| format!("--exclude: {e}"))?;
         Ok((action, shown))
     }
-}
-
-/// Several files need a folder.
-pub fn several(add: bool) -> String {
-    let name = if add { "ADD" } else { "COPY" };
-    format!(
-        "When using {name} with more than one source file, the destination must be a directory and end with a /"
-    )
 }
 
 fn origin(source: String, add: bool) -> Result<Origin, String> {
@@ -238,7 +228,6 @@ mod tests {
         for (text, part) in [
             ("COPY https://h/x /d", "can't be a URL"),
             ("COPY https://h/r.git /d", "can't be a git ref"),
-            ("ADD a b /d", "more than one source"),
             ("ADD --checksum=sha256:1 a /d", "requires HTTP(S)"),
             (
                 "ADD --checksum=sha256:1 https://h/a b /d/",

@@ -110,11 +110,9 @@ impl StageState {
         let mut variables = inherited;
         variables.begin_stage();
         for entry in &config.config.env {
+            // Also over an ARG of the base stage that came later than its ENV (BuildKit, dispatchStages).
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-            // An ARG of the base stage that came later than its ENV stays.
-            if variables.get(name).is_none() {
-                variables.set(name, value);
-            }
+            variables.set(name, value);
         }
         Self {
             config,
@@ -161,12 +159,17 @@ impl StageState {
             }
             Instruction::Workdir(path) => {
                 let path = self.expand(path)?;
-                let path = join(&self.config.config.working_dir, &path);
-                self.config.config.working_dir.clone_from(&path);
+                // As BuildKit: an absolute one is told as it is written.
+                let folder = join(&self.config.config.working_dir, &path);
+                let told = match path.starts_with('/') {
+                    true => path,
+                    false => folder.clone(),
+                };
+                let text = format!("WORKDIR {told}");
+                self.config.config.working_dir = told;
                 self.variables.workdir_set = true;
-                let text = format!("WORKDIR {path}");
                 let user = self.config.config.user.clone();
-                action = Action::MakeFolder { path, user };
+                action = Action::MakeFolder { path: folder, user };
                 text
             }
             Instruction::Run(run) => {
@@ -389,7 +392,7 @@ impl StageState {
     fn run(&self, run: &Run, given: &Given) -> Result<(RunAction, String), String> {
         let args = self.command(&run.command);
         let mut env = self.variables.all();
-        let working_dir = self.config.config.working_dir.clone();
+        let working_dir = join("/", &self.config.config.working_dir);
         let namespace = given.build_args.get("BUILDKIT_CACHE_MOUNT_NS");
         let mounts = mounts::resolve(
             &run.mounts,
@@ -516,6 +519,29 @@ mod tests {
     }
 
     #[test]
+    fn a_workdir_is_told_as_it_is_written() {
+        let mut state = state();
+        let done = read(&mut state, "WORKDIR /a//b/\nRUN x\nWORKDIR c/");
+        let path = "/a/b".to_owned();
+        let user = String::new();
+        assert_eq!(done[0].0, Action::MakeFolder { path, user });
+        assert_eq!(done[0].1, "WORKDIR /a//b/");
+        assert!(matches!(&done[1].0, Action::Run(run) if run.working_dir == "/a/b"));
+        assert_eq!(state.config.config.working_dir, "/a/b/c");
+    }
+
+    #[test]
+    fn an_env_counts_again_in_the_next_stage() {
+        let mut state = state();
+        read(&mut state, "ENV A=env\nARG A=later\nARG C=kept");
+        assert_eq!(state.lookup("A").as_deref(), Some("later"));
+        let (config, inherited) = state.finish();
+        let next = StageState::new(config, inherited, '\\');
+        assert_eq!(next.lookup("A").as_deref(), Some("env"));
+        assert_eq!(next.lookup("C").as_deref(), Some("kept"));
+    }
+
+    #[test]
     fn an_entrypoint_drops_the_bases_cmd_only() {
         let mut base = ImageConfig::default();
         base.config.cmd = Some(vec!["base".to_owned()]);
@@ -580,7 +606,6 @@ mod tests {
             .collect();
         assert_eq!(copies, ["/app/", "/app/b/", "/x", "/app/c/"]);
         for line in [
-            "COPY a b /c",
             "COPY --chmod=u+q a b",
             "STOPSIGNAL x",
             "VOLUME $NONE",

@@ -13,7 +13,7 @@ use crate::{
     cache::KeyBuilder,
     context::{Capability, Entry, Kind, Manifest, Match},
     error::{Error, Result},
-    plan::{Chmod, CopyAction, copy::several},
+    plan::{Chmod, CopyAction},
 };
 
 /// A copy of files that this service knows by name and content.
@@ -320,14 +320,6 @@ pub fn missing_in(from: &str, source: &str) -> Error {
     Error::SourceMissing(format!("\"/{source}\": not found in {from}"))
 }
 
-/// Several files need a folder.
-pub fn check_destination(copy: &CopyAction, matches: usize, is_folder: bool) -> Result<()> {
-    match matches > 1 && !is_folder {
-        true => Err(Error::Dockerfile(several(copy.add))),
-        false => Ok(()),
-    }
-}
-
 /// Where something goes: the folder, and its name there ("" = its own).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -573,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_ambiguous_is_refused() {
+    fn what_is_missing_is_refused() {
         let m = manifest(&[("a", "1", 0, 0), ("b", "1", 0, 0)]);
         assert!(matches!(
             arranged(&m, &copy(&["c"], "/x")),
@@ -581,8 +573,6 @@ mod tests {
         ));
         let all = copy(&["*"], "/x");
         assert_eq!(arranged(&m, &all).unwrap().parts.len(), 2);
-        assert!(check_destination(&all, 2, false).is_err());
-        assert!(check_destination(&all, 2, true).is_ok());
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::packing::{CopyWriter, Packing, PieceWriter};
 use super::{
     Solver,
-    copy::{Arrangement, Part, attributes, check_destination, folder, place_of_file},
+    copy::{Arrangement, Part, attributes, folder, place_of_file},
     step::Made,
 };
 use crate::{
@@ -104,17 +104,15 @@ impl Solver {
                 place.standing = standing;
             }
         }
-        if files.has_hard_links() {
+        // Where the second one goes depends on what the first has made there.
+        let several = files.parts.len() > 1 && files.parts.iter().any(|p| !p.found.folder);
+        if files.has_hard_links() || (several && !place.is_folder) {
             return Ok(None);
         }
-        self.fetch_content(files).await?;
         for part in &files.parts {
             if self.is_archive(part).await? {
                 return Ok(None);
             }
-        }
-        if files.parts.iter().any(|p| !p.found.folder) {
-            check_destination(copy, files.parts.len(), place.is_folder)?;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or_default());

@@ -14,10 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Solver,
-    copy::{
-        Arrangement, Names, Part, Pivot, attributes, check_destination, folder, missing_in,
-        place_of_file,
-    },
+    copy::{Arrangement, Names, Part, Pivot, attributes, folder, missing_in, place_of_file},
     rewrite::Rewrite,
 };
 use crate::{
@@ -30,19 +27,15 @@ use crate::{
 };
 
 impl Solver {
-    /// Copies files that this service has, or gets from the caller.
+    /// Copies files that this service has.
     pub(super) async fn copy_files(
         &self,
         copy: &CopyAction,
         arrangement: &Arc<Arrangement>,
         snapshot: &Snapshot,
     ) -> Result<()> {
-        self.fetch_content(arrangement).await?;
         let parts = &arrangement.parts;
-        let is_folder = self.is_folder(copy, snapshot).await?;
-        if parts.iter().any(|p| !p.found.folder) {
-            check_destination(copy, parts.len(), is_folder)?;
-        }
+        let mut is_folder = self.is_folder(copy, snapshot).await?;
         let mut target = Target {
             folder: folder(&copy.destination),
             owner: copy.chown.clone(),
@@ -59,6 +52,11 @@ impl Solver {
             let mut end = at;
             while end < parts.len() && !self.is_archive(&parts[end]).await? {
                 end += 1;
+                // One after the other, until one makes a folder of the destination: as BuildKit, where a file
+                // takes the place of the one before.
+                if !is_folder {
+                    break;
+                }
             }
             let unpack = end == at;
             let (send, receive) = mpsc::channel(CHUNKS);
@@ -76,6 +74,7 @@ impl Solver {
                 let place = place_of_file(&copy.destination, is_folder);
                 (target.folder, work.name) = (place.folder, place.name);
             }
+            is_folder |= unpack || parts[at].found.folder;
             at = work.parts.end;
             let writing = tokio::task::spawn_blocking(move || {
                 let writer = ChunkWriter::new(send);
@@ -135,12 +134,10 @@ impl Solver {
                 found.push((at, own));
             }
         }
-        let is_folder = self.is_folder(copy, snapshot).await?;
-        if found.iter().any(|(at, _)| !at.folder) {
-            check_destination(copy, found.len(), is_folder)?;
-        }
+        let mut is_folder = self.is_folder(copy, snapshot).await?;
         for (at, own) in found {
             let mut rewrite = plain.clone();
+            is_folder |= at.folder;
             let mut into = folder(&copy.destination);
             if !at.folder {
                 let place = place_of_file(&copy.destination, is_folder);
@@ -286,11 +283,6 @@ impl Solver {
         read.and(applied)
     }
 
-    /// Makes sure that the content of all files is here.
-    pub(super) async fn fetch_content(&self, arrangement: &Arrangement) -> Result<()> {
-        self.context.fetch(content(arrangement)).await
-    }
-
     /// Whether a destination that does not look like a folder is one.
     pub(super) async fn is_folder(&self, copy: &CopyAction, snapshot: &Snapshot) -> Result<bool> {
         if copy.destination.ends_with('/') {
@@ -336,21 +328,6 @@ async fn both(
         (_, Err(e)) => Err(Error::Context(format!("a file could not be read: {e}"))),
         (taken, Ok(())) => taken,
     }
-}
-
-/// Digest and size of every file that a copy needs.
-fn content(arrangement: &Arrangement) -> Vec<(slipway_image::Digest, u64)> {
-    let mut wanted = Vec::new();
-    for part in &arrangement.parts {
-        // Nothing can fail where nothing is written.
-        let _ = arrangement.each(part, |_, entry| {
-            if let Kind::File { digest, size } = &entry.kind {
-                wanted.push((digest.clone(), *size));
-            }
-            Ok(())
-        });
-    }
-    wanted
 }
 
 /// Sources on their way to a snapshot.

@@ -149,6 +149,19 @@ fn lookup(why: String) -> StartError {
     }
 }
 
+/// The ids of a user that passwd names.
+pub fn user_of(passwd: &str, name: &str) -> Option<(u32, u32)> {
+    let mut entries = passwd.lines().filter_map(PasswdEntry::parse);
+    let found = entries.find(|entry| entry.name == name)?;
+    Some((found.uid, found.gid))
+}
+
+/// The id of a group that the file of groups names.
+pub fn group_of(group: &str, name: &str) -> Option<u32> {
+    let mut entries = group.lines().filter_map(GroupEntry::parse);
+    Some(entries.find(|entry| entry.name == name)?.gid)
+}
+
 /// `Some` when the word is a number, checked against the range.
 fn number(word: &str) -> Option<Result<u32, StartError>> {
     let digits = word.strip_prefix('-').unwrap_or(word);

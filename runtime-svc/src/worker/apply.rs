@@ -14,10 +14,10 @@ use slipway_image::layer::{
     Entry, Kind, compression::decompress, holes::WithHoles, tar_read::TarReader,
 };
 
-use super::paths;
+use super::owner::owner;
 use crate::{
     error::{Error, Tried as _},
-    executor::{plan::UserMap, rootfs, user},
+    executor::{plan::UserMap, rootfs},
 };
 
 /// Where and as whose files are applied.
@@ -101,44 +101,6 @@ pub fn apply(root: &OwnedFd, target: &Target, stream: impl Read) -> Result<Appli
 /// BuildKit's sentence (tonistiigi/fsutil, copy: copyDirectory).
 fn non_directory(path: &str) -> Error {
     Error::Invalid(format!("cannot copy to non-directory: {path}"))
-}
-
-/// Looks `user[:group]` up in the snapshot's own files; numbers need none.
-pub(super) fn owner(root: &OwnedFd, spec: &str) -> Result<(u32, u32), Error> {
-    // docker's COPY: a user without a group owns with the group of the same number.
-    match (spec.contains(':'), spec.parse::<u32>()) {
-        (false, Ok(uid)) => user_in(root, &format!("{uid}:{uid}")),
-        _ => user_in(root, spec),
-    }
-}
-
-/// Who `user[:group]` is in a root: as when a process is started, with the user's own group.
-pub fn user_in(root: &OwnedFd, spec: &str) -> Result<(u32, u32), Error> {
-    let read = |path: &str| -> Result<String, Error> {
-        match paths::find(root, path, true)? {
-            Some(found)
-                if FileType::from_raw_mode(found.stat.st_mode).is_file()
-                    && found.stat.st_size < 4 << 20 =>
-            {
-                let file = rustix::fs::openat2(
-                    root,
-                    path,
-                    OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
-                    Mode::empty(),
-                    rootfs::INSIDE,
-                )
-                .tried(|| format!("cannot open {path}"))?;
-                let mut text = Vec::new();
-                std::fs::File::from(file)
-                    .read_to_end(&mut text)
-                    .tried(|| format!("cannot read {path}"))?;
-                Ok(String::from_utf8_lossy(&text).into_owned())
-            }
-            _ => Ok(String::new()),
-        }
-    };
-    let user = user::resolve_in(spec, &[], &read("etc/passwd")?, &read("etc/group")?)?;
-    Ok((user.uid, user.gid))
 }
 
 /// Makes the target folder; what had to be made belongs to the owner, and is 0755 whatever is copied.

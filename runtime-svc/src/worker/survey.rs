@@ -7,7 +7,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::apply::owner;
+use super::owner::owner;
 use crate::error::{Error, Tried as _};
 
 /// Most names of a survey.

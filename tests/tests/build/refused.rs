@@ -21,7 +21,7 @@ async fn bad_input_is_refused_with_its_place() {
             (".dockerignore", "ignored\n"),
         ],
     );
-    let table: [(&str, &[&str], i32, &[&str]); 16] = [
+    let table: [(&str, &[&str], i32, &[&str]); 15] = [
         (
             "FROM busybox\nRUN mkdir /to && touch /to/sub\nCOPY folder /to/\n",
             &[],
@@ -91,12 +91,6 @@ async fn bad_input_is_refused_with_its_place() {
             &["Dockerfile:3:", "nobody-here"],
         ),
         (
-            "FROM busybox\nCOPY --chown=nobody-here kept /x\n",
-            &[],
-            1,
-            &["Dockerfile:2:", "nobody-here"],
-        ),
-        (
             "FROM busybox\nRUN --mount=type=cache,sharing=x,target=/x true\n",
             &[],
             1,
@@ -139,4 +133,23 @@ async fn bad_input_is_refused_with_its_place() {
     assert_eq!(site.ctl(&["images", "-q", "bad"]).out, "");
     assert_eq!(site.ctl(&["ps", "-aq"]).out, "");
     nothing_is_left(&site, "of refused builds").await;
+}
+
+#[tokio::test]
+async fn a_long_script_that_fails_is_still_told_with_its_place() {
+    if !ready() {
+        return;
+    }
+    let site = site().await;
+    let line = format!("echo {}\n", "a word, \"quoted\", é ".repeat(30));
+    let file = format!("FROM busybox\nRUN <<EOF\n{}exit 3\nEOF\n", line.repeat(60));
+    write(&site.path("context"), &[("Dockerfile", &file)]);
+    let error = build(&site, "long", &[]).err;
+    let last = error.lines().last().unwrap();
+    assert!(last.starts_with("Error: Dockerfile:2: process"), "{last}");
+    assert!(
+        last.ends_with("did not complete successfully: exit code: 3"),
+        "{last}"
+    );
+    assert!(error.contains("   2 | >>> RUN <<EOF"), "{error}");
 }
