@@ -13,10 +13,17 @@ use crate::{Said, Site, eventually_within, installed};
 /// place of the installed one.
 const OTHER_ROOT: &str = "SLIPWAY_PARITY_ROOT";
 
+/// Where Debian has docker's plugin for builds, below such a root.
+const BUILDX: &str = "usr/libexec/docker/cli-plugins/docker-buildx";
+
 /// Makes the other root the daemon's own. A chroot is not enough: dockerd pivots itself.
 const ENTER: &str = "mount --bind $root $root; for at in proc sys dev; do mount --rbind /$at $root/$at; done; \
     mkdir -p $root$work; mount --bind $work $root$work; mount -t tmpfs tmpfs $root/run; \
     cd $root; pivot_root . mnt; umount -l /mnt";
+
+fn other_root() -> String {
+    std::env::var(OTHER_ROOT).unwrap_or_default()
+}
 
 /// dockerd with namespaces, folders and a containerd of its own.
 pub struct Docker {
@@ -35,7 +42,21 @@ impl Docker {
 
     /// Starts one with further options.
     pub async fn start_with(options: &str) -> Option<Self> {
-        let other = std::env::var(OTHER_ROOT).unwrap_or_default();
+        Self::launch(options, "{}").await
+    }
+
+    /// Starts one to build with: of another root with containerd's store, without which BuildKit does not
+    /// merge the layers of `--link`.
+    pub async fn start_builder() -> Option<Self> {
+        let features = match other_root().is_empty() {
+            true => "{}",
+            false => r#"{"features":{"containerd-snapshotter":true}}"#,
+        };
+        Self::launch("", features).await
+    }
+
+    async fn launch(options: &str, features: &str) -> Option<Self> {
+        let other = other_root();
         if other.is_empty() && !installed(&["dockerd", "docker", "containerd", "runc", "iptables"])
         {
             return None;
@@ -44,7 +65,7 @@ impl Docker {
         let folder = host.path("");
         let folder = folder.to_str().unwrap().trim_end_matches('/');
         let group = format!("slipway-parity-{}", std::process::id());
-        fs::write(host.path("daemon.json"), "{}").unwrap();
+        fs::write(host.path("daemon.json"), features).unwrap();
         // runc refuses hybrid cgroups, and docker keeps things in /run whatever it is told.
         let script = format!(
             "set -e; root={other}; work={folder}
@@ -95,11 +116,22 @@ impl Docker {
         self.client("docker", words)
     }
 
-    /// A command that builds with the daemon's BuildKit. Debian's client, where it is there, came with the
-    /// daemon and needs no plugin for that.
+    /// A command that builds with the daemon's BuildKit: with the buildx beside it in the other root, else
+    /// with Debian's client, where it is there: that came with the daemon and needs no plugin.
     pub fn build(&self, words: &[&str]) -> Command {
+        let buildx = Path::new(&other_root()).join(BUILDX);
         let debians = Path::new("/usr/bin/docker").exists();
-        let program = if debians { "/usr/bin/docker" } else { "docker" };
+        let program = if buildx.exists() {
+            let plugins = self.host.path("client/cli-plugins");
+            fs::create_dir_all(&plugins).unwrap();
+            // There from the build before.
+            let _ = std::os::unix::fs::symlink(buildx, plugins.join("docker-buildx"));
+            "docker"
+        } else if debians {
+            "/usr/bin/docker"
+        } else {
+            "docker"
+        };
         let mut command = self.client(program, &["build"]);
         command.args(words).env("DOCKER_BUILDKIT", "1");
         command

@@ -191,7 +191,7 @@ async fn docker_and_ctl_build_the_same() {
     if !ready() || !installed(&["skopeo", "umoci"]) {
         return;
     }
-    let Some(docker) = Docker::start().await else {
+    let Some(docker) = Docker::start_builder().await else {
         return;
     };
     let site = Site::start().await;
