@@ -18,7 +18,7 @@ pub enum Error {
     /// A RUN ended with another code than 0.
     #[error("process {command:?} did not complete successfully: exit code: {code}")]
     Exit {
-        /// What ran.
+        /// What ran, or its beginning.
         command: String,
         /// Exit code.
         code: i32,

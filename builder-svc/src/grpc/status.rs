@@ -1,10 +1,7 @@
 //! Domain errors as gRPC statuses: the one place where they are mapped.
 
-use std::collections::HashMap;
-
-use slipway_service::error::{DOMAIN, status, status_with};
+use slipway_service::error::{passed_on, status, status_with};
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::error::Error;
 
@@ -27,11 +24,7 @@ impl From<Error> for Status {
                 sentence,
                 [("exit_code", code.to_string())],
             ),
-            Error::Remote { code, reason, .. } => Self::with_error_details(
-                Code::from(*code),
-                sentence,
-                ErrorDetails::with_error_info(reason.clone(), DOMAIN, HashMap::new()),
-            ),
+            Error::Remote { code, reason, .. } => passed_on(Code::from(*code), reason, sentence),
             Error::NoWorker(_) => status(Code::Unavailable, "WORKER_UNAVAILABLE", sentence),
             Error::WorkerLost { .. } => status(Code::Unavailable, "WORKER_LOST", sentence),
             Error::Context(_) => status(Code::FailedPrecondition, "CONTEXT_INCOMPLETE", sentence),

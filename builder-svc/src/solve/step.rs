@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     events::{Event, Events, State, Step as Told},
     layer::{Layer, chain},
-    plan::{Action, Base, CopyAction, RunAction, StagePlan, copy::Origin},
+    plan::{Action, Base, CopyAction, RunAction, StagePlan, copy::Origin, values::shortened},
     worker::{
         Entitlement, Lease, Running, Target,
         placing::{Home, Wanted},
@@ -476,7 +476,8 @@ impl Solver {
         drop(ready);
         if code != 0 {
             return Err(Error::Exit {
-                command: run.args.join(" "),
+                // A script may be any length; the line is shown, too.
+                command: shortened(&run.args.join(" ")),
                 code,
             });
         }

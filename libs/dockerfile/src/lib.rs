@@ -74,11 +74,16 @@ pub struct Located {
     pub around: Around,
 }
 
+/// Bytes of an excerpt after which no further line is shown.
+const EXCERPT: usize = 2 << 10;
+
 /// What stands around an instruction and has no part in what it means.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Around {
     /// The comments right above, without their `#`.
     pub comments: Vec<String>,
+    /// What those among them say of checks: the value of `# check=`.
+    pub checks: Vec<String>,
     /// The last of its continued lines, when a blank one stands between these.
     pub empty_continuation: Option<u32>,
 }

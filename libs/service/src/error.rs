@@ -29,15 +29,37 @@ pub fn status_with<const N: usize>(
     message: impl Into<String>,
     metadata: [(&str, String); N],
 ) -> Status {
-    let metadata: HashMap<String, String> = metadata
-        .into_iter()
-        .map(|(k, v)| (k.to_owned(), v))
-        .collect();
-    Status::with_error_details(
-        code,
-        message,
-        ErrorDetails::with_error_info(reason, DOMAIN, metadata),
-    )
+    let metadata = metadata.into_iter().map(|(k, v)| (k.to_owned(), v));
+    with_info(code, reason, message.into(), metadata.collect())
+}
+
+/// What another service said, under its own code and reason.
+pub fn passed_on(code: Code, reason: &str, message: impl Into<String>) -> Status {
+    with_info(code, reason, message.into(), HashMap::new())
+}
+
+fn with_info(
+    code: Code,
+    reason: &str,
+    message: String,
+    metadata: HashMap<String, String>,
+) -> Status {
+    let info = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
+    // The message is in a header of its own: twice it would soon be too long.
+    let details = Status::with_error_details(code, "", info);
+    Status::with_details(code, bounded(message), details.details().to_vec().into())
+}
+
+/// Most bytes of a message. It travels in a header, where a byte may take three, and of all headers together
+/// peers take 16 KiB: of a longer one nothing would arrive.
+const LONGEST: usize = 4 << 10;
+
+fn bounded(mut message: String) -> String {
+    if message.len() > LONGEST {
+        message.truncate(message.floor_char_boundary(LONGEST));
+        message.push_str("...");
+    }
+    message
 }
 
 /// The reason that a status carries, "" when it is none of ours.
@@ -82,6 +104,16 @@ mod tests {
         assert_eq!(reason(&sent), "IMAGE_NOT_FOUND");
         assert_eq!(metadata(&sent, "image").as_deref(), Some("x"));
         assert_eq!(reason(&Status::internal("plain")), "");
+    }
+
+    #[test]
+    fn a_long_message_is_cut_and_goes_once() {
+        let long = "é ".repeat(10_000);
+        let sent = status(Code::Internal, "X", long.as_str());
+        assert!(long.starts_with(sent.message().trim_end_matches('.')));
+        assert!(sent.message().len() <= LONGEST + 3);
+        assert_eq!(reason(&sent), "X");
+        assert!(sent.details().len() < 200);
     }
 
     #[test]

@@ -1,12 +1,9 @@
 //! Domain errors as gRPC statuses: the one place where they are mapped.
 
-use slipway_service::error::status;
+use slipway_service::error::{passed_on, status};
 use tonic::{Code, Status};
 
-use crate::{
-    error::{Error, Remote},
-    executor::StartError,
-};
+use crate::{error::Error, executor::StartError};
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
@@ -40,24 +37,12 @@ impl From<Error> for Status {
             Error::Start(StartError::Failed { .. }) | Error::NoMonitor(_) => {
                 status(Code::FailedPrecondition, "START_FAILED", sentence)
             }
-            Error::Registry(remote) => passed_on(&remote, sentence),
-            Error::Network { status: remote, .. } => passed_on(&remote, sentence),
+            Error::Registry(remote) => passed_on(Code::from(remote.code), &remote.reason, sentence),
+            Error::Network { status: remote, .. } => {
+                passed_on(Code::from(remote.code), &remote.reason, sentence)
+            }
             Error::Layer { .. } => status(Code::DataLoss, "LAYER_INVALID", sentence),
             Error::Io { .. } => status(Code::Internal, "SYSTEM_ERROR", sentence),
         }
     }
-}
-
-/// What another service said, under its own code and reason.
-fn passed_on(remote: &Remote, sentence: String) -> Status {
-    let details = tonic_types::ErrorDetails::with_error_info(
-        remote.reason.clone(),
-        slipway_service::error::DOMAIN,
-        std::collections::HashMap::new(),
-    );
-    <Status as tonic_types::StatusExt>::with_error_details(
-        Code::from(remote.code),
-        sentence,
-        details,
-    )
 }
