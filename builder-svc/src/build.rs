@@ -35,7 +35,7 @@ use crate::{
     events::{Event, Events},
     history::{Entry, History, Status},
     output::{self, Exported, Exporter, Made, Output, annotation::Annotations},
-    plan::{self, Base, Options, stage::Given},
+    plan::{self, Base, Options, epoch::epoch, stage::Given, variables::says_yes},
     registry::{Fetch, Registry},
     solve::{NoCache, Progress, Solver, turns::Turns},
     worker::{Entitlement, Fleet, StepSettings, placing::Leases},
@@ -72,8 +72,6 @@ pub struct Request {
     pub outputs: Vec<(String, BTreeMap<String, String>)>,
     /// For all RUNs.
     pub settings: StepSettings,
-    /// SOURCE_DATE_EPOCH
-    pub latest: Option<i64>,
     /// Credentials by registry host.
     pub auths: HashMap<String, RegistryAuth>,
     /// What is asked for in place of a build.
@@ -93,8 +91,7 @@ pub struct Request {
 impl Request {
     /// Whether `.git` of a main context that is a repository is kept.
     pub fn keeps_git_dir(&self) -> bool {
-        let said = self.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-        said.is_some_and(|s| matches!(s.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"))
+        says_yes(&self.build_args, "BUILDKIT_CONTEXT_KEEP_GIT_DIR")
     }
 }
 
@@ -314,10 +311,6 @@ impl Builder {
         let names = output::spec::names(request.tags.iter().map(String::as_str))?;
         let tags: Vec<String> = names.iter().map(ToString::to_string).collect();
         let started = SystemTime::now();
-        let outputs = outputs(&request, &names)?;
-        if request.attest.any() {
-            outputs.iter().try_for_each(Output::takes_attestations)?;
-        }
         let sources = request.cache_from.iter().map(|(k, a)| carried::from(k, a));
         let sources = sources.collect::<Result<Vec<_>>>()?;
         let cache_to = request.cache_to.iter().map(|(k, a)| carried::to(k, a));
@@ -356,6 +349,11 @@ impl Builder {
             return Err(Error::Unsupported(format!(
                 "the front end BUILDKIT_SYNTAX={syntax} is not supported: only docker/dockerfile is, and it is built in"
             )));
+        }
+        let latest = epoch(&file, &Self::looked_at(&request, &contexts))?;
+        let outputs = outputs(&request, &names, latest)?;
+        if request.attest.any() {
+            outputs.iter().try_for_each(Output::takes_attestations)?;
         }
         if request.call == Call::Targets {
             return Ok(Outcome::answer(report::targets(&file)));
@@ -446,7 +444,7 @@ impl Builder {
                 imported: imported.clone(),
                 settings: request.settings.clone(),
                 no_cache: request.no_cache.clone(),
-                latest: request.latest,
+                latest,
                 registry: self.registry.clone(),
                 cache: self.cache.clone(),
                 context: context.clone(),
@@ -475,7 +473,7 @@ impl Builder {
                 false => &[],
             },
             auths: &request.auths,
-            latest: request.latest,
+            latest,
         };
         let mut image = None;
         for (number, output) in (0..).zip(&outputs) {
@@ -556,13 +554,13 @@ impl Builder {
 }
 
 /// The outputs that were asked for; an image when there are none.
-fn outputs(request: &Request, names: &[Reference]) -> Result<Vec<Output>> {
+fn outputs(request: &Request, names: &[Reference], latest: Option<i64>) -> Result<Vec<Output>> {
     let mut annotations = Annotations::default();
     for (key, value) in &request.annotations {
         annotations.option(key, value)?;
     }
     let parse = |(kind, attributes): &(String, BTreeMap<String, String>)| {
-        Output::parse(kind, attributes, names, annotations.clone(), request.latest)
+        Output::parse(kind, attributes, names, annotations.clone(), latest)
     };
     match request.outputs.is_empty() {
         true => Ok(vec![parse(&(String::new(), BTreeMap::new()))?]),

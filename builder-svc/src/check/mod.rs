@@ -22,23 +22,28 @@ use slipway_pattern::PatternList;
 
 use crate::{
     error::{Error, Result},
-    plan::{self, Options, StageState, stage::Given, variables},
+    plan::{
+        self, Options, StageState,
+        stage::Given,
+        variables::{self, DISABLE_ONBUILD, says_yes},
+    },
     registry::{Fetch, Registry},
 };
 
 /// Which rules count: what the caller says counts before the file.
 pub fn config(file: &Dockerfile, build_args: &BTreeMap<String, String>) -> Result<Config> {
-    if let Some(text) = build_args.get("BUILDKIT_DOCKERFILE_CHECK") {
-        return Config::parse(text).map_err(Error::Invalid);
-    }
-    let Some((text, line)) = &file.check else {
-        return Ok(Config::default());
+    let config = match (build_args.get("BUILDKIT_DOCKERFILE_CHECK"), &file.check) {
+        (Some(text), _) => Config::parse(text).map_err(Error::Invalid)?,
+        (None, Some((text, line))) => {
+            let place = Place {
+                first: *line,
+                last: *line,
+            };
+            Config::parse(text).map_err(|e| Error::Dockerfile(file.error(place, &e)))?
+        }
+        (None, None) => Config::default(),
     };
-    let place = Place {
-        first: *line,
-        last: *line,
-    };
-    Config::parse(text).map_err(|e| Error::Dockerfile(file.error(place, &e)))
+    Ok(config.with_comments(file))
 }
 
 /// What the file and its FROMs tell.
@@ -125,7 +130,11 @@ impl Walk<'_> {
             let written = &self.file.stages[stage.index];
             let (mut config, inherited) = self.base(stage, &done, registry).await?;
             let mut triggers = Vec::new();
-            for text in std::mem::take(&mut config.config.on_build) {
+            let mut texts = std::mem::take(&mut config.config.on_build);
+            if says_yes(&given.build_args, DISABLE_ONBUILD) {
+                texts.clear();
+            }
+            for text in texts {
                 let (text, instruction) = parse::trigger(&text).map_err(|e| {
                     at(
                         self.file,

@@ -14,6 +14,7 @@ use crate::{
     build::{Call, Request},
     cache::{Filters, Prune},
     error::{Error, Result},
+    plan::epoch::EPOCH,
     solve::NoCache,
     worker::{Entitlement, StepSettings},
 };
@@ -56,13 +57,12 @@ pub fn request(start: BuildStart, grants: &[Entitlement]) -> Result<Request> {
         "bridge" => "default".to_owned(),
         other => other.to_owned(),
     };
-    // docker's other way to say it.
-    let latest = match start.build_args.get("SOURCE_DATE_EPOCH") {
-        Some(text) if start.source_date_epoch.is_none() => Some(text.parse().map_err(|_| {
-            Error::Invalid(format!("SOURCE_DATE_EPOCH={text} is not a time in seconds"))
-        })?),
-        _ => start.source_date_epoch,
-    };
+    let mut build_args = sorted(start.build_args);
+    // buildx: what stands in the environment is a build argument, too.
+    if let Some(epoch) = start.source_date_epoch {
+        let said = build_args.entry(EPOCH.to_owned());
+        said.or_insert_with(|| epoch.to_string());
+    }
     let attests = start.attests.into_iter();
     let attests: Vec<_> = attests.map(|a| (a.r#type, sorted(a.attributes))).collect();
     let attest = Wanted::parse(attests.iter().map(|(kind, a)| (kind.as_str(), a)))?;
@@ -70,7 +70,7 @@ pub fn request(start: BuildStart, grants: &[Entitlement]) -> Result<Request> {
         dockerfile: start.dockerfile,
         dockerfile_name: name,
         tags: start.tags,
-        build_args: sorted(start.build_args),
+        build_args,
         target: start.target,
         no_cache: NoCache {
             all: start.no_cache,
@@ -94,7 +94,6 @@ pub fn request(start: BuildStart, grants: &[Entitlement]) -> Result<Request> {
             ulimits: start.ulimits.into_iter().map(ulimit).collect(),
             allowed,
         },
-        latest,
         auths: start.auths,
         call: match start.call.as_str() {
             "" | "build" if start.check => Call::Check,

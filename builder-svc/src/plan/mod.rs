@@ -5,6 +5,7 @@
 //! * [`stage`]: a stage's state while its instructions are read, and the action that each asks for;
 //! * [`mounts`]: those of a RUN;
 //! * [`variables`]: arguments and environment;
+//! * [`epoch`]: the time of a reproducible build;
 //! * [`values`]: paths, modes, ports.
 //!
 //! Architecture invariant: everything here is a pure function of the Dockerfile, the caller's options
@@ -12,6 +13,7 @@
 
 pub mod chmod;
 pub mod copy;
+pub mod epoch;
 pub mod mounts;
 pub mod stage;
 pub mod values;
@@ -309,7 +311,7 @@ pub fn unused_arguments<'a>(file: &Dockerfile, options: &'a Options) -> Vec<&'a 
     let names = options.build_args.keys().map(String::as_str);
     names
         .filter(|n| !declared.contains(n) && !variables::is_predefined(n))
-        .filter(|n| !n.starts_with("BUILDKIT_") && *n != "SOURCE_DATE_EPOCH")
+        .filter(|n| !n.starts_with("BUILDKIT_") && *n != epoch::EPOCH)
         .collect()
 }
 

@@ -21,6 +21,17 @@ const PROXIES: [&str; 5] = [
 /// `ARG`s that speak to the builder: they never become variables.
 pub const NO_VARIABLES: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
+/// The argument that leaves out what bases trigger (dockerfile/1.29).
+pub const DISABLE_ONBUILD: &str = "BUILDKIT_DISABLE_ONBUILD";
+
+/// Whether a build argument says yes, as Go's strconv.ParseBool reads it.
+pub fn says_yes(given: &BTreeMap<String, String>, name: &str) -> bool {
+    let yes = ["1", "t", "T", "true", "TRUE", "True"];
+    given
+        .get(name)
+        .is_some_and(|text| yes.contains(&text.as_str()))
+}
+
 /// Whether an argument needs no `ARG`.
 pub fn is_predefined(name: &str) -> bool {
     PROXIES.contains(&name.to_ascii_uppercase().as_str())

@@ -14,7 +14,10 @@ use crate::{
     error::{Error, Result},
     events::{Event, State, Step as Told},
     layer::Layer,
-    plan::{Action, Base, StagePlan, StageState, variables::Inherited},
+    plan::{
+        Action, Base, StagePlan, StageState,
+        variables::{DISABLE_ONBUILD, Inherited, says_yes},
+    },
     worker::placing::Home,
 };
 
@@ -37,7 +40,10 @@ impl Solver {
             .map_err(|e| self.at(stage.place, e))?;
         self.note_base(plan, stage.place, platform, &base.layers);
         index += 1;
-        let triggers = std::mem::take(&mut base.config.config.on_build);
+        let mut triggers = std::mem::take(&mut base.config.config.on_build);
+        if says_yes(&self.given.build_args, DISABLE_ONBUILD) {
+            triggers.clear();
+        }
         let triggers = self.triggers(&triggers, stage.place)?;
         let mut extra = self.indexes(files(&triggers));
         let mut layers = base.layers;

@@ -391,6 +391,7 @@ fn metadata(result: &BuildResult) -> Outcome<Vec<u8>> {
 fn epoch() -> Outcome<Option<i64>> {
     match std::env::var("SOURCE_DATE_EPOCH") {
         Err(_) => Ok(None),
+        Ok(text) if text.is_empty() => Ok(None),
         Ok(text) => text.parse().map(Some).map_err(|_| {
             Failure::new(format!(
                 "SOURCE_DATE_EPOCH={text:?} is not a time in seconds"

@@ -20,6 +20,8 @@ pub mod port;
 pub mod signal;
 pub mod suggest;
 
+use lint::config::directive;
+
 pub use instruction::{Command, Content, Copy, From, Healthcheck, Instruction, Run};
 
 /// Most bytes of a Dockerfile.
@@ -173,8 +175,14 @@ impl Dockerfile {
         place: Place,
         instruction: Instruction,
     ) -> Result<(), String> {
+        let check = |comment: &String| directive(comment).map(str::to_owned);
         let around = Around {
-            comments: line.comments,
+            checks: line.comments.iter().filter_map(check).collect(),
+            comments: {
+                let mut comments = line.comments;
+                comments.retain(|comment| directive(comment).is_none());
+                comments
+            },
             empty_continuation: line.empty_continuation,
         };
         let text = line.text;
@@ -253,6 +261,9 @@ impl Dockerfile {
         let mut out = "--------------------\n".to_owned();
         let lines = self.source.split('\n').zip(1..).skip(from - 1);
         for (line, number) in lines.take(to + 1 - from) {
+            if out.len() > EXCERPT {
+                break;
+            }
             let mark = if (first..=last).contains(&number) {
                 ">>>"
             } else {

@@ -2,7 +2,7 @@
 
 use slipway_tests::ready;
 
-use crate::{built, shell, site, write};
+use crate::{build, built, shell, site, write};
 
 const HEREDOCS: &str = r#"FROM busybox
 ARG WHO=world
@@ -76,4 +76,9 @@ async fn triggers_of_a_base() {
             .as_array()
             .is_none_or(Vec::is_empty)
     );
+    // Without them there is nothing to copy.
+    let without = ["--build-arg", "BUILDKIT_DISABLE_ONBUILD=1"];
+    let said = build(&site, "user", &without);
+    assert!(!said.err.contains("ONBUILD"), "{}", said.err);
+    assert!(said.err.contains("can't open '/made'"), "{}", said.err);
 }

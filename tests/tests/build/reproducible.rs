@@ -65,8 +65,18 @@ async fn two_builders_two_times_one_digest() {
             .output()
             .unwrap();
         assert!(done.status.success());
-        let created = site.inspect("env", "{{.Created}}");
-        assert_eq!(created, "2023-11-14T22:13:20Z");
+        assert_eq!(
+            site.inspect("env", "{{.Id}}"),
+            site.inspect("app", "{{.Id}}")
+        );
+        // So does the Dockerfile, in front of its first stage.
+        let file = format!("ARG SOURCE_DATE_EPOCH=1700000000\n{FILE}");
+        write(&site.path("context"), &[("Dockerfile", &file)]);
+        built(&site, "file", &[]);
+        assert_eq!(site.inspect("file", "{{.Created}}"), "2023-11-14T22:13:20Z");
+        assert_eq!(shell(&site, "file", "cat epoch"), "1700000000\n");
+        let said = build(&site, "x", &["--build-arg", "SOURCE_DATE_EPOCH=context"]);
+        assert!(said.err.contains("is not supported"), "{}", said.err);
     }
     assert_eq!(seen.len(), 4);
     assert!(seen.iter().all(|s| *s == seen[0]), "{seen:#?}");

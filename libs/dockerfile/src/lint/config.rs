@@ -1,14 +1,17 @@
-//! `# check=skip=A,B;error=true;experimental=all`.
+//! `# check=skip=A,B;error=true;experimental=all`, for the file or right above an instruction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Rule;
+use crate::{Dockerfile, Place};
 
 /// Which rules count, and what a finding means.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
     skip: Names,
     experimental: Names,
+    /// What comments say of the instruction that begins at a line, besides.
+    above: BTreeMap<u32, Config>,
     /// A finding ends the build.
     pub error: bool,
 }
@@ -31,6 +34,11 @@ impl Names {
                 names: list.split(',').map(|n| n.trim().to_owned()).collect(),
             },
         }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.all |= other.all;
+        self.names.extend(other.names);
     }
 
     fn holds(&self, name: &str) -> bool {
@@ -69,11 +77,42 @@ impl Config {
         Ok(out)
     }
 
-    /// Whether a rule counts.
-    pub fn counts(&self, rule: &Rule) -> bool {
-        if rule.experimental {
-            return self.experimental.holds(rule.name);
+    /// The same with what comments right above instructions skip or turn on for these (moby/buildkit#6334).
+    pub fn with_comments(mut self, file: &Dockerfile) -> Self {
+        let stages = file.stages.iter();
+        let froms = stages.clone().map(|s| (s.place, &s.around));
+        let inside = file
+            .arguments
+            .iter()
+            .chain(stages.flat_map(|s| &s.instructions));
+        for (place, around) in inside.map(|l| (l.place, &l.around)).chain(froms) {
+            for text in &around.checks {
+                // That of the file is not the first instruction's, and what is none is a comment.
+                let of_file = file.check.as_ref().is_some_and(|(check, _)| check == text);
+                if let (false, Ok(own)) = (of_file, Self::parse(text)) {
+                    let above = self.above.entry(place.first).or_default();
+                    above.skip.join(own.skip);
+                    above.experimental.join(own.experimental);
+                }
+            }
         }
-        !self.skip.holds(rule.name)
+        self
     }
+
+    /// Whether a rule counts for the instruction at a place.
+    pub fn counts(&self, rule: &Rule, place: Place) -> bool {
+        let mut here = std::iter::once(self).chain(self.above.get(&place.first));
+        match rule.experimental {
+            true => here.any(|c| c.experimental.holds(rule.name)),
+            false => !here.any(|c| c.skip.holds(rule.name)),
+        }
+    }
+}
+
+/// The value of a comment `check=...`.
+pub fn directive(comment: &str) -> Option<&str> {
+    let (key, value) = comment.split_once('=')?;
+    key.trim_end()
+        .eq_ignore_ascii_case("check")
+        .then(|| value.trim())
 }

@@ -49,7 +49,7 @@ impl Findings {
 
     /// Notes one, if its rule counts.
     pub fn report(&mut self, rule: &'static Rule, place: Place, message: String) {
-        if self.config.counts(rule) {
+        if self.config.counts(rule, place) {
             self.found.push(Warning {
                 rule,
                 message,

@@ -182,6 +182,7 @@ fn is_secret(name: &str) -> bool {
         "password",
         "pword",
         "passwd",
+        "psw",
         "secret",
         "token",
     ]) && !has(&["public", "file", "version"])

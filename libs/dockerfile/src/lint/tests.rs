@@ -11,6 +11,7 @@ use crate::Dockerfile;
 fn found(text: &str) -> Vec<String> {
     let file = Dockerfile::parse("Dockerfile", text.as_bytes()).unwrap();
     let config = Config::parse(&file.check.clone().unwrap_or_default().0).unwrap();
+    let config = config.with_comments(&file);
     let mut findings = Findings::new(config);
     file::check(&file, &mut findings);
     let predefined = BTreeMap::from([("TARGETPLATFORM".to_owned(), "linux/amd64".to_owned())]);
@@ -177,4 +178,18 @@ fn configurations() {
         rules::FROM_AS_CASING.url(),
         "https://docs.docker.com/go/dockerfile/rule/from-as-casing/"
     );
+}
+
+#[test]
+fn a_comment_above_an_instruction_is_for_that_one() {
+    let text = "FROM a\n# check=skip=MaintainerDeprecated\nMAINTAINER x\nMAINTAINER y\n\
+                # why\n# Check = skip=SecretsUsedInArgOrEnv,JSONArgsRecommended\nENV TOKEN=1\nARG PSW\n\
+                # check=skip=all\n\nCMD x\n# check=nonsense\nENTRYPOINT x\n";
+    let all = found(text);
+    let of = |rule: &str| all.iter().filter(|f| f.contains(rule)).count();
+    assert_eq!(of("Maintainer instruction"), 1, "{all:#?}");
+    assert_eq!(of("sensitive data"), 1, "{all:#?}");
+    assert_eq!(of("JSON arguments"), 2, "{all:#?}");
+    let file = Dockerfile::parse("D", b"# check=skip=all\n# a x\nFROM a AS a\n").unwrap();
+    assert_eq!(file.stages[0].around.comments, ["a x"]);
 }
