@@ -56,7 +56,7 @@ impl Turns {
         let guard = match place.lock.clone().try_lock_owned() {
             Ok(guard) => guard,
             Err(_) => {
-                let data = "another build does this step, and this one waits for it\n";
+                let data = "another build or platform does this step, and this one waits for it\n";
                 let waits = Event::Log {
                     index: step.index,
                     stderr: true,

@@ -60,7 +60,7 @@ enum Command {
     /// Build an image from a Dockerfile
     Build(Box<build::Build>),
     /// Manage builds
-    #[command(subcommand)]
+    #[command(subcommand, alias = "buildx")]
     Builder(builder::Command),
     /// Manage containers
     #[command(subcommand, name = "container")]
