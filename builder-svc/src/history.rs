@@ -6,89 +6,25 @@
 //! other, each with its length (four bytes, little endian) in front. Neither has a build argument's
 //! value, a secret or a credential.
 
+mod entry;
+mod log;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashSet,
     fs::{self, File},
-    io::{self, BufRead as _, Read as _, Write as _},
-    path::{Path, PathBuf},
+    io::{self, BufRead as _, Read as _},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::Instant,
 };
 
-use serde::{Deserialize, Serialize};
+pub use entry::{Entry, Status};
+pub use log::Log;
 
-/// Most bytes of one build's log.
-const LOG: u64 = 8 << 20;
-/// Bytes that are gathered before they are written.
-const BATCH: usize = 64 * 1024;
 /// Largest message that is read back.
 const MESSAGE: u32 = 4 << 20;
-
-/// How a build stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// It goes on.
-    Running,
-    /// It ended well.
-    Completed,
-    /// It failed.
-    Error,
-    /// Its caller went away.
-    Canceled,
-}
-
-impl Status {
-    /// Its name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Error => "error",
-            Self::Canceled => "canceled",
-        }
-    }
-}
-
-/// A build.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// 64 hex digits.
-    pub id: String,
-    /// First tag, or the Dockerfile's name.
-    pub name: String,
-    /// All tags.
-    #[serde(default)]
-    pub tags: Vec<String>,
-    /// `--target`
-    #[serde(default)]
-    pub target: String,
-    /// `--platform`
-    #[serde(default)]
-    pub platforms: Vec<String>,
-    /// The Dockerfile's name.
-    #[serde(default)]
-    pub dockerfile: String,
-    /// When it began.
-    pub started: SystemTime,
-    /// None = it still runs.
-    #[serde(default)]
-    pub took: Option<Duration>,
-    /// How it stands.
-    pub status: Status,
-    /// Why it failed.
-    #[serde(default)]
-    pub error: String,
-    /// Digest of what the first output gave.
-    #[serde(default)]
-    pub image: String,
-    /// Steps that change files.
-    #[serde(default)]
-    pub steps: u32,
-    /// How many of them were cached.
-    #[serde(default)]
-    pub cached: u32,
-}
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]
@@ -198,13 +134,7 @@ impl History {
 
     /// Where a build's messages go.
     pub fn log(&self, id: &str) -> Log {
-        Log {
-            id: id.to_owned(),
-            path: self.path(id, "log"),
-            file: None,
-            batch: Vec::new(),
-            bytes: 0,
-        }
+        Log::new(id.to_owned(), self.path(id, "log"))
     }
 
     /// Gives a build's messages to `take`, until it returns false.
@@ -348,145 +278,5 @@ impl Drop for Recording {
                 tracing::warn!(%error, "builds of the history cannot be removed");
             }
         }
-    }
-}
-
-/// A build's messages on their way to the disk.
-pub struct Log {
-    id: String,
-    path: PathBuf,
-    file: Option<File>,
-    batch: Vec<u8>,
-    bytes: u64,
-}
-
-impl Log {
-    /// Adds a message; beyond the limit nothing is kept any more.
-    pub fn add(&mut self, message: &[u8]) {
-        let Ok(length) = u32::try_from(message.len()) else {
-            return;
-        };
-        self.bytes += u64::from(length) + 4;
-        if self.bytes > LOG {
-            return;
-        }
-        self.batch.extend(length.to_le_bytes());
-        self.batch.extend(message);
-        if self.batch.len() >= BATCH {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        if self.batch.is_empty() {
-            return;
-        }
-        if let Err(error) = self.write() {
-            tracing::warn!(%error, "a build's log cannot be written");
-        }
-        self.batch.clear();
-    }
-
-    fn write(&mut self) -> io::Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(open(&self.path)?),
-        };
-        file.write_all(&self.batch)
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    File::options().create(true).append(true).open(path)
-}
-
-impl Drop for Log {
-    fn drop(&mut self) {
-        self.flush();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(id: &str, second: u64) -> Entry {
-        Entry {
-            id: id.to_owned(),
-            name: "n".to_owned(),
-            tags: Vec::new(),
-            target: String::new(),
-            platforms: Vec::new(),
-            dockerfile: String::new(),
-            started: SystemTime::UNIX_EPOCH + Duration::from_secs(second),
-            took: None,
-            status: Status::Running,
-            error: String::new(),
-            image: String::new(),
-            steps: 0,
-            cached: 0,
-        }
-    }
-
-    #[tokio::test]
-    async fn builds_are_remembered_and_bounded() {
-        let folder = tempfile::tempdir().unwrap();
-        let limits = Limits {
-            builds: 2,
-            bytes: 1 << 20,
-        };
-        let open = || Arc::new(History::open(folder.path().to_owned(), limits).unwrap());
-        let history = open();
-        for (id, second) in [("a", 1), ("b", 2), ("c", 3)] {
-            let mut recording = history.begin(entry(id, second));
-            let mut log = history.log(id);
-            log.add(b"one");
-            log.add(b"two");
-            recording.end(Ok((String::new(), 3, 1)));
-            history.settle(log).await;
-        }
-        drop(history.begin(entry("d", 4)));
-        fs::write(folder.path().join("d.new"), "{").unwrap();
-        let _running = std::mem::ManuallyDrop::new(history.begin(entry("e", 5)));
-        // What a power cut leaves.
-        fs::write(folder.path().join("f.json"), "").unwrap();
-        fs::write(folder.path().join("f.log"), "x").unwrap();
-        let again = open();
-        let seen: Vec<_> = again.list().into_iter().map(|e| (e.id, e.status)).collect();
-        let expected = [
-            ("e".to_owned(), Status::Error),
-            ("d".to_owned(), Status::Canceled),
-            ("c".to_owned(), Status::Completed),
-        ];
-        assert_eq!(seen, expected);
-        let mut log = Vec::new();
-        again
-            .read("c", |message| {
-                log.push(message);
-                true
-            })
-            .unwrap();
-        assert_eq!(log, [b"one", b"two"]);
-        again.remove(None).unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_log_that_was_cut_off_is_read_as_far_as_it_goes() {
-        let folder = tempfile::tempdir().unwrap();
-        let limits = Limits {
-            builds: 2,
-            bytes: 1 << 20,
-        };
-        let history = History::open(folder.path().to_owned(), limits).unwrap();
-        fs::write(folder.path().join("x.log"), b"\x01\0\0\0a\x09\0\0\0b").unwrap();
-        let mut count = 0;
-        history
-            .read("x", |_| {
-                count += 1;
-                true
-            })
-            .unwrap();
-        assert_eq!(count, 1);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! * this file: the graph of stages that a target needs;
 //! * [`copy`] and [`chmod`]: COPY and ADD;
-//! * [`stage`]: a stage's state while its instructions are read, and the action that each asks for;
+//! * [`stage`]: a stage's state while its instructions are read, and the [`action`] that each asks for;
 //! * [`mounts`]: those of a RUN;
 //! * [`variables`]: arguments and environment;
 //! * [`epoch`]: the time of a reproducible build;
@@ -11,6 +11,7 @@
 //! Architecture invariant: everything here is a pure function of the Dockerfile, the caller's options
 //! and the configs of base images. Nothing is fetched or run.
 
+pub mod action;
 pub mod chmod;
 pub mod copy;
 pub mod epoch;
@@ -24,9 +25,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use slipway_dockerfile::{Dockerfile, Instruction, expand::expand, mount, suggest::suggestion};
 use slipway_image::{Platform, Reference};
 
+pub use action::{Action, RunAction};
 pub use chmod::Chmod;
 pub use copy::CopyAction;
-pub use stage::{Action, RunAction, StageState};
+pub use stage::StageState;
 
 use crate::error::{Error, Result};
 

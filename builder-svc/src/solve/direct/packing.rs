@@ -188,7 +188,7 @@ mod tests {
     use slipway_image::layer as tar;
     use tokio::sync::mpsc;
 
-    use super::{super::Item, *};
+    use super::{super::tree::Item, *};
     use crate::context::content::Part;
 
     /// A store with one large file, and the layer that it makes.
