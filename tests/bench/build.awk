@@ -31,14 +31,19 @@ END {
         for (i = 1; i <= count; i++) if (order[i] != "slipway") {
             ratio = median[order[i], name] ? median["slipway", name] / median[order[i], name] : 0
             printf " %.3f |", ratio
-            if (order[i] == "docker") ratios[name] = ratio
+            ratios[order[i], name] = ratio
         }
         print (name in limit ? sprintf(" %.2f of docker |", limit[name]) : " - |")
     }
     for (w = 1; w <= 7; w++) {
         name = works[w]
         if (name in limit)
-            judge("build, " label[name], name in ratios ? sprintf("%.3f x BuildKit", ratios[name]) : "-", sprintf("at most %.2f", limit[name]), name in ratios ? ratios[name] <= limit[name] : "")
+            for (p = 1; p <= 2; p++) {
+                peer = p == 1 ? "docker" : "docker-containerd"
+                here = (peer, name) in ratios
+                if (here || p == 1)
+                    judge("build, " label[name], here ? sprintf("%.3f x %s", ratios[peer, name], peer) : "-", sprintf("at most %.2f", limit[name]), here ? ratios[peer, name] <= limit[name] : "")
+            }
     }
     exit tell() && check
 }
