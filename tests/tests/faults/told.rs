@@ -30,7 +30,9 @@ impl Told {
         match error {
             None if said.code == 0 => Self::Done(said.out.trim_end().to_owned()),
             None => Self::Ended(said.code, said.out.clone()),
-            Some(error) if error.contains("the service went away before it answered") => Self::Unknown,
+            Some(error) if error.contains("the service went away before it answered") => {
+                Self::Unknown
+            }
             Some(error) => Self::Refused(error.to_owned()),
         }
     }
