@@ -75,7 +75,7 @@ impl Registry {
         }
         let client = self.mirror.client(repository.host(), None)?;
         let told = of_upstream(&client, repository.path(), subject).await;
-        self.mirror.note(repository.host(), &told);
+        // An upstream that cannot answer this may well serve all the rest: it is not let rest for it.
         let told = told?;
         let mut answers = lock(&self.mirror.referrers.0);
         if answers.len() >= REMEMBERED {

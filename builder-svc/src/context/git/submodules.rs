@@ -103,6 +103,12 @@ pub fn of(
         let remote = absolute(&parent.remote, url)
             .ok_or_else(|| refuse("only http, https and ssh are supported as transports"))?;
         let ssh = SshUrl::parse(&remote)?;
+        if ssh.is_some() && parent.ssh.is_none() {
+            // Nobody said that this repository may have the caller's keys used, and for whom.
+            return Err(refuse(
+                "a submodule may be at an ssh address only where its repository is: the caller's keys are used for nobody else",
+            ));
+        }
         // What is wanted may be a folder of the submodule itself.
         let rest = parent.subfolder.strip_prefix(path.as_str());
         let rest = rest.and_then(|r| r.strip_prefix('/'));
@@ -242,6 +248,26 @@ fn beside(path: &str, relative: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_callers_keys_are_used_only_where_ssh_was_asked_for() {
+        let id = Id::parse(&"a".repeat(40)).unwrap();
+        let tree = Tree {
+            modules: vec![("m".to_owned(), "m".to_owned(), id)],
+            settings: "[submodule \"m\"]\n\tpath = m\n\turl = git@h:x\n".to_owned(),
+            ..Tree::default()
+        };
+        let below = |parent: &str| {
+            let parent = GitSource::parse(parent).unwrap().unwrap();
+            of(&tree, &parent, None, false).map(|modules| modules[0].source.ssh.is_some())
+        };
+        assert_eq!(below("git@h:repo.git"), Ok(true));
+        let refused = below("https://h/repo.git").unwrap_err();
+        assert!(
+            refused.contains("only where its repository is"),
+            "{refused}"
+        );
+    }
 
     #[test]
     fn urls_are_found_and_made_absolute() {

@@ -62,6 +62,8 @@ impl Advertisement {
         }
         for (wanted, found) in &mut self.wanted {
             if wanted == name {
+                // Whatever it is, refs/pull/1/head too: it can be asked for itself.
+                self.tips.insert(id);
                 *found = Some(Found { id, peeled: None });
             }
         }
@@ -232,6 +234,21 @@ mod tests {
         let old = [format!("{} HEAD\0multi_ack", id('a'))];
         let error = read("", &old).unwrap().question(&id('a')).unwrap_err();
         assert!(error.contains("too old"), "{error}");
+    }
+
+    #[test]
+    fn a_reference_of_any_kind_is_asked_for_alone() {
+        let lines = [
+            format!("{} HEAD\0shallow side-band-64k ofs-delta", id('a')),
+            format!("{} refs/pull/1/head", id('e')),
+        ];
+        let found = read("refs/pull/1/head", &lines).unwrap();
+        let question = String::from_utf8(found.question(&id('e')).unwrap()).unwrap();
+        assert!(
+            question.contains(&format!("want {}", id('e'))),
+            "{question}"
+        );
+        assert!(question.contains("deepen 1") && !question.contains(&id('a').to_string()));
     }
 
     proptest::proptest! {
