@@ -97,3 +97,27 @@ async fn an_upstream_is_not_asked_what_refers_to_an_image_of_ours() {
     let asked = upstream.state.referrers_requests.load(Ordering::SeqCst);
     assert_eq!(asked, 0);
 }
+
+#[tokio::test]
+async fn an_upstream_cannot_fill_the_memory() {
+    let upstream = Upstream::start().await;
+    let of = |name: &str, bytes: usize| {
+        let mut descriptor = descriptor(name, "a");
+        descriptor["annotations"]["filler"] = "x".repeat(bytes).into();
+        index(&[&descriptor])
+    };
+    let (site, subject) = mirroring(&upstream, 300).await;
+    // Each page is one that may be; all of them are too much.
+    let pages = ["one", "two", "three"].map(|name| of(name, 3 << 20));
+    *upstream.state.referrers.lock().unwrap() = pages.to_vec();
+    assert_eq!(referrers(&site, &subject, "").await, (Vec::new(), true));
+    // A long answer is passed on, and not remembered.
+    *upstream.state.referrers.lock().unwrap() = vec![of("one", 1 << 20)];
+    let before = upstream.state.referrers_requests.load(Ordering::SeqCst);
+    for _ in 0..2 {
+        let found = referrers(&site, &subject, "").await;
+        assert_eq!(found, (vec!["one".to_owned()], false));
+    }
+    let asked = upstream.state.referrers_requests.load(Ordering::SeqCst) - before;
+    assert_eq!(asked, 2);
+}

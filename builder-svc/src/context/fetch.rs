@@ -116,7 +116,18 @@ pub fn redacted(url: &str) -> String {
             }
             parsed.to_string()
         }
-        _ => url.to_owned(),
+        Ok(_) => url.to_owned(),
+        // What is none may have a password all the same: ssh://git:TOKEN@host:org/repo.git.
+        Err(_) => {
+            let Some((scheme, rest)) = url.split_once("://") else {
+                return url.to_owned();
+            };
+            let host = rest.split('/').next().unwrap_or_default();
+            match host.rfind('@') {
+                Some(at) => format!("{scheme}://xxxxx{}", &rest[at..]),
+                None => url.to_owned(),
+            }
+        }
     }
 }
 
@@ -367,6 +378,8 @@ mod tests {
             ("ssh://git@h:22/r.git", "ssh://xxxxx@h:22/r.git"),
             ("git@h:r.git", "git@h:r.git"),
             ("https://h/a b", "https://h/a b"),
+            ("ssh://git:token@h:org/r.git", "ssh://xxxxx@h:org/r.git"),
+            ("https://h:port/a@b", "https://h:port/a@b"),
         ] {
             assert_eq!(redacted(url), shown);
         }

@@ -24,8 +24,12 @@ pub type Referrers = BTreeMap<Digest, Value>;
 /// Answers that are remembered at once.
 const REMEMBERED: usize = 256;
 
-/// Pages of one answer.
+/// Most pages of one answer, and most bytes of all of them.
 const PAGES: usize = 16;
+const MOST_BYTES: usize = 2 * slipway_image::manifest::MAX_SIZE;
+
+/// Most bytes of an answer that is remembered: in memory it takes several times as much.
+const REMEMBERED_BYTES: usize = 32 << 10;
 
 /// The last answers of upstreams, and when they came.
 #[derive(Default)]
@@ -76,7 +80,10 @@ impl Registry {
         let client = self.mirror.client(repository.host(), None)?;
         let told = of_upstream(&client, repository.path(), subject).await;
         // An upstream that cannot answer this may well serve all the rest: it is not let rest for it.
-        let told = told?;
+        let (told, bytes) = told?;
+        if bytes > REMEMBERED_BYTES {
+            return Ok(told);
+        }
         let mut answers = lock(&self.mirror.referrers.0);
         if answers.len() >= REMEMBERED {
             answers.clear();
@@ -95,35 +102,39 @@ impl Answers {
 }
 
 /// By the referrers API, or where there is none by the tag that its clients keep (distribution-spec, "Unavailable
-/// Referrers API").
-async fn of_upstream(client: &Client, path: &str, subject: &Digest) -> Result<Referrers> {
-    let mut found = Referrers::new();
+/// Referrers API"), and how many bytes that were.
+async fn of_upstream(client: &Client, path: &str, subject: &Digest) -> Result<(Referrers, usize)> {
+    let (mut found, mut bytes) = (Referrers::new(), 0);
     let mut next = Some(client.referrers(path, subject)?);
     for page in 0..PAGES {
         let Some(place) = next.take() else {
-            return Ok(found);
+            return Ok((found, bytes));
         };
         match client.index(path, place).await? {
             Some((index, after)) => {
+                bytes += index.len();
+                if bytes > MOST_BYTES {
+                    break;
+                }
                 read(&index, &mut found);
                 next = after;
             }
             None if page == 0 => {
                 let tag = fallback_tag(subject);
-                return match client.manifest(path, &tag).await? {
-                    Some(manifest) if media_type::is_index(&manifest.media_type) => {
-                        read(&manifest.content, &mut found);
-                        Ok(found)
-                    }
-                    _ => Ok(found),
-                };
+                if let Some(manifest) = client.manifest(path, &tag).await?
+                    && media_type::is_index(&manifest.media_type)
+                {
+                    bytes = manifest.content.len();
+                    read(&manifest.content, &mut found);
+                }
+                return Ok((found, bytes));
             }
-            None => return Ok(found),
+            None => return Ok((found, bytes)),
         }
     }
     Err(Error::TooLarge {
         what: "the upstream's list of referrers",
-        limit: (PAGES * slipway_image::manifest::MAX_SIZE) as u64,
+        limit: MOST_BYTES as u64,
     })
 }
 

@@ -348,7 +348,9 @@ impl<'a> Repository<'a> {
                 b"NAK"
             }
         };
+        let mut left = MAX_LINES;
         loop {
+            left = self.count_down(left)?;
             match self.answer.next().await? {
                 Some(Packet::Data(line)) if line.trim_ascii_end() == begins => break,
                 Some(Packet::Data(line)) if line.starts_with(b"ERR ") => {
@@ -361,15 +363,24 @@ impl<'a> Repository<'a> {
         self.bands().await
     }
 
+    /// One packet less that is no content: those have no limit of bytes.
+    fn count_down(&self, left: usize) -> Result<usize> {
+        left.checked_sub(1)
+            .ok_or_else(|| self.answer.fail("the server goes on without a pack"))
+    }
+
     /// What comes in the first of the side bands, in a file of no name.
     async fn bands(&mut self) -> Result<File> {
         let what = || "cannot keep a pack".to_owned();
         let mut file = self.fetcher.store().unnamed().tried(what)?;
-        let mut size = 0_u64;
+        let (mut size, mut left) = (0_u64, MAX_LINES);
         loop {
             let mut data = match self.answer.next().await? {
                 Some(Packet::Data(data)) => data,
-                Some(Packet::Delimiter) => continue,
+                Some(Packet::Delimiter) => {
+                    left = self.count_down(left)?;
+                    continue;
+                }
                 Some(Packet::Flush) => break,
                 None => return Err(self.answer.fail("the server's pack is cut off")),
             };
@@ -377,8 +388,15 @@ impl<'a> Repository<'a> {
             match &band[..] {
                 [1] => {}
                 [3] => return Err(told(&self.answer, &data)),
-                // Progress.
-                _ => continue,
+                // Progress, or nothing.
+                _ => {
+                    left = self.count_down(left)?;
+                    continue;
+                }
+            }
+            // A packet of no content is none that counts towards the bytes.
+            if data.is_empty() {
+                left = self.count_down(left)?;
             }
             size += data.len() as u64;
             if size > self.fetcher.most() {
