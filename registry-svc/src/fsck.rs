@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::{
     blobs::BlobStore,
     error::{Error, Result},
-    files, manifests,
+    files, links, manifests,
     names::{Repository, Tag},
     store::{Index, ManifestRecord, TagRecord},
     tags,
@@ -43,9 +43,15 @@ pub async fn open_index(
         opened = Ok(Index::open(&path));
     }
     let index = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    if !was_clean || !warnings.is_empty() || index.is_outdated()? {
+    if !was_clean || !warnings.is_empty() || index.is_outdated()? || index.is_damaged()? {
         let count = rebuild(&index, repositories, blobs, &mut warnings).await?;
         index.set_current()?;
+        if index.is_damaged()? {
+            warnings.push(
+                "nothing is collected as long as manifests cannot be read: pull or push them again, or remove them"
+                    .to_owned(),
+            );
+        }
         index.flush()?;
         info!(manifests = count, "index rebuilt from the files");
     }
@@ -76,6 +82,7 @@ async fn rebuild(
     index.clear()?;
     let mut count = 0;
     let mut tag_files = Vec::new();
+    let mut link_files = Vec::new();
     let mut folders = vec![repositories.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in list(&folder)? {
@@ -87,6 +94,8 @@ async fn rebuild(
             } else if name == tags::FOLDER {
                 let repository = repository_of(repositories, &folder)?;
                 tag_files.push((repository, path));
+            } else if name == links::FOLDER {
+                link_files.push((repository_of(repositories, &folder)?, path));
             } else if name == manifests::FOLDER {
                 let repository = repository_of(repositories, &folder)?;
                 count += rebuild_manifests(index, &repository, &path, blobs, warnings).await?;
@@ -113,6 +122,9 @@ async fn rebuild(
             }
         }
     }
+    for (repository, folder) in link_files {
+        rebuild_links(index, &repository, &folder, blobs).await?;
+    }
     // Content that nothing names may be an upload whose manifest is still to come: the sweep decides.
     for blob in blobs.list().await? {
         if !index.is_held(&blob.digest)? {
@@ -138,14 +150,23 @@ async fn rebuild_manifests(
                 continue;
             }
             let text = format!("{}:{name}", algorithm.file_name().to_string_lossy());
-            let record: Option<ManifestRecord> = read_json(&link.path())?;
-            let (Ok(digest), Some(record)) = (text.parse::<Digest>(), record) else {
-                warnings.push(format!(
-                    "{} is no link to a manifest",
-                    link.path().display()
-                ));
+            let Ok(digest) = text.parse::<Digest>() else {
+                warnings.push(format!("{} is no digest", link.path().display()));
                 continue;
             };
+            let record = match read_json(&link.path()) {
+                Ok(Some(record)) => record,
+                other => {
+                    let reason = match other {
+                        Err(error) => error.to_string(),
+                        _ => "its link is no record".to_owned(),
+                    };
+                    warnings.push(format!("{repository}@{digest} cannot be read: {reason}"));
+                    index.set_damaged(repository, &digest)?;
+                    continue;
+                }
+            };
+            let record: ManifestRecord = record;
             let limit = slipway_image::manifest::MAX_SIZE as u64;
             let parsed = match blobs.read_small(&digest, limit).await {
                 Ok(content) => {
@@ -162,12 +183,45 @@ async fn rebuild_manifests(
                     count += 1;
                 }
                 Err(error) => {
+                    index.set_damaged(repository, &digest)?;
                     warnings.push(format!("{repository}@{digest} cannot be read: {error}"));
                 }
             }
         }
     }
     Ok(count)
+}
+
+/// Blobs of a repository whose manifest is still to come.
+async fn rebuild_links(
+    index: &Index,
+    repository: &Repository,
+    folder: &Path,
+    blobs: &dyn BlobStore,
+) -> Result<()> {
+    for algorithm in list(folder)? {
+        for link in list(&algorithm.path())? {
+            let text = format!(
+                "{}:{}",
+                algorithm.file_name().to_string_lossy(),
+                link.file_name().to_string_lossy()
+            );
+            let digest = text.parse::<Digest>().ok();
+            let useful = match &digest {
+                Some(digest) => {
+                    blobs.stat(digest).await?.is_some() && !index.is_held_in(repository, digest)?
+                }
+                None => false,
+            };
+            match digest.filter(|_| useful) {
+                Some(digest) => index.link(repository, &digest)?,
+                None => {
+                    fs::remove_file(link.path()).map_err(Error::io("cannot remove", link.path()))?
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Removes the staged files that a crash left.

@@ -7,35 +7,53 @@ use slipway_image::Digest;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{error::Result, registry::Registry};
+use crate::{blobs::staging::blocking, error::Result, registry::Registry, work::to_its_end};
 
 /// How often content that was never named, or was leased when it lost its last holder, is looked at.
 const SWEEP: Duration = Duration::from_secs(60);
 
 impl Registry {
     /// Takes away what of this is not needed any more; the rest of it that only a lease holds is
-    /// looked at again by the sweep. Returns the bytes that became free.
-    pub async fn release(&self, digests: Vec<Digest>) -> Result<u64> {
-        let mut freed = 0;
-        for digest in digests {
-            let Some(_doomed) = self.leases.doom(&digest) else {
-                self.index.set_pending(&digest)?;
-                continue;
-            };
-            if self.index.is_held(&digest)? {
-                self.index.clear_pending(&digest)?;
-            } else {
-                freed += self.blobs.delete(&digest).await?;
-                self.forget(&digest);
-                self.index.unlink_all(&digest)?;
-                self.index.clear_pending(&digest)?;
+    /// looked at again by the sweep, as is what cannot be removed now. Returns the bytes that became free.
+    pub async fn release(self: &Arc<Self>, digests: Vec<Digest>) -> Result<u64> {
+        let registry = Arc::clone(self);
+        to_its_end(async move {
+            for digest in &digests {
+                registry.index.set_pending(digest)?;
             }
+            if registry.index.is_damaged()? {
+                // What the unreadable manifests name, nobody knows.
+                return Ok(0);
+            }
+            let mut freed = 0;
+            for digest in &digests {
+                match registry.collect(digest).await {
+                    Ok(bytes) => freed += bytes,
+                    Err(error) => warn!(%digest, %error, "cannot remove unneeded content"),
+                }
+            }
+            Ok(freed)
+        })
+        .await
+    }
+
+    async fn collect(&self, digest: &Digest) -> Result<u64> {
+        let Some(_doomed) = self.leases.doom(digest) else {
+            return Ok(0);
+        };
+        let mut freed = 0;
+        if !self.index.is_held(digest)? {
+            freed = self.blobs.delete(digest).await?;
+            self.forget(digest);
+            let (links, gone) = (Arc::clone(&self.links), digest.clone());
+            blocking(move || links.remove_all(&gone)).await?;
         }
+        self.index.clear_pending(digest)?;
         Ok(freed)
     }
 
     /// Looks at all that may be unneeded, once. Returns the bytes that became free.
-    pub async fn sweep(&self) -> Result<u64> {
+    pub async fn sweep(self: &Arc<Self>) -> Result<u64> {
         self.leases.expire();
         self.uploads.expire()?;
         self.mirror.expire()?;

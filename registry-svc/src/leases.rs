@@ -29,7 +29,8 @@ pub struct Leases {
 #[derive(Default)]
 struct Lease {
     guards: usize,
-    /// Until when somebody may push a manifest that names it, and where; `None` = anywhere.
+    /// Until when somebody may push a manifest that names it, and where; `None` = anywhere. That one ends by time
+    /// only: which manifest was meant, nobody knows.
     graces: HashMap<Option<Repository>, Instant>,
     doomed: bool,
 }
@@ -105,10 +106,14 @@ impl Leases {
         self.with(|held| {
             if let Some(lease) = held.get_mut(digest) {
                 lease.graces.remove(&Some(repository.clone()));
-                lease.graces.remove(&None);
             }
         });
         self.tidy(digest);
+    }
+
+    /// As if [`GRACE`] had passed since all that was promised.
+    pub fn forget_graces(&self) {
+        self.with(|held| held.values_mut().for_each(|lease| lease.graces.clear()));
     }
 
     /// Forgets what has run out.
@@ -177,6 +182,8 @@ mod tests {
             assert!(leases.doom(&digest).is_none());
             leases.end_grace(&digest, repository);
         }
+        assert!(leases.doom(&digest).is_none());
+        leases.forget_graces();
         let doomed = leases.doom(&digest).unwrap();
         leases.expire();
         assert!(leases.doom(&digest).is_none());

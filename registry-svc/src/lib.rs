@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod arrivals;
 pub mod blobs;
 pub mod config;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod grpc;
 pub mod http;
 pub mod images;
 pub mod leases;
+pub mod links;
 pub mod manifests;
 pub mod mirror;
 pub mod names;
@@ -28,6 +30,7 @@ pub mod registry;
 pub mod store;
 pub mod tags;
 pub mod uploads;
+pub mod work;
 
 pub use error::{Error, Result};
 pub use registry::Registry;

@@ -20,6 +20,7 @@ use crate::{
     events::Events,
     files, fsck,
     leases::Leases,
+    links::Links,
     manifests::Manifests,
     mirror::Mirror,
     names::{OwnNames, Repository},
@@ -44,8 +45,10 @@ pub struct Registry {
     pub tags: Arc<Tags>,
     /// Manifest links.
     pub manifests: Arc<Manifests>,
+    /// Blobs whose manifest is still to come.
+    pub links: Arc<Links>,
     /// Upload sessions.
-    pub uploads: Uploads,
+    pub uploads: Arc<Uploads>,
     /// Content in use by work in progress.
     pub leases: Arc<Leases>,
     /// Which hosts are this registry.
@@ -77,11 +80,17 @@ impl Registry {
         let (index, warnings) = fsck::open_index(root, &repositories, &*blobs).await?;
         fsck::remove_left_overs(&staging)?;
         let index = Arc::new(index);
+        let leases = Arc::<Leases>::default();
+        // Who was told before this start that content is here may still be about to name it.
+        for digest in index.pending()? {
+            leases.grace(&digest, None);
+        }
         Ok(Arc::new(Self {
             tags: Arc::new(Tags::new(repositories.clone(), Arc::clone(&index))),
+            links: Arc::new(Links::new(repositories.clone(), Arc::clone(&index))),
             manifests: Arc::new(Manifests::new(repositories, Arc::clone(&index))),
-            uploads: Uploads::new(upload_files),
-            leases: Arc::default(),
+            uploads: Arc::new(Uploads::new(upload_files)),
+            leases,
             own: config.own,
             mirror: Mirror::new(config.upstreams, partial),
             events: Events::default(),

@@ -7,8 +7,8 @@ use std::{
     fs::{self, File},
     io,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use crate::{
     files,
     names::Repository,
     registry::Registry,
+    work::to_its_end,
 };
 
 /// A session that nobody touched for so long is forgotten.
@@ -38,18 +39,20 @@ pub struct Uploads {
 enum Slot {
     /// A request works on it.
     Busy,
-    /// Waits for the next request.
-    Idle(Staged),
+    /// Waits for the next request since then.
+    Idle(Staged, Instant),
 }
 
 /// A session that this request has for itself; given back when it is dropped.
-pub struct Session<'a> {
-    uploads: &'a Uploads,
+pub struct Session {
+    uploads: Arc<Uploads>,
     /// Its id.
     pub id: String,
     /// Of its file.
     name: String,
     staged: Option<Staged>,
+    /// Nobody can come back for it.
+    ends_with_request: bool,
 }
 
 impl Uploads {
@@ -62,22 +65,23 @@ impl Uploads {
     }
 
     /// A new session.
-    pub async fn start(&self, repository: &Repository) -> Result<Session<'_>> {
+    pub async fn start(self: &Arc<Self>, repository: &Repository) -> Result<Session> {
         let id = files::random_uuid();
         let name = file_name(repository, &id);
         self.slots().insert(name.clone(), Slot::Busy);
         let mut session = Session {
-            uploads: self,
+            uploads: Arc::clone(self),
             id,
             name,
             staged: None,
+            ends_with_request: false,
         };
         session.open().await?;
         Ok(session)
     }
 
     /// Takes a session for this request.
-    pub async fn take(&self, repository: &Repository, id: &str) -> Result<Session<'_>> {
+    pub async fn take(self: &Arc<Self>, repository: &Repository, id: &str) -> Result<Session> {
         let unknown = || Error::UploadNotFound(id.to_owned());
         if !is_id(id) {
             return Err(unknown());
@@ -86,15 +90,16 @@ impl Uploads {
         let slot = self.slots().insert(name.clone(), Slot::Busy);
         let staged = match slot {
             Some(Slot::Busy) => return Err(Error::UploadBusy(id.to_owned())),
-            Some(Slot::Idle(staged)) => Some(staged),
+            Some(Slot::Idle(staged, _)) => Some(staged),
             None => None,
         };
         // The slot is given back whatever comes of this.
         let mut session = Session {
-            uploads: self,
+            uploads: Arc::clone(self),
             id: id.to_owned(),
             name,
             staged,
+            ends_with_request: false,
         };
         // Looked at by whoever has the slot only: the one before may have ended it.
         let path = session.path();
@@ -108,7 +113,7 @@ impl Uploads {
     }
 
     /// Ends a session without a blob.
-    pub async fn cancel(&self, repository: &Repository, id: &str) -> Result<()> {
+    pub async fn cancel(self: &Arc<Self>, repository: &Repository, id: &str) -> Result<()> {
         let mut session = self.take(repository, id).await?;
         session.forget()
     }
@@ -139,11 +144,13 @@ impl Uploads {
     }
 }
 
-impl Session<'_> {
+impl Session {
     async fn open(&mut self) -> Result<()> {
         if self.staged.is_none() {
             self.staged = Some(Staged::resume(self.path(), Algorithm::Sha256).await?);
         }
+        // The request before may have been cut off.
+        self.staged().settled().await;
         Ok(())
     }
 
@@ -181,28 +188,33 @@ impl Session<'_> {
         }
     }
 
+    /// Its id is told to nobody: without a blob it is over when the request is.
+    pub const fn ends_with_request(&mut self) {
+        self.ends_with_request = true;
+    }
+
     /// Turns the session into a blob, verified and durable. With a wrong digest the session is over.
     pub async fn finish(
         mut self,
-        registry: &Registry,
+        registry: &Arc<Registry>,
         repository: &Repository,
         digest: &Digest,
     ) -> Result<u64> {
         let staged = self.staged.take().expect("a session has its file");
-        let _lease = registry.leases.hold(digest).await;
-        let result = async {
-            let verified = staged.finish(Some(digest), None).await?;
-            let size = verified.size();
-            // Should the client be gone before it is told.
-            registry.index.set_pending(digest)?;
-            registry.blobs.adopt(verified).await?;
-            Ok::<_, Error>(size)
-        }
-        .await;
-        self.forget()?;
-        let size = result?;
-        registry.received(repository, digest)?;
-        Ok(size)
+        let (registry, repository) = (Arc::clone(registry), repository.clone());
+        let digest = digest.clone();
+        to_its_end(async move {
+            let result = async {
+                let verified = staged.finish(Some(&digest), None).await?;
+                let size = verified.size();
+                registry.admit(&repository, verified).await?;
+                Ok(size)
+            }
+            .await;
+            self.forget()?;
+            result
+        })
+        .await
     }
 
     fn forget(&mut self) -> Result<()> {
@@ -217,32 +229,38 @@ impl Session<'_> {
     }
 }
 
-impl Drop for Session<'_> {
+impl Drop for Session {
     fn drop(&mut self) {
+        if self.ends_with_request {
+            // What cannot be removed now expires.
+            let _ = self.forget();
+        }
         let mut slots = self.uploads.slots();
         match self.staged.take() {
-            // The others are opened again when they are needed.
-            Some(staged) if slots.len() <= OPEN => {
-                slots.insert(std::mem::take(&mut self.name), Slot::Idle(staged));
+            Some(staged) => {
+                let name = std::mem::take(&mut self.name);
+                slots.insert(name, Slot::Idle(staged, Instant::now()));
+                close_oldest(&mut slots);
             }
-            _ => {
+            None => {
                 slots.remove(&self.name);
             }
         }
     }
 }
 
-impl Registry {
-    /// A blob came in through a repository: it may be read there, and stays until its manifest comes.
-    pub(crate) fn received(&self, repository: &Repository, digest: &Digest) -> Result<()> {
-        self.index.link(repository, digest)?;
-        if !self.index.is_held_in(repository, digest)? {
-            self.leases.grace(digest, Some(repository));
+/// Keeps [`OPEN`] of those that wait; the others are opened again when they are needed.
+fn close_oldest(slots: &mut HashMap<String, Slot>) {
+    let idle = |(name, slot): (&String, &Slot)| match slot {
+        Slot::Busy => None,
+        Slot::Idle(_, since) => Some((*since, name.clone())),
+    };
+    if slots.len() > OPEN {
+        let waiting: Vec<_> = slots.iter().filter_map(idle).collect();
+        let oldest = waiting.iter().min();
+        if let Some((_, name)) = oldest.filter(|_| waiting.len() > OPEN) {
+            slots.remove(name);
         }
-        if !self.index.is_held(digest)? {
-            self.index.set_pending(digest)?;
-        }
-        Ok(())
     }
 }
 
@@ -267,9 +285,9 @@ mod tests {
     #[tokio::test]
     async fn a_session_that_nobody_touches_goes_after_a_while() {
         let folder = tempfile::tempdir().unwrap();
-        let uploads = Uploads::new(folder.path().to_owned());
+        let uploads = Arc::new(Uploads::new(folder.path().to_owned()));
         let repository = Repository::new("docker.io", "team/app").unwrap();
-        let age = |session: &Session<'_>| {
+        let age = |session: &Session| {
             let file = File::open(session.path()).unwrap();
             let long_ago = SystemTime::now() - EXPIRY - Duration::from_secs(1);
             file.set_modified(long_ago).unwrap();
@@ -289,6 +307,14 @@ mod tests {
             let taken = uploads.take(&repository, id).await;
             assert_eq!(taken.is_ok(), number < 2, "{number}");
         }
+        // Those that were left for the longest time are closed, and opened when somebody comes back.
+        for _ in 0..OPEN {
+            drop(uploads.start(&repository).await.unwrap());
+        }
+        let is_open = |id: &str| uploads.slots().contains_key(&file_name(&repository, id));
+        assert!(!is_open(&ids[0]) && uploads.slots().len() == OPEN);
+        drop(uploads.take(&repository, &ids[0]).await.unwrap());
+        assert!(is_open(&ids[0]) && uploads.slots().len() == OPEN);
         let other = Repository::new("docker.io", "team/other").unwrap();
         for id in [&*ids[0], "..", "", "../../../../etc/passwd"] {
             assert!(uploads.take(&other, id).await.is_err(), "{id}");

@@ -20,6 +20,8 @@ use crate::{
 /// A file that grows. Dropping it removes the file, unless it was opened to be resumed.
 pub struct Staged {
     inner: Arc<Mutex<Inner>>,
+    /// Whose write it is; a write that nobody waits for any more has it until it has ended.
+    turn: Arc<tokio::sync::Mutex<()>>,
     file: Arc<Exclusive>,
     /// Kept when dropped: an upload session or a broken transfer is resumed from it.
     resumable: bool,
@@ -96,6 +98,7 @@ impl Staged {
             };
             Ok(Self {
                 inner: Arc::new(Mutex::new(inner)),
+                turn: Arc::default(),
                 file,
                 resumable,
             })
@@ -106,8 +109,10 @@ impl Staged {
     /// Appends. When the caller goes away in between, the bytes are written all the same, so file and
     /// hash never disagree.
     pub async fn write(&self, batch: Vec<Bytes>) -> Result<u64> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
         let inner = Arc::clone(&self.inner);
         blocking(move || {
+            let _turn = turn;
             let mut inner = lock(&inner);
             let Inner {
                 file,
@@ -125,6 +130,11 @@ impl Staged {
             Ok(written)
         })
         .await
+    }
+
+    /// Waits for a write whose caller went away.
+    pub async fn settled(&self) {
+        drop(self.turn.lock().await);
     }
 
     /// Bytes so far.
@@ -150,7 +160,9 @@ impl Staged {
     ) -> Result<Verified> {
         self.resumable = false;
         let expected = expected.cloned();
+        let turn = Arc::clone(&self.turn).lock_owned().await;
         blocking(move || {
+            let _turn = turn;
             let mut inner = lock(&self.inner);
             let path = self.file.path();
             inner
@@ -259,6 +271,8 @@ mod tests {
         let mut write = Box::pin(staged.write(vec!["two".into()]));
         assert!(futures_util::poll!(&mut write).is_pending());
         drop(write);
+        // Whoever goes on with the same value waits, too.
+        assert!(futures_util::poll!(Box::pin(staged.settled())).is_pending());
         drop(staged);
         let mut next = tokio::spawn(resume());
         let moment = Duration::from_millis(200);

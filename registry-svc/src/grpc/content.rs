@@ -79,7 +79,7 @@ pub async fn write_blob(
         && size.is_none_or(|size| size == here)
     {
         // The caller may go on sending; nobody needs it.
-        registry.received(&repository, digest)?;
+        registry.share(&repository, digest).await?;
         return Ok(Response::new(WriteBlobResponse {
             digest: digest.to_string(),
             size: here,
@@ -116,11 +116,7 @@ pub async fn write_blob(
     staged.write(batch).await?;
     let verified = staged.finish(expected.as_ref(), size).await?;
     let (digest, size) = (verified.digest().clone(), verified.size());
-    let _lease = registry.leases.hold(&digest).await;
-    // Should the caller be gone before it is told.
-    registry.index.set_pending(&digest)?;
-    let stored = registry.blobs.adopt(verified).await?;
-    registry.received(&repository, &digest)?;
+    let stored = registry.admit(&repository, verified).await?;
     Ok(Response::new(WriteBlobResponse {
         digest: digest.to_string(),
         size,
@@ -177,9 +173,7 @@ async fn write_parts(
     blob.write(batch).await?;
     let assembled = blob.finish(expected, size).await?;
     let (digest, size) = (assembled.digest.clone(), assembled.recipe.size);
-    let _lease = registry.leases.hold(&digest).await;
-    let stored = registry.blobs.compose(assembled).await?;
-    registry.received(repository, &digest)?;
+    let stored = registry.admit_parts(repository, assembled).await?;
     Ok(Response::new(WriteBlobResponse {
         digest: digest.to_string(),
         size,
@@ -205,9 +199,7 @@ pub async fn stat_blobs(
         // Leased before looking: what is told to be here stays until the caller used it.
         let lease = registry.leases.hold(&digest).await;
         if let Some(size) = registry.blobs.stat(&digest).await? {
-            if !registry.index.is_held(&digest)? {
-                registry.leases.grace(&digest, repository.as_ref());
-            }
+            registry.leases.grace(&digest, repository.as_ref());
             present.push(Present { digest: text, size });
         }
         drop(lease);

@@ -69,10 +69,8 @@ pub async fn head(
     must_be_visible(registry, repository, digest)?;
     let _lease = registry.leases.hold(digest).await;
     let size = size_of(registry, repository, digest).await?;
-    // The client will rely on it when it pushes the manifest.
-    if !registry.index.is_held_in(repository, digest)? {
-        registry.leases.grace(digest, Some(repository));
-    }
+    // The client will rely on it when it pushes the manifest, whatever is deleted meanwhile.
+    registry.leases.grace(digest, Some(repository));
     if let Some(known) = conditions::not_modified(headers, digest) {
         return Ok(known);
     }
@@ -89,17 +87,16 @@ pub async fn delete(
     digest: &Digest,
 ) -> Result<Response<Body>> {
     must_be_visible(registry, repository, digest)?;
-    if registry
-        .index
-        .holders(digest)?
-        .iter()
-        .any(|(holder, _)| holder == repository)
-    {
-        return Err(Error::Conflict(format!(
-            "{digest} is part of a manifest of {repository}: delete that first"
-        )));
-    }
-    registry.index.unlink(repository, digest)?;
+    let (index, links) = (Arc::clone(&registry.index), Arc::clone(&registry.links));
+    let (repo, named) = (repository.clone(), digest.clone());
+    // Under the lock of who puts manifests.
+    let unlink = move || match index.is_held_in(&repo, &named)? {
+        true => Err(Error::Conflict(format!(
+            "{named} is part of a manifest of {repo}: delete that first"
+        ))),
+        false => links.remove(&repo, &named),
+    };
+    registry.change(repository, unlink).await?;
     registry.leases.end_grace(digest, repository);
     registry.release(vec![digest.clone()]).await?;
     Ok(bare(StatusCode::ACCEPTED))

@@ -139,7 +139,12 @@ pub async fn delete(registry: &Arc<Registry>, place: Place) -> Result<Response<B
             }
         }
         Pointer::Digest(digest) => {
-            registry.lookup(&place.name)?.ok_or_else(missing)?;
+            let repository = &place.name.repository;
+            if registry.lookup(&place.name)?.is_none()
+                && !registry.index.is_damaged_at(repository, digest)?
+            {
+                return Err(missing());
+            }
             registry
                 .remove_manifest(&place.name.repository, digest)
                 .await?;

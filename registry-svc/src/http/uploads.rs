@@ -24,11 +24,13 @@ pub async fn start(
     if let Some(digest) = mount(registry, repository, query).await? {
         return Ok(created(name, &digest));
     }
-    let session = registry.uploads.start(repository).await?;
-    let Some(digest) = query.get("digest") else {
+    let digest = query.get("digest").map(parse_digest).transpose()?;
+    let mut session = registry.uploads.start(repository).await?;
+    let Some(digest) = digest else {
         return Ok(accepted(name, &session, StatusCode::ACCEPTED));
     };
-    let digest = parse_digest(digest)?;
+    // Nobody is told of it.
+    session.ends_with_request();
     receive(&session, None, &mut body).await?;
     session.finish(registry, repository, &digest).await?;
     Ok(created(name, &digest))
@@ -37,7 +39,7 @@ pub async fn start(
 /// The blob that was mounted. What cannot be, whatever the reason, becomes an ordinary upload (distribution-spec,
 /// "Mounting a blob from another repository").
 async fn mount(
-    registry: &Registry,
+    registry: &Arc<Registry>,
     repository: &Repository,
     query: &Query,
 ) -> Result<Option<Digest>> {
@@ -55,7 +57,7 @@ async fn mount(
     if !readable || registry.blobs.stat(&digest).await?.is_none() {
         return Ok(None);
     }
-    registry.received(repository, &digest)?;
+    registry.share(repository, &digest).await?;
     Ok(Some(digest))
 }
 
@@ -130,7 +132,14 @@ pub async fn cancel(
 }
 
 /// Takes a chunk, if it is the next one and as long as it says.
-async fn chunk(session: &Session<'_>, headers: &HeaderMap, body: &mut Upload) -> Result<()> {
+async fn chunk(session: &Session, headers: &HeaderMap, body: &mut Upload) -> Result<()> {
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if length == Some(0) {
+        // The end without a last chunk: clients leave the header of the one before there.
+        return Ok(());
+    }
     let announced = match headers.get(header::CONTENT_RANGE) {
         None => None,
         Some(range) => {
@@ -141,12 +150,7 @@ async fn chunk(session: &Session<'_>, headers: &HeaderMap, body: &mut Upload) ->
             Some(last - first + 1)
         }
     };
-    let length = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     match (announced, length) {
-        // The end without a last chunk: clients leave the header of the one before there.
-        (_, Some(0)) => Ok(()),
         (Some(announced), Some(length)) if announced != length => Err(Error::SizeMismatch {
             expected: announced,
             actual: length,
@@ -166,7 +170,7 @@ fn content_range(text: &str) -> Option<(u64, u64)> {
 }
 
 /// Takes a body, of so many bytes where that is known.
-async fn receive(session: &Session<'_>, announced: Option<u64>, body: &mut Upload) -> Result<()> {
+async fn receive(session: &Session, announced: Option<u64>, body: &mut Upload) -> Result<()> {
     let mut actual = 0;
     loop {
         let batch = body.batch().await?;
@@ -185,13 +189,13 @@ async fn receive(session: &Session<'_>, announced: Option<u64>, body: &mut Uploa
 }
 
 /// 416: where the next chunk must begin, and where it is to be sent.
-fn refused(name: &str, session: &Session<'_>, error: &Error) -> Response<Body> {
+fn refused(name: &str, session: &Session, error: &Error) -> Response<Body> {
     let mut response = errors::response(error);
     place(&mut response, name, session);
     response
 }
 
-fn accepted(name: &str, session: &Session<'_>, status: StatusCode) -> Response<Body> {
+fn accepted(name: &str, session: &Session, status: StatusCode) -> Response<Body> {
     let mut response = bare(status);
     place(&mut response, name, session);
     let last = session.written().saturating_sub(1);
@@ -199,7 +203,7 @@ fn accepted(name: &str, session: &Session<'_>, status: StatusCode) -> Response<B
     response
 }
 
-fn place(response: &mut Response<Body>, name: &str, session: &Session<'_>) {
+fn place(response: &mut Response<Body>, name: &str, session: &Session) {
     let location = format!("/v2/{name}/blobs/uploads/{}", session.id);
     set(response, "location", location);
     set(response, "docker-upload-uuid", &session.id);

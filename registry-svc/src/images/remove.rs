@@ -1,6 +1,9 @@
 //! `docker rmi` and `docker image prune`: which names go, which images go with them, and what that frees.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use slipway_image::Digest;
 
@@ -24,11 +27,16 @@ pub struct Removed {
 
 impl Registry {
     /// docker rmi.
-    pub async fn remove_image(&self, text: &str, force: bool) -> Result<Removed> {
+    pub async fn remove_image(self: &Arc<Self>, text: &str, force: bool) -> Result<Removed> {
         if let Ok(name) = self.own.parse_image(text) {
             // The platform's own repositories hold no images: tags are simply taken away.
             if name.repository.is_internal() {
                 return self.remove_internal(&name).await;
+            }
+            if let Pointer::Digest(digest) = &name.pointer
+                && self.index.is_damaged_at(&name.repository, digest)?
+            {
+                return self.remove_bare(&name, digest).await;
             }
             if let Some((top, _)) = self.lookup(&name)? {
                 return match self.image_of(&name, None).await {
@@ -46,14 +54,14 @@ impl Registry {
         self.remove_by_id(listed, force).await
     }
 
-    async fn remove_internal(&self, name: &ImageName) -> Result<Removed> {
+    async fn remove_internal(self: &Arc<Self>, name: &ImageName) -> Result<Removed> {
         let Some((top, _)) = self.lookup(name)? else {
             return Err(Error::ImageNotFound(name.familiar()));
         };
         self.remove_bare(name, &top).await
     }
 
-    async fn remove_bare(&self, name: &ImageName, top: &Digest) -> Result<Removed> {
+    async fn remove_bare(self: &Arc<Self>, name: &ImageName, top: &Digest) -> Result<Removed> {
         let mut removed = Removed::default();
         if let Pointer::Tag(tag) = &name.pointer {
             self.untag(&name.repository, tag).await?;
@@ -66,7 +74,7 @@ impl Registry {
         Ok(removed)
     }
 
-    async fn remove_by_name(&self, name: &ImageName, listed: Listed) -> Result<Removed> {
+    async fn remove_by_name(self: &Arc<Self>, name: &ImageName, listed: Listed) -> Result<Removed> {
         let mut removed = Removed::default();
         let id = listed.image.id.clone();
         match &name.pointer {
@@ -107,7 +115,7 @@ impl Registry {
     /// When the last name of an image in this repository is gone but others have it, its manifests
     /// there are no dangling image: they go.
     async fn drop_unnamed_place(
-        &self,
+        self: &Arc<Self>,
         repository: &Repository,
         listed: &Listed,
         removed: &mut Removed,
@@ -120,7 +128,7 @@ impl Registry {
         Ok(())
     }
 
-    async fn remove_by_id(&self, listed: Listed, force: bool) -> Result<Removed> {
+    async fn remove_by_id(self: &Arc<Self>, listed: Listed, force: bool) -> Result<Removed> {
         let repositories: BTreeSet<&Repository> = listed.tags.iter().map(|(r, ..)| r).collect();
         if (listed.tags.len() > 1 || repositories.len() > 1) && !force {
             return Err(Error::Conflict(format!(
@@ -134,7 +142,7 @@ impl Registry {
         Ok(removed)
     }
 
-    async fn delete_all(&self, listed: Listed, removed: &mut Removed) -> Result<()> {
+    async fn delete_all(self: &Arc<Self>, listed: Listed, removed: &mut Removed) -> Result<()> {
         let id = listed.image.id.to_string();
         for (repository, tag, _, _) in &listed.tags {
             let name = format!("{}:{tag}", repository.familiar());
@@ -159,7 +167,7 @@ impl Registry {
 
     /// docker image prune: dangling images, or with `all` every image that no container uses.
     pub async fn prune_images(
-        &self,
+        self: &Arc<Self>,
         all: bool,
         filters: &Filters,
         in_use: &HashSet<String>,

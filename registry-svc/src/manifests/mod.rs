@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::json;
-use slipway_image::{Digest, Manifest, manifest::MAX_SIZE};
+use slipway_image::{Digest, Manifest, manifest::MAX_SIZE, media_type};
 
 use crate::{
     blobs::{Staged, staging::digest_of},
@@ -169,8 +169,8 @@ impl Registry {
                 limit: MAX_SIZE as u64,
             });
         }
-        let media_type = put.media_type.split(';').next().unwrap_or_default().trim();
-        let mut parsed = parse(media_type, &put.content)?;
+        let kind = put.media_type.split(';').next().unwrap_or_default().trim();
+        let mut parsed = parse(kind, &put.content)?;
         let digest = digest_of(&put.content, put.expected.as_ref());
         if let Some(expected) = put.expected.clone().filter(|e| *e != digest) {
             return Err(Error::DigestMismatch {
@@ -185,6 +185,8 @@ impl Registry {
         }
         let held = self.hold_what_is_here(&put, &mut parsed).await?;
         self.check_children(&put, &parsed).await?;
+        // Should the caller be gone before the manifest names it.
+        self.index.set_pending(&digest)?;
         self.put_small_blob(&digest, put.content.clone()).await?;
         let tag_record = TagRecord {
             digest: digest.clone(),
@@ -192,12 +194,13 @@ impl Registry {
             tagged: now(),
         };
         let (manifests, tags) = (Arc::clone(&self.manifests), Arc::clone(&self.tags));
+        let links = Arc::clone(&self.links);
         let children: Vec<Digest> = parsed
             .references()
             .iter()
             .map(|d| d.digest.clone())
             .collect();
-        let (media_type, key) = (media_type.to_owned(), put.repository.clone());
+        let (media_type, key) = (kind.to_owned(), put.repository.clone());
         let named = digest.clone();
         self.change(&key, move || {
             // Also when nobody waits for it any more.
@@ -214,6 +217,9 @@ impl Registry {
             };
             if before.as_ref() != Some(&record) {
                 manifests.set(&put.repository, &named, &record, &parsed, &put.content)?;
+            }
+            for child in parsed.references() {
+                links.named(&put.repository, &child.digest)?;
             }
             for tag in &put.tags {
                 tags.set(&put.repository, tag, &tag_record)?;
@@ -251,8 +257,16 @@ impl Registry {
         }
         let mut missing = Vec::new();
         for child in parsed.references() {
-            let visible = put.require == Require::Site
-                || self.index.is_linked(&put.repository, &child.digest)?;
+            let visible = match (put.require, parsed) {
+                (Require::Site | Require::Nothing, _) => true,
+                (Require::Repository, Manifest::Index(_))
+                    if media_type::is_manifest(&child.media_type) =>
+                {
+                    let found = self.index.manifest(&put.repository, &child.digest)?;
+                    found.is_some()
+                }
+                (Require::Repository, _) => self.index.is_linked(&put.repository, &child.digest)?,
+            };
             match self.blobs.stat(&child.digest).await? {
                 Some(size) if visible && size == child.size => {}
                 Some(size) if visible => {
@@ -343,13 +357,7 @@ impl Registry {
 
     /// Tags of a repository that name this digest.
     pub fn tags_naming(&self, repository: &Repository, digest: &Digest) -> Result<Vec<Tag>> {
-        Ok(self
-            .index
-            .tags_of(repository, None, usize::MAX)?
-            .into_iter()
-            .filter(|(_, record)| record.digest == *digest)
-            .map(|(tag, _)| tag)
-            .collect())
+        self.index.tags_naming(repository, digest)
     }
 }
 

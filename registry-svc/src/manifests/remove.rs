@@ -8,56 +8,91 @@ use crate::{
     error::Result,
     names::{ImageName, Pointer, Repository},
     registry::Registry,
+    store::Index,
+    work::to_its_end,
 };
 
 impl Registry {
     /// Removes a manifest from a repository with the tags that name it, what only an index of it held,
     /// and content that nothing names any more. Returns the bytes that became free.
-    pub async fn remove_manifest(&self, repository: &Repository, digest: &Digest) -> Result<u64> {
-        let mut released = Vec::new();
-        let mut doomed = vec![digest.clone()];
-        while let Some(digest) = doomed.pop() {
-            let name = ImageName {
-                repository: repository.clone(),
-                pointer: Pointer::Digest(digest.clone()),
-            };
-            let parsed = match self.stored(&name).await? {
-                Some(stored) => stored.parse().ok(),
-                None => None,
-            };
-            let tags = self.tags_naming(repository, &digest)?;
-            let (manifests, tag_files) = (Arc::clone(&self.manifests), Arc::clone(&self.tags));
-            let (repo, gone, known) = (repository.clone(), digest.clone(), parsed.clone());
-            self.change(repository, move || {
-                for tag in &tags {
-                    tag_files.remove(&repo, tag)?;
+    pub async fn remove_manifest(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<u64> {
+        let (registry, repository) = (Arc::clone(self), repository.clone());
+        let top = digest.clone();
+        to_its_end(async move {
+            let mut released = registry.take_out(&repository, &top, false).await?;
+            let mut next = 0;
+            // What an index held may be an index too.
+            while let Some((digest, was_in_index)) = released.get(next).cloned() {
+                next += 1;
+                if was_in_index {
+                    released.extend(registry.take_out(&repository, &digest, true).await?);
                 }
-                manifests.remove(&repo, &gone, known.as_ref())
-            })
-            .await?;
-            for child in parsed.iter().flat_map(|m| m.references()) {
-                if matches!(parsed, Some(Manifest::Index(_)))
-                    && self.is_orphan(repository, &child.digest)?
-                {
-                    doomed.push(child.digest.clone());
-                }
-                released.push(child.digest.clone());
             }
-            released.push(digest);
-        }
-        self.release(released).await
+            let mut released: Vec<_> = released.into_iter().map(|(digest, _)| digest).collect();
+            released.push(top);
+            registry.release(released).await
+        })
+        .await
     }
 
-    /// A manifest that only an index named, which is gone.
-    fn is_orphan(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
-        let Some(record) = self.index.manifest(repository, digest)? else {
-            return Ok(false);
+    /// Takes a manifest out of a repository; with `orphan`, only if nothing names it and nobody is about to.
+    /// Returns what it named, and whether as an index.
+    async fn take_out(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        orphan: bool,
+    ) -> Result<Vec<(Digest, bool)>> {
+        // Whoever is to name it waits, and finds that it is gone.
+        let doomed = self.leases.doom(digest);
+        if orphan && doomed.is_none() {
+            return Ok(Vec::new());
+        }
+        let name = ImageName {
+            repository: repository.clone(),
+            pointer: Pointer::Digest(digest.clone()),
         };
-        let named = self
-            .index
-            .holders(digest)?
-            .iter()
-            .any(|(r, m)| r == repository && m != digest);
-        Ok(!record.by_digest && !named && self.tags_naming(repository, digest)?.is_empty())
+        let parsed = match self.stored(&name).await? {
+            Some(stored) => stored.parse().ok(),
+            None => None,
+        };
+        let named = |parsed: &Manifest| {
+            let is_index = matches!(parsed, Manifest::Index(_));
+            let children = parsed.references().into_iter();
+            children.map(|c| (c.digest.clone(), is_index)).collect()
+        };
+        let children = parsed.as_ref().map_or_else(Vec::new, named);
+        let (manifests, tag_files) = (Arc::clone(&self.manifests), Arc::clone(&self.tags));
+        let (index, repo, gone) = (Arc::clone(&self.index), repository.clone(), digest.clone());
+        let taken = self.change(repository, move || {
+            if orphan && !is_orphan(&index, &repo, &gone)? {
+                return Ok(false);
+            }
+            for tag in index.tags_naming(&repo, &gone)? {
+                tag_files.remove(&repo, &tag)?;
+            }
+            manifests.remove(&repo, &gone, parsed.as_ref())?;
+            Ok(true)
+        });
+        Ok(match taken.await? {
+            true => children,
+            false => Vec::new(),
+        })
     }
+}
+
+/// A manifest that only an index named, which is gone.
+fn is_orphan(index: &Index, repository: &Repository, digest: &Digest) -> Result<bool> {
+    let Some(record) = index.manifest(repository, digest)? else {
+        return Ok(false);
+    };
+    let named = index
+        .holders(digest)?
+        .iter()
+        .any(|(r, m)| r == repository && m != digest);
+    Ok(!record.by_digest && !named && index.tags_naming(repository, digest)?.is_empty())
 }

@@ -426,7 +426,7 @@ impl Registry {
         let registry = Arc::clone(self);
         let (repo, named) = (repository.clone(), digest.clone());
         Ok(Some(self.mirror.flights.join(plan, move || {
-            registry.received(&repo, &named)?;
+            registry.arrived(&repo, &named)?;
             drop(lease);
             Ok(())
         })))

@@ -70,14 +70,6 @@ impl Index {
         Ok(self.links.remove(key(&[repository, &digest]))?.is_some())
     }
 
-    /// Takes the blob out of all repositories.
-    pub fn unlink_all(&self, digest: &Digest) -> Result<()> {
-        for repository in self.linked_in(digest) {
-            self.unlink(&repository?, digest)?;
-        }
-        Ok(())
-    }
-
     /// The blob may have lost its last holder, or never had one: the sweep looks at it.
     pub fn set_pending(&self, digest: &Digest) -> Result<()> {
         self.pending.insert(digest.to_string().as_bytes(), &[])?;

@@ -63,11 +63,12 @@ pub struct Index {
     linked: sled::Tree,
     referrers: sled::Tree,
     pending: sled::Tree,
+    damaged: sled::Tree,
     checked: sled::Tree,
 }
 
 /// Form of the keys and records. One of another form is rebuilt from the files.
-const FORMAT: &[u8] = b"2";
+const FORMAT: &[u8] = b"3";
 
 impl Index {
     /// Opens or makes the database.
@@ -87,6 +88,7 @@ impl Index {
             linked: db.open_tree("linked")?,
             referrers: db.open_tree("referrers")?,
             pending: db.open_tree("pending")?,
+            damaged: db.open_tree("damaged")?,
             checked: db.open_tree("checked")?,
             db,
         })
@@ -94,7 +96,16 @@ impl Index {
 
     /// Forgets all that is rebuilt from files.
     pub fn clear(&self) -> Result<()> {
-        for tree in [&self.tags, &self.manifests, &self.refs, &self.referrers] {
+        for tree in [
+            &self.tags,
+            &self.manifests,
+            &self.refs,
+            &self.links,
+            &self.linked,
+            &self.referrers,
+            &self.pending,
+            &self.damaged,
+        ] {
             tree.clear()?;
         }
         Ok(())
@@ -162,6 +173,16 @@ impl Index {
             found.push((Tag::parse(tag)?, record));
         }
         Ok(found)
+    }
+
+    /// Tags of a repository that name this digest.
+    pub fn tags_naming(&self, repository: &Repository, digest: &Digest) -> Result<Vec<Tag>> {
+        Ok(self
+            .tags_of(repository, None, usize::MAX)?
+            .into_iter()
+            .filter(|(_, record)| record.digest == *digest)
+            .map(|(tag, _)| tag)
+            .collect())
     }
 
     /// All tags of all repositories.
@@ -234,7 +255,26 @@ impl Index {
             let subject = subject.digest.to_string();
             put(&self.referrers, &key(&[repo, &subject, &name]), referrer)?;
         }
+        self.damaged.remove(key(&[repo, &name]))?;
         put(&self.manifests, &key(&[repo, &name]), record)
+    }
+
+    /// A manifest of a repository is there and cannot be read.
+    pub fn set_damaged(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        let key = key(&[repository.as_str(), &digest.to_string()]);
+        self.damaged.insert(key, &[])?;
+        Ok(())
+    }
+
+    /// Some manifest cannot be read, so nobody knows all that is named.
+    pub fn is_damaged(&self) -> Result<bool> {
+        Ok(self.damaged.iter().next().transpose()?.is_some())
+    }
+
+    /// This manifest cannot be read.
+    pub fn is_damaged_at(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        let key = key(&[repository.as_str(), &digest.to_string()]);
+        Ok(self.damaged.contains_key(key)?)
     }
 
     /// Forgets a manifest; its children lose this one holder.
@@ -247,6 +287,7 @@ impl Index {
         let name = digest.to_string();
         let repo = repository.as_str();
         self.manifests.remove(key(&[repo, &name]))?;
+        self.damaged.remove(key(&[repo, &name]))?;
         self.refs.remove(key(&[&name, repo, &name]))?;
         let Some(parsed) = parsed else {
             return Ok(());

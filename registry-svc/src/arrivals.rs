@@ -1,0 +1,80 @@
+//! How content that came in becomes a blob of a repository, and stays until the manifest that names it comes.
+
+use std::{future::Future, sync::Arc};
+
+use slipway_image::Digest;
+
+use crate::{
+    blobs::{Verified, assembly::Assembled, staging::blocking},
+    error::Result,
+    names::Repository,
+    registry::Registry,
+    work::to_its_end,
+};
+
+impl Registry {
+    /// Makes content a blob that may be read through a repository: afterwards it survives a power cut. False when
+    /// it was here already.
+    pub async fn admit(
+        self: &Arc<Self>,
+        repository: &Repository,
+        verified: Verified,
+    ) -> Result<bool> {
+        let blobs = Arc::clone(&self.blobs);
+        let digest = verified.digest().clone();
+        let adopting = async move { blobs.adopt(verified).await };
+        self.admitted(repository, digest, adopting).await
+    }
+
+    /// The same for content of which the store has parts.
+    pub async fn admit_parts(
+        self: &Arc<Self>,
+        repository: &Repository,
+        assembled: Assembled,
+    ) -> Result<bool> {
+        let blobs = Arc::clone(&self.blobs);
+        let digest = assembled.digest.clone();
+        let composing = async move { blobs.compose(assembled).await };
+        self.admitted(repository, digest, composing).await
+    }
+
+    async fn admitted(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: Digest,
+        storing: impl Future<Output = Result<bool>> + Send + 'static,
+    ) -> Result<bool> {
+        let (registry, repository) = (Arc::clone(self), repository.clone());
+        to_its_end(async move {
+            let _lease = registry.leases.hold(&digest).await;
+            // First, so that the sweep knows of it whatever comes.
+            registry.index.set_pending(&digest)?;
+            let links = Arc::clone(&registry.links);
+            let (repo, named) = (repository.clone(), digest.clone());
+            blocking(move || links.add(&repo, &named)).await?;
+            let new = storing.await?;
+            registry.leases.grace(&digest, Some(&repository));
+            Ok(new)
+        })
+        .await
+    }
+
+    /// Lets a blob that is here be read through another repository too. The caller holds a lease.
+    pub async fn share(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        self.index.set_pending(digest)?;
+        let links = Arc::clone(&self.links);
+        let (repo, named) = (repository.clone(), digest.clone());
+        blocking(move || links.add_durably(&repo, &named)).await?;
+        self.leases.grace(digest, Some(repository));
+        Ok(())
+    }
+
+    /// A blob that a manifest of the repository names came from upstream.
+    pub fn arrived(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        if !self.index.is_held(digest)? {
+            // Not any more.
+            self.index.set_pending(digest)?;
+        }
+        self.index.link(repository, digest)
+    }
+}

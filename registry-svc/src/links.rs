@@ -1,0 +1,105 @@
+//! Blobs that were pushed to a repository and that no manifest of it names yet: an empty file each
+//! (`repositories/<name>/_blobs/<algorithm>/<hex>`), so that a client that was told "it is here" may go on with its
+//! manifest whatever becomes of this service meanwhile.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use slipway_image::Digest;
+
+use crate::{
+    error::{Error, Result},
+    files,
+    names::Repository,
+    store::Index,
+};
+
+/// Name of the folder of a repository's links to blobs. No component of a name begins with `_`.
+pub const FOLDER: &str = "_blobs";
+
+/// See the module's page.
+pub struct Links {
+    root: PathBuf,
+    index: Arc<Index>,
+}
+
+impl Links {
+    /// Links below `root`, the folder of all repositories.
+    pub fn new(root: PathBuf, index: Arc<Index>) -> Self {
+        Self { root, index }
+    }
+
+    /// Lets a blob be read through a repository. Nothing is synced: whoever makes the blob itself durable
+    /// afterwards makes this so too, since file systems with a journal keep the order of what is done to names
+    /// (elsewhere a power cut may take the link, and the client sends the blob again).
+    pub fn add(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        if !self.index.is_held_in(repository, digest)? {
+            self.make(&self.path(repository, digest))?;
+        }
+        self.index.link(repository, digest)
+    }
+
+    /// The same for a blob that is here already: it waits for the disk.
+    pub fn add_durably(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        self.add(repository, digest)?;
+        let path = self.path(repository, digest);
+        let folder = path.parent().expect("links have a folder");
+        match files::sync_folder(folder) {
+            // A manifest of the repository names it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(Error::io("cannot write", folder)),
+        }
+    }
+
+    fn make(&self, path: &Path) -> Result<()> {
+        let folder = path.parent().expect("links have a folder");
+        let create = || {
+            files::create_folders(folder)?;
+            fs::File::create(path)
+        };
+        // An empty folder may be pruned between the two steps.
+        (0..8)
+            .map(|_| create())
+            .find(|made| !matches!(made, Err(e) if e.kind() == io::ErrorKind::NotFound))
+            .unwrap_or_else(create)
+            .map_err(Error::io("cannot write", path))?;
+        Ok(())
+    }
+
+    /// A manifest of the repository names the blob now: its own link says all.
+    pub fn named(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        let path = self.path(repository, digest);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            result => result.map_err(Error::io("cannot remove", &path))?,
+        }
+        files::prune_empty_folders(path.parent().expect("links have a folder"), &self.root);
+        Ok(())
+    }
+
+    /// Takes a blob out of a repository.
+    pub fn remove(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        self.named(repository, digest)?;
+        self.index.unlink(repository, digest)?;
+        Ok(())
+    }
+
+    /// Takes a blob that is gone out of all repositories.
+    pub fn remove_all(&self, digest: &Digest) -> Result<()> {
+        for repository in self.index.linked_in(digest) {
+            self.remove(&repository?, digest)?;
+        }
+        Ok(())
+    }
+
+    fn path(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+        self.root
+            .join(repository.as_str())
+            .join(FOLDER)
+            .join(digest.algorithm().as_str())
+            .join(digest.encoded())
+    }
+}
