@@ -1,0 +1,114 @@
+//! Blobs: fetched from upstream when somebody wants one, and read while they arrive.
+
+use std::sync::Arc;
+
+use slipway_image::Digest;
+
+use super::{Credentials, Flight, flight::Plan, has_upstream};
+use crate::{
+    blobs::{BlobReader, Range},
+    error::{Error, Result},
+    names::{ImageName, Pointer, Repository},
+    registry::Registry,
+    store::Origin,
+};
+
+impl Registry {
+    /// The transfer of a blob that some manifest of a mirrored repository names; `None` when it is
+    /// here already.
+    pub async fn fetch_blob(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        size: Option<u64>,
+        credentials: Option<&Credentials>,
+    ) -> Result<Option<Arc<Flight>>> {
+        let lease = self.leases.hold(digest).await;
+        if self.blobs.stat(digest).await?.is_some() {
+            self.index.link(repository, digest)?;
+            return Ok(None);
+        }
+        if !has_upstream(repository) {
+            return Err(Error::BlobNotFound(digest.clone()));
+        }
+        let client = self
+            .mirror
+            .client(repository.host(), credentials.cloned())?;
+        let partial = format!("{}-{}", digest.algorithm().as_str(), digest.encoded());
+        let plan = Plan {
+            digest: digest.clone(),
+            size,
+            repository: repository.path().to_owned(),
+            client,
+            partial: self.mirror.partial.join(partial),
+            blobs: Arc::clone(&self.blobs),
+        };
+        let registry = Arc::clone(self);
+        let (repo, named) = (repository.clone(), digest.clone());
+        Ok(Some(self.mirror.flights.join(plan, move || {
+            registry.arrived(&repo, &named)?;
+            drop(lease);
+            Ok(())
+        })))
+    }
+
+    /// Opens a blob: from here, or from upstream while it arrives.
+    pub async fn open_blob(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        range: Range,
+    ) -> Result<BlobReader> {
+        match self.blobs.read(digest, range).await {
+            Err(Error::BlobNotFound(_)) => {}
+            other => return other,
+        }
+        // Only what a manifest of that repository names: a client cannot make us ask for anything else.
+        let Some((repository, size)) = self.source_of(repository, digest).await? else {
+            return Err(Error::BlobNotFound(digest.clone()));
+        };
+        let Some(flight) = self.fetch_blob(&repository, digest, size, None).await? else {
+            return self.blobs.read(digest, range).await;
+        };
+        match Arc::clone(&flight).read(range).await {
+            // It arrived between two steps and has its final name now.
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                flight.done().await?;
+                self.blobs.read(digest, range).await
+            }
+            other => other,
+        }
+    }
+
+    /// From which repository a blob that is not here can be fetched, and its size: the given one when
+    /// a manifest of it names the blob, else any other with an upstream that does.
+    pub async fn source_of(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<(Repository, Option<u64>)>> {
+        let mut holders = self.index.holders(digest)?;
+        holders.sort_by_key(|(r, _)| r != repository);
+        for (holder, manifest) in holders {
+            let record = self.index.manifest(&holder, &manifest)?;
+            if !has_upstream(&holder) || record.is_none_or(|r| r.origin != Origin::Upstream) {
+                continue;
+            }
+            let name = ImageName {
+                repository: holder.clone(),
+                pointer: Pointer::Digest(manifest),
+            };
+            let Some(stored) = self.stored(&name).await? else {
+                continue;
+            };
+            let size = stored
+                .parse()?
+                .references()
+                .iter()
+                .find(|d| d.digest == *digest)
+                .map(|d| d.size);
+            return Ok(Some((holder, size)));
+        }
+        Ok(None)
+    }
+}
