@@ -52,7 +52,15 @@ impl Registry {
             let links = Arc::clone(&registry.links);
             let (repo, named) = (repository.clone(), digest.clone());
             blocking(move || links.add(&repo, &named)).await?;
+            slipway_fault::point("registry.upload.linked");
             let new = storing.await?;
+            if !new {
+                // Nothing was synced that came after the link.
+                let links = Arc::clone(&registry.links);
+                let (repo, named) = (repository.clone(), digest.clone());
+                blocking(move || links.add_durably(&repo, &named)).await?;
+            }
+            slipway_fault::point("registry.upload.stored");
             registry.leases.grace(&digest, Some(&repository));
             Ok(new)
         })
@@ -65,6 +73,7 @@ impl Registry {
         let links = Arc::clone(&self.links);
         let (repo, named) = (repository.clone(), digest.clone());
         blocking(move || links.add_durably(&repo, &named)).await?;
+        slipway_fault::point("registry.mount.linked");
         self.leases.grace(digest, Some(repository));
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::names::OwnNames;
+use crate::{leases::GRACE, names::OwnNames};
 
 /// Where the Distribution API listens when nothing is said.
 pub const DEFAULT_HTTP: &str = "127.0.0.1:5000";
@@ -19,8 +19,22 @@ pub struct RegistryFile {
     pub allow_plain_http: bool,
     /// Further names of this registry, as they stand in image names: `registry.example.com`.
     pub names: Vec<String>,
+    /// How long content stays for whoever was told that it is here and has not named it yet.
+    pub grace: Option<String>,
     /// Upstream registries.
     pub upstream: Vec<UpstreamFile>,
+}
+
+impl RegistryFile {
+    /// Checks the grace.
+    pub fn grace(&self) -> Result<Duration, ConfigError> {
+        match &self.grace {
+            None => Ok(GRACE),
+            Some(text) => parse_duration(text).ok_or_else(|| {
+                ConfigError::of("grace", format!("{text:?}: write 30s, 15m, 1h or 1d"))
+            }),
+        }
+    }
 }
 
 /// `[[upstream]]`.
@@ -60,20 +74,41 @@ pub struct UpstreamConfig {
 }
 
 /// What the registry is opened with.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Which hosts are this registry itself.
     pub own: OwnNames,
     /// Configured upstreams; other hosts are asked over https.
     pub upstreams: Vec<UpstreamConfig>,
+    /// How long content stays for whoever was told that it is here and has not named it yet.
+    pub grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            own: OwnNames::default(),
+            upstreams: Vec::new(),
+            grace: GRACE,
+        }
+    }
 }
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("registry.toml: upstream {host:?}: {message}")]
+#[error("registry.toml: {setting}: {message}")]
 pub struct ConfigError {
-    host: String,
+    setting: String,
     message: String,
+}
+
+impl ConfigError {
+    fn of(setting: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            setting: setting.into(),
+            message: message.into(),
+        }
+    }
 }
 
 /// How long a tag is believed without asking, by default.
@@ -92,10 +127,7 @@ impl UpstreamFile {
     /// Checks the settings and reads the password.
     pub fn check(self) -> Result<UpstreamConfig, ConfigError> {
         let host = self.host.to_ascii_lowercase();
-        let fail = |message: String| ConfigError {
-            host: host.clone(),
-            message,
-        };
+        let fail = |message: String| ConfigError::of(format!("upstream {host:?}"), message);
         let url = match &self.url {
             Some(url) => url
                 .parse::<url::Url>()
@@ -163,6 +195,18 @@ mod tests {
         let defaults = upstream("[[upstream]]\nhost = \"docker.io\"\n").unwrap();
         assert_eq!(defaults.url.as_str(), "https://registry-1.docker.io/");
         assert_eq!(defaults.tag_ttl, TAG_TTL);
+    }
+
+    #[test]
+    fn the_grace_is_a_time() {
+        let grace = |text: &str| {
+            let file: RegistryFile = toml::from_str(text).unwrap();
+            file.grace().map_err(|e| e.to_string())
+        };
+        assert_eq!(grace(""), Ok(GRACE));
+        assert_eq!(grace("grace = '0s'"), Ok(Duration::ZERO));
+        let error = grace("grace = 'soon'").unwrap_err();
+        assert!(error.contains("registry.toml: grace: \"soon\""), "{error}");
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub async fn open_index(
     let index = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     if !was_clean || !warnings.is_empty() || index.is_outdated()? || index.is_damaged()? {
         let count = rebuild(&index, repositories, blobs, &mut warnings).await?;
+        slipway_fault::point("registry.open.rebuilt");
         index.set_current()?;
         if index.is_damaged()? {
             warnings.push(
@@ -61,6 +62,7 @@ pub async fn open_index(
 /// Writes the index out and marks it as whole.
 pub fn mark_clean(index: &Index, root: &Path) -> Result<()> {
     index.flush()?;
+    slipway_fault::point("registry.close.flushed");
     let path = root.join(CLEAN);
     files::write_durably(&path, b"").map_err(Error::io("cannot write", &path))
 }
@@ -80,6 +82,7 @@ async fn rebuild(
     warnings: &mut Vec<String>,
 ) -> Result<usize> {
     index.clear()?;
+    slipway_fault::point("registry.open.cleared");
     let mut count = 0;
     let mut tag_files = Vec::new();
     let mut link_files = Vec::new();

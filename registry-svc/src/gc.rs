@@ -44,6 +44,7 @@ impl Registry {
         let mut freed = 0;
         if !self.index.is_held(digest)? {
             freed = self.blobs.delete(digest).await?;
+            slipway_fault::point("registry.collect.deleted");
             self.forget(digest);
             let (links, gone) = (Arc::clone(&self.links), digest.clone());
             blocking(move || links.remove_all(&gone)).await?;

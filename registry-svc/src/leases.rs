@@ -15,12 +15,13 @@ use tokio::sync::Notify;
 
 use crate::names::Repository;
 
-/// How long a client that was told "this blob is here" may take to push the manifest that names it.
+/// How long a client that was told "this blob is here" may take to push the manifest that names it, by default.
 pub const GRACE: Duration = Duration::from_secs(15 * 60);
 
 /// Which content is needed by work in progress.
-#[derive(Default)]
 pub struct Leases {
+    /// See [`GRACE`].
+    grace: Duration,
     held: Mutex<HashMap<Digest, Lease>>,
     /// Something that was doomed is gone, or stays after all.
     decided: Notify,
@@ -54,7 +55,22 @@ pub struct Doomed {
     digest: Digest,
 }
 
+impl Default for Leases {
+    fn default() -> Self {
+        Self::new(GRACE)
+    }
+}
+
 impl Leases {
+    /// With that long a grace.
+    pub fn new(grace: Duration) -> Self {
+        Self {
+            grace,
+            held: Mutex::default(),
+            decided: Notify::default(),
+        }
+    }
+
     /// Holds content until the guard is dropped. Waits while it is being removed.
     pub async fn hold(self: &Arc<Self>, digest: &Digest) -> Guard {
         loop {
@@ -92,9 +108,9 @@ impl Leases {
         })
     }
 
-    /// Holds content for [`GRACE`] from now, for whoever pushes to a repository. The caller has a guard of it.
+    /// Holds content for a while ([`GRACE`]) from now, for whoever pushes to a repository. The caller has a guard of it.
     pub fn grace(&self, digest: &Digest, repository: Option<&Repository>) {
-        let until = Instant::now() + GRACE;
+        let until = Instant::now() + self.grace;
         self.with(|held| {
             let lease = held.entry(digest.clone()).or_default();
             lease.graces.insert(repository.cloned(), until)

@@ -12,6 +12,7 @@ use registry_svc::{
 };
 use slipway_proto::registry::v1::registry_server::RegistryServer;
 use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, secrecy};
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 /// The image store of a site, and the mirror of upstream registries
@@ -50,6 +51,7 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
     secrecy::forbid_core_dumps().context("cannot keep core dumps from being made")?;
     // Fails only when something in this process chose a provider already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let grace = file.grace()?;
     let mut addresses = if args.http.is_empty() {
         file.http
     } else {
@@ -75,6 +77,7 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
     let config = Config {
         own: OwnNames::new(&bound, &file.names),
         upstreams,
+        grace,
     };
     let root = context.state_dir()?;
     let registry = Registry::open(&root, config)
@@ -85,7 +88,10 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
         tokio::spawn(http::serve(registry, listener, stop));
     }
     tokio::spawn(Arc::clone(&registry).sweep_until(context.shutdown.clone()));
-    tokio::spawn(close_at_the_end(Arc::clone(&registry), context.clone()));
+    context.closing.spawn(close_at_the_end(
+        Arc::clone(&registry),
+        context.shutdown.clone(),
+    ));
     let service = grpc::Service::new(registry, context);
     let server = RegistryServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_SIZE)
@@ -93,8 +99,8 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
     Ok(Routes::new(server))
 }
 
-async fn close_at_the_end(registry: Arc<Registry>, context: Context) {
-    context.shutdown.cancelled().await;
+async fn close_at_the_end(registry: Arc<Registry>, shutdown: CancellationToken) {
+    shutdown.cancelled().await;
     if let Err(error) = registry.close().await {
         tracing::warn!(%error, "the index was not written out: it is rebuilt at the next start");
     }

@@ -80,7 +80,7 @@ impl Registry {
         let (index, warnings) = fsck::open_index(root, &repositories, &*blobs).await?;
         fsck::remove_left_overs(&staging)?;
         let index = Arc::new(index);
-        let leases = Arc::<Leases>::default();
+        let leases = Arc::new(Leases::new(config.grace));
         // Who was told before this start that content is here may still be about to name it.
         for digest in index.pending()? {
             leases.grace(&digest, None);

@@ -30,7 +30,10 @@ impl Tags {
     pub fn set(&self, repository: &Repository, tag: &Tag, record: &TagRecord) -> Result<()> {
         let path = self.path(repository, tag);
         let content = serde_json::to_vec(record).expect("records are plain data");
-        files::write_durably(&path, &content).map_err(Error::io("cannot write", &path))?;
+        slipway_fault::fallible("registry.tag.write")
+            .and_then(|()| files::write_durably(&path, &content))
+            .map_err(Error::io("cannot write", &path))?;
+        slipway_fault::point("registry.tag.written");
         self.index.set_tag(repository, tag, record)
     }
 
@@ -38,6 +41,7 @@ impl Tags {
     pub fn remove(&self, repository: &Repository, tag: &Tag) -> Result<bool> {
         let path = self.path(repository, tag);
         let existed = files::remove_durably(&path).map_err(Error::io("cannot remove", &path))?;
+        slipway_fault::point("registry.untag.removed");
         self.index.remove_tag(repository, tag)?;
         let folder = path.parent().expect("tags have a folder");
         files::prune_empty_folders(folder, &self.root);

@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::Bytes;
 use slipway_image::{Algorithm, Digest};
 
 use crate::{
@@ -51,8 +50,6 @@ pub struct Session {
     /// Of its file.
     name: String,
     staged: Option<Staged>,
-    /// Nobody can come back for it.
-    ends_with_request: bool,
 }
 
 impl Uploads {
@@ -74,9 +71,9 @@ impl Uploads {
             id,
             name,
             staged: None,
-            ends_with_request: false,
         };
         session.open().await?;
+        slipway_fault::point("registry.upload.opened");
         Ok(session)
     }
 
@@ -99,7 +96,6 @@ impl Uploads {
             id: id.to_owned(),
             name,
             staged,
-            ends_with_request: false,
         };
         // Looked at by whoever has the slot only: the one before may have ended it.
         let path = session.path();
@@ -158,18 +154,14 @@ impl Session {
         self.uploads.folder.join(&self.name)
     }
 
-    fn staged(&self) -> &Staged {
+    /// Its content so far.
+    pub fn staged(&self) -> &Staged {
         self.staged.as_ref().expect("a session has its file")
     }
 
     /// Bytes so far.
     pub fn written(&self) -> u64 {
         self.staged().written()
-    }
-
-    /// Appends.
-    pub async fn write(&self, batch: Vec<Bytes>) -> Result<u64> {
-        self.staged().write(batch).await
     }
 
     /// Checks that a chunk begins where the session ends.
@@ -188,11 +180,6 @@ impl Session {
         }
     }
 
-    /// Its id is told to nobody: without a blob it is over when the request is.
-    pub const fn ends_with_request(&mut self) {
-        self.ends_with_request = true;
-    }
-
     /// Turns the session into a blob, verified and durable. With a wrong digest the session is over.
     pub async fn finish(
         mut self,
@@ -207,6 +194,7 @@ impl Session {
             let result = async {
                 let verified = staged.finish(Some(&digest), None).await?;
                 let size = verified.size();
+                slipway_fault::point("registry.upload.verified");
                 registry.admit(&repository, verified).await?;
                 Ok(size)
             }
@@ -231,10 +219,6 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.ends_with_request {
-            // What cannot be removed now expires.
-            let _ = self.forget();
-        }
         let mut slots = self.uploads.slots();
         match self.staged.take() {
             Some(staged) => {

@@ -248,7 +248,7 @@ async fn what_cannot_be_removed_keeps_nothing_else() {
 #[tokio::test]
 async fn a_blob_that_comes_in_one_request_leaves_no_session() {
     let site = Site::start().await;
-    let sessions = || files_below(&site.dir.path().join("uploads")).len();
+    let below = |name: &str| files_below(&site.dir.path().join(name)).len();
     let url = site.url("a/blobs/uploads/?digest=sha256:12");
     assert_eq!(
         client().post(url).body("x").send().await.unwrap().status(),
@@ -260,16 +260,16 @@ async fn a_blob_that_comes_in_one_request_leaves_no_session() {
         client().post(&url).body("x").send().await.unwrap().status(),
         400
     );
-    assert_eq!(sessions(), 0);
+    assert_eq!((below("uploads"), below("tmp")), (0, 0));
     // Cut off in the middle.
     let (sender, body) = tokio::sync::mpsc::channel::<Result<&str, std::io::Error>>(1);
     let stream = tokio_stream::wrappers::ReceiverStream::new(body);
     let request = client().post(&url).body(reqwest::Body::wrap_stream(stream));
     let request = tokio::spawn(request.send());
     sender.send(Ok("begun")).await.unwrap();
-    until(|| sessions() == 1).await;
+    until(|| below("tmp") == 1).await;
     request.abort();
-    until(|| sessions() == 0).await;
+    until(|| below("tmp") == 0).await;
 }
 
 #[tokio::test]

@@ -38,6 +38,7 @@ async fn connect(site: &Site) -> Client {
             config: state,
         },
         shutdown: CancellationToken::new(),
+        closing: Default::default(),
         metrics: Metrics::default(),
         started: SystemTime::now(),
     };

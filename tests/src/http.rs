@@ -111,11 +111,9 @@ impl Drop for Server {
     }
 }
 
-/// A connection to a server on a site.
-pub fn connect(site: &Site, address: SocketAddr) -> TcpStream {
-    within(&site.namespace_path(), || {
-        TcpStream::connect(address).unwrap()
-    })
+/// A connection to a server on a site that may not be there.
+pub fn connect(site: &Site, address: SocketAddr) -> std::io::Result<TcpStream> {
+    within(&site.namespace_path(), || TcpStream::connect(address))
 }
 
 /// A listener of a site for what is no HTTP.

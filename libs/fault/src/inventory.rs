@@ -119,6 +119,37 @@ pub const RUNTIME: &[Point] = &[
     step("runtime.recover.snapshots"),
 ];
 
+/// registry-svc.
+pub const REGISTRY: &[Point] = &[
+    step("registry.upload.opened"),
+    step("registry.upload.written"),
+    step("registry.upload.verified"),
+    step("registry.upload.linked"),
+    fails("registry.store.sync"),
+    step("registry.store.renamed"),
+    step("registry.upload.stored"),
+    step("registry.mount.linked"),
+    fails("registry.compose.part"),
+    step("registry.compose.placed"),
+    step("registry.compose.written"),
+    step("registry.compose.renamed"),
+    step("registry.manifest.stored"),
+    fails("registry.manifest.link"),
+    step("registry.manifest.linked"),
+    step("registry.manifest.named"),
+    fails("registry.tag.write"),
+    step("registry.tag.written"),
+    step("registry.untag.removed"),
+    step("registry.delete.unlinked"),
+    step("registry.collect.deleted"),
+    step("registry.fetch.written"),
+    step("registry.fetch.verified"),
+    step("registry.fetch.stored"),
+    step("registry.open.cleared"),
+    step("registry.open.rebuilt"),
+    step("registry.close.flushed"),
+];
+
 /// runtime-svc as the worker of builds.
 pub const WORKER: &[Point] = &[
     step("runtime.prepare.held"),
@@ -230,7 +261,7 @@ pub const NETD: &[Point] = &[
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Point> {
-    [RUNTIME, WORKER, SPAWNER, MONITOR, INIT, NETD]
+    [RUNTIME, WORKER, SPAWNER, MONITOR, INIT, NETD, REGISTRY]
         .into_iter()
         .flatten()
 }

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     service::Routes,
     transport::{Server, server::Router},
@@ -39,6 +39,8 @@ pub struct Context {
     pub paths: Paths,
     /// Cancelled when the service is to stop: streams that have no end of their own must end then.
     pub shutdown: CancellationToken,
+    /// Work that begins when the service is to stop; the process waits for it, for a few seconds at most.
+    pub closing: TaskTracker,
     /// Where to register metrics.
     pub metrics: Metrics,
     /// When this process started.
@@ -97,6 +99,7 @@ where
         identity,
         paths: settings.paths.clone(),
         shutdown: CancellationToken::new(),
+        closing: TaskTracker::new(),
         metrics: Metrics::default(),
         started: std::time::SystemTime::now(),
     };
@@ -108,8 +111,19 @@ where
         .build()?;
     let result = runtime.block_on(async {
         cancel_on_signal(context.shutdown.clone())?;
-        let routes = open(context.clone(), own).await?;
-        serve(&context, &settings, routes).await
+        let served = match open(context.clone(), own).await {
+            Ok(routes) => serve(&context, &settings, routes).await,
+            Err(error) => Err(error),
+        };
+        context.shutdown.cancel();
+        context.closing.close();
+        if tokio::time::timeout(GRACE, context.closing.wait())
+            .await
+            .is_err()
+        {
+            warn!("what was to be done at the end was not: the next start makes up for it");
+        }
+        served
     });
     // Blocking work that hangs (a dead disk) must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(2));

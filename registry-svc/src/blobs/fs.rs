@@ -159,6 +159,9 @@ impl BlobStore for FsStore {
             // A blob of the wrong size is the remains of a power cut on a filesystem that renames
             // before it writes: replaced.
             if fs::metadata(&path).is_ok_and(|m| m.len() == verified.size()) {
+                // Whoever brought it may not have come to that yet.
+                let folder = path.parent().expect("blobs have a folder");
+                files::sync_folder(folder).map_err(Error::io("cannot store", &path))?;
                 return Ok(false);
             }
             if parts.size(verified.digest()).is_some() {
@@ -167,8 +170,11 @@ impl BlobStore for FsStore {
             let folder = path.parent().expect("blobs have a folder");
             let fail = || Error::io("cannot store", &path);
             files::create_folders(folder).map_err(fail())?;
-            verified.sync().map_err(fail())?;
+            slipway_fault::fallible("registry.store.sync")
+                .and_then(|()| verified.sync())
+                .map_err(fail())?;
             fs::rename(verified.path(), &path).map_err(fail())?;
+            slipway_fault::point("registry.store.renamed");
             files::sync_folder(folder).map_err(fail())?;
             Ok(true)
         })

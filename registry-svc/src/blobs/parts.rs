@@ -235,7 +235,10 @@ impl Parts {
         files::create_folders(folder).map_err(fail())?;
         verified.sync().map_err(fail())?;
         let mut known = self.lock();
-        fs::rename(verified.path(), &path).map_err(fail())?;
+        slipway_fault::fallible("registry.compose.part")
+            .and_then(|()| fs::rename(verified.path(), &path))
+            .map_err(fail())?;
+        slipway_fault::point("registry.compose.placed");
         known.hashed.insert(verified.digest().clone());
         Ok(self.take(&mut known, verified.digest()))
     }
@@ -260,7 +263,9 @@ impl Parts {
                 drop(known);
                 return fs::remove_file(&temporary).map(|()| false).map_err(fail());
             }
+            slipway_fault::point("registry.compose.written");
             fs::rename(&temporary, &path).map_err(fail())?;
+            slipway_fault::point("registry.compose.renamed");
             known.blobs.insert(blob.clone(), recipe.size);
             for part in recipe.parts() {
                 *known.held.entry(part.clone()).or_default() += 1;

@@ -7,6 +7,7 @@ use slipway_image::Digest;
 
 use super::{Query, Upload, bare, body::Body, errors, set};
 use crate::{
+    blobs::Staged,
     error::{Error, Result},
     names::{Repository, parse_digest},
     registry::Registry,
@@ -25,14 +26,15 @@ pub async fn start(
         return Ok(created(name, &digest));
     }
     let digest = query.get("digest").map(parse_digest).transpose()?;
-    let mut session = registry.uploads.start(repository).await?;
     let Some(digest) = digest else {
+        let session = registry.uploads.start(repository).await?;
         return Ok(accepted(name, &session, StatusCode::ACCEPTED));
     };
-    // Nobody is told of it.
-    session.ends_with_request();
-    receive(&session, None, &mut body).await?;
-    session.finish(registry, repository, &digest).await?;
+    // Nobody can come back for it.
+    let staged = Staged::create(&registry.staging, digest.algorithm()).await?;
+    receive(&staged, None, &mut body).await?;
+    let verified = staged.finish(Some(&digest), None).await?;
+    registry.admit(repository, verified).await?;
     Ok(created(name, &digest))
 }
 
@@ -155,7 +157,7 @@ async fn chunk(session: &Session, headers: &HeaderMap, body: &mut Upload) -> Res
             expected: announced,
             actual: length,
         }),
-        _ => receive(session, announced, body).await,
+        _ => receive(session.staged(), announced, body).await,
     }
 }
 
@@ -170,7 +172,7 @@ fn content_range(text: &str) -> Option<(u64, u64)> {
 }
 
 /// Takes a body, of so many bytes where that is known.
-async fn receive(session: &Session, announced: Option<u64>, body: &mut Upload) -> Result<()> {
+async fn receive(staged: &Staged, announced: Option<u64>, body: &mut Upload) -> Result<()> {
     let mut actual = 0;
     loop {
         let batch = body.batch().await?;
@@ -184,7 +186,8 @@ async fn receive(session: &Session, announced: Option<u64>, body: &mut Upload) -
         if ended {
             return Ok(());
         }
-        session.write(batch).await?;
+        staged.write(batch).await?;
+        slipway_fault::point("registry.upload.written");
     }
 }
 

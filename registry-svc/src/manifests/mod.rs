@@ -103,7 +103,10 @@ impl Manifests {
     ) -> Result<()> {
         let path = self.path(repository, digest);
         let link = serde_json::to_vec(record).expect("records are plain data");
-        files::write_durably(&path, &link).map_err(Error::io("cannot write", &path))?;
+        slipway_fault::fallible("registry.manifest.link")
+            .and_then(|()| files::write_durably(&path, &link))
+            .map_err(Error::io("cannot write", &path))?;
+        slipway_fault::point("registry.manifest.linked");
         let referrer = referrer_descriptor(digest, record, parsed, content);
         self.index
             .set_manifest(repository, digest, record, parsed, referrer.as_ref())
@@ -117,6 +120,7 @@ impl Manifests {
     ) -> Result<()> {
         let path = self.path(repository, digest);
         files::remove_durably(&path).map_err(Error::io("cannot remove", &path))?;
+        slipway_fault::point("registry.delete.unlinked");
         files::prune_empty_folders(path.parent().expect("links have a folder"), &self.root);
         self.index.remove_manifest(repository, digest, parsed)
     }
@@ -188,6 +192,7 @@ impl Registry {
         // Should the caller be gone before the manifest names it.
         self.index.set_pending(&digest)?;
         self.put_small_blob(&digest, put.content.clone()).await?;
+        slipway_fault::point("registry.manifest.stored");
         let tag_record = TagRecord {
             digest: digest.clone(),
             origin: put.origin,
@@ -221,6 +226,7 @@ impl Registry {
             for child in parsed.references() {
                 links.named(&put.repository, &child.digest)?;
             }
+            slipway_fault::point("registry.manifest.named");
             for tag in &put.tags {
                 tags.set(&put.repository, tag, &tag_record)?;
             }

@@ -54,6 +54,8 @@ pub struct State {
     pub written: u64,
     /// Size of the blob, once known.
     pub total: Option<u64>,
+    /// All bytes are in the file.
+    pub whole: bool,
     /// The file holds the right bytes. What is left is to make them durable, and readers need not wait
     /// for that.
     pub verified: bool,
@@ -117,10 +119,19 @@ impl Flights {
                     let outcome = outcome.and_then(|()| arrived()).map_err(Arc::new);
                     sender.send_modify(|s| s.outcome = Some(outcome));
                 }
-                () = sender.closed() => debug!(digest = %plan.digest, "nobody waits any more"),
+                () = abandoned(&sender) => debug!(digest = %plan.digest, "nobody waits any more"),
             }
         });
         flight
+    }
+}
+
+/// Waits until nobody waits any more for what is still to come. Once all of it is here it is stored, too: who has
+/// read its last byte goes.
+async fn abandoned(state: &watch::Sender<State>) {
+    state.closed().await;
+    if state.borrow().whole {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -143,6 +154,7 @@ impl Plan {
         let staged = Staged::resume(self.partial.clone(), self.digest.algorithm())
             .await
             .map_err(|e| (e, 0))?;
+        state.send_modify(|s| s.whole = false);
         let resumed = staged.written();
         let fail = |e: Error| (e, resumed);
         let mut failures = 0;
@@ -169,6 +181,7 @@ impl Plan {
                 }
             }
         }
+        state.send_modify(|s| s.whole = true);
         let total = state.borrow().total;
         let verified = staged
             .finish(Some(&self.digest), total)
@@ -180,7 +193,9 @@ impl Plan {
             s.total = Some(size);
             s.verified = true;
         });
+        slipway_fault::point("registry.fetch.verified");
         self.blobs.adopt(verified).await.map_err(fail)?;
+        slipway_fault::point("registry.fetch.stored");
         Ok(())
     }
 
@@ -229,6 +244,7 @@ impl Plan {
             }
             if size >= BATCH || (ended && size > 0) {
                 let written = staged.write(std::mem::take(&mut batch)).await?;
+                slipway_fault::point("registry.fetch.written");
                 size = 0;
                 // Readers are not shown bytes that an earlier process left until they are verified...
                 // unless nothing was left: then all of it came from this transfer.

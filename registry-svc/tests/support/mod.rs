@@ -66,6 +66,7 @@ impl Site {
                 credentials: None,
                 tag_ttl: std::time::Duration::from_secs(ttl),
             }],
+            ..Config::default()
         };
         let registry = Registry::open(dir.path(), config).await.unwrap();
         let stop = CancellationToken::new();

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use slipway_fault::inventory;
 
 /// Programs that have points.
-const SOURCES: [&str; 2] = ["runtime-svc/src", "netd/src"];
+const SOURCES: [&str; 3] = ["runtime-svc/src", "netd/src", "registry-svc/src"];
 
 #[test]
 fn every_point_in_the_code_is_listed_and_every_listed_one_is_there() {
@@ -52,6 +52,7 @@ fn every_listed_point_is_driven() {
         .chain(crate::durable::DRIVEN)
         .copied()
         .chain(crate::builds::driven())
+        .chain(crate::registry::driven())
         .collect();
     let listed: BTreeSet<&str> = inventory::all().map(crate::operation).collect();
     assert_eq!(driven, listed);
@@ -62,7 +63,7 @@ fn every_listed_point_is_driven() {
 fn releases_have_no_points() {
     let own = std::env::current_exe().unwrap();
     let release = own.ancestors().nth(3).unwrap().join("release");
-    for program in ["runtime-svc", "netd"] {
+    for program in ["runtime-svc", "netd", "registry-svc"] {
         let Ok(bytes) = fs::read(release.join(program)) else {
             slipway_tests::skipped(&format!("{program} was not built for release"));
             continue;
@@ -70,7 +71,9 @@ fn releases_have_no_points() {
         let has = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
         assert!(!has(slipway_fault::VARIABLE.as_bytes()), "{program}");
         assert!(
-            !has(b"runtime.create.record") && !has(b"netd.attach.recorded"),
+            !has(b"runtime.create.record")
+                && !has(b"netd.attach.recorded")
+                && !has(b"registry.tag.written"),
             "{program}"
         );
     }

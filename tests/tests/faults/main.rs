@@ -14,6 +14,7 @@ mod listed;
 mod monitors;
 mod operations;
 mod recovery;
+mod registry;
 mod runs;
 mod together;
 mod told;

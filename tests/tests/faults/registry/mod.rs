@@ -1,0 +1,278 @@
+//! registry-svc killed, or without room, at every step of what is asked of it: what it acknowledged is there, what
+//! it did not is there whole or not at all, all of it can be done again, and nothing is left in the end.
+
+mod facts;
+mod scenarios;
+
+use std::collections::BTreeSet;
+
+use slipway_fault::{
+    Action,
+    inventory::{self, Point},
+};
+use slipway_image::Digest;
+use slipway_proto::registry::v1::PruneImagesRequest;
+use slipway_tests::{Ask, Site, eventually, fixtures::Upstream};
+
+use self::{
+    facts::{Facts, image, whatever_is_there_is_whole},
+    scenarios::*,
+};
+use crate::wanted;
+
+/// What is driven here, and by which of the scenarios.
+const WAYS: &[(&str, &[Scenario])] = &[
+    ("registry.upload", &[UPLOAD]),
+    ("registry.store", &[UPLOAD, MANIFEST]),
+    ("registry.mount", &[MOUNT]),
+    ("registry.compose", &[COMPOSE]),
+    ("registry.manifest", &[MANIFEST]),
+    ("registry.tag", &[MANIFEST]),
+    ("registry.untag", &[UNTAG, DELETE]),
+    ("registry.delete", &[DELETE]),
+    ("registry.collect", &[DELETE]),
+    ("registry.fetch", &[FETCH]),
+];
+
+/// At the start and at the end of the service.
+const ENDS: [&str; 2] = ["registry.open", "registry.close"];
+
+/// What is driven here.
+pub fn driven() -> impl Iterator<Item = &'static str> {
+    WAYS.iter().map(|(operation, _)| *operation).chain(ENDS)
+}
+
+/// registry-svc's default.
+const ADDRESS: &str = "127.0.0.1:5000";
+
+/// A site with a registry that has something already, and an upstream of it.
+pub struct Stand {
+    pub site: Site,
+    _upstream: Upstream,
+    before: BTreeSet<String>,
+}
+
+impl Stand {
+    async fn start() -> Option<Self> {
+        if !slipway_tests::ready() || !slipway_tests::installed(&["docker-registry", "curl"]) {
+            return None;
+        }
+        let mut site = Site::bare();
+        site.allow(std::time::Duration::from_secs(300));
+        site.allow_faults();
+        let upstream = Upstream::empty(&site, 5001).await;
+        let settings = format!("grace = '0s'\n{}", upstream.as_docker_io("1h"));
+        site.configure("registry.toml", &settings);
+        site.start_service("registry").await;
+        let mut stand = Self {
+            site,
+            _upstream: upstream,
+            before: BTreeSet::new(),
+        };
+        let far = image("far");
+        for blob in [&far.config, &far.layer] {
+            send_to_upstream(&stand.site, blob);
+        }
+        let kind = slipway_image::media_type::OCI_MANIFEST;
+        let put = stand
+            .site
+            .ask("127.0.0.1:5001", "PUT", "/v2/library/far/manifests/v1");
+        put.header("Content-Type", kind)
+            .body(&far.manifest)
+            .send()
+            .is(201);
+        let beside = image("beside");
+        let mut facts = Facts::default();
+        for blob in [&beside.config, &beside.layer] {
+            push(&stand, &mut facts, "beside", blob).unwrap();
+        }
+        put_manifest(&stand, &mut facts, "beside", "v1", &beside).unwrap();
+        stand.before = stand.files();
+        Some(stand)
+    }
+
+    pub fn ask(&self, method: &str, target: &str) -> Ask<'_> {
+        self.site.ask(ADDRESS, method, target)
+    }
+
+    /// All that it has on the disk but its index.
+    fn files(&self) -> BTreeSet<String> {
+        let root = self.site.path("state/registry");
+        let mut found = BTreeSet::new();
+        let mut folders = vec![root.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.strip_prefix(&root).unwrap().display().to_string();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if !name.starts_with("index") {
+                    found.insert(name);
+                }
+            }
+        }
+        found
+    }
+
+    async fn revive(&mut self, point: &Point) {
+        let what = format!("registry-svc is gone at {}", point.name);
+        eventually(&what, async || {
+            self.site.has_ended("registry").then_some(())
+        })
+        .await;
+        self.site.revive("registry").await;
+    }
+
+    async fn prune(&self) {
+        let request = PruneImagesRequest::default();
+        self.site.registry().prune_images(request).await.unwrap();
+    }
+
+    /// What was there before everything is there, and nothing else after a while.
+    async fn is_as_before(&mut self, facts: &Facts, point: &Point) {
+        beside_is_unharmed(self);
+        facts.undo(self);
+        self.prune().await;
+        // A session whose id nobody was told ends by time.
+        let sessions = self.site.path("state/registry/uploads");
+        let left: Vec<_> = std::fs::read_dir(&sessions).unwrap().collect();
+        assert!(left.len() <= usize::from(point.name == "registry.upload.opened"));
+        for session in left {
+            std::fs::remove_file(session.unwrap().path()).unwrap();
+        }
+        let left: Vec<_> = self
+            .files()
+            .symmetric_difference(&self.before)
+            .cloned()
+            .collect();
+        assert!(left.is_empty(), "after {}: {left:#?}", point.name);
+        self.site.disarm(point.name);
+    }
+}
+
+fn send_to_upstream(site: &Site, content: &[u8]) {
+    let ask = |method: &str, target: &str| site.ask("127.0.0.1:5001", method, target);
+    let begun = ask("POST", "/v2/library/far/blobs/uploads/").send().is(202);
+    let location = begun.told("location").to_owned();
+    let path = location
+        .split_once(":5001")
+        .map_or(&*location, |(_, path)| path);
+    let mark = if path.contains('?') { '&' } else { '?' };
+    let target = format!("{path}{mark}digest={}", Digest::of(content));
+    ask("PUT", &target).body(content).send().is(201);
+}
+
+fn beside_is_unharmed(stand: &Stand) {
+    let beside = image("beside");
+    let got = stand.ask("GET", "/v2/beside/manifests/v1").send().is(200);
+    assert_eq!(got.body, beside.manifest);
+    for blob in [&beside.config, &beside.layer] {
+        let target = format!("/v2/beside/blobs/{}", Digest::of(blob));
+        assert_eq!(stand.ask("GET", &target).send().is(200).body, *blob);
+    }
+}
+
+async fn drive(operations: &[&str]) {
+    let ways = WAYS.iter().filter(|(o, _)| operations.contains(o));
+    let all: Vec<_> = ways
+        .flat_map(|(operation, scenarios)| {
+            let points = inventory::all()
+                .filter(move |p| crate::operation(p) == *operation && wanted(p.name));
+            points.flat_map(move |point| scenarios.iter().map(move |s| (point, *s)))
+        })
+        .collect();
+    if all.is_empty() {
+        return;
+    }
+    let Some(mut stand) = Stand::start().await else {
+        return;
+    };
+    for (point, scenario) in all {
+        cut_off(&mut stand, point, scenario, Action::Kill).await;
+        if point.can_fail {
+            cut_off(&mut stand, point, scenario, Action::Fail(28)).await;
+        }
+    }
+}
+
+async fn cut_off(stand: &mut Stand, point: &Point, scenario: Scenario, action: Action) {
+    eprintln!("--- {} ({}), {action}", point.name, scenario.name);
+    let mut facts = Facts::default();
+    (scenario.prepare)(stand, &mut facts).unwrap();
+    stand.site.arm(point.name, action);
+    let cut = (scenario.act)(stand, &mut facts).await;
+    // What comes from upstream is passed on before it is stored.
+    let what = format!("{} is come by: {cut:?}", point.name);
+    eventually(&what, async || stand.site.fired(point.name).then_some(())).await;
+    match action {
+        Action::Kill => stand.revive(point).await,
+        _ => {
+            let error = cut.expect_err("there was no room, and it was done");
+            assert!(error.contains("No space left on device"), "{error}");
+        }
+    }
+    facts.hold(stand);
+    whatever_is_there_is_whole(stand);
+    // Anew, to its end.
+    (scenario.prepare)(stand, &mut facts).unwrap();
+    (scenario.act)(stand, &mut facts).await.unwrap();
+    facts.hold(stand);
+    stand.is_as_before(&facts, point).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registry_is_killed_while_blobs_come() {
+    drive(&[
+        "registry.upload",
+        "registry.store",
+        "registry.mount",
+        "registry.compose",
+        "registry.fetch",
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registry_is_killed_while_manifests_come_and_go() {
+    drive(&[
+        "registry.manifest",
+        "registry.tag",
+        "registry.untag",
+        "registry.delete",
+        "registry.collect",
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registry_is_killed_at_its_start_and_at_its_end() {
+    let is_here = |p: &&Point| ENDS.contains(&crate::operation(p)) && wanted(p.name);
+    let points: Vec<_> = inventory::all().filter(is_here).collect();
+    if points.is_empty() {
+        return;
+    }
+    let Some(mut stand) = Stand::start().await else {
+        return;
+    };
+    for point in points {
+        eprintln!("--- {}", point.name);
+        let mut facts = Facts::default();
+        (MANIFEST.prepare)(&stand, &mut facts).unwrap();
+        (MANIFEST.act)(&stand, &mut facts).await.unwrap();
+        if crate::operation(point) == "registry.open" {
+            stand.site.kill_service("registry");
+            stand.site.arm(point.name, Action::Kill);
+            stand.site.spawn_service("registry");
+        } else {
+            stand.site.arm(point.name, Action::Kill);
+            let term = rustix::process::Signal::TERM;
+            stand.site.end_service("registry", term);
+            assert!(stand.site.fired(point.name));
+        }
+        stand.revive(point).await;
+        assert!(stand.site.fired(point.name));
+        facts.hold(&stand);
+        whatever_is_there_is_whole(&stand);
+        stand.is_as_before(&facts, point).await;
+    }
+}
