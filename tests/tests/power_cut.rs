@@ -1,69 +1,20 @@
-//! What is left of containers after a power cut: they are on a file system of their own in a file, and a copy of
-//! that file is what the disk has at an instant. It is one that promises nothing which POSIX does not.
+//! What is left of containers after a power cut.
 
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use slipway_tests::{Site, eventually, image, ready};
+use slipway_tests::{Site, disk::Disk, eventually, image, ready};
 
-/// Nothing reaches this disk by itself: the journal is written when somebody asks for that, and no rename waits
-/// for bytes (ext4(5), auto_da_alloc).
-const OPTIONS: &str = "loop,noauto_da_alloc,commit=600";
+/// The disk that the containers of a site are on.
+struct Containers(Disk);
 
-struct Disk(tempfile::TempDir);
-
-impl Disk {
-    /// Mounted where the containers of a site are.
-    fn of(site: &Site) -> Option<Self> {
-        let disk = Self(tempfile::tempdir().unwrap());
-        let image = disk.0.path().join("image");
-        let file = fs::File::create(&image).unwrap();
-        file.set_len(64 << 20).unwrap();
-        fs::create_dir(disk.mounted()).unwrap();
-        let made = Command::new("mkfs.ext4").arg("-q").arg(&image).status();
-        if !made.is_ok_and(|made| made.success()) || !disk.mount(&image) {
-            slipway_tests::skipped("cannot make a file system in a file");
-            return None;
-        }
-        let (folder, place) = (disk.containers(), site.path("state/runtime"));
-        fs::create_dir(&folder).unwrap();
-        fs::create_dir_all(&place).unwrap();
-        std::os::unix::fs::symlink(folder, place.join("containers")).unwrap();
-        rustix::fs::syncfs(fs::File::open(disk.mounted()).unwrap()).unwrap();
-        Some(disk)
-    }
-
-    fn mounted(&self) -> PathBuf {
-        self.0.path().join("disk")
-    }
-
-    fn containers(&self) -> PathBuf {
-        self.mounted().join("containers")
-    }
-
-    fn mount(&self, image: &Path) -> bool {
-        let mount = Command::new("mount")
-            .args(["-o", OPTIONS])
-            .args([image, &self.mounted()])
-            .status();
-        mount.is_ok_and(|mounted| mounted.success())
-    }
-
-    fn unmount(&self) {
-        let _ = Command::new("umount")
-            .arg("-l")
-            .arg(self.mounted())
-            .status();
-    }
-
+impl Containers {
     /// The power is cut, now; then the host is there again, and runtime-svc not yet.
     async fn cut(&self, site: &mut Site) {
-        let copy = self.0.path().join("copy");
-        fs::copy(self.0.path().join("image"), &copy).unwrap();
+        let cut = self.0.cut();
         site.kill_service("runtime");
         for pid in site.processes("slipway-monitor") {
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
@@ -74,12 +25,11 @@ impl Disk {
             site.processes("slipway-monitor").is_empty().then_some(())
         })
         .await;
-        self.unmount();
-        assert!(self.mount(&copy));
+        cut.returns();
     }
 
     fn folder(&self, id: &str) -> PathBuf {
-        self.containers().join(id)
+        self.0.folder().join(id)
     }
 
     /// Waits until runtime-svc says of these files that the disk has them.
@@ -95,19 +45,13 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
-    fn drop(&mut self) {
-        self.unmount();
-    }
-}
-
 /// The site goes before its disk.
-async fn site() -> Option<(Disk, Site)> {
+async fn site() -> Option<(Containers, Site)> {
     if !ready() {
         return None;
     }
     let mut site = Site::bare();
-    let disk = Disk::of(&site)?;
+    let disk = Containers(Disk::of(&site, "state/runtime/containers")?);
     site.start_services().await;
     image::busybox(&site).await;
     Some((disk, site))
@@ -179,7 +123,7 @@ async fn of_what_the_disk_never_had_nothing_is_left() {
     site.start_service("runtime").await;
     let listed = site.ctl(&["ps", "-a", "--format", "{{.Names}}"]);
     assert_eq!((listed.out.as_str(), listed.err.as_str()), ("stays\n", ""));
-    let left: Vec<_> = fs::read_dir(disk.containers()).unwrap().flatten().collect();
+    let left: Vec<_> = fs::read_dir(disk.0.folder()).unwrap().flatten().collect();
     assert_eq!(left.len(), 1, "{left:?}");
     site.ctl(&["volume", "rm", "kept"]).ok();
 }

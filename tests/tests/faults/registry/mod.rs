@@ -1,7 +1,6 @@
 //! registry-svc killed, or without room, at every step of what is asked of it: what it acknowledged is there, what
 //! it did not is there whole or not at all, all of it can be done again, and nothing is left in the end.
 
-mod facts;
 mod scenarios;
 
 use std::collections::BTreeSet;
@@ -12,12 +11,13 @@ use slipway_fault::{
 };
 use slipway_image::Digest;
 use slipway_proto::registry::v1::PruneImagesRequest;
-use slipway_tests::{Ask, Site, eventually, fixtures::Upstream};
-
-use self::{
-    facts::{Facts, image, whatever_is_there_is_whole},
-    scenarios::*,
+use slipway_tests::{
+    Site, eventually,
+    fixtures::Upstream,
+    pusher::{Pusher, image, whatever_is_there_is_whole},
 };
+
+use self::scenarios::*;
 use crate::wanted;
 
 /// What is driven here, and by which of the scenarios.
@@ -41,9 +41,6 @@ const ENDS: [&str; 2] = ["registry.open", "registry.close"];
 pub fn driven() -> impl Iterator<Item = &'static str> {
     WAYS.iter().map(|(operation, _)| *operation).chain(ENDS)
 }
-
-/// registry-svc's default.
-const ADDRESS: &str = "127.0.0.1:5000";
 
 /// A site with a registry that has something already, and an upstream of it.
 pub struct Stand {
@@ -82,17 +79,12 @@ impl Stand {
             .send()
             .is(201);
         let beside = image("beside");
-        let mut facts = Facts::default();
-        for blob in [&beside.config, &beside.layer] {
-            push(&stand, &mut facts, "beside", blob).unwrap();
-        }
-        put_manifest(&stand, &mut facts, "beside", "v1", &beside).unwrap();
+        let mut pusher = Pusher::default();
+        pusher
+            .push_image(&stand.site, "beside", "v1", &beside)
+            .unwrap();
         stand.before = stand.files();
         Some(stand)
-    }
-
-    pub fn ask(&self, method: &str, target: &str) -> Ask<'_> {
-        self.site.ask(ADDRESS, method, target)
     }
 
     /// All that it has on the disk but its index.
@@ -129,9 +121,9 @@ impl Stand {
     }
 
     /// What was there before everything is there, and nothing else after a while.
-    async fn is_as_before(&mut self, facts: &Facts, point: &Point) {
+    async fn is_as_before(&mut self, pusher: &Pusher, point: &Point) {
         beside_is_unharmed(self);
-        facts.undo(self);
+        pusher.undo(&self.site);
         self.prune().await;
         // A session whose id nobody was told ends by time.
         let sessions = self.site.path("state/registry/uploads");
@@ -164,11 +156,18 @@ fn send_to_upstream(site: &Site, content: &[u8]) {
 
 fn beside_is_unharmed(stand: &Stand) {
     let beside = image("beside");
-    let got = stand.ask("GET", "/v2/beside/manifests/v1").send().is(200);
+    let got = stand
+        .site
+        .registry_http("GET", "/v2/beside/manifests/v1")
+        .send()
+        .is(200);
     assert_eq!(got.body, beside.manifest);
     for blob in [&beside.config, &beside.layer] {
         let target = format!("/v2/beside/blobs/{}", Digest::of(blob));
-        assert_eq!(stand.ask("GET", &target).send().is(200).body, *blob);
+        assert_eq!(
+            stand.site.registry_http("GET", &target).send().is(200).body,
+            *blob
+        );
     }
 }
 
@@ -197,10 +196,10 @@ async fn drive(operations: &[&str]) {
 
 async fn cut_off(stand: &mut Stand, point: &Point, scenario: Scenario, action: Action) {
     eprintln!("--- {} ({}), {action}", point.name, scenario.name);
-    let mut facts = Facts::default();
-    (scenario.prepare)(stand, &mut facts).unwrap();
+    let mut pusher = Pusher::default();
+    (scenario.prepare)(&stand.site, &mut pusher).unwrap();
     stand.site.arm(point.name, action);
-    let cut = (scenario.act)(stand, &mut facts).await;
+    let cut = (scenario.act)(&stand.site, &mut pusher).await;
     // What comes from upstream is passed on before it is stored.
     let what = format!("{} is come by: {cut:?}", point.name);
     eventually(&what, async || stand.site.fired(point.name).then_some(())).await;
@@ -211,13 +210,13 @@ async fn cut_off(stand: &mut Stand, point: &Point, scenario: Scenario, action: A
             assert!(error.contains("No space left on device"), "{error}");
         }
     }
-    facts.hold(stand);
-    whatever_is_there_is_whole(stand);
+    pusher.hold(&stand.site);
+    whatever_is_there_is_whole(&stand.site);
     // Anew, to its end.
-    (scenario.prepare)(stand, &mut facts).unwrap();
-    (scenario.act)(stand, &mut facts).await.unwrap();
-    facts.hold(stand);
-    stand.is_as_before(&facts, point).await;
+    (scenario.prepare)(&stand.site, &mut pusher).unwrap();
+    (scenario.act)(&stand.site, &mut pusher).await.unwrap();
+    pusher.hold(&stand.site);
+    stand.is_as_before(&pusher, point).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -256,9 +255,9 @@ async fn registry_is_killed_at_its_start_and_at_its_end() {
     };
     for point in points {
         eprintln!("--- {}", point.name);
-        let mut facts = Facts::default();
-        (MANIFEST.prepare)(&stand, &mut facts).unwrap();
-        (MANIFEST.act)(&stand, &mut facts).await.unwrap();
+        let mut pusher = Pusher::default();
+        (MANIFEST.prepare)(&stand.site, &mut pusher).unwrap();
+        (MANIFEST.act)(&stand.site, &mut pusher).await.unwrap();
         if crate::operation(point) == "registry.open" {
             stand.site.kill_service("registry");
             stand.site.arm(point.name, Action::Kill);
@@ -271,8 +270,8 @@ async fn registry_is_killed_at_its_start_and_at_its_end() {
         }
         stand.revive(point).await;
         assert!(stand.site.fired(point.name));
-        facts.hold(&stand);
-        whatever_is_there_is_whole(&stand);
-        stand.is_as_before(&facts, point).await;
+        pusher.hold(&stand.site);
+        whatever_is_there_is_whole(&stand.site);
+        stand.is_as_before(&pusher, point).await;
     }
 }
