@@ -217,7 +217,10 @@ async fn rebuild_links(
                 None => false,
             };
             match digest.filter(|_| useful) {
-                Some(digest) => index.link(repository, &digest)?,
+                Some(digest) => {
+                    index.link(repository, &digest)?;
+                    index.set_waiting(repository, &digest)?;
+                }
                 None => {
                     fs::remove_file(link.path()).map_err(Error::io("cannot remove", link.path()))?
                 }

@@ -117,6 +117,16 @@ impl Leases {
         });
     }
 
+    /// Somebody may still push a manifest to that repository that names it.
+    pub fn is_promised(&self, digest: &Digest, repository: &Repository) -> bool {
+        let now = Instant::now();
+        self.with(|held| {
+            let lease = held.get(digest);
+            let until = lease.and_then(|lease| lease.graces.get(&Some(repository.clone())));
+            until.is_some_and(|until| *until > now)
+        })
+    }
+
     /// A manifest of that repository names it now, or none will: no grace is needed there any more.
     pub fn end_grace(&self, digest: &Digest, repository: &Repository) {
         self.with(|held| {

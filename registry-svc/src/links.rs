@@ -37,9 +37,15 @@ impl Links {
     /// (elsewhere a power cut may take the link, and the client sends the blob again).
     pub fn add(&self, repository: &Repository, digest: &Digest) -> Result<()> {
         if !self.index.is_held_in(repository, digest)? {
-            self.make(&self.path(repository, digest))?;
+            self.wait(repository, digest)?;
         }
         self.index.link(repository, digest)
+    }
+
+    /// The blob waits for a manifest of the repository from now on.
+    pub fn wait(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        self.make(&self.path(repository, digest))?;
+        self.index.set_waiting(repository, digest)
     }
 
     /// The same for a blob that is here already: it waits for the disk.
@@ -71,6 +77,7 @@ impl Links {
 
     /// A manifest of the repository names the blob now: its own link says all.
     pub fn named(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        self.index.clear_waiting(repository, digest)?;
         let path = self.path(repository, digest);
         match fs::remove_file(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

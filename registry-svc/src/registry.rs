@@ -85,6 +85,9 @@ impl Registry {
         for digest in index.pending()? {
             leases.grace(&digest, None);
         }
+        for (repository, digest) in index.waiting()? {
+            leases.grace(&digest, Some(&repository));
+        }
         Ok(Arc::new(Self {
             tags: Arc::new(Tags::new(repositories.clone(), Arc::clone(&index))),
             links: Arc::new(Links::new(repositories.clone(), Arc::clone(&index))),

@@ -67,6 +67,7 @@ impl Registry {
         };
         let children = parsed.as_ref().map_or_else(Vec::new, named);
         let (manifests, tag_files) = (Arc::clone(&self.manifests), Arc::clone(&self.tags));
+        let (leases, links) = (Arc::clone(&self.leases), Arc::clone(&self.links));
         let (index, repo, gone) = (Arc::clone(&self.index), repository.clone(), digest.clone());
         let taken = self.change(repository, move || {
             if orphan && !is_orphan(&index, &repo, &gone)? {
@@ -74,6 +75,12 @@ impl Registry {
             }
             for tag in index.tags_naming(&repo, &gone)? {
                 tag_files.remove(&repo, &tag)?;
+            }
+            // What a client was told of while this manifest held it outlives a restart, too.
+            for child in parsed.iter().flat_map(Manifest::references) {
+                if leases.is_promised(&child.digest, &repo) {
+                    links.wait(&repo, &child.digest)?;
+                }
             }
             manifests.remove(&repo, &gone, parsed.as_ref())?;
             Ok(true)

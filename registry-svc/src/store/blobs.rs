@@ -70,6 +70,33 @@ impl Index {
         Ok(self.links.remove(key(&[repository, &digest]))?.is_some())
     }
 
+    /// The blob was pushed to this repository, and no manifest of it names it yet.
+    pub fn set_waiting(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        let key = key(&[repository.as_str(), &digest.to_string()]);
+        self.waiting.insert(key, &[])?;
+        Ok(())
+    }
+
+    /// A manifest names it, or none will.
+    pub fn clear_waiting(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        let key = key(&[repository.as_str(), &digest.to_string()]);
+        self.waiting.remove(key)?;
+        Ok(())
+    }
+
+    /// All blobs that wait for a manifest, and where.
+    pub fn waiting(&self) -> Result<Vec<(Repository, Digest)>> {
+        let mut found = Vec::new();
+        for k in self.waiting.iter().keys() {
+            if let Some([repository, digest]) = split(&k?)
+                && let Ok(digest) = digest.parse()
+            {
+                found.push((Repository::from_key(repository)?, digest));
+            }
+        }
+        Ok(found)
+    }
+
     /// The blob may have lost its last holder, or never had one: the sweep looks at it.
     pub fn set_pending(&self, digest: &Digest) -> Result<()> {
         self.pending.insert(digest.to_string().as_bytes(), &[])?;

@@ -63,6 +63,7 @@ pub struct Index {
     linked: sled::Tree,
     referrers: sled::Tree,
     pending: sled::Tree,
+    waiting: sled::Tree,
     damaged: sled::Tree,
     checked: sled::Tree,
 }
@@ -88,6 +89,7 @@ impl Index {
             linked: db.open_tree("linked")?,
             referrers: db.open_tree("referrers")?,
             pending: db.open_tree("pending")?,
+            waiting: db.open_tree("waiting")?,
             damaged: db.open_tree("damaged")?,
             checked: db.open_tree("checked")?,
             db,
@@ -104,6 +106,7 @@ impl Index {
             &self.linked,
             &self.referrers,
             &self.pending,
+            &self.waiting,
             &self.damaged,
         ] {
             tree.clear()?;
