@@ -198,9 +198,7 @@ impl World {
         if status == 201 {
             let model = self.model.get_mut(repository).unwrap();
             // What was promised is kept.
-            named
-                .iter()
-                .for_each(|digest| drop(model.told.remove(digest)));
+            model.told.retain(|digest| !named.contains(digest));
             model.manifests.insert(digest.clone(), (content, named));
             if let Some(tag) = tag {
                 model.tags.insert(tag.to_owned(), digest);
