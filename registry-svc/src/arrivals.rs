@@ -5,10 +5,12 @@ use std::{future::Future, sync::Arc};
 use slipway_image::Digest;
 
 use crate::{
-    blobs::{Verified, assembly::Assembled, staging::blocking},
+    blobs::{Verified, assembly::Assembled},
     error::Result,
+    ledger::{self, Change, Scope},
     names::Repository,
     registry::Registry,
+    store::Index,
     work::to_its_end,
 };
 
@@ -49,16 +51,12 @@ impl Registry {
             let _lease = registry.leases.hold(&digest).await;
             // First, so that the sweep knows of it whatever comes.
             registry.index.set_pending(&digest)?;
-            let links = Arc::clone(&registry.links);
-            let (repo, named) = (repository.clone(), digest.clone());
-            blocking(move || links.add(&repo, &named)).await?;
+            registry.ledger.announce(&repository, &digest).await?;
             slipway_fault::point("registry.upload.linked");
             let new = storing.await?;
-            if !new {
-                // Nothing was synced that came after the link.
-                let links = Arc::clone(&registry.links);
-                let (repo, named) = (repository.clone(), digest.clone());
-                blocking(move || links.add_durably(&repo, &named)).await?;
+            if !new || !registry.index.is_linked(&repository, &digest)? {
+                // Nothing was synced that came after it was announced.
+                registry.link(&repository, &digest).await?;
             }
             slipway_fault::point("registry.upload.stored");
             registry.leases.grace(&digest, Some(&repository));
@@ -70,20 +68,32 @@ impl Registry {
     /// Lets a blob that is here be read through another repository too. The caller holds a lease.
     pub async fn share(&self, repository: &Repository, digest: &Digest) -> Result<()> {
         self.index.set_pending(digest)?;
-        let links = Arc::clone(&self.links);
-        let (repo, named) = (repository.clone(), digest.clone());
-        blocking(move || links.add_durably(&repo, &named)).await?;
+        self.link(repository, digest).await?;
         slipway_fault::point("registry.mount.linked");
         self.leases.grace(digest, Some(repository));
         Ok(())
     }
 
     /// A blob that a manifest of the repository names came from upstream.
-    pub fn arrived(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+    pub async fn arrived(&self, repository: &Repository, digest: &Digest) -> Result<()> {
         if !self.index.is_held(digest)? {
             // Not any more.
             self.index.set_pending(digest)?;
         }
-        self.index.link(repository, digest)
+        match self.index.is_linked(repository, digest)? {
+            true => Ok(()),
+            false => self.link(repository, digest).await,
+        }
+    }
+
+    /// Lets a blob be read through a repository: it may be, also after a power cut.
+    pub(crate) async fn link(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        let change = Change::Link {
+            repository: repository.clone(),
+            digest: digest.clone(),
+        };
+        let scope = Scope::Blob(digest.clone());
+        let decide = move |_: &Index| Ok((vec![change.clone()], ()));
+        ledger::commit(&*self.ledger, scope, decide).await
     }
 }

@@ -180,9 +180,8 @@ async fn rebuild_manifests(
             match parsed {
                 Ok((mut parsed, content)) => {
                     parsed.hold_only(|named| record.held.contains(&named.digest));
-                    let referrer =
-                        manifests::referrer_descriptor(&digest, &record, &parsed, &content);
-                    index.set_manifest(repository, &digest, &record, &parsed, referrer.as_ref())?;
+                    let names = manifests::names_in(&digest, &record, &parsed, &content);
+                    index.set_manifest(repository, &digest, &record, &names)?;
                     count += 1;
                 }
                 Err(error) => {

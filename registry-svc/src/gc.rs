@@ -7,7 +7,13 @@ use slipway_image::Digest;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{blobs::staging::blocking, error::Result, registry::Registry, work::to_its_end};
+use crate::{
+    error::Result,
+    ledger::{self, Change, Scope},
+    registry::Registry,
+    store::Index,
+    work::to_its_end,
+};
 
 /// How often content that was never named, or was leased when it lost its last holder, is looked at.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -46,8 +52,12 @@ impl Registry {
             freed = self.blobs.delete(digest).await?;
             slipway_fault::point("registry.collect.deleted");
             self.forget(digest);
-            let (links, gone) = (Arc::clone(&self.links), digest.clone());
-            blocking(move || links.remove_all(&gone)).await?;
+            let gone = Change::Gone {
+                digest: digest.clone(),
+            };
+            let scope = Scope::Blob(digest.clone());
+            let decide = move |_: &Index| Ok((vec![gone.clone()], ()));
+            ledger::commit(&*self.ledger, scope, decide).await?;
         }
         self.index.clear_pending(digest)?;
         Ok(freed)

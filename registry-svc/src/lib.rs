@@ -1,6 +1,7 @@
 //! registry-svc: the image store of record of a site, and the mirror of upstream registries.
 //!
-//! Domain: [`registry`] opens it; [`blobs`], [`manifests`], [`tags`], [`uploads`] hold the content,
+//! Domain: [`registry`] opens it; [`blobs`], [`manifests`], [`uploads`] hold the content,
+//! [`ledger`] what is known of it,
 //! [`mirror`] fetches it, [`images`] shows it as docker's users know it, [`gc`] and [`fsck`] keep it
 //! in order. Edges: [`http`] (OCI Distribution, for foreign clients) and [`grpc`] (for ctl,
 //! runtime-svc and builder-svc).
@@ -22,6 +23,7 @@ pub mod grpc;
 pub mod http;
 pub mod images;
 pub mod leases;
+pub mod ledger;
 pub mod links;
 pub mod manifests;
 pub mod mirror;

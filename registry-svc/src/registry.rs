@@ -20,17 +20,12 @@ use crate::{
     events::Events,
     files, fsck,
     leases::Leases,
-    links::Links,
-    manifests::Manifests,
+    ledger::{self, Change, Ledger, Scope, files::FileLedger},
     mirror::Mirror,
     names::{OwnNames, Repository},
     store::Index,
-    tags::Tags,
     uploads::Uploads,
 };
-
-/// Locks that order the writers of one repository; several repositories may share one.
-const STRIPES: usize = 32;
 
 /// Bytes of manifests and configs kept in memory.
 const CACHE_SIZE: usize = 2 * 1024 * 1024;
@@ -41,12 +36,8 @@ pub struct Registry {
     pub blobs: Arc<dyn BlobStore>,
     /// Index in front of the files.
     pub index: Arc<Index>,
-    /// Tag files.
-    pub tags: Arc<Tags>,
-    /// Manifest links.
-    pub manifests: Arc<Manifests>,
-    /// Blobs whose manifest is still to come.
-    pub links: Arc<Links>,
+    /// How what the index knows changes.
+    pub ledger: Arc<dyn Ledger>,
     /// Upload sessions.
     pub uploads: Arc<Uploads>,
     /// Content in use by work in progress.
@@ -62,7 +53,6 @@ pub struct Registry {
     pub(crate) staging: PathBuf,
     pub(crate) root: PathBuf,
     closed: AtomicBool,
-    locks: Arc<Vec<Mutex<()>>>,
     cache: Mutex<HashMap<Digest, Bytes>>,
 }
 
@@ -89,9 +79,7 @@ impl Registry {
             leases.grace(&digest, Some(&repository));
         }
         Ok(Arc::new(Self {
-            tags: Arc::new(Tags::new(repositories.clone(), Arc::clone(&index))),
-            links: Arc::new(Links::new(repositories.clone(), Arc::clone(&index))),
-            manifests: Arc::new(Manifests::new(repositories, Arc::clone(&index))),
+            ledger: Arc::new(FileLedger::new(repositories, Arc::clone(&index))),
             uploads: Arc::new(Uploads::new(upload_files)),
             leases,
             own: config.own,
@@ -101,7 +89,6 @@ impl Registry {
             staging,
             root: root.to_owned(),
             closed: AtomicBool::new(false),
-            locks: Arc::new((0..STRIPES).map(|_| Mutex::new(())).collect()),
             cache: Mutex::default(),
             blobs,
             index,
@@ -148,31 +135,19 @@ impl Registry {
         lock(&self.cache).remove(digest);
     }
 
-    /// Runs file work that changes a repository, one at a time.
+    /// Changes a repository as is decided; nobody else changes it meanwhile. A decision may be asked for again.
     pub(crate) async fn change<T: Send + 'static>(
         &self,
         repository: &Repository,
-        work: impl FnOnce() -> Result<T> + Send + 'static,
+        decide: impl FnMut(&Index) -> Result<(Vec<Change>, T)> + Send + 'static,
     ) -> Result<T> {
-        let locks = Arc::clone(&self.locks);
-        let stripe = stripe_of(repository);
         if self.closed.load(Ordering::SeqCst) {
             // A request that ends after the index was written out: the next start rebuilds it.
             fsck::mark_dirty(&self.root)?;
         }
-        blocking(move || {
-            let _held = lock(&locks[stripe]);
-            work()
-        })
-        .await
+        let scope = Scope::Repository(repository.clone());
+        ledger::commit(&*self.ledger, scope, decide).await
     }
-}
-
-fn stripe_of(repository: &Repository) -> usize {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    repository.hash(&mut hasher);
-    (hasher.finish() % STRIPES as u64) as usize
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -9,8 +9,10 @@ use super::{bare, body::Body, conditions, errors, set};
 use crate::{
     blobs::Range,
     error::{Error, Result},
+    ledger::Change,
     names::Repository,
     registry::Registry,
+    store::Index,
 };
 
 /// GET, whole or one range.
@@ -87,14 +89,15 @@ pub async fn delete(
     digest: &Digest,
 ) -> Result<Response<Body>> {
     must_be_visible(registry, repository, digest)?;
-    let (index, links) = (Arc::clone(&registry.index), Arc::clone(&registry.links));
     let (repo, named) = (repository.clone(), digest.clone());
-    // Under the lock of who puts manifests.
-    let unlink = move || match index.is_held_in(&repo, &named)? {
+    let unlink = move |index: &Index| match index.is_held_in(&repo, &named)? {
         true => Err(Error::Conflict(format!(
             "{named} is part of a manifest of {repo}: delete that first"
         ))),
-        false => links.remove(&repo, &named),
+        false => {
+            let (repository, digest) = (repo.clone(), named.clone());
+            Ok((vec![Change::Unlink { repository, digest }], ()))
+        }
     };
     registry.change(repository, unlink).await?;
     registry.leases.end_grace(digest, repository);

@@ -3,8 +3,6 @@
 
 mod remove;
 
-use std::{path::PathBuf, sync::Arc};
-
 use bytes::Bytes;
 use serde_json::json;
 use slipway_image::{Digest, Manifest, manifest::MAX_SIZE, media_type};
@@ -12,20 +10,14 @@ use slipway_image::{Digest, Manifest, manifest::MAX_SIZE, media_type};
 use crate::{
     blobs::{Staged, staging::digest_of},
     error::{Error, Result},
-    files,
+    ledger::Change,
     names::{ImageName, Pointer, Repository, Tag},
     registry::{Registry, now},
-    store::{Index, ManifestRecord, Origin, TagRecord},
+    store::{ManifestRecord, Names, Origin, TagRecord},
 };
 
 /// Name of the folder of a repository's manifest links.
 pub const FOLDER: &str = "_manifests";
-
-/// The link files of all repositories.
-pub struct Manifests {
-    root: PathBuf,
-    index: Arc<Index>,
-}
 
 /// A manifest on its way in.
 #[derive(Debug, Clone)]
@@ -79,55 +71,23 @@ impl Stored {
     }
 }
 
-impl Manifests {
-    /// Links below `root`, the folder of all repositories.
-    pub fn new(root: PathBuf, index: Arc<Index>) -> Self {
-        Self { root, index }
-    }
-
-    fn path(&self, repository: &Repository, digest: &Digest) -> PathBuf {
-        self.root
-            .join(repository.as_str())
-            .join(FOLDER)
-            .join(digest.algorithm().as_str())
-            .join(digest.encoded())
-    }
-
-    fn set(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        record: &ManifestRecord,
-        parsed: &Manifest,
-        content: &[u8],
-    ) -> Result<()> {
-        let path = self.path(repository, digest);
-        let link = serde_json::to_vec(record).expect("records are plain data");
-        slipway_fault::fallible("registry.manifest.link")
-            .and_then(|()| files::write_durably(&path, &link))
-            .map_err(Error::io("cannot write", &path))?;
-        slipway_fault::point("registry.manifest.linked");
-        let referrer = referrer_descriptor(digest, record, parsed, content);
-        self.index
-            .set_manifest(repository, digest, record, parsed, referrer.as_ref())
-    }
-
-    fn remove(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        parsed: Option<&Manifest>,
-    ) -> Result<()> {
-        let path = self.path(repository, digest);
-        files::remove_durably(&path).map_err(Error::io("cannot remove", &path))?;
-        slipway_fault::point("registry.delete.unlinked");
-        files::prune_empty_folders(path.parent().expect("links have a folder"), &self.root);
-        self.index.remove_manifest(repository, digest, parsed)
+/// What a manifest names.
+pub fn names_in(
+    digest: &Digest,
+    record: &ManifestRecord,
+    parsed: &Manifest,
+    content: &[u8],
+) -> Names {
+    let references = parsed.references().into_iter();
+    Names {
+        references: references.map(|named| named.digest.clone()).collect(),
+        subject: parsed.subject().map(|subject| subject.digest.clone()),
+        referrer: referrer_descriptor(digest, record, parsed, content),
     }
 }
 
 /// The manifest's entry in the referrers list of its subject (distribution-spec, "Listing Referrers").
-pub fn referrer_descriptor(
+fn referrer_descriptor(
     digest: &Digest,
     record: &ManifestRecord,
     parsed: &Manifest,
@@ -198,8 +158,6 @@ impl Registry {
             origin: put.origin,
             tagged: now(),
         };
-        let (manifests, tags) = (Arc::clone(&self.manifests), Arc::clone(&self.tags));
-        let links = Arc::clone(&self.links);
         let children: Vec<Digest> = parsed
             .references()
             .iter()
@@ -207,30 +165,34 @@ impl Registry {
             .collect();
         let (media_type, key) = (kind.to_owned(), put.repository.clone());
         let named = digest.clone();
-        self.change(&key, move || {
-            // Also when nobody waits for it any more.
-            let _leases = leases;
-            // Looked at under the lock of who may remove it.
-            let before = manifests.index.manifest(&put.repository, &named)?;
+        self.change(&key, move |index| {
+            // In hand also when nobody waits for it any more.
+            let _held = &leases;
+            // Looked at when nobody else changes the repository.
+            let before = index.manifest(&put.repository, &named)?;
             let record = ManifestRecord {
-                media_type,
+                media_type: media_type.clone(),
                 size: put.content.len() as u64,
                 origin: put.origin,
                 stored: before.as_ref().map_or_else(now, |b| b.stored),
                 by_digest: put.by_digest || before.as_ref().is_some_and(|b| b.by_digest),
-                held,
+                held: held.clone(),
             };
+            let mut changes = Vec::new();
             if before.as_ref() != Some(&record) {
-                manifests.set(&put.repository, &named, &record, &parsed, &put.content)?;
+                changes.push(Change::SetManifest {
+                    repository: put.repository.clone(),
+                    digest: named.clone(),
+                    names: names_in(&named, &record, &parsed, &put.content),
+                    record,
+                });
             }
-            for child in parsed.references() {
-                links.named(&put.repository, &child.digest)?;
-            }
-            slipway_fault::point("registry.manifest.named");
-            for tag in &put.tags {
-                tags.set(&put.repository, tag, &tag_record)?;
-            }
-            Ok(())
+            changes.extend(put.tags.iter().map(|tag| Change::SetTag {
+                repository: put.repository.clone(),
+                tag: tag.clone(),
+                record: tag_record.clone(),
+            }));
+            Ok((changes, ()))
         })
         .await?;
         for child in &children {
@@ -355,10 +317,13 @@ impl Registry {
 
     /// Takes a tag away. The manifest stays, also when nothing names it any more.
     pub async fn untag(&self, repository: &Repository, tag: &Tag) -> Result<bool> {
-        let tags = Arc::clone(&self.tags);
         let (repo, tag) = (repository.clone(), tag.clone());
-        self.change(repository, move || tags.remove(&repo, &tag))
-            .await
+        self.change(repository, move |index| {
+            let existed = index.tag(&repo, &tag)?.is_some();
+            let (repository, tag) = (repo.clone(), tag.clone());
+            Ok((vec![Change::RemoveTag { repository, tag }], existed))
+        })
+        .await
     }
 
     /// Tags of a repository that name this digest.

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use slipway_image::{Digest, Manifest};
 
+use super::names_in;
 use crate::{
     error::Result,
+    ledger::Change,
     names::{ImageName, Pointer, Repository},
     registry::Registry,
     store::Index,
@@ -56,9 +58,15 @@ impl Registry {
             repository: repository.clone(),
             pointer: Pointer::Digest(digest.clone()),
         };
-        let parsed = match self.stored(&name).await? {
-            Some(stored) => stored.parse().ok(),
-            None => None,
+        let (parsed, names) = match self.stored(&name).await? {
+            Some(stored) => {
+                let parsed = stored.parse().ok();
+                let names = parsed
+                    .as_ref()
+                    .map(|parsed| names_in(digest, &stored.record, parsed, &stored.content));
+                (parsed, names)
+            }
+            None => (None, None),
         };
         let named = |parsed: &Manifest| {
             let is_index = matches!(parsed, Manifest::Index(_));
@@ -66,24 +74,32 @@ impl Registry {
             children.map(|c| (c.digest.clone(), is_index)).collect()
         };
         let children = parsed.as_ref().map_or_else(Vec::new, named);
-        let (manifests, tag_files) = (Arc::clone(&self.manifests), Arc::clone(&self.tags));
-        let (leases, links) = (Arc::clone(&self.leases), Arc::clone(&self.links));
-        let (index, repo, gone) = (Arc::clone(&self.index), repository.clone(), digest.clone());
-        let taken = self.change(repository, move || {
-            if orphan && !is_orphan(&index, &repo, &gone)? {
-                return Ok(false);
+        let leases = Arc::clone(&self.leases);
+        let (repo, gone) = (repository.clone(), digest.clone());
+        let taken = self.change(repository, move |index| {
+            if orphan && !is_orphan(index, &repo, &gone)? {
+                return Ok((Vec::new(), false));
             }
-            for tag in index.tags_naming(&repo, &gone)? {
-                tag_files.remove(&repo, &tag)?;
-            }
+            let tags = index.tags_naming(&repo, &gone)?.into_iter();
+            let mut changes: Vec<Change> = tags
+                .map(|tag| Change::RemoveTag {
+                    repository: repo.clone(),
+                    tag,
+                })
+                .collect();
             // What a client was told of while this manifest held it outlives a restart, too.
-            for child in parsed.iter().flat_map(Manifest::references) {
-                if leases.is_promised(&child.digest, &repo) {
-                    links.wait(&repo, &child.digest)?;
-                }
-            }
-            manifests.remove(&repo, &gone, parsed.as_ref())?;
-            Ok(true)
+            let children = names.iter().flat_map(|names| &names.references);
+            let promised = children.filter(|child| leases.is_promised(child, &repo));
+            changes.extend(promised.map(|child| Change::Wait {
+                repository: repo.clone(),
+                digest: child.clone(),
+            }));
+            changes.push(Change::RemoveManifest {
+                repository: repo.clone(),
+                digest: gone.clone(),
+                names: names.clone(),
+            });
+            Ok((changes, true))
         });
         Ok(match taken.await? {
             true => children,

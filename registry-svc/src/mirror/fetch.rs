@@ -25,7 +25,7 @@ impl Registry {
     ) -> Result<Option<Arc<Flight>>> {
         let lease = self.leases.hold(digest).await;
         if self.blobs.stat(digest).await?.is_some() {
-            self.index.link(repository, digest)?;
+            self.arrived(repository, digest).await?;
             return Ok(None);
         }
         if !has_upstream(repository) {
@@ -45,8 +45,8 @@ impl Registry {
         };
         let registry = Arc::clone(self);
         let (repo, named) = (repository.clone(), digest.clone());
-        Ok(Some(self.mirror.flights.join(plan, move || {
-            registry.arrived(&repo, &named)?;
+        Ok(Some(self.mirror.flights.join(plan, async move {
+            registry.arrived(&repo, &named).await?;
             drop(lease);
             Ok(())
         })))

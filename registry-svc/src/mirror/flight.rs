@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     fs::File,
+    future::Future,
     io::{Read as _, Seek as _, SeekFrom},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -85,7 +86,7 @@ impl Flights {
     pub fn join(
         &self,
         plan: Plan,
-        arrived: impl FnOnce() -> Result<()> + Send + 'static,
+        arrived: impl Future<Output = Result<()>> + Send + 'static,
     ) -> Arc<Flight> {
         let mut going = self.going.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = going.get(&plan.digest);
@@ -116,8 +117,11 @@ impl Flights {
             let _turn = turn.lock().await;
             tokio::select! {
                 outcome = plan.run(&sender) => {
-                    let outcome = outcome.and_then(|()| arrived()).map_err(Arc::new);
-                    sender.send_modify(|s| s.outcome = Some(outcome));
+                    let outcome = match outcome {
+                        Ok(()) => arrived.await,
+                        Err(error) => Err(error),
+                    };
+                    sender.send_modify(|s| s.outcome = Some(outcome.map_err(Arc::new)));
                 }
                 () = abandoned(&sender) => debug!(digest = %plan.digest, "nobody waits any more"),
             }

@@ -6,7 +6,7 @@ mod blobs;
 use std::{collections::BTreeMap, ops::Bound, path::Path};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use slipway_image::{Digest, Manifest};
+use slipway_image::Digest;
 
 use crate::{
     error::Result,
@@ -51,6 +51,19 @@ pub struct ManifestRecord {
     /// Of a manifest whose form is not known: what it named that was there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<Digest>,
+}
+
+/// What a manifest names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    /// What it is made of.
+    pub references: Vec<Digest>,
+    /// What it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Digest>,
+    /// Its entry in the list of its subject's referrers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub referrer: Option<serde_json::Value>,
 }
 
 /// See the module's page.
@@ -236,26 +249,19 @@ impl Index {
         repository: &Repository,
         digest: &Digest,
         record: &ManifestRecord,
-        parsed: &Manifest,
-        referrer: Option<&serde_json::Value>,
+        names: &Names,
     ) -> Result<()> {
         let name = digest.to_string();
         let repo = repository.as_str();
         // References first: whoever sees the manifest may rely on its blobs being held.
-        for child in std::iter::once(&name).chain(
-            parsed
-                .references()
-                .iter()
-                .map(|d| d.digest.to_string())
-                .collect::<Vec<_>>()
-                .iter(),
-        ) {
+        for child in std::iter::once(digest).chain(&names.references) {
+            let child = &child.to_string();
             self.refs.insert(key(&[child, repo, &name]), &[])?;
             self.links.insert(key(&[repo, child]), &[])?;
             self.linked.insert(key(&[child, repo]), &[])?;
         }
-        if let (Some(subject), Some(referrer)) = (parsed.subject(), referrer) {
-            let subject = subject.digest.to_string();
+        if let (Some(subject), Some(referrer)) = (&names.subject, &names.referrer) {
+            let subject = subject.to_string();
             put(&self.referrers, &key(&[repo, &subject, &name]), referrer)?;
         }
         self.damaged.remove(key(&[repo, &name]))?;
@@ -285,23 +291,22 @@ impl Index {
         &self,
         repository: &Repository,
         digest: &Digest,
-        parsed: Option<&Manifest>,
+        names: Option<&Names>,
     ) -> Result<()> {
         let name = digest.to_string();
         let repo = repository.as_str();
         self.manifests.remove(key(&[repo, &name]))?;
         self.damaged.remove(key(&[repo, &name]))?;
         self.refs.remove(key(&[&name, repo, &name]))?;
-        let Some(parsed) = parsed else {
+        let Some(names) = names else {
             return Ok(());
         };
-        for child in parsed.references() {
-            self.refs
-                .remove(key(&[&child.digest.to_string(), repo, &name]))?;
+        for child in &names.references {
+            self.refs.remove(key(&[&child.to_string(), repo, &name]))?;
         }
-        if let Some(subject) = parsed.subject() {
+        if let Some(subject) = &names.subject {
             self.referrers
-                .remove(key(&[repo, &subject.digest.to_string(), &name]))?;
+                .remove(key(&[repo, &subject.to_string(), &name]))?;
         }
         Ok(())
     }

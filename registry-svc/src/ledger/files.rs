@@ -1,0 +1,164 @@
+//! The ledger as small durable files, with the index in front: `repositories/<name>/_tags/<tag>`,
+//! `repositories/<name>/_manifests/<algorithm>/<hex>`, and [`Links`].
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use slipway_image::Digest;
+
+use super::{Change, Decide, Ledger, Scope};
+use crate::{
+    blobs::staging::blocking,
+    error::{Error, Result},
+    files,
+    links::Links,
+    manifests,
+    names::{Repository, Tag},
+    store::Index,
+    tags,
+};
+
+/// Locks that order the writers of one repository; several repositories may share one.
+const STRIPES: usize = 32;
+
+/// See the module's page.
+#[derive(Clone)]
+pub struct FileLedger(Arc<Inner>);
+
+struct Inner {
+    /// The folder of all repositories.
+    root: PathBuf,
+    index: Arc<Index>,
+    links: Links,
+    locks: [Mutex<()>; STRIPES],
+}
+
+impl FileLedger {
+    /// Files below `root`, the folder of all repositories.
+    pub fn new(root: PathBuf, index: Arc<Index>) -> Self {
+        let links = Links::new(root.clone(), Arc::clone(&index));
+        Self(Arc::new(Inner {
+            root,
+            links,
+            index,
+            locks: std::array::from_fn(|_| Mutex::default()),
+        }))
+    }
+}
+
+impl Ledger for FileLedger {
+    fn commit(&self, scope: Scope, mut decide: Decide) -> BoxFuture<'_, Result<()>> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || {
+            let lock = &inner.locks[stripe_of(&scope)];
+            let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            decide(&inner.index)?
+                .iter()
+                .try_for_each(|change| inner.make(change))
+        })
+        .boxed()
+    }
+
+    fn announce<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: &'a Digest,
+    ) -> BoxFuture<'a, Result<()>> {
+        let inner = Arc::clone(&self.0);
+        let (repository, digest) = (repository.clone(), digest.clone());
+        blocking(move || inner.links.add(&repository, &digest)).boxed()
+    }
+}
+
+impl Inner {
+    fn make(&self, change: &Change) -> Result<()> {
+        match change {
+            Change::SetManifest {
+                repository,
+                digest,
+                record,
+                names,
+            } => {
+                let path = self.link(repository, digest);
+                let link = serde_json::to_vec(record).expect("records are plain data");
+                slipway_fault::fallible("registry.manifest.link")
+                    .and_then(|()| files::write_durably(&path, &link))
+                    .map_err(Error::io("cannot write", &path))?;
+                slipway_fault::point("registry.manifest.linked");
+                self.index.set_manifest(repository, digest, record, names)?;
+                for child in &names.references {
+                    self.links.named(repository, child)?;
+                }
+                slipway_fault::point("registry.manifest.named");
+                Ok(())
+            }
+            Change::RemoveManifest {
+                repository,
+                digest,
+                names,
+            } => {
+                let removed = || slipway_fault::point("registry.delete.unlinked");
+                self.remove(&self.link(repository, digest), removed)?;
+                self.index
+                    .remove_manifest(repository, digest, names.as_ref())
+            }
+            Change::SetTag {
+                repository,
+                tag,
+                record,
+            } => {
+                let path = self.tag(repository, tag);
+                let content = serde_json::to_vec(record).expect("records are plain data");
+                slipway_fault::fallible("registry.tag.write")
+                    .and_then(|()| files::write_durably(&path, &content))
+                    .map_err(Error::io("cannot write", &path))?;
+                slipway_fault::point("registry.tag.written");
+                self.index.set_tag(repository, tag, record)
+            }
+            Change::RemoveTag { repository, tag } => {
+                let removed = || slipway_fault::point("registry.untag.removed");
+                self.remove(&self.tag(repository, tag), removed)?;
+                self.index.remove_tag(repository, tag)
+            }
+            Change::Link { repository, digest } => self.links.add_durably(repository, digest),
+            Change::Unlink { repository, digest } => self.links.remove(repository, digest),
+            Change::Wait { repository, digest } => self.links.wait(repository, digest),
+            Change::Gone { digest } => self.links.remove_all(digest),
+        }
+    }
+
+    fn remove(&self, path: &Path, removed: impl FnOnce()) -> Result<()> {
+        files::remove_durably(path).map_err(Error::io("cannot remove", path))?;
+        removed();
+        files::prune_empty_folders(path.parent().expect("files have a folder"), &self.root);
+        Ok(())
+    }
+
+    fn link(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+        self.root
+            .join(repository.as_str())
+            .join(manifests::FOLDER)
+            .join(digest.algorithm().as_str())
+            .join(digest.encoded())
+    }
+
+    fn tag(&self, repository: &Repository, tag: &Tag) -> PathBuf {
+        self.root
+            .join(repository.as_str())
+            .join(tags::FOLDER)
+            .join(tag.as_str())
+    }
+}
+
+fn stripe_of(scope: &Scope) -> usize {
+    let mut hasher = DefaultHasher::new();
+    match scope {
+        Scope::Repository(repository) => repository.hash(&mut hasher),
+        Scope::Blob(digest) => digest.hash(&mut hasher),
+    }
+    (hasher.finish() % STRIPES as u64) as usize
+}

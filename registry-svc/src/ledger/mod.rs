@@ -1,0 +1,134 @@
+//! The ledger: what the registry knows beside content, and how that changes.
+//!
+//! Which manifests a repository has, what its tags name, which blobs may be read through it. Every change goes the
+//! same way: somebody *decides* it, a pure function from the [`Index`] to a list of [`Change`]s, and the ledger makes
+//! it durable and applies it to the index. Within one [`Scope`] nothing changes between a decision and what comes of
+//! it; a decision may therefore be asked for again, with another state of the index.
+//!
+//! Where the truth lies is the ledger's own affair: in small files ([`files`]).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use slipway_image::Digest;
+
+use crate::{
+    error::Result,
+    names::{Repository, Tag},
+    store::{Index, ManifestRecord, Names, TagRecord},
+};
+
+pub mod files;
+
+/// One step of a change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Change {
+    /// A repository has a manifest.
+    SetManifest {
+        /// Which.
+        repository: Repository,
+        /// What.
+        digest: Digest,
+        /// What is known of it.
+        record: ManifestRecord,
+        /// What it names.
+        names: Names,
+    },
+    /// It has it no more.
+    RemoveManifest {
+        /// Which.
+        repository: Repository,
+        /// What.
+        digest: Digest,
+        /// What it named, where that is known.
+        names: Option<Names>,
+    },
+    /// A tag names a manifest.
+    SetTag {
+        /// Of which repository.
+        repository: Repository,
+        /// Which.
+        tag: Tag,
+        /// What it names.
+        record: TagRecord,
+    },
+    /// It names nothing.
+    RemoveTag {
+        /// Of which repository.
+        repository: Repository,
+        /// Which.
+        tag: Tag,
+    },
+    /// A blob may be read through a repository.
+    Link {
+        /// Which.
+        repository: Repository,
+        /// What.
+        digest: Digest,
+    },
+    /// It may no more.
+    Unlink {
+        /// Which.
+        repository: Repository,
+        /// What.
+        digest: Digest,
+    },
+    /// A blob waits for a manifest of a repository.
+    Wait {
+        /// Which.
+        repository: Repository,
+        /// What.
+        digest: Digest,
+    },
+    /// A blob is not here any more: it may be read through no repository.
+    Gone {
+        /// What.
+        digest: Digest,
+    },
+}
+
+/// What a decision looks at and changes: two of the same scope are never made at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// A repository: its manifests and tags, and whether a blob that it has may go.
+    Repository(Repository),
+    /// Whether a blob is here, and that it may be read through a repository.
+    Blob(Digest),
+}
+
+/// Decides what is to change.
+pub type Decide = Box<dyn FnMut(&Index) -> Result<Vec<Change>> + Send>;
+
+/// See the module's page.
+pub trait Ledger: Send + Sync + 'static {
+    /// Makes a decision and what comes of it; afterwards that survives a power cut.
+    fn commit(&self, scope: Scope, decide: Decide) -> BoxFuture<'_, Result<()>>;
+
+    /// Notes that a blob of a repository is about to be made durable, where that saves to wait for the disk once more
+    /// when [`Change::Link`] is made of it.
+    fn announce<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: &'a Digest,
+    ) -> BoxFuture<'a, Result<()>>;
+}
+
+/// As [`Ledger::commit`], for a decision that also has something to tell.
+pub async fn commit<T: Send + 'static>(
+    ledger: &dyn Ledger,
+    scope: Scope,
+    mut decide: impl FnMut(&Index) -> Result<(Vec<Change>, T)> + Send + 'static,
+) -> Result<T> {
+    let told = Arc::new(Mutex::new(None));
+    let slot = Arc::clone(&told);
+    let decide = move |index: &Index| {
+        let (changes, tells) = decide(index)?;
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(tells);
+        Ok(changes)
+    };
+    ledger.commit(scope, Box::new(decide)).await?;
+    let told = told.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Ok(told.expect("what was committed was decided"))
+}
