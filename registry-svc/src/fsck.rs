@@ -210,9 +210,7 @@ async fn rebuild_links(
             );
             let digest = text.parse::<Digest>().ok();
             let useful = match &digest {
-                Some(digest) => {
-                    blobs.stat(digest).await?.is_some() && !index.is_held_in(repository, digest)?
-                }
+                Some(digest) => blobs.stat(digest).await?.is_some(),
                 None => false,
             };
             match digest.filter(|_| useful) {

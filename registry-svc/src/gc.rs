@@ -66,6 +66,15 @@ impl Registry {
     /// Looks at all that may be unneeded, once. Returns the bytes that became free.
     pub async fn sweep(self: &Arc<Self>) -> Result<u64> {
         self.leases.expire();
+        for (repository, digest) in self.index.waiting()? {
+            // Nobody waits any more, and a manifest that was there before holds it.
+            if !self.leases.is_promised(&digest, &repository)
+                && self.index.is_held_in(&repository, &digest)?
+            {
+                let links = Arc::clone(&self.links);
+                blocking(move || links.named(&repository, &digest)).await?;
+            }
+        }
         self.uploads.expire()?;
         self.mirror.expire()?;
         self.release(self.index.pending()?).await

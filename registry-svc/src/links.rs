@@ -36,9 +36,8 @@ impl Links {
     /// afterwards makes this so too, since file systems with a journal keep the order of what is done to names
     /// (elsewhere a power cut may take the link, and the client sends the blob again).
     pub fn add(&self, repository: &Repository, digest: &Digest) -> Result<()> {
-        if !self.index.is_held_in(repository, digest)? {
-            self.wait(repository, digest)?;
-        }
+        // Also when a manifest of the repository names it: that one may be deleted before the next comes.
+        self.wait(repository, digest)?;
         self.index.link(repository, digest)
     }
 
@@ -54,7 +53,7 @@ impl Links {
         let path = self.path(repository, digest);
         let folder = path.parent().expect("links have a folder");
         match files::sync_folder(folder) {
-            // A manifest of the repository names it.
+            // A manifest of the repository names it by now.
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(Error::io("cannot write", folder)),
         }
