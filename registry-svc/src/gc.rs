@@ -71,8 +71,16 @@ impl Registry {
             if !self.leases.is_promised(&digest, &repository)
                 && self.index.is_held_in(&repository, &digest)?
             {
-                let links = Arc::clone(&self.links);
-                blocking(move || links.named(&repository, &digest)).await?;
+                let scope = Scope::Repository(repository.clone());
+                let decide = move |index: &Index| {
+                    let held = Change::Held {
+                        repository: repository.clone(),
+                        digest: digest.clone(),
+                    };
+                    let still = index.is_held_in(&repository, &digest)?;
+                    Ok((still.then_some(held).into_iter().collect(), ()))
+                };
+                ledger::commit(&*self.ledger, scope, decide).await?;
             }
         }
         self.uploads.expire()?;

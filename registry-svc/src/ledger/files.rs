@@ -127,6 +127,7 @@ impl Inner {
             Change::Link { repository, digest } => self.links.add_durably(repository, digest),
             Change::Unlink { repository, digest } => self.links.remove(repository, digest),
             Change::Wait { repository, digest } => self.links.wait(repository, digest),
+            Change::Held { repository, digest } => self.links.named(repository, digest),
             Change::Gone { digest } => self.links.remove_all(digest),
         }
     }

@@ -82,6 +82,13 @@ pub enum Change {
         /// What.
         digest: Digest,
     },
+    /// It does not: one that was there before names it.
+    Held {
+        /// Which.
+        repository: Repository,
+        /// What.
+        digest: Digest,
+    },
     /// A blob is not here any more: it may be read through no repository.
     Gone {
         /// What.
