@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::{leases::GRACE, names::OwnNames};
+use crate::{access::policy::AccessRule, http::TlsFiles, leases::GRACE, names::OwnNames};
 
 /// Where the Distribution API listens when nothing is said.
 pub const DEFAULT_HTTP: &str = "127.0.0.1:5000";
@@ -17,6 +17,12 @@ pub struct RegistryFile {
     pub http: Vec<SocketAddr>,
     /// Plain HTTP off loopback was asked for by name.
     pub allow_plain_http: bool,
+    /// Certificate of the Distribution API.
+    pub http_tls: Option<TlsFiles>,
+    /// Users and passwords, as `htpasswd -B` writes them.
+    pub htpasswd: Option<PathBuf>,
+    /// Who may do what; with no rule everybody everything.
+    pub access: Vec<AccessRule>,
     /// Further names of this registry, as they stand in image names: `registry.example.com`.
     pub names: Vec<String>,
     /// How long content stays for whoever was told that it is here and has not named it yet.

@@ -3,7 +3,7 @@
 //! Domain: [`registry`] opens it; [`blobs`], [`manifests`], [`uploads`] hold the content,
 //! [`ledger`] what is known of it,
 //! [`mirror`] fetches it, [`images`] shows it as docker's users know it, [`gc`] and [`fsck`] keep it
-//! in order. Edges: [`http`] (OCI Distribution, for foreign clients) and [`grpc`] (for ctl,
+//! in order; [`access`] says who may do what. Edges: [`http`] (OCI Distribution, for foreign clients) and [`grpc`] (for ctl,
 //! runtime-svc and builder-svc).
 //!
 //! Architecture invariants: the domain knows neither tonic nor axum nor hyper; [`store`] is the only
@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod arrivals;
 pub mod blobs;
 pub mod config;

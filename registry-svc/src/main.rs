@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use registry_svc::{
     Registry,
+    access::Access,
     config::{Config, DEFAULT_HTTP, RegistryFile},
     grpc, http,
     names::OwnNames,
@@ -24,7 +25,8 @@ struct Args {
     /// Serve the OCI Distribution API here; may be given several times [default: 127.0.0.1:5000]
     #[arg(long, value_name = "HOST:PORT")]
     http: Vec<SocketAddr>,
-    /// Allow plain http off loopback: anybody who reaches the port can push and delete images
+    /// Allow http off loopback without TLS or without an access policy: whoever reaches the port can read
+    /// what is sent, or push and delete images
     #[arg(long)]
     allow_plain_http: bool,
 }
@@ -61,9 +63,10 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
         addresses.push(DEFAULT_HTTP.parse().expect("an address"));
     }
     let allow_plain = args.allow_plain_http || file.allow_plain_http;
+    let guarded = file.http_tls.is_some() && !file.access.is_empty();
     let mut listeners = Vec::new();
     for address in addresses {
-        listeners.push(http::bind(address, allow_plain).await?);
+        listeners.push(http::bind(address, guarded, allow_plain).await?);
     }
     let bound = listeners
         .iter()
@@ -74,18 +77,31 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
         .into_iter()
         .map(registry_svc::config::UpstreamFile::check)
         .collect::<Result<Vec<_>, _>>()?;
+    let own = OwnNames::new(&bound, &file.names);
+    let root = context.state_dir()?;
+    let authority = file
+        .http_tls
+        .as_ref()
+        .is_some_and(|t| t.client_ca.is_some());
+    let access = Access::open(&file.access, file.htpasswd.as_ref(), authority, &own, &root)?;
+    let tls = file.http_tls.map(http::Tls::open).transpose()?;
+    let front = Arc::new(http::Front::new(access, tls, http::Limits::default()));
     let config = Config {
-        own: OwnNames::new(&bound, &file.names),
+        own,
         upstreams,
         grace,
     };
-    let root = context.state_dir()?;
     let registry = Registry::open(&root, config)
         .await
         .with_context(|| format!("cannot open the store in {}", root.display()))?;
     for listener in listeners {
-        let (registry, stop) = (Arc::clone(&registry), context.shutdown.clone());
-        tokio::spawn(http::serve(registry, listener, stop));
+        let (registry, front) = (Arc::clone(&registry), Arc::clone(&front));
+        tokio::spawn(http::serve(
+            registry,
+            listener,
+            front,
+            context.shutdown.clone(),
+        ));
     }
     tokio::spawn(Arc::clone(&registry).sweep_until(context.shutdown.clone()));
     context.closing.spawn(close_at_the_end(

@@ -1,4 +1,4 @@
-//! Upload sessions: a growing file each, whose name says which it is and for which repository
+//! Upload sessions: a growing file each, whose name says which it is, for which repository and whose
 //! (`uploads/<id>.<hash>`). Nothing else is noted of one, so it goes on after a restart, whatever that came from; the
 //! hash of its content is then computed again. When it was touched last says the file's own time.
 
@@ -14,6 +14,7 @@ use std::{
 use slipway_image::{Algorithm, Digest};
 
 use crate::{
+    access::Caller,
     blobs::Staged,
     error::{Error, Result},
     files,
@@ -62,9 +63,13 @@ impl Uploads {
     }
 
     /// A new session.
-    pub async fn start(self: &Arc<Self>, repository: &Repository) -> Result<Session> {
+    pub async fn start(
+        self: &Arc<Self>,
+        repository: &Repository,
+        caller: &Caller,
+    ) -> Result<Session> {
         let id = files::random_uuid();
-        let name = file_name(repository, &id);
+        let name = file_name(repository, caller, &id);
         self.slots().insert(name.clone(), Slot::Busy);
         let mut session = Session {
             uploads: Arc::clone(self),
@@ -78,12 +83,17 @@ impl Uploads {
     }
 
     /// Takes a session for this request.
-    pub async fn take(self: &Arc<Self>, repository: &Repository, id: &str) -> Result<Session> {
+    pub async fn take(
+        self: &Arc<Self>,
+        repository: &Repository,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<Session> {
         let unknown = || Error::UploadNotFound(id.to_owned());
         if !is_id(id) {
             return Err(unknown());
         }
-        let name = file_name(repository, id);
+        let name = file_name(repository, caller, id);
         let slot = self.slots().insert(name.clone(), Slot::Busy);
         let staged = match slot {
             Some(Slot::Busy) => return Err(Error::UploadBusy(id.to_owned())),
@@ -109,8 +119,13 @@ impl Uploads {
     }
 
     /// Ends a session without a blob.
-    pub async fn cancel(self: &Arc<Self>, repository: &Repository, id: &str) -> Result<()> {
-        let mut session = self.take(repository, id).await?;
+    pub async fn cancel(
+        self: &Arc<Self>,
+        repository: &Repository,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<()> {
+        let mut session = self.take(repository, caller, id).await?;
         session.forget()
     }
 
@@ -257,8 +272,8 @@ fn is_id(text: &str) -> bool {
 }
 
 /// A repository's own name may be longer than a file's.
-fn file_name(repository: &Repository, id: &str) -> String {
-    let hash = Digest::of(repository.as_str());
+fn file_name(repository: &Repository, caller: &Caller, id: &str) -> String {
+    let hash = Digest::of(format!("{repository} {caller}"));
     format!("{id}.{}", &hash.encoded()[..32])
 }
 
@@ -270,6 +285,7 @@ mod tests {
     async fn a_session_that_nobody_touches_goes_after_a_while() {
         let folder = tempfile::tempdir().unwrap();
         let uploads = Arc::new(Uploads::new(folder.path().to_owned()));
+        let caller = Caller::User("alice".to_owned());
         let repository = Repository::new("docker.io", "team/app").unwrap();
         let age = |session: &Session| {
             let file = File::open(session.path()).unwrap();
@@ -278,30 +294,36 @@ mod tests {
         };
         let mut ids = Vec::new();
         for _ in 0..3 {
-            let session = uploads.start(&repository).await.unwrap();
+            let session = uploads.start(&repository, &caller).await.unwrap();
             age(&session);
             ids.push(session.id.clone());
         }
-        let busy = uploads.take(&repository, &ids[0]).await.unwrap();
+        let busy = uploads.take(&repository, &caller, &ids[0]).await.unwrap();
         age(&busy);
-        drop(uploads.take(&repository, &ids[1]).await.unwrap());
+        drop(uploads.take(&repository, &caller, &ids[1]).await.unwrap());
         uploads.expire().unwrap();
         drop(busy);
         for (number, id) in ids.iter().enumerate() {
-            let taken = uploads.take(&repository, id).await;
+            let taken = uploads.take(&repository, &caller, id).await;
             assert_eq!(taken.is_ok(), number < 2, "{number}");
         }
         // Those that were left for the longest time are closed, and opened when somebody comes back.
         for _ in 0..OPEN {
-            drop(uploads.start(&repository).await.unwrap());
+            drop(uploads.start(&repository, &caller).await.unwrap());
         }
-        let is_open = |id: &str| uploads.slots().contains_key(&file_name(&repository, id));
+        let is_open = |id: &str| {
+            uploads
+                .slots()
+                .contains_key(&file_name(&repository, &caller, id))
+        };
         assert!(!is_open(&ids[0]) && uploads.slots().len() == OPEN);
-        drop(uploads.take(&repository, &ids[0]).await.unwrap());
+        drop(uploads.take(&repository, &caller, &ids[0]).await.unwrap());
         assert!(is_open(&ids[0]) && uploads.slots().len() == OPEN);
         let other = Repository::new("docker.io", "team/other").unwrap();
+        let bob = Caller::User("bob".to_owned());
+        assert!(uploads.take(&repository, &bob, &ids[0]).await.is_err());
         for id in [&*ids[0], "..", "", "../../../../etc/passwd"] {
-            assert!(uploads.take(&other, id).await.is_err(), "{id}");
+            assert!(uploads.take(&other, &caller, id).await.is_err(), "{id}");
         }
     }
 }

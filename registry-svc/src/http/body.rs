@@ -1,9 +1,9 @@
-//! Bodies out and in: known lengths, bounded memory, and nobody may stand still for long.
+//! Bodies out and in: known lengths, bounded memory.
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -11,13 +11,11 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
+use super::traffic::Meter;
 use crate::{
     blobs::{BlobReader, BlobStream},
     error::{Error, Result},
 };
-
-/// How long a client may take between two pieces of a body.
-const STALL: Duration = Duration::from_secs(60);
 
 /// Bytes gathered before they are written.
 const BATCH: usize = 512 * 1024;
@@ -90,24 +88,28 @@ impl http_body::Body for Body {
 }
 
 /// A body on its way in.
-pub struct Upload(Incoming);
+pub struct Upload {
+    body: Incoming,
+    meter: Arc<Meter>,
+}
 
 impl Upload {
     /// Takes a request's body.
-    pub fn new(body: Incoming) -> Self {
-        Self(body)
+    pub fn new(body: Incoming, meter: Arc<Meter>) -> Self {
+        Self { body, meter }
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
-            let frame = tokio::time::timeout(STALL, self.0.frame())
-                .await
-                .map_err(|_| Error::Interrupted("the client sent nothing for a minute".into()))?;
+            self.meter.waits(true);
+            let frame = self.body.frame().await;
+            self.meter.waits(false);
             match frame {
                 None => return Ok(None),
                 Some(Err(e)) => return Err(Error::Interrupted(e.to_string())),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
+                        self.meter.moved(data.len());
                         return Ok(Some(data));
                     }
                 }

@@ -8,6 +8,7 @@ use slipway_image::{Digest, manifest::MAX_SIZE, media_type};
 
 use super::{Query, body::Body, set, set_warning};
 use crate::{
+    access::Permit,
     error::{Error, Result},
     names::{Repository, parse_digest},
     registry::Registry,
@@ -19,8 +20,8 @@ const PAGE: usize = 1000;
 /// Bytes of an index around its descriptors, at most.
 const FRAME: usize = 256;
 
-/// All repositories with something in them, the platform's own left out.
-pub fn catalog(registry: &Arc<Registry>, query: &Query) -> Result<Response<Body>> {
+/// All repositories with something in them that the caller may pull from, the platform's own left out.
+pub fn catalog(registry: &Arc<Registry>, permit: &Permit, query: &Query) -> Result<Response<Body>> {
     let limit = page(query)?;
     let last = query
         .get("last")
@@ -30,12 +31,12 @@ pub fn catalog(registry: &Arc<Registry>, query: &Query) -> Result<Response<Body>
     let mut after = last.map(|last| last.as_str().to_owned());
     // One more than asked for tells whether there is a next page.
     while found.len() <= limit {
-        let batch = registry
-            .index
-            .repositories(after.as_deref(), limit + 1 - found.len())?;
+        // Never few: those that are not shown may be many.
+        let batch = registry.index.repositories(after.as_deref(), PAGE)?;
         let Some(end) = batch.last() else { break };
         after = Some(end.as_str().to_owned());
-        found.extend(batch.into_iter().filter(|r| !r.is_internal()));
+        let shown = |r: &Repository| !r.is_internal() && permit.sees(r);
+        found.extend(batch.into_iter().filter(shown));
     }
     let more = found.len() > limit;
     found.truncate(limit);
@@ -156,7 +157,8 @@ fn link<'a>(
     );
 }
 
-fn json_response(media_type: &str, value: &serde_json::Value) -> Response<Body> {
+/// A response of JSON.
+pub fn json_response(media_type: &str, value: &serde_json::Value) -> Response<Body> {
     let mut response = Response::new(Body::Whole(value.to_string().into()));
     set(&mut response, "content-type", media_type);
     response

@@ -1,140 +1,61 @@
 //! The OCI Distribution API 1.1 over HTTP, for docker, podman, skopeo and every other foreign client:
 //! translates requests to the domain and answers, nothing else.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
-use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, info, warn};
+use hyper::body::Incoming;
 
 use crate::{
+    access::{Permit, policy::Action},
     error::Result,
     names::{Repository, parse_digest},
     registry::Registry,
 };
 
+mod auth;
 mod blobs;
 mod body;
 mod conditions;
+mod connections;
 mod errors;
+mod limits;
 mod lists;
 mod manifests;
+mod needs;
 mod route;
+mod serve;
+mod tls;
+mod token;
+mod traffic;
 mod uploads;
 
+pub use limits::Limits;
+pub use serve::{Front, ListenError, bind, serve};
+pub use tls::{Tls, TlsError, TlsFiles};
+
+use auth::Peer;
 use body::{Body, Upload};
+use needs::Needs;
 use route::{Query, Route};
-
-/// Connections at once; further ones wait in the kernel's queue.
-const CONNECTIONS: usize = 1024;
-
-/// How long a client may take to send the head of a request; also how long an idle connection stays.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A listener that may not be opened, or could not be.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    /// Plain HTTP off loopback.
-    #[error(
-        "refusing to serve plain http on {0}: whoever reaches it can push and delete images; say \
-         --allow-plain-http if that network is trusted"
-    )]
-    Plain(SocketAddr),
-    /// The address is taken, or not ours.
-    #[error("cannot listen on {address}: {source}")]
-    Bind {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-}
-
-/// Binds a listener of the API.
-pub async fn bind(address: SocketAddr, allow_plain: bool) -> Result<TcpListener, ListenError> {
-    if !address.ip().is_loopback() && !allow_plain {
-        return Err(ListenError::Plain(address));
-    }
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ListenError::Bind { address, source })
-}
-
-/// Serves until `stop`, then lets requests end.
-pub async fn serve(registry: Arc<Registry>, listener: TcpListener, stop: CancellationToken) {
-    if let Ok(address) = listener.local_addr() {
-        info!(%address, "serving the distribution api");
-    }
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    let connections = TaskTracker::new();
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(512 * 1024)
-        .writev(true);
-    server
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Some(Duration::from_secs(30)));
-    loop {
-        let slot = Arc::clone(&slots)
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
-        let stream = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of file descriptors: better to wait for one than to spin.
-                    warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-        };
-        // Answers are written whole; delaying the last segment helps nobody. Failing is harmless.
-        let _ = stream.set_nodelay(true);
-        let registry = Arc::clone(&registry);
-        let service = service_fn(move |request| {
-            let registry = Arc::clone(&registry);
-            async move { Ok::<_, Infallible>(answer(registry, request).await) }
-        });
-        let connection = server
-            .serve_connection(TokioIo::new(stream), service)
-            .into_owned();
-        let stop = stop.clone();
-        connections.spawn(async move {
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                debug!(%error, "connection ended");
-            }
-            drop(slot);
-        });
-    }
-    connections.close();
-    // Whoever is in the middle of something gets a moment, and is cut off after it.
-    let _ = tokio::time::timeout(Duration::from_secs(4), connections.wait()).await;
-}
+use traffic::{Metered, Traffic};
 
 /// Answers one request.
-async fn answer(registry: Arc<Registry>, request: Request<Incoming>) -> Response<Body> {
-    let mut response = match dispatch(&registry, request).await {
+async fn answer(
+    registry: &Arc<Registry>,
+    front: &Front,
+    traffic: &Arc<Traffic>,
+    peer: &Peer,
+    request: Request<Incoming>,
+) -> Response<Metered> {
+    let busy = traffic.begin();
+    let asked = Asked {
+        registry,
+        front,
+        traffic,
+        peer,
+    };
+    let mut response = match asked.dispatch(request).await {
         Ok(response) => response,
         Err(error) => errors::response(&error),
     };
@@ -142,27 +63,83 @@ async fn answer(registry: Arc<Registry>, request: Request<Incoming>) -> Response
         "docker-distribution-api-version",
         HeaderValue::from_static("registry/2.0"),
     );
-    response
+    response.map(|body| Metered::new(body, traffic, busy))
 }
 
-async fn dispatch(registry: &Arc<Registry>, request: Request<Incoming>) -> Result<Response<Body>> {
-    let (head, incoming) = request.into_parts();
-    let Some(route) = Route::parse(head.uri.path()) else {
-        return Ok(errors::plain(
-            StatusCode::NOT_FOUND,
-            "NAME_INVALID",
-            "there is nothing here: the API is below /v2/",
-        ));
-    };
-    let query = Query::parse(head.uri.query());
-    let body = Upload::new(incoming);
+/// Where a request came in.
+struct Asked<'a> {
+    registry: &'a Arc<Registry>,
+    front: &'a Front,
+    traffic: &'a Traffic,
+    peer: &'a Peer,
+}
+
+impl Asked<'_> {
+    /// What a request is, whether it is allowed, and only then the handler.
+    async fn dispatch(&self, request: Request<Incoming>) -> Result<Response<Body>> {
+        let (head, incoming) = request.into_parts();
+        let target = head.uri.path_and_query().map_or(0, |t| t.as_str().len());
+        if target > limits::TARGET {
+            let message = "the path and query are too long";
+            return Ok(errors::plain(
+                StatusCode::URI_TOO_LONG,
+                "NAME_INVALID",
+                message,
+            ));
+        }
+        let Some(route) = Route::parse(head.uri.path()) else {
+            return Ok(nothing_here());
+        };
+        let mut query = Query::parse(head.uri.query());
+        let body = Upload::new(incoming, self.traffic.meter());
+        let allowed = methods(&route);
+        if !allowed.split(", ").any(|m| m == head.method.as_str()) {
+            return Ok(not_allowed(allowed));
+        }
+        let own = &self.registry.own;
+        let needs = needs::required(&route, &head.method, &query, own)?;
+        let permit = match &self.front.access {
+            None if route == Route::Token => return Ok(nothing_here()),
+            None => Permit::open(),
+            Some(access) if route == Route::Token => {
+                let (method, headers) = (&head.method, &head.headers);
+                return token::answer(access, own, self.peer, method, headers, &query, body).await;
+            }
+            Some(access) => {
+                let url = auth::url_of(self.peer, &head.uri, &head.headers);
+                let permit = match auth::identify(access, self.peer, &head.headers).await {
+                    Ok(permit) => permit,
+                    Err(why) => return Ok(auth::not_in(&why, &needs, &url)),
+                };
+                if let Some(refusal) = auth::refusal(&permit, &needs, &url) {
+                    return Ok(refusal);
+                }
+                permit
+            }
+        };
+        if let Needs::Mount(_, from) = &needs
+            && permit.check(from, Action::Pull).is_err()
+        {
+            // As if it had nothing to mount.
+            query.remove("mount");
+        }
+        handle(self.registry, route, head, &query, &permit, body).await
+    }
+}
+
+/// The handler of a request that is allowed.
+async fn handle(
+    registry: &Arc<Registry>,
+    route: Route,
+    head: http::request::Parts,
+    query: &Query,
+    permit: &Permit,
+    body: Upload,
+) -> Result<Response<Body>> {
     let (method, headers) = (head.method, head.headers);
+    // The same that was judged: one name has one key.
     let repository =
         |name: &str| -> Result<Repository> { registry.own.from_http(name, query.get("ns")) };
-    let allowed = methods(&route);
-    if !allowed.split(", ").any(|m| m == method.as_str()) {
-        return Ok(not_allowed(allowed));
-    }
     match (route, method) {
         (Route::Base, _) => {
             let mut response = Response::new(Body::Whole("{}".into()));
@@ -172,11 +149,12 @@ async fn dispatch(registry: &Arc<Registry>, request: Request<Incoming>) -> Resul
             );
             Ok(response)
         }
-        (Route::Catalog, _) => lists::catalog(registry, &query),
-        (Route::Tags(name), _) => lists::tags(registry, &repository(&name)?, &name, &query),
+        (Route::Token, _) => Ok(nothing_here()),
+        (Route::Catalog, _) => lists::catalog(registry, permit, query),
+        (Route::Tags(name), _) => lists::tags(registry, &repository(&name)?, &name, query),
         (Route::Referrers(name, digest), _) => {
             let (repository, subject) = (repository(&name)?, parse_digest(&digest)?);
-            lists::referrers(registry, &repository, &name, &subject, &query).await
+            lists::referrers(registry, &repository, &name, &subject, query).await
         }
         (Route::Manifest(name, reference), method) => {
             let place = manifests::Place::new(repository(&name)?, &name, &reference)?;
@@ -196,19 +174,29 @@ async fn dispatch(registry: &Arc<Registry>, request: Request<Incoming>) -> Resul
         }
         (Route::Uploads(name), _) => {
             let repository = repository(&name)?;
-            uploads::start(registry, &repository, &name, &query, body).await
+            uploads::start(registry, permit, &repository, &name, query, body).await
         }
         (Route::Upload(name, id), method) => {
             let repository = repository(&name)?;
             match method {
                 Method::PATCH => {
-                    uploads::append(registry, &repository, &name, &id, &headers, body).await
+                    uploads::append(registry, permit, &repository, &name, &id, &headers, body).await
                 }
                 Method::PUT => {
-                    uploads::finish(registry, &repository, &name, &id, &query, &headers, body).await
+                    uploads::finish(
+                        registry,
+                        permit,
+                        &repository,
+                        &name,
+                        &id,
+                        query,
+                        &headers,
+                        body,
+                    )
+                    .await
                 }
-                Method::DELETE => uploads::cancel(registry, &repository, &id).await,
-                _ => uploads::status(registry, &repository, &name, &id).await,
+                Method::DELETE => uploads::cancel(registry, permit, &repository, &id).await,
+                _ => uploads::status(registry, permit, &repository, &name, &id).await,
             }
         }
     }
@@ -217,12 +205,21 @@ async fn dispatch(registry: &Arc<Registry>, request: Request<Incoming>) -> Resul
 /// What may be done with a path, as `Allow` says it.
 fn methods(route: &Route) -> &'static str {
     match route {
+        Route::Token => "GET, POST",
         Route::Base | Route::Catalog | Route::Tags(_) | Route::Referrers(..) => "GET, HEAD",
         Route::Manifest(..) => "GET, HEAD, PUT, DELETE",
         Route::Blob(..) => "GET, HEAD, DELETE",
         Route::Uploads(_) => "POST",
         Route::Upload(..) => "GET, HEAD, PATCH, PUT, DELETE",
     }
+}
+
+fn nothing_here() -> Response<Body> {
+    errors::plain(
+        StatusCode::NOT_FOUND,
+        "NAME_INVALID",
+        "there is nothing here: the API is below /v2/",
+    )
 }
 
 fn not_allowed(allowed: &'static str) -> Response<Body> {

@@ -5,6 +5,8 @@
 pub enum Route {
     /// `/v2/`
     Base,
+    /// `/token`
+    Token,
     /// `/v2/_catalog`
     Catalog,
     /// `/v2/<name>/tags/list`
@@ -31,6 +33,9 @@ impl Route {
         } else {
             path
         };
+        if path == "/token" {
+            return Some(Self::Token);
+        }
         let rest = path.strip_prefix("/v2")?;
         if rest.is_empty() || rest == "/" {
             return Some(Self::Base);
@@ -107,10 +112,18 @@ impl Query {
 
     /// The first value of a parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.all(name).next()
+    }
+
+    /// All values of a parameter.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        let named = self.0.iter().filter(move |(key, _)| key == name);
+        named.map(|(_, value)| value.as_str())
+    }
+
+    /// Takes a parameter out.
+    pub fn remove(&mut self, name: &str) {
+        self.0.retain(|(key, _)| key != name);
     }
 }
 
@@ -141,6 +154,8 @@ mod tests {
                 "/v2/h:1/a/referrers/sha256:b",
                 Some(Route::Referrers(s("h:1/a"), s("sha256:b"))),
             ),
+            ("/token", Some(Route::Token)),
+            ("/token/", None),
             ("/", None),
             ("/v1/", None),
             ("/v2x", None),

@@ -7,6 +7,7 @@ use slipway_image::Digest;
 
 use super::{Query, Upload, bare, body::Body, errors, set};
 use crate::{
+    access::Permit,
     blobs::Staged,
     error::{Error, Result},
     names::{Repository, parse_digest},
@@ -17,17 +18,18 @@ use crate::{
 /// POST: a session, a whole blob (`digest=`), or a mount (`mount=`, `from=`).
 pub async fn start(
     registry: &Arc<Registry>,
+    permit: &Permit,
     repository: &Repository,
     name: &str,
     query: &Query,
     mut body: Upload,
 ) -> Result<Response<Body>> {
-    if let Some(digest) = mount(registry, repository, query).await? {
+    if let Some(digest) = mount(registry, permit, repository, query).await? {
         return Ok(created(name, &digest));
     }
     let digest = query.get("digest").map(parse_digest).transpose()?;
     let Some(digest) = digest else {
-        let session = registry.uploads.start(repository).await?;
+        let session = registry.uploads.start(repository, permit.caller()).await?;
         return Ok(accepted(name, &session, StatusCode::ACCEPTED));
     };
     // Nobody can come back for it.
@@ -42,6 +44,7 @@ pub async fn start(
 /// "Mounting a blob from another repository").
 async fn mount(
     registry: &Arc<Registry>,
+    permit: &Permit,
     repository: &Repository,
     query: &Query,
 ) -> Result<Option<Digest>> {
@@ -53,7 +56,7 @@ async fn mount(
             Ok(from) => registry.index.is_linked(&from, &digest)?,
             Err(_) => false,
         },
-        None => is_served(registry, &digest)?,
+        None => is_seen(registry, permit, &digest)?,
     };
     let _lease = registry.leases.hold(&digest).await;
     if !readable || registry.blobs.stat(&digest).await?.is_none() {
@@ -63,10 +66,11 @@ async fn mount(
     Ok(Some(digest))
 }
 
-/// Some repository that is served over HTTP has this blob.
-fn is_served(registry: &Registry, digest: &Digest) -> Result<bool> {
+/// Some repository that the caller may pull from over HTTP has this blob.
+fn is_seen(registry: &Registry, permit: &Permit, digest: &Digest) -> Result<bool> {
     for repository in registry.index.linked_in(digest) {
-        if !repository?.is_internal() {
+        let repository = repository?;
+        if !repository.is_internal() && permit.sees(&repository) {
             return Ok(true);
         }
     }
@@ -76,24 +80,32 @@ fn is_served(registry: &Registry, digest: &Digest) -> Result<bool> {
 /// GET: how far a session is.
 pub async fn status(
     registry: &Arc<Registry>,
+    permit: &Permit,
     repository: &Repository,
     name: &str,
     id: &str,
 ) -> Result<Response<Body>> {
-    let session = registry.uploads.take(repository, id).await?;
+    let session = registry
+        .uploads
+        .take(repository, permit.caller(), id)
+        .await?;
     Ok(accepted(name, &session, StatusCode::NO_CONTENT))
 }
 
 /// PATCH: one chunk, or a stream of any length.
 pub async fn append(
     registry: &Arc<Registry>,
+    permit: &Permit,
     repository: &Repository,
     name: &str,
     id: &str,
     headers: &HeaderMap,
     mut body: Upload,
 ) -> Result<Response<Body>> {
-    let session = registry.uploads.take(repository, id).await?;
+    let session = registry
+        .uploads
+        .take(repository, permit.caller(), id)
+        .await?;
     match chunk(&session, headers, &mut body).await {
         Err(error @ Error::UploadRange { .. }) => Ok(refused(name, &session, &error)),
         other => other.map(|()| accepted(name, &session, StatusCode::ACCEPTED)),
@@ -103,6 +115,7 @@ pub async fn append(
 /// PUT: the end, perhaps with the last chunk.
 pub async fn finish(
     registry: &Arc<Registry>,
+    permit: &Permit,
     repository: &Repository,
     name: &str,
     id: &str,
@@ -114,7 +127,10 @@ pub async fn finish(
         .get("digest")
         .ok_or_else(|| Error::InvalidDigest(String::new()))?;
     let digest = parse_digest(digest)?;
-    let session = registry.uploads.take(repository, id).await?;
+    let session = registry
+        .uploads
+        .take(repository, permit.caller(), id)
+        .await?;
     match chunk(&session, headers, &mut body).await {
         Err(error @ Error::UploadRange { .. }) => return Ok(refused(name, &session, &error)),
         other => other?,
@@ -126,10 +142,14 @@ pub async fn finish(
 /// DELETE: the session is given up.
 pub async fn cancel(
     registry: &Arc<Registry>,
+    permit: &Permit,
     repository: &Repository,
     id: &str,
 ) -> Result<Response<Body>> {
-    registry.uploads.cancel(repository, id).await?;
+    registry
+        .uploads
+        .cancel(repository, permit.caller(), id)
+        .await?;
     Ok(bare(StatusCode::NO_CONTENT))
 }
 

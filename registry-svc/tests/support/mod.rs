@@ -51,15 +51,27 @@ impl Site {
     }
 
     pub async fn reopen(dir: Arc<TempDir>, upstream: Option<SocketAddr>, ttl: u64) -> Self {
+        Self::behind(dir, upstream, ttl, |_| http::Front::default()).await
+    }
+
+    /// With something of its own between the network and the API.
+    pub async fn behind(
+        dir: Arc<TempDir>,
+        upstream: Option<SocketAddr>,
+        ttl: u64,
+        front: impl FnOnce(&OwnNames) -> http::Front,
+    ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let listener = http::bind("127.0.0.1:0".parse().unwrap(), false)
+        let listener = http::bind("127.0.0.1:0".parse().unwrap(), false, false)
             .await
             .unwrap();
         let address = listener.local_addr().unwrap();
         // Without one, docker.io is a port where nobody listens: no test goes out.
         let upstream = upstream.unwrap_or_else(|| "127.0.0.1:1".parse().unwrap());
+        let own = OwnNames::new(&[address], &[]);
+        let front = Arc::new(front(&own));
         let config = Config {
-            own: OwnNames::new(&[address], &[]),
+            own,
             upstreams: vec![UpstreamConfig {
                 host: "docker.io".into(),
                 url: format!("http://{upstream}").parse().unwrap(),
@@ -70,7 +82,12 @@ impl Site {
         };
         let registry = Registry::open(dir.path(), config).await.unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(http::serve(Arc::clone(&registry), listener, stop.clone()));
+        tokio::spawn(http::serve(
+            Arc::clone(&registry),
+            listener,
+            front,
+            stop.clone(),
+        ));
         Self {
             registry,
             address,

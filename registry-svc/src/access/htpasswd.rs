@@ -1,0 +1,384 @@
+//! The file of users and passwords, as Apache's `htpasswd -B` writes it: `<name>:<bcrypt hash>` a line.
+//!
+//! To look a password up costs the same whether or not there is such a user, happens on few threads at once, and is
+//! remembered for a minute. Who fails often waits.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use ring::hmac;
+use tokio::sync::Semaphore;
+
+use super::{failures::Failures, watched::Watched};
+
+/// Passwords that are looked up at once: each takes a processor for some 50 ms.
+const AT_ONCE: usize = 2;
+
+/// Callers who may wait for that.
+const WAITING: usize = 64;
+
+/// How long a password that was right is remembered.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// Passwords remembered at once.
+const REMEMBERED_COUNT: usize = 10_000;
+
+/// Costs of a hash that are taken: below it is no protection, above it a processor is busy for seconds.
+const COSTS: std::ops::RangeInclusive<u32> = 4..=15;
+
+/// Longest password (and name) that is looked at; bcrypt itself reads 72 bytes.
+const LONGEST: usize = 1024;
+
+/// A password file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HtpasswdError {
+    /// It cannot be read.
+    #[error("cannot read the password file {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line of it is nothing that is supported.
+    #[error("{}, line {line}: {message}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// Why a password does not let anybody in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// No such user, or another password.
+    Wrong,
+    /// Too many wrong ones from there, or too many at once; ask again after so long.
+    Busy(Duration),
+}
+
+/// Hashes by user.
+#[derive(Debug, Default)]
+struct Users(HashMap<String, Arc<str>>);
+
+impl Users {
+    fn parse(path: &Path, text: &str) -> Result<Self, HtpasswdError> {
+        let mut users = HashMap::new();
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim_end();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let fail = |message: &str| HtpasswdError::Line {
+                path: path.to_owned(),
+                line: number + 1,
+                message: message.to_owned(),
+            };
+            let (name, hash) = line
+                .split_once(':')
+                .filter(|(name, _)| !name.is_empty())
+                .ok_or_else(|| fail("write <name>:<hash>, as htpasswd -B does"))?;
+            if matches!(name, "*" | "anonymous") {
+                return Err(fail(&format!(
+                    "{name:?} is no name for a user: it means others"
+                )));
+            }
+            check(hash).map_err(|message| fail(&message))?;
+            if users.insert(name.to_owned(), hash.into()).is_some() {
+                return Err(fail(&format!("{name:?} is there twice")));
+            }
+        }
+        Ok(Self(users))
+    }
+
+    /// The hash that a name is looked up with. One that is not there gets that of somebody, always the same one:
+    /// how long it takes says as little as the answer, also where users have hashes of several costs.
+    fn hash_for(&self, name: &str, key: &hmac::Key) -> (Option<Arc<str>>, bool) {
+        if let Some(hash) = self.0.get(name) {
+            return (Some(Arc::clone(hash)), true);
+        }
+        let pick = |user: &str| hmac::sign(key, format!("{name}\0{user}").as_bytes());
+        let nearest = self
+            .0
+            .iter()
+            .min_by_key(|(user, _)| pick(user).as_ref().to_owned());
+        (nearest.map(|(_, hash)| Arc::clone(hash)), false)
+    }
+}
+
+/// bcrypt and nothing else.
+fn check(hash: &str) -> Result<(), String> {
+    let kind = match hash {
+        _ if ["$2y$", "$2b$", "$2a$"].iter().any(|k| hash.starts_with(k)) => None,
+        _ if hash.starts_with("$apr1$") => Some("an MD5 hash of Apache's"),
+        _ if hash.starts_with("{SHA}") => Some("a SHA-1 hash"),
+        _ if hash.starts_with("$1$") => Some("an MD5 hash"),
+        _ if hash.starts_with("$5$") || hash.starts_with("$6$") => Some("a SHA-2 crypt hash"),
+        _ if hash.starts_with("$2x$") => Some("a hash of a broken bcrypt"),
+        _ if hash.starts_with('$') => Some("a hash of another kind"),
+        _ => Some("a crypt hash, or a password in the clear"),
+    };
+    if let Some(kind) = kind {
+        return Err(format!(
+            "this is {kind}: only bcrypt is supported, make it by htpasswd -B"
+        ));
+    }
+    let cost = hash.get(4..6).and_then(|cost| cost.parse::<u32>().ok());
+    let whole = hash.len() == 60
+        && hash.as_bytes()[6] == b'$'
+        && hash[7..]
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'/'));
+    match cost {
+        Some(cost) if whole && COSTS.contains(&cost) => Ok(()),
+        Some(cost) if whole => {
+            let (least, most) = (COSTS.start(), COSTS.end());
+            Err(format!(
+                "a cost of {cost} is not supported: from {least} to {most} it may be"
+            ))
+        }
+        _ => Err("the bcrypt hash is not whole".to_owned()),
+    }
+}
+
+/// See the module's page.
+pub struct Htpasswd {
+    users: Watched<Users>,
+    /// Of this process: what it makes means nothing elsewhere.
+    key: hmac::Key,
+    remembered: Mutex<HashMap<Vec<u8>, Instant>>,
+    failures: Failures,
+    waiting: Semaphore,
+    at_once: Arc<Semaphore>,
+}
+
+impl Htpasswd {
+    /// Reads the file.
+    pub fn open(path: &Path) -> Result<Self, HtpasswdError> {
+        let file = path.to_owned();
+        let users = Watched::new("the password file", vec![path.to_owned()], move || {
+            let text = std::fs::read_to_string(&file).map_err(|source| HtpasswdError::Read {
+                path: file.clone(),
+                source,
+            })?;
+            Users::parse(&file, &text)
+        })?;
+        Ok(Self {
+            users,
+            key: super::random_key(),
+            remembered: Mutex::default(),
+            failures: Failures::default(),
+            waiting: Semaphore::new(WAITING),
+            at_once: Arc::new(Semaphore::new(AT_ONCE)),
+        })
+    }
+
+    /// The hash of a user, as a token may be bound to it; `None` when there is no such user (any more).
+    pub fn hash_of(&self, name: &str) -> Option<Arc<str>> {
+        self.users.get().0.get(name).cloned()
+    }
+
+    /// Whether this is the user's password. `from` is whom wrong ones are counted against.
+    pub async fn verify(&self, name: &str, password: &str, from: IpAddr) -> Result<(), Refused> {
+        let users = self.users.get();
+        let (hash, known) = users.hash_for(name, &self.key);
+        let Some(hash) = hash.filter(|_| name.len() <= LONGEST && password.len() <= LONGEST) else {
+            return Err(Refused::Wrong);
+        };
+        // The hash is part of it: another password in the file, and the old one is not remembered.
+        let told = format!("{name}\0{hash}\0{password}");
+        let proof = hmac::sign(&self.key, told.as_bytes()).as_ref().to_vec();
+        if self.remembers(&proof) {
+            return Ok(());
+        }
+        self.failures
+            .check(from, Instant::now())
+            .map_err(Refused::Busy)?;
+        let _waits = self
+            .waiting
+            .try_acquire()
+            .map_err(|_| Refused::Busy(Duration::from_secs(1)))?;
+        let turn = Arc::clone(&self.at_once).acquire_owned().await;
+        let turn = turn.expect("the semaphore is never closed");
+        // Somebody may have asked the same meanwhile: clients have several connections.
+        if self.remembers(&proof) {
+            return Ok(());
+        }
+        let password = password.to_owned();
+        let same = tokio::task::spawn_blocking(move || {
+            // Also when nobody waits for it any more.
+            let _turn = turn;
+            bcrypt::verify(password, &hash).unwrap_or(false)
+        });
+        if same.await.unwrap_or(false) && known {
+            self.remember(proof);
+            return Ok(());
+        }
+        self.failures.count(from, Instant::now());
+        Err(Refused::Wrong)
+    }
+
+    fn remembers(&self, proof: &[u8]) -> bool {
+        let remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        remembered
+            .get(proof)
+            .is_some_and(|since| since.elapsed() < REMEMBERED)
+    }
+
+    fn remember(&self, proof: Vec<u8>) {
+        let mut remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= REMEMBERED_COUNT {
+            remembered.clear();
+        }
+        remembered.retain(|_, since| since.elapsed() < REMEMBERED);
+        remembered.insert(proof, Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+
+    fn hash(password: &str) -> String {
+        bcrypt::hash_with_result(password, 4)
+            .unwrap()
+            .format_for_version(bcrypt::Version::TwoY)
+    }
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("htpasswd");
+        std::fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn hashes_of_other_kinds_are_refused_with_their_line() {
+        let good = hash("x");
+        for (line, said) in [
+            ("bob:$apr1$abc$def", "MD5 hash of Apache's"),
+            ("bob:{SHA}2jmj7l5rSw0yVb/vlWAYkK/YBwk=", "SHA-1"),
+            ("bob:$6$abc$def", "SHA-2 crypt"),
+            ("bob:$argon2id$v=19$x", "another kind"),
+            ("bob:hunter2", "in the clear"),
+            ("bob:$2y$04$abc", "not whole"),
+            (
+                "bob:$2y$04$\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}.",
+                "not whole",
+            ),
+            ("bob", "write <name>:<hash>"),
+            (&*format!(":{good}"), "write <name>:<hash>"),
+            (&*format!("alice:{good}"), "twice"),
+            (&*format!("anonymous:{good}"), "means others"),
+            (
+                &*format!("bob:{}", good.replace("$04$", "$31$")),
+                "cost of 31",
+            ),
+        ] {
+            let text = format!("# users\n\nalice:{good}\n{line}\n");
+            let error = Users::parse(Path::new("/etc/users"), &text)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(said), "{line}: {error}");
+            assert!(error.starts_with("/etc/users, line 4: "), "{error}");
+        }
+        for kind in ["$2a$", "$2b$", "$2y$"] {
+            let text = format!("alice:{}\r\n", good.replace("$2y$", kind));
+            assert!(Users::parse(Path::new("x"), &text).is_ok(), "{kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn passwords_are_asked_of_the_file_as_it_is_now() {
+        let (_folder, path) = file(&format!("alice:{}\n", hash("one")));
+        let users = Htpasswd::open(&path).unwrap();
+        assert_eq!(users.verify("alice", "one", HERE).await, Ok(()));
+        assert_eq!(
+            users.verify("alice", "two", HERE).await,
+            Err(Refused::Wrong)
+        );
+        assert_eq!(users.verify("bob", "one", HERE).await, Err(Refused::Wrong));
+        assert_eq!(users.verify("", "", HERE).await, Err(Refused::Wrong));
+        // What was right is not right any more, though it is remembered.
+        let text = format!("alice:{}\nbob:{}\n", hash("two"), hash("one"));
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(
+            users.verify("alice", "one", HERE).await,
+            Err(Refused::Wrong)
+        );
+        assert_eq!(users.verify("alice", "two", HERE).await, Ok(()));
+        assert_eq!(users.verify("bob", "one", HERE).await, Ok(()));
+        // A mistake in it locks nobody out, and lets nobody in.
+        std::fs::write(&path, "carol:open\n").unwrap();
+        assert_eq!(users.verify("alice", "two", HERE).await, Ok(()));
+        assert_eq!(
+            users.verify("carol", "open", HERE).await,
+            Err(Refused::Wrong)
+        );
+        assert!(Htpasswd::open(&path).is_err());
+        assert!(Htpasswd::open(Path::new("/nothing/here")).is_err());
+    }
+
+    #[tokio::test]
+    async fn who_guesses_waits_and_nobody_else() {
+        let (_folder, path) = file(&format!("alice:{}\nbob:{}\n", hash("one"), hash("two")));
+        let users = Htpasswd::open(&path).unwrap();
+        assert_eq!(users.verify("bob", "two", THERE).await, Ok(()));
+        let mut refused = Refused::Wrong;
+        for guess in 0..100 {
+            if refused == Refused::Wrong {
+                refused = users
+                    .verify("alice", &guess.to_string(), THERE)
+                    .await
+                    .unwrap_err();
+            }
+        }
+        assert!(matches!(refused, Refused::Busy(_)), "{refused:?}");
+        // Not even with the right one, else that would be how to tell it.
+        assert!(matches!(
+            users.verify("alice", "one", THERE).await,
+            Err(Refused::Busy(_))
+        ));
+        assert_eq!(users.verify("alice", "one", HERE).await, Ok(()));
+        // Who was let in before goes on.
+        assert_eq!(users.verify("bob", "two", THERE).await, Ok(()));
+    }
+
+    #[test]
+    fn a_name_that_is_not_there_costs_what_one_that_is_does() {
+        let text = format!(
+            "alice:{}\nbob:{}\n",
+            hash("one"),
+            hash("two").replace("$04$", "$05$")
+        );
+        let users = Users::parse(Path::new("x"), &text).unwrap();
+        let key = super::super::random_key();
+        let mut costs = std::collections::BTreeSet::new();
+        for number in 0..64 {
+            let (hash, known) = users.hash_for(&format!("nobody{number}"), &key);
+            assert!(!known);
+            let again = users.hash_for(&format!("nobody{number}"), &key).0;
+            assert_eq!(hash, again);
+            costs.insert(hash.unwrap()[4..6].to_owned());
+        }
+        assert_eq!(costs.len(), 2, "as those of the users");
+    }
+}

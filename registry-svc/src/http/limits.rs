@@ -1,0 +1,52 @@
+//! What one client may take of the service, and for how long.
+
+use std::time::Duration;
+
+/// See the module's page.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections: usize,
+    /// Connections at once from one address (of IPv6: from one /64).
+    pub connections_per_client: usize,
+    /// How long a connection may be open without a request, its head being sent included.
+    pub idle: Duration,
+    /// How long the head of a request may take, and a TLS handshake.
+    pub head: Duration,
+    /// Of a body that waits for its client ...
+    pub window: Duration,
+    /// ... so many bytes must move in that time.
+    pub window_bytes: u64,
+    /// Requests at once of an HTTP/2 connection.
+    pub streams: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            connections_per_client: 256,
+            idle: Duration::from_secs(120),
+            head: Duration::from_secs(30),
+            window: Duration::from_secs(60),
+            window_bytes: 64 * 1024,
+            streams: 64,
+        }
+    }
+}
+
+/// Bytes of a request's target, at most; hyper has no limit of its own below that of the head.
+pub const TARGET: usize = 8 * 1024;
+
+/// Bytes of the head of a request, at most; of HTTP/1 also what is read of a body at once.
+pub const HEAD: usize = 128 * 1024;
+
+/// Bytes of the headers of an HTTP/2 request, decompressed, at most.
+pub const HEADERS: u32 = 32 * 1024;
+
+/// Bytes of answers that wait for each HTTP/2 request until the client takes them.
+pub const SEND_BUFFER: usize = 256 * 1024;
+
+/// HTTP/2 requests that a client took back before they were looked at, at most (CVE-2023-44487): more, and its
+/// connection ends.
+pub const RESETS: usize = 20;
