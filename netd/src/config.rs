@@ -19,6 +19,11 @@ pub struct Config {
     pub prepared_namespaces: usize,
     /// Where the host's resolvers stand.
     pub resolv_conf: PathBuf,
+    /// Other programs cannot change or flush our nftables table while netd runs (Linux 6.9). Without it, it is put
+    /// back whenever they do.
+    pub own_table: bool,
+    /// Where netd had to switch net.ipv4.ip_forward on, the host forwards for everybody, not for its containers only.
+    pub ip_forward_no_drop: bool,
 }
 
 impl Default for Config {
@@ -29,6 +34,8 @@ impl Default for Config {
             mtu: 1500,
             prepared_namespaces: 2,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            own_table: true,
+            ip_forward_no_drop: false,
         }
     }
 }

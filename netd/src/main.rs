@@ -36,17 +36,15 @@ async fn open(context: Context, config: Config) -> anyhow::Result<Routes> {
     let resolv_conf = config.resolv_conf.clone();
     raise_descriptor_limit();
     let runtime = tokio::runtime::Handle::current();
+    // Before anything is made: what somebody does to it from then on is seen.
+    let watch = host::Watch::open().context("cannot watch the kernel's tables and links")?;
     let host = Host::open(config, &state, &run, runtime)?;
-
-    let port = host.nft_port()?;
-    let keeper = host::keep_table(host.clone(), port);
+    let guard = host::guard(host.clone(), watch);
     let stop = context.shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            ended = keeper => if let Err(error) = ended {
-                tracing::error!(%error, "nobody watches over our table any more");
-            }
+            () = guard => {}
         }
     });
     let service = NetworkService::new(host, resolv_conf, context.started);

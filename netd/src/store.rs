@@ -72,6 +72,16 @@ impl Store {
         Ok(())
     }
 
+    /// What was remembered of sysctls in an earlier boot (`/proc/sys/kernel/random/boot_id`) is not so any more.
+    pub fn begin_boot(&self, boot: &str) -> Result<(), Error> {
+        if self.db.get("boot")?.is_none_or(|known| known != boot) {
+            self.sysctls.clear()?;
+            self.db.insert("boot", boot)?;
+            self.db.flush()?;
+        }
+        Ok(())
+    }
+
     /// Remembers what a sysctl was before we changed it; the first memory counts.
     pub fn remember_sysctl(&self, name: &str, before: &str) -> Result<(), Error> {
         // An Err here means that an older value is remembered: that one is the host's own.

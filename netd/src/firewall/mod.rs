@@ -4,6 +4,7 @@
 //!   whatever the number of ports.
 //! * Nothing from outside reaches a container's address or 127.0.0.0/8 directly; both are dropped
 //!   before routing, where destinations are still what the sender wrote.
+//! * Where netd had to switch forwarding on, the host forwards for its containers and for nobody else.
 //! * `accept` in this table never overrides a drop in another. On a host whose `ip filter FORWARD`
 //!   policy is drop (Docker's doing), the administrator has to let our bridges through there:
 //!   `iptables -I DOCKER-USER -i slipway0 -j ACCEPT` and the same with `-o`.
@@ -101,23 +102,52 @@ pub fn withdraw(forwards: &[Forward]) -> Batch {
     batch
 }
 
+/// Whether others can change the table while netd runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ownership {
+    /// They cannot, not even by `nft flush ruleset`, and it outlives netd. Linux 6.9.
+    Owned,
+    /// They can; who watches puts it back.
+    Shared,
+}
+
+/// What the table is to say.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// All networks.
+    pub networks: &'a [&'a Network],
+    /// All published ports.
+    pub forwards: &'a [Forward],
+    /// Whose it is.
+    pub ownership: Ownership,
+    /// This host forwards because of its containers only: what neither comes from one nor goes to one is dropped.
+    pub no_router: bool,
+}
+
 /// Takes the table away.
-pub fn remove() -> Batch {
+pub fn remove(ownership: Ownership) -> Batch {
     let mut batch = Batch::of(TABLE);
-    // Made first, so that its absence is no error.
-    batch.table().delete_table();
+    match ownership {
+        Ownership::Owned => batch.destroy_table(),
+        // Made first, so that its absence is no error.
+        Ownership::Shared => batch.table().delete_table(),
+    };
     batch
 }
 
-/// Replaces the whole table. Connections that were translated go on: their state is elsewhere.
-pub fn replace(networks: &[&Network], forwards: &[Forward]) -> Batch {
-    let mut batch = Batch::of(TABLE);
-    batch.table().delete_table().table();
-    sets(&mut batch, networks, forwards);
+/// Replaces the whole table, in one step for every packet. Connections that were translated go on: their state is
+/// elsewhere.
+pub fn replace(plan: &Plan<'_>) -> Batch {
+    let mut batch = remove(plan.ownership);
+    match plan.ownership {
+        Ownership::Owned => batch.own_table(),
+        Ownership::Shared => batch.table(),
+    };
+    sets(&mut batch, plan.networks, plan.forwards);
     for chain in CHAINS {
         batch.chain(chain);
     }
-    rules(&mut batch, networks);
+    rules(&mut batch, plan);
     batch
 }
 
@@ -203,7 +233,8 @@ const fn hooked(name: &'static str, kind: &'static str, number: u32, priority: i
     }
 }
 
-fn rules(batch: &mut Batch, networks: &[&Network]) {
+fn rules(batch: &mut Batch, plan: &Plan<'_>) {
+    let networks = plan.networks;
     let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 
     batch
@@ -252,7 +283,24 @@ fn rules(batch: &mut Batch, networks: &[&Network]) {
         batch.rule(Rule::on(chain).ipv4().then(Verdict::Jump(TO_CONTAINER)));
     }
 
-    batch.rule(Rule::on(FORWARD).established().then(Verdict::Accept));
+    batch
+        .rule(Rule::on(FORWARD).established().then(Verdict::Accept))
+        // What conntrack cannot place is not translated: it would leave with a container's address.
+        .rule(
+            Rule::on(FORWARD)
+                .input_in(Is, BRIDGES)
+                .output_in(IsNot, BRIDGES)
+                .invalid()
+                .then(Verdict::Drop),
+        );
+    if plan.no_router {
+        batch.rule(
+            Rule::on(FORWARD)
+                .input_in(IsNot, BRIDGES)
+                .output_in(IsNot, BRIDGES)
+                .then(Verdict::Drop),
+        );
+    }
     for network in networks {
         let (device, subnet) = (network.device.as_str(), network.subnet);
         batch

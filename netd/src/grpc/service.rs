@@ -282,6 +282,7 @@ impl Network for NetworkService {
                         .to_string(),
                 ),
                 ("prepared namespaces", host.prepared().to_string()),
+                ("nftables table", host.table_state().to_owned()),
             ];
             let default = networks.iter().find(|details| details.network.is_default());
             let subnet = default.map(|d| ("default subnet", d.network.subnet.to_string()));

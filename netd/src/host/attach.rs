@@ -229,15 +229,14 @@ impl Host {
     /// Puts ports into the maps; if somebody has flushed the table, all of it is put back first.
     fn publish(&self, state: &mut State, ports: &[Published], to: Ipv4Addr) -> Result<(), Error> {
         let forwards: Vec<_> = ports.iter().filter_map(|port| port.forward(to)).collect();
-        let mut kernel = self.kernel();
-        match kernel.nft.apply(firewall::publish(&forwards)) {
+        let published = self.kernel().nft.apply(firewall::publish(&forwards));
+        match published {
             Err(refused) if refused.is_missing() => {
-                kernel.nft.apply(state.table())?;
-                kernel.nft.apply(firewall::publish(&forwards))?;
+                self.write_table(state)?;
+                self.kernel().nft.apply(firewall::publish(&forwards))?;
             }
             other => other?,
         }
-        drop(kernel);
         let udp: Vec<u16> = forwards
             .iter()
             .filter(|forward| forward.protocol == Protocol::Udp)

@@ -4,6 +4,7 @@
 //! takes `State` first. Making a namespace holds neither while the kernel works.
 
 mod attach;
+mod guard;
 mod neighbours;
 mod networks;
 mod pool;
@@ -11,9 +12,9 @@ mod prepare;
 mod reaper;
 mod reconcile;
 mod release;
-mod watch;
+mod table;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -24,7 +25,7 @@ use crate::config::Config;
 use crate::dns::{Resolver, Zone};
 use crate::endpoint::Endpoint;
 use crate::error::{Doing, Error};
-use crate::firewall::{self, Forward};
+use crate::firewall::{Forward, Ownership};
 use crate::id::{EndpointId, NetworkId};
 use crate::ipam::Addresses;
 use crate::netlink::{Netns, Route};
@@ -33,9 +34,9 @@ use crate::nft;
 use crate::ports::PortTable;
 use crate::store::Store;
 
+pub use guard::{Watch, guard};
 pub use networks::Details;
 pub use release::Synced;
-pub use watch::keep_table;
 
 /// A network with what it is made of on this host.
 #[derive(Debug)]
@@ -65,6 +66,8 @@ struct State {
 struct Kernel {
     route: Route,
     nft: nft::Client,
+    /// As the kernel can, once it was tried.
+    ownership: Ownership,
 }
 
 /// An attached endpoint with what only the answer to its request needs.
@@ -87,6 +90,8 @@ pub struct Host {
     store: Store,
     state: Mutex<State>,
     kernel: Mutex<Kernel>,
+    /// Indexes of our bridges: what happens to them is watched.
+    bridges: RwLock<BTreeSet<u32>>,
     pool: Arc<pool::Pool>,
     own_netns: Netns,
     runtime: Handle,
@@ -108,6 +113,10 @@ impl Host {
         let kernel = Kernel {
             route: Route::open().doing(|| "open an rtnetlink socket".to_owned())?,
             nft: nft::Client::open().doing(|| "open an nftables socket".to_owned())?,
+            ownership: match config.own_table {
+                true => Ownership::Owned,
+                false => Ownership::Shared,
+            },
         };
         let own_netns = Netns::current().doing(|| "open our network namespace".to_owned())?;
         let known = State {
@@ -125,6 +134,7 @@ impl Host {
             store,
             state: Mutex::new(known),
             kernel: Mutex::new(kernel),
+            bridges: RwLock::default(),
             own_netns,
             runtime,
             reaper,
@@ -231,11 +241,6 @@ impl State {
             })
             .flatten()
             .collect()
-    }
-
-    fn table(&self) -> nft::Batch {
-        let networks: Vec<&Network> = self.networks.values().map(|live| &live.network).collect();
-        firewall::replace(&networks, &self.forwards())
     }
 
     fn zone(&self, network: &NetworkId) -> Option<&Arc<RwLock<Zone>>> {

@@ -54,7 +54,7 @@ impl Host {
         let made = self
             .network_up(&mut state, network.clone())
             .inspect(|()| slipway_fault::point("netd.network.up"))
-            .and_then(|()| self.kernel().nft.apply(state.table()).map_err(Error::from));
+            .and_then(|()| self.write_table(&state));
         if let Err(error) = made {
             self.forget_network(&mut state, &network)?;
             return Err(error);
@@ -94,7 +94,8 @@ impl Host {
     /// is left of it.
     fn forget_network(&self, state: &mut State, network: &Network) -> Result<(), Error> {
         state.networks.remove(&network.id);
-        self.kernel().nft.apply(state.table())?;
+        self.note_bridges(state);
+        self.write_table(state)?;
         slipway_fault::point("netd.unnetwork.unruled");
         self.delete_link(&network.device);
         slipway_fault::point("netd.unnetwork.deleted");

@@ -59,7 +59,9 @@ impl Pool {
     }
 
     pub fn drain(&self) -> Vec<Prepared> {
-        self.lock().drain(..).collect()
+        let drained = self.lock().drain(..).collect();
+        self.changed.notify_one();
+        drained
     }
 }
 

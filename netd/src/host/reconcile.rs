@@ -13,12 +13,12 @@ use crate::ipam::pools;
 use crate::netlink::{Link, Mac, link};
 use crate::network::{DEFAULT, Network, Request};
 use crate::ports::{Binding, Published};
-use crate::{firewall, sysctl};
+use crate::sysctl;
 
 use super::reaper::Doomed;
 use super::{Host, Live, State};
 
-const FORWARDING: &str = "ipv4/ip_forward";
+pub(super) const FORWARDING: &str = "ipv4/ip_forward";
 
 impl Host {
     /// Puts everything that the store knows into the kernel, and takes out what it does not know.
@@ -50,13 +50,16 @@ impl Host {
         slipway_fault::point("netd.recover.endpoints");
         self.remove_orphans(state, &links);
         slipway_fault::point("netd.recover.orphans");
-        self.kernel().nft.apply(state.table())?;
+        self.write_table(state)?;
         slipway_fault::point("netd.recover.table");
         state.up = true;
         Ok(())
     }
 
-    fn enable_forwarding(&self) -> Result<(), Error> {
+    pub(super) fn enable_forwarding(&self) -> Result<(), Error> {
+        let boot = "/proc/sys/kernel/random/boot_id";
+        let boot = std::fs::read_to_string(boot).doing(|| format!("read {boot}"))?;
+        self.store.begin_boot(boot.trim())?;
         let before = sysctl::read(FORWARDING).doing(|| format!("read net/{FORWARDING}"))?;
         if before == "0" {
             self.store.remember_sysctl(FORWARDING, &before)?;
@@ -121,19 +124,7 @@ impl Host {
 
     /// Makes the bridge as it should be and starts its resolver.
     pub(super) fn network_up(&self, state: &mut State, network: Network) -> Result<(), Error> {
-        let doing = || format!("make bridge {}", network.device);
-        let index = self.bridge_up(&network).doing(doing)?;
-        // The host's own 127.0.0.1 reaches published ports by way of this bridge; packets from
-        // outside to 127.0.0.0/8 are dropped in our table before they are routed.
-        let conf = format!("ipv4/conf/{}/route_localnet", network.device);
-        sysctl::write(&conf, "1").doing(|| format!("set net/{conf} to 1"))?;
-        let conf = format!("ipv6/conf/{}/disable_ipv6", network.device);
-        match sysctl::write(&conf, "1") {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).doing(|| format!("set net/{conf} to 1"));
-            }
-            _ => {}
-        }
+        let index = self.bridge_up(&network)?;
         let zone = Arc::new(RwLock::new(Zone::new(&network)));
         let resolver = Resolver::start(
             &self.runtime,
@@ -157,10 +148,29 @@ impl Host {
             network,
         };
         state.networks.insert(live.network.id.clone(), live);
+        self.note_bridges(state);
         Ok(())
     }
 
-    fn bridge_up(&self, network: &Network) -> std::io::Result<u32> {
+    /// A bridge with its address, and the sysctls of its own.
+    pub(super) fn bridge_up(&self, network: &Network) -> Result<u32, Error> {
+        let index = self
+            .bridge_link(network)
+            .doing(|| format!("make bridge {}", network.device))?;
+        // The host's own 127.0.0.1 reaches published ports by way of this bridge; packets from
+        // outside to 127.0.0.0/8 are dropped in our table before they are routed.
+        let conf = format!("ipv4/conf/{}/route_localnet", network.device);
+        sysctl::write(&conf, "1").doing(|| format!("set net/{conf} to 1"))?;
+        let conf = format!("ipv6/conf/{}/disable_ipv6", network.device);
+        match sysctl::write(&conf, "1") {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).doing(|| format!("set net/{conf} to 1"))
+            }
+            _ => Ok(index),
+        }
+    }
+
+    fn bridge_link(&self, network: &Network) -> std::io::Result<u32> {
         let mut kernel = self.kernel();
         let route = &mut kernel.route;
         if route.link(&network.device)?.is_none() {
@@ -190,15 +200,7 @@ impl Host {
             return self.store.remove_endpoint(&endpoint.id);
         };
         if link.master != Some(live.index) {
-            let join = [
-                link::set_master(link.index, live.index),
-                link::set_hairpin(&name),
-                link::set_up(link.index),
-            ];
-            self.kernel()
-                .route
-                .apply(&join)
-                .doing(|| format!("put {name} into its bridge"))?;
+            self.join(link.index, live.index, &name)?;
         }
         if live.addresses.claim(endpoint.address).is_err() {
             tracing::error!(endpoint = %endpoint.id, address = %endpoint.address,
@@ -252,15 +254,6 @@ impl Host {
         }
     }
 
-    /// Writes the whole table again, after somebody else changed or flushed it.
-    pub fn repair_table(&self) -> Result<(), Error> {
-        let state = self.state();
-        if state.up {
-            self.kernel().nft.apply(state.table())?;
-        }
-        Ok(())
-    }
-
     /// Takes everything out of the kernel that we put there, and sysctls back to what they were.
     /// Networks stay in the store and come back with the next request.
     pub fn teardown(&self) -> Result<(), Error> {
@@ -272,8 +265,9 @@ impl Host {
         for prepared in self.pool.drain() {
             self.delete_link(&prepared.id.host_link());
         }
-        self.kernel().nft.apply(firewall::remove())?;
+        self.remove_table()?;
         let networks = std::mem::take(&mut state.networks);
+        self.note_bridges(&state);
         for live in networks.values() {
             self.delete_link(&live.network.device);
         }

@@ -33,7 +33,7 @@ pub(super) const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 
-const IFF_UP: u32 = 1;
+pub(super) const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
 
 /// `struct ifinfomsg`.
@@ -100,6 +100,11 @@ impl Veth<'_> {
 /// Switches a link on.
 pub fn set_up(index: u32) -> Message {
     Message::new(RTM_NEWLINK, 0, &link_header(index, IFF_UP, IFF_UP))
+}
+
+/// Switches a link off.
+pub fn set_down(index: u32) -> Message {
+    Message::new(RTM_NEWLINK, 0, &link_header(index, 0, IFF_UP))
 }
 
 /// Puts a link into a bridge.

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 
-use super::link::{IFA_ADDRESS, IFA_LOCAL, IFLA_IFNAME, IFLA_MASTER, RTA_DST, link_header};
+use super::link::{IFA_ADDRESS, IFA_LOCAL, IFF_UP, IFLA_IFNAME, IFLA_MASTER, RTA_DST, link_header};
 use super::socket::{Family, Socket};
 use super::wire::{DUMP, Message, Received, attributes, number, text};
 
@@ -28,6 +28,8 @@ pub struct Link {
     pub name: String,
     /// The bridge that it is a port of.
     pub master: Option<u32>,
+    /// It is switched on.
+    pub up: bool,
 }
 
 /// An rtnetlink socket of one namespace.
@@ -124,6 +126,7 @@ fn parse_link(message: Received<'_>) -> Option<Link> {
         index: number(payload.get(4..8)?)?,
         name: String::new(),
         master: None,
+        up: number(payload.get(8..12)?)? & IFF_UP != 0,
     };
     for (kind, data) in attributes(payload.get(LINK_HEADER..)?) {
         match kind {

@@ -31,6 +31,18 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// Whether this kernel does not know how to keep a table for its owner (before Linux 6.9), or to remove one that
+    /// may not be there (before 6.3).
+    pub fn is_unsupported(&self) -> bool {
+        matches!(
+            self,
+            Self::Message {
+                errno: Errno::EOPNOTSUPP | Errno::EINVAL,
+                ..
+            }
+        )
+    }
+
     /// Whether the table (or an entry) that the batch speaks of is not there.
     pub fn is_missing(&self) -> bool {
         matches!(

@@ -8,6 +8,8 @@ use super::rule::Rule;
 const SUBSYSTEM: u16 = 10 << 8;
 const NEWTABLE: u16 = SUBSYSTEM;
 const DELTABLE: u16 = SUBSYSTEM | 2;
+/// As `DELTABLE`, and no error where there is none (Linux 6.3).
+const DESTROYTABLE: u16 = SUBSYSTEM | 26;
 const NEWCHAIN: u16 = SUBSYSTEM | 3;
 const NEWRULE: u16 = SUBSYSTEM | 6;
 const NEWSET: u16 = SUBSYSTEM | 9;
@@ -142,8 +144,27 @@ impl Batch {
 
     /// Makes the table unless it exists.
     pub fn table(&mut self) -> &mut Self {
+        self.new_table(0)
+    }
+
+    /// Makes the table one that nobody else can change or flush while our socket is open, and that stays when it is
+    /// closed (`NFT_TABLE_F_OWNER`, `NFT_TABLE_F_PERSIST`; Linux 6.9). There must be none.
+    pub fn own_table(&mut self) -> &mut Self {
+        const OWNER: u32 = 0x2;
+        const PERSIST: u32 = 0x4;
+        self.new_table(OWNER | PERSIST)
+    }
+
+    fn new_table(&mut self, flags: u32) -> &mut Self {
         let mut message = self.begin(NEWTABLE, CREATE);
-        message.be32(2, 0);
+        message.be32(2, flags);
+        self.messages.push(message);
+        self
+    }
+
+    /// Removes the table, if there is one, whoever has it (Linux 6.3).
+    pub fn destroy_table(&mut self) -> &mut Self {
+        let message = self.begin(DESTROYTABLE, 0);
         self.messages.push(message);
         self
     }

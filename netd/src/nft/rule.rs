@@ -8,6 +8,7 @@ use super::expr::{Compare, Expr, Field, REG, Verdict, part};
 
 const IPV4: u8 = 2;
 const RTN_LOCAL: u32 = 2;
+const CT_INVALID: u32 = 0b1;
 const CT_ESTABLISHED_OR_RELATED: u32 = 0b110;
 /// `IPS_DST_NAT`: the connection's destination was rewritten.
 const IPS_DST_NAT: u32 = 1 << 5;
@@ -131,6 +132,11 @@ impl Rule {
     /// Belongs to a connection that was let through before.
     pub fn established(self) -> Self {
         self.bits(Field::ConnectionState, CT_ESTABLISHED_OR_RELATED)
+    }
+
+    /// Belongs to no connection and cannot begin one, so that it is not translated either.
+    pub fn invalid(self) -> Self {
+        self.bits(Field::ConnectionState, CT_INVALID)
     }
 
     /// Belongs to a connection to a published port.

@@ -30,6 +30,11 @@ pub struct World {
 
 /// Runs a test on a host of its own, or says why not.
 pub fn on_a_host(test: impl FnOnce(&mut World) + Send) {
+    on_a_host_with("", test);
+}
+
+/// The same with further settings in its `netd.toml`.
+pub fn on_a_host_with(settings: &str, test: impl FnOnce(&mut World) + Send) {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: making network namespaces needs root");
         return;
@@ -37,7 +42,7 @@ pub fn on_a_host(test: impl FnOnce(&mut World) + Send) {
     thread::scope(|scope| {
         let done = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            let mut world = World::new();
+            let mut world = World::new(settings);
             test(&mut world);
         });
         if let Err(panic) = done.join() {
@@ -47,14 +52,16 @@ pub fn on_a_host(test: impl FnOnce(&mut World) + Send) {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("etc")).unwrap();
         let conf = folder.path().join("resolv.conf");
         std::fs::write(&conf, "nameserver 127.0.0.1\nsearch site.example\n").unwrap();
-        let settings = format!("resolv_conf = {:?}\n", conf.display().to_string());
+        let settings = format!("resolv_conf = {:?}\n{more}", conf.display().to_string());
         std::fs::write(folder.path().join("etc/netd.toml"), settings).unwrap();
 
+        // A new namespace has what the machine has.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         let mut route = Route::open().unwrap();
         let net: Ipv4Net = "192.0.2.0/24".parse().unwrap();
         let neighbour = Netns::create().unwrap();
@@ -126,10 +133,20 @@ impl World {
         self.daemon.id()
     }
 
-    /// kill -9, and a new netd.
-    pub fn restart(&mut self) {
+    /// kill -9.
+    pub fn kill(&mut self) {
         self.daemon.kill().unwrap();
         self.daemon.wait().unwrap();
+    }
+
+    /// kill -9, and a new netd.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.restart_dead();
+    }
+
+    /// A new netd in the place of one that was killed.
+    pub fn restart_dead(&mut self) {
         self.daemon = start(&self.folder);
         self.wait_until_ready();
     }

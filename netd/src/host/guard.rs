@@ -1,0 +1,319 @@
+//! Noticing that somebody changed our table, took a bridge away or switched forwarding off, and putting it right; a
+//! host whose table cannot be put back is closed.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+
+use crate::error::{Doing, Error};
+use crate::firewall::TABLE;
+use crate::netlink::wire::{Received, number};
+use crate::netlink::{Family, Link, Socket, link};
+use crate::nft::{TABLE_EVENTS, is_event_of};
+use crate::sysctl;
+
+use super::reconcile::FORWARDING;
+use super::{Host, State};
+
+/// After a repair: changes come in bursts (a flush is many), and one repair is enough for what comes meanwhile.
+const REST: Duration = Duration::from_millis(100);
+
+/// Until a repair that failed is tried again: longer each time, up to the second.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// After so many failures our bridges are switched off until one succeeds.
+const FAILURES: u32 = 3;
+
+/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV4_NETCONF` as a bit mask (`linux/rtnetlink.h`).
+const LINK_EVENTS: u32 = 1 | 1 << 4 | 1 << 23;
+
+/// What is damaged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Damage {
+    table: bool,
+    links: bool,
+}
+
+impl Damage {
+    const ALL: Self = Self {
+        table: true,
+        links: true,
+    };
+
+    fn is_any(self) -> bool {
+        self.table || self.links
+    }
+}
+
+/// Sockets that hear of changes from when they were opened.
+#[derive(Debug)]
+pub struct Watch {
+    tables: AsyncFd<Socket>,
+    links: AsyncFd<Socket>,
+}
+
+impl Watch {
+    /// Opens them in the calling thread's network namespace.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self {
+            tables: ready(Socket::open_with_groups(Family::Netfilter, TABLE_EVENTS)?)?,
+            links: ready(Socket::open_with_groups(Family::Route, LINK_EVENTS)?)?,
+        })
+    }
+
+    /// Waits for damage.
+    async fn next(&mut self, host: &Host, own_port: u32) -> io::Result<Damage> {
+        loop {
+            let mut damage = Damage::default();
+            tokio::select! {
+                read = read(&mut self.tables, |event| {
+                    damage.table |= event.port != own_port && is_event_of(TABLE, event);
+                }) => damage.table |= read?,
+                read = read(&mut self.links, |event| {
+                    damage.links |= is_damage(event, &host.bridges());
+                }) => damage.links |= read?,
+            }
+            if damage.is_any() {
+                return Ok(damage);
+            }
+        }
+    }
+}
+
+fn ready(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; our socket owns the one descriptor it has"
+    )]
+    AsyncFd::new(socket)
+}
+
+/// Reads what has come. True: something was lost, so anything may have happened.
+async fn read(
+    socket: &mut AsyncFd<Socket>,
+    mut each: impl FnMut(&Received<'_>),
+) -> io::Result<bool> {
+    let mut ready = socket.readable_mut().await?;
+    match ready.get_inner_mut().notifications(|event| each(&event)) {
+        Ok(()) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            ready.clear_ready();
+            Ok(false)
+        }
+        // ENOBUFS.
+        Err(_) => Ok(true),
+    }
+}
+
+/// A bridge of ours is gone, off or without an address, or a setting of the host's changed.
+fn is_damage(event: &Received<'_>, bridges: &BTreeSet<u32>) -> bool {
+    const RTM_NEWLINK: u16 = 16;
+    const RTM_DELLINK: u16 = 17;
+    const RTM_DELADDR: u16 = 21;
+    const RTM_NEWNETCONF: u16 = 80;
+    const IFF_UP: u32 = 1;
+    let payload = event.payload;
+    // `struct ifinfomsg` and `struct ifaddrmsg` have it at the same place.
+    let index = || payload.get(4..8).and_then(number);
+    let is_ours = || index().is_some_and(|index| bridges.contains(&index));
+    let is_off = || {
+        payload
+            .get(8..12)
+            .and_then(number)
+            .is_some_and(|flags: u32| flags & IFF_UP == 0)
+    };
+    match event.kind {
+        // What a bridge says of its ports has its own family, and their indexes.
+        RTM_NEWLINK => is_ours() && is_off(),
+        RTM_DELLINK | RTM_DELADDR => is_ours(),
+        RTM_NEWNETCONF => sysctl::read(FORWARDING).is_ok_and(|value| value == "0"),
+        _ => false,
+    }
+}
+
+/// Puts things right whenever somebody else touches them. Never ends by itself.
+pub async fn guard(host: Arc<Host>, mut watch: Watch) {
+    loop {
+        let own_port = host.nft_port();
+        let damage = match &own_port {
+            Ok(port) => watch.next(&host, *port).await,
+            Err(error) => Err(io::Error::other(error.to_string())),
+        };
+        match damage {
+            Ok(damage) => mend(&host, damage).await,
+            Err(error) => {
+                tracing::error!(%error, "cannot hear what happens to our table and links");
+                tokio::time::sleep(AGAIN.1).await;
+                if let Ok(new) = Watch::open() {
+                    watch = new;
+                    // Nobody knows what happened meanwhile.
+                    mend(&host, Damage::ALL).await;
+                }
+            }
+        }
+        tokio::time::sleep(REST).await;
+    }
+}
+
+async fn mend(host: &Arc<Host>, damage: Damage) {
+    let (mut pause, mut failures) = (AGAIN.0, 0);
+    loop {
+        let mending = Arc::clone(host);
+        let mended = tokio::task::spawn_blocking(move || mending.mend(damage));
+        let error = match mended.await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        failures += 1;
+        tracing::error!(error, failures, "cannot put right what somebody changed");
+        if failures == FAILURES && damage.table {
+            let closing = Arc::clone(host);
+            // What cannot be switched off is told by it.
+            let _ = tokio::task::spawn_blocking(move || closing.close()).await;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(AGAIN.1);
+    }
+}
+
+impl Host {
+    fn bridges(&self) -> BTreeSet<u32> {
+        self.bridges
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// What is watched from now on.
+    pub(super) fn note_bridges(&self, state: &State) {
+        let all = state.networks.values().map(|live| live.index).collect();
+        *self.bridges.write().unwrap_or_else(PoisonError::into_inner) = all;
+    }
+
+    fn mend(&self, damage: Damage) -> Result<(), Error> {
+        let mut state = self.state();
+        if !state.up {
+            return Ok(());
+        }
+        if damage.table {
+            self.write_table(&state)?;
+            tracing::warn!("somebody changed table inet {TABLE}; it is put back");
+        }
+        // Also those that a table that could not be written had switched off.
+        self.mend_links(&mut state)?;
+        if sysctl::read(FORWARDING).is_ok_and(|value| value == "0") {
+            self.enable_forwarding()?;
+            self.write_table(&state)?;
+            tracing::warn!("somebody switched net.ipv4.ip_forward off; containers need it");
+        }
+        Ok(())
+    }
+
+    /// Makes bridges that are gone, and puts the links of containers into them.
+    fn mend_links(&self, state: &mut State) -> Result<(), Error> {
+        let (links, addresses) = {
+            let route = &mut self.kernel().route;
+            let links = route.links().doing(|| "list links".to_owned())?;
+            let addresses = route.addresses().doing(|| "list addresses".to_owned())?;
+            (links, addresses)
+        };
+        let mut mended = Vec::new();
+        for live in state.networks.values_mut() {
+            let network = &live.network;
+            let is_it = |link: &&Link| link.name == network.device && link.index == live.index;
+            let address = (live.index, network.gateway_net());
+            if links.iter().find(is_it).is_some_and(|link| link.up) && addresses.contains(&address)
+            {
+                continue;
+            }
+            live.index = self.bridge_up(network)?;
+            mended.push(network.id.clone());
+            tracing::warn!(
+                network = network.name,
+                bridge = network.device,
+                "somebody took a bridge away or switched it off; it is put back"
+            );
+        }
+        if mended.is_empty() {
+            return Ok(());
+        }
+        self.note_bridges(state);
+        for endpoint in state.endpoints.values() {
+            let name = endpoint.id.host_link();
+            let (Some(live), Some(found)) = (
+                state.networks.get(&endpoint.network),
+                links.iter().find(|link| link.name == name),
+            ) else {
+                continue;
+            };
+            if mended.contains(&endpoint.network) {
+                self.join(found.index, live.index, &name)?;
+            }
+        }
+        // Prepared ones hang on the bridge that was.
+        for prepared in self.pool.drain() {
+            if let Some(live) = state.networks.get_mut(&prepared.network) {
+                live.addresses.release(prepared.address);
+            }
+            self.delete_link(&prepared.id.host_link());
+        }
+        Ok(())
+    }
+
+    /// Puts a link into a bridge.
+    pub(super) fn join(&self, index: u32, bridge: u32, name: &str) -> Result<(), Error> {
+        let join = [
+            link::set_master(index, bridge),
+            link::set_hairpin(name),
+            link::set_up(index),
+        ];
+        self.kernel()
+            .route
+            .apply(&join)
+            .doing(|| format!("put {name} into its bridge"))
+    }
+
+    /// Switches our bridges off: without the table their containers would be open to whoever can send to this host.
+    fn close(&self) {
+        let state = self.state();
+        for live in state.networks.values() {
+            let off = self.kernel().route.apply(&[link::set_down(live.index)]);
+            match off {
+                Ok(()) => tracing::error!(
+                    network = live.network.name,
+                    "switched off until our table can be written"
+                ),
+                Err(error) => tracing::error!(network = live.network.name, %error,
+                    "cannot be switched off while our table cannot be written"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_harms_us_is_damage() {
+        let bridges = BTreeSet::from([7]);
+        let event = |kind: u16, index: u32, flags: u32| {
+            let mut payload = vec![0; 16];
+            payload[4..8].copy_from_slice(&index.to_ne_bytes());
+            payload[8..12].copy_from_slice(&flags.to_ne_bytes());
+            let event = Received {
+                kind,
+                sequence: 0,
+                port: 0,
+                payload: &payload,
+            };
+            is_damage(&event, &bridges)
+        };
+        assert!(event(17, 7, 1) && event(21, 7, 0) && event(16, 7, 0));
+        assert!(!event(17, 8, 1) && !event(16, 7, 1) && !event(16, 8, 0) && !event(20, 7, 0));
+    }
+}

@@ -1,0 +1,52 @@
+//! The table of this host: written whole, owned where the kernel can do that.
+
+use crate::error::Error;
+use crate::firewall::{self, Ownership, Plan};
+use crate::network::Network;
+
+use super::reconcile::FORWARDING;
+use super::{Host, State};
+
+impl Host {
+    /// Writes the whole table.
+    pub(super) fn write_table(&self, state: &State) -> Result<(), Error> {
+        let networks: Vec<&Network> = state.networks.values().map(|live| &live.network).collect();
+        let forwards = state.forwards();
+        let switched_on = self.store.sysctls()?.iter().any(|(n, _)| n == FORWARDING);
+        let mut kernel = self.kernel();
+        let mut plan = Plan {
+            networks: &networks,
+            forwards: &forwards,
+            ownership: kernel.ownership,
+            no_router: switched_on && !self.config.ip_forward_no_drop,
+        };
+        match kernel.nft.apply(firewall::replace(&plan)) {
+            Err(refused) if plan.ownership == Ownership::Owned && refused.is_unsupported() => {
+                plan.ownership = Ownership::Shared;
+                kernel.nft.apply(firewall::replace(&plan))?;
+                kernel.ownership = Ownership::Shared;
+                tracing::info!(
+                    "this kernel keeps no table for its owner (Linux 6.9 does): ours is put back when somebody \
+                     changes it"
+                );
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Takes the table away.
+    pub(super) fn remove_table(&self) -> Result<(), Error> {
+        let mut kernel = self.kernel();
+        let ownership = kernel.ownership;
+        Ok(kernel.nft.apply(firewall::remove(ownership))?)
+    }
+
+    /// For people: whether others can change the table.
+    pub fn table_state(&self) -> &'static str {
+        match self.kernel().ownership {
+            Ownership::Owned => "owned",
+            Ownership::Shared => "watched",
+        }
+    }
+}
