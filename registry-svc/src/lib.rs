@@ -14,6 +14,7 @@
 pub mod access;
 pub mod arrivals;
 pub mod blobs;
+pub mod cache;
 pub mod config;
 pub mod error;
 pub mod events;

@@ -1,10 +1,9 @@
 //! The registry: blobs, manifests, tags, uploads and the mirror as one value, opened once.
 
 use std::{
-    collections::HashMap,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -15,6 +14,7 @@ use slipway_image::Digest;
 
 use crate::{
     blobs::{BlobStore, FsStore, staging::blocking},
+    cache::Cache,
     config::Config,
     error::{Error, Result},
     events::Events,
@@ -53,7 +53,7 @@ pub struct Registry {
     pub(crate) staging: PathBuf,
     pub(crate) root: PathBuf,
     closed: AtomicBool,
-    cache: Mutex<HashMap<Digest, Bytes>>,
+    cache: Cache,
 }
 
 impl Registry {
@@ -89,7 +89,7 @@ impl Registry {
             staging,
             root: root.to_owned(),
             closed: AtomicBool::new(false),
-            cache: Mutex::default(),
+            cache: Cache::new(CACHE_SIZE),
             blobs,
             index,
         }))
@@ -105,34 +105,22 @@ impl Registry {
 
     /// Content of a manifest or config, from memory where it is.
     pub async fn small_blob(&self, digest: &Digest) -> Result<Bytes> {
-        if let Some(content) = lock(&self.cache).get(digest) {
-            return Ok(content.clone());
+        if let Some(content) = self.cache.get(digest) {
+            return Ok(content);
         }
         let limit = slipway_image::manifest::MAX_SIZE as u64;
         let content = self.blobs.read_small(digest, limit).await?;
-        self.remember(digest, &content);
+        self.cache.put(digest, &content);
         Ok(content)
     }
 
     /// As [`Self::small_blob`], but only what is in memory.
     pub fn cached(&self, digest: &Digest) -> Option<Bytes> {
-        lock(&self.cache).get(digest).cloned()
-    }
-
-    fn remember(&self, digest: &Digest, content: &Bytes) {
-        if content.len() > CACHE_SIZE / 8 {
-            return;
-        }
-        let mut cache = lock(&self.cache);
-        let size: usize = cache.values().map(Bytes::len).sum();
-        if size + content.len() > CACHE_SIZE {
-            cache.clear();
-        }
-        cache.insert(digest.clone(), content.clone());
+        self.cache.get(digest)
     }
 
     pub(crate) fn forget(&self, digest: &Digest) {
-        lock(&self.cache).remove(digest);
+        self.cache.remove(digest);
     }
 
     /// Changes a repository as is decided; nobody else changes it meanwhile. A decision may be asked for again.
@@ -148,10 +136,6 @@ impl Registry {
         let scope = Scope::Repository(repository.clone());
         ledger::commit(&*self.ledger, scope, decide).await
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Unix milliseconds.

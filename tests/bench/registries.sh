@@ -7,7 +7,7 @@ declare -A address server
 registry_programs() { # BUILD
     bin=$(realpath -m "${CARGO_TARGET_DIR:-$root/target}")/release
     if [ "$1" = 1 ]; then
-        (cd "$root" && cargo build --release --locked -p registry-svc && cargo build --release --locked -p slipway-tests --bin slipway-load) ||
+        (cd "$root" && cargo build --release --locked -p registry-svc -p slipway-load) ||
             fail "the programs do not build"
     fi
     [ -x "$bin/registry-svc" ] && [ -x "$bin/slipway-load" ] || fail "registry-svc or slipway-load is missing in $bin: run me without --no-build"

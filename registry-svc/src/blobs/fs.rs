@@ -1,8 +1,7 @@
 //! Blobs as files: `blobs/<algorithm>/<first two digits>/<hex>`, or as parts ([`super::parts`]).
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _, Seek as _, SeekFrom},
+    fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,9 +16,10 @@ use futures_util::{
 use slipway_image::{Algorithm, Digest};
 
 use super::{
-    BlobInfo, BlobReader, BlobStore, READ_SIZE, Range, Verified,
+    BlobInfo, BlobReader, BlobStore, Range, Verified,
     assembly::Assembled,
     parts::{Parts, Piece, Pin},
+    reading::Source,
     staging::blocking,
 };
 use crate::{
@@ -64,64 +64,51 @@ impl BlobStore for FsStore {
 
     fn read<'a>(&'a self, digest: &'a Digest, range: Range) -> BoxFuture<'a, Result<BlobReader>> {
         let path = self.path(digest);
-        let digest = digest.clone();
-        let parts = Arc::clone(&self.parts);
-        blocking(move || {
-            let mut file = match open(&path, &digest) {
-                Err(Error::BlobNotFound(digest)) => return read_parts(&parts, &digest, range),
-                file => file?,
+        async move {
+            let source = match open(path, digest).await {
+                Err(Error::BlobNotFound(_)) => return read_parts(&self.parts, digest, range).await,
+                source => source?,
             };
-            let total = file
-                .metadata()
-                .map_err(Error::io("cannot stat", &path))?
-                .len();
+            let total = source.size()?;
             let offset = range.offset.min(total);
             let length = range.length.unwrap_or(u64::MAX).min(total - offset);
-            file.seek(SeekFrom::Start(offset))
-                .map_err(Error::io("cannot read", &path))?;
-            // The first piece comes along: most blobs that clients ask for are small.
-            let first = read_piece(&mut file, &path, length)?;
             Ok(BlobReader {
                 total,
                 length,
-                stream: stream_file(file, path, first, length),
+                stream: source.stream(offset, length),
             })
-        })
+        }
         .boxed()
     }
 
     fn read_small<'a>(&'a self, digest: &'a Digest, limit: u64) -> BoxFuture<'a, Result<Bytes>> {
         let path = self.path(digest);
-        let digest = digest.clone();
-        let parts = Arc::clone(&self.parts);
-        blocking(move || {
-            let mut content = Vec::new();
-            match open(&path, &digest) {
-                Ok(file) => file.take(limit + 1).read_to_end(&mut content),
-                Err(Error::BlobNotFound(digest)) => {
-                    let (total, pieces) = pieces(&parts, &digest, Range::default())?;
-                    if total > limit {
-                        return Err(too_large(limit));
+        async move {
+            let (total, sources) = match open(path, digest).await {
+                Ok(source) => {
+                    let size = source.size()?;
+                    (size, vec![(source, 0, size)])
+                }
+                Err(Error::BlobNotFound(_)) => {
+                    let (total, pieces) =
+                        held_pieces(&self.parts, digest, Range::default()).await?;
+                    let mut sources = Vec::new();
+                    for (piece, pin) in pieces.into_iter().filter(|_| total <= limit) {
+                        sources.push((open_part(&pin).await?, piece.offset, piece.size));
                     }
-                    let mut all = pieces.into_iter().map(|(piece, pin)| {
-                        let mut file = File::open(pin.path())?;
-                        file.seek(SeekFrom::Start(piece.offset))?;
-                        let read = file.take(piece.size).read_to_end(&mut content)?;
-                        match read as u64 == piece.size {
-                            true => Ok(read),
-                            false => Err(io::ErrorKind::UnexpectedEof.into()),
-                        }
-                    });
-                    all.try_fold(0, |sum, read| read.map(|n| sum + n))
+                    (total, sources)
                 }
                 Err(e) => return Err(e),
-            }
-            .map_err(Error::io("cannot read", &path))?;
-            if content.len() as u64 > limit {
+            };
+            if total > limit {
                 return Err(too_large(limit));
             }
+            let mut content = Vec::with_capacity(total as usize);
+            for (source, offset, length) in sources {
+                source.append_to(&mut content, offset, length).await?;
+            }
             Ok(content.into())
-        })
+        }
         .boxed()
     }
 
@@ -229,11 +216,19 @@ impl BlobStore for FsStore {
     }
 }
 
-fn open(path: &Path, digest: &Digest) -> Result<File> {
-    File::open(path).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => Error::BlobNotFound(digest.clone()),
-        _ => Error::io("cannot open", path)(e),
-    })
+async fn open(path: PathBuf, digest: &Digest) -> Result<Source> {
+    Source::open(path.clone())
+        .await
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Error::BlobNotFound(digest.clone()),
+            _ => Error::io("cannot open", path)(e),
+        })
+}
+
+async fn open_part(pin: &Pin) -> Result<Source> {
+    let path = pin.path();
+    let opened = Source::open(path.clone()).await;
+    opened.map_err(Error::io("cannot open", path))
 }
 
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -279,69 +274,28 @@ fn pieces(parts: &Arc<Parts>, digest: &Digest, range: Range) -> Result<(u64, Vec
     Ok((recipe.size, held.collect::<Result<_>>()?))
 }
 
-fn read_parts(parts: &Arc<Parts>, digest: &Digest, range: Range) -> Result<BlobReader> {
-    let (total, pieces) = pieces(parts, digest, range)?;
+async fn held_pieces(
+    parts: &Arc<Parts>,
+    digest: &Digest,
+    range: Range,
+) -> Result<(u64, Vec<(Piece, Pin)>)> {
+    let (parts, digest) = (Arc::clone(parts), digest.clone());
+    blocking(move || pieces(&parts, &digest, range)).await
+}
+
+async fn read_parts(parts: &Arc<Parts>, digest: &Digest, range: Range) -> Result<BlobReader> {
+    let (total, pieces) = held_pieces(parts, digest, range).await?;
     let length = pieces.iter().map(|(piece, _)| piece.size).sum();
-    let stream = stream::iter(pieces).then(|(piece, pin)| {
-        blocking(move || {
-            let path = pin.path();
-            let mut file = File::open(&path).map_err(Error::io("cannot open", &path))?;
-            file.seek(SeekFrom::Start(piece.offset))
-                .map_err(Error::io("cannot read", &path))?;
-            let first = read_piece(&mut file, &path, piece.size)?;
-            // An open file needs no pin.
-            Ok(stream_file(file, path, first, piece.size))
-        })
+    let stream = stream::iter(pieces).then(async |(piece, pin): (Piece, Pin)| {
+        // An open file needs no pin.
+        let source = open_part(&pin).await?;
+        Ok::<_, Error>(source.stream(piece.offset, piece.size))
     });
     Ok(BlobReader {
         total,
         length,
         stream: stream.try_flatten().boxed(),
     })
-}
-
-fn read_piece(file: &mut File, path: &Path, left: u64) -> Result<Bytes> {
-    let want = left.min(READ_SIZE as u64);
-    let mut piece = Vec::with_capacity(want as usize);
-    file.take(want)
-        .read_to_end(&mut piece)
-        .map_err(Error::io("cannot read", path))?;
-    if (piece.len() as u64) < want {
-        return Err(Error::Interrupted(format!(
-            "{} is shorter than it was",
-            path.display()
-        )));
-    }
-    Ok(piece.into())
-}
-
-/// Reads one piece ahead of the consumer; no thread waits for a slow one.
-fn stream_file(file: File, path: PathBuf, first: Bytes, length: u64) -> super::BlobStream {
-    let left = length - first.len() as u64;
-    let head = stream::iter((!first.is_empty()).then_some(Ok(first)));
-    if left == 0 {
-        return head.boxed();
-    }
-    let next = |mut file: File, path: PathBuf, left: u64| {
-        tokio::task::spawn_blocking(move || {
-            let piece = read_piece(&mut file, &path, left)?;
-            Ok::<_, Error>((file, path, piece))
-        })
-    };
-    let ahead = next(file, path, left);
-    let rest = stream::unfold(Some((ahead, left)), move |state| async move {
-        let (ahead, left) = state?;
-        match ahead.await {
-            Ok(Ok((file, path, piece))) => {
-                let left = left - piece.len() as u64;
-                let state = (left > 0).then(|| (next(file, path, left), left));
-                Some((Ok(piece), state))
-            }
-            Ok(Err(e)) => Some((Err(e), None)),
-            Err(e) => Some((Err(Error::Interrupted(e.to_string())), None)),
-        }
-    });
-    head.chain(rest).boxed()
 }
 
 #[cfg(test)]

@@ -194,8 +194,8 @@ fn content_range(text: &str) -> Option<(u64, u64)> {
 /// Takes a body, of so many bytes where that is known.
 async fn receive(staged: &Staged, announced: Option<u64>, body: &mut Upload) -> Result<()> {
     let mut actual = 0;
+    let mut batch = body.batch().await?;
     loop {
-        let batch = body.batch().await?;
         actual += batch.iter().map(|b| b.len() as u64).sum::<u64>();
         let ended = batch.is_empty();
         if let Some(expected) = announced
@@ -206,8 +206,11 @@ async fn receive(staged: &Staged, announced: Option<u64>, body: &mut Upload) -> 
         if ended {
             return Ok(());
         }
-        staged.write(batch).await?;
+        // The next comes while this is hashed and written, also when there is no next.
+        let (written, next) = tokio::join!(staged.write(batch), body.batch());
+        written?;
         slipway_fault::point("registry.upload.written");
+        batch = next?;
     }
 }
 

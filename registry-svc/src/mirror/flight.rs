@@ -3,9 +3,7 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     future::Future,
-    io::{Read as _, Seek as _, SeekFrom},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -19,7 +17,7 @@ use tracing::{debug, warn};
 
 use super::client::Client;
 use crate::{
-    blobs::{BlobReader, BlobStore, READ_SIZE, Range, Staged, staging::blocking},
+    blobs::{BlobReader, BlobStore, Range, Staged, reading::Source},
     error::{Error, Result},
 };
 
@@ -316,19 +314,12 @@ impl Flight {
         }
         let offset = range.offset.min(total);
         let length = range.length.unwrap_or(u64::MAX).min(total - offset);
-        let path = self.path.clone();
-        let file = blocking(move || {
-            let mut file = File::open(&path).map_err(Error::io("cannot open", &path))?;
-            file.seek(SeekFrom::Start(offset))
-                .map_err(Error::io("cannot read", &path))?;
-            Ok(file)
-        })
-        .await?;
+        let opened = Source::open(self.path.clone()).await;
+        let source = opened.map_err(Error::io("cannot open", &self.path))?;
         let end = offset + length;
-        let follow = (self, file, state, offset);
-        let stream = stream::try_unfold(
-            follow,
-            move |(flight, mut file, mut state, at)| async move {
+        let follow = (self, source, state, offset);
+        let stream =
+            stream::try_unfold(follow, move |(flight, source, mut state, at)| async move {
                 if at >= end {
                     return Ok(None);
                 }
@@ -346,24 +337,10 @@ impl Flight {
                         None => seen.written.min(total - 1),
                     }
                 };
-                let want = (available.min(end) - at).min(READ_SIZE as u64);
-                let path = flight.path.clone();
-                let (file, piece) = blocking(move || {
-                    let mut piece = Vec::with_capacity(want as usize);
-                    (&mut file)
-                        .take(want)
-                        .read_to_end(&mut piece)
-                        .map_err(Error::io("cannot read", &path))?;
-                    if piece.is_empty() {
-                        return Err(Error::Interrupted("the file became shorter".to_owned()));
-                    }
-                    Ok((file, Bytes::from(piece)))
-                })
-                .await?;
+                let piece = source.piece(at, available.min(end) - at).await?;
                 let at = at + piece.len() as u64;
-                Ok(Some((piece, (flight, file, state, at))))
-            },
-        );
+                Ok(Some((piece, (flight, source, state, at))))
+            });
         Ok(BlobReader {
             total,
             length,
