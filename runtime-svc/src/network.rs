@@ -104,7 +104,14 @@ impl Netd {
         if self.owes.load(Ordering::SeqCst) {
             self.pay().await.map_err(refused)?;
         }
-        let answer = self.client.clone().create_endpoint(request).await;
+        let mut answer = self.client.clone().create_endpoint(request.clone()).await;
+        if let Err(status) = &answer
+            && slipway_service::error::reason(status) == "ALREADY_ATTACHED"
+        {
+            // Of a start that was cut off: this one begins anew.
+            self.release(id).await;
+            answer = self.client.clone().create_endpoint(request).await;
+        }
         let endpoint = match answer {
             Ok(answer) => answer.into_inner(),
             Err(status) => {

@@ -97,9 +97,11 @@ impl Zone {
         if !found.is_empty() {
             return found;
         }
-        match name.rsplit_once('.') {
-            Some((first, network)) if network == self.network => self.exactly(first),
-            _ => Vec::new(),
+        // A network's name may have dots of its own.
+        let first = name.strip_suffix(&self.network);
+        match first.and_then(|first| first.strip_suffix('.')) {
+            Some(first) => self.exactly(first),
+            None => Vec::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::firewall;
 use crate::id::EndpointId;
 use crate::ipam::Unavailable;
 use crate::netlink::{Mac, conntrack};
-use crate::network::DEFAULT;
+use crate::network::{DEFAULT, Network};
 use crate::ports::{Binding, Protocol, Published};
 
 use super::prepare::{Prepared, Wanted};
@@ -18,6 +18,16 @@ use super::{Attached, Host, State};
 
 /// How long a full bridge is waited for whose links are just being deleted.
 const REAPING: Duration = Duration::from_secs(10);
+
+/// Who has an address that somebody wants.
+#[derive(Debug, Clone, Copy)]
+enum HeldBy {
+    Somebody,
+    /// Nobody in a moment.
+    Leaving,
+    /// Nobody yet.
+    Pool,
+}
 
 /// What decides whether a prepared endpoint will do.
 #[derive(Debug, Default)]
@@ -74,15 +84,7 @@ impl Host {
             let mut state = self.state();
             self.bring_up(&mut state)?;
             let network = &state.find(shape.network)?.network;
-            let twice = |endpoint: &&Endpoint| {
-                endpoint.container == request.container && endpoint.network == network.id
-            };
-            if state.endpoints.values().find(twice).is_some() {
-                return Err(Error::AlreadyAttached {
-                    container: request.container.clone(),
-                    network: network.name.clone(),
-                });
-            }
+            state.must_be_new(&request, network)?;
             network.is_default()
         };
         let from_pool = if is_default && shape.fits_the_pool() {
@@ -103,31 +105,7 @@ impl Host {
 
     /// Takes an address and makes the links.
     pub(super) fn prepare(&self, shape: &Shape<'_>) -> Result<Prepared, Error> {
-        let (network, bridge, address) = {
-            let mut state = self.state();
-            let id = state.find(shape.network)?.network.id.clone();
-            let live = state
-                .networks
-                .get_mut(&id)
-                .ok_or_else(|| Error::NoNetwork(id.to_string()))?;
-            let address = match shape.address {
-                None => live
-                    .addresses
-                    .allocate()
-                    .ok_or_else(|| Error::AddressesExhausted(live.network.name.clone()))?,
-                Some(address) => {
-                    live.addresses.claim(address).map_err(|why| match why {
-                        Unavailable::Taken => Error::AddressInUse(address),
-                        Unavailable::Outside => Error::Invalid(format!(
-                            "address {address} is not a host address of subnet {}",
-                            live.network.subnet
-                        )),
-                    })?;
-                    address
-                }
-            };
-            (live.network.clone(), live.index, address)
-        };
+        let (network, bridge, address) = self.take_address(shape)?;
         slipway_fault::point("netd.attach.addressed");
         let wanted = Wanted {
             network: &network,
@@ -150,15 +128,94 @@ impl Host {
         built
     }
 
+    /// An address, also one that somebody is just leaving, or that was only prepared.
+    fn take_address(&self, shape: &Shape<'_>) -> Result<(Network, u32, Ipv4Addr), Error> {
+        let mut tries = 0..3;
+        loop {
+            let (error, held_by) = match self.try_address(shape)? {
+                Ok(taken) => return Ok(taken),
+                Err(held) => held,
+            };
+            if tries.next().is_none() {
+                return Err(error);
+            }
+            match held_by {
+                HeldBy::Somebody => return Err(error),
+                // It may have ended between the two.
+                HeldBy::Leaving => drop(self.reaper.wait(REAPING)),
+                HeldBy::Pool => self.take_from_pool(shape.address),
+            }
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "it has one caller, above")]
+    fn try_address(
+        &self,
+        shape: &Shape<'_>,
+    ) -> Result<Result<(Network, u32, Ipv4Addr), (Error, HeldBy)>, Error> {
+        let mut state = self.state();
+        let id = state.find(shape.network)?.network.id.clone();
+        let live = state
+            .networks
+            .get_mut(&id)
+            .ok_or_else(|| Error::NoNetwork(id.to_string()))?;
+        let prepared = |address| match live.network.is_default() && self.pool.holds(address) {
+            true => HeldBy::Pool,
+            false => HeldBy::Somebody,
+        };
+        let address = match shape.address {
+            None => live.addresses.allocate().ok_or_else(|| {
+                let error = Error::AddressesExhausted(live.network.name.clone());
+                match live.addresses.is_any_leaving() {
+                    true => (error, HeldBy::Leaving),
+                    false => (error, prepared(None)),
+                }
+            }),
+            Some(address) => match live.addresses.claim(address) {
+                Ok(()) => Ok(address),
+                Err(Unavailable::Leaving) => Err((Error::AddressInUse(address), HeldBy::Leaving)),
+                Err(Unavailable::Taken) => {
+                    Err((Error::AddressInUse(address), prepared(Some(address))))
+                }
+                Err(Unavailable::Outside) => {
+                    return Err(Error::Invalid(format!(
+                        "address {address} is not a host address of subnet {}",
+                        live.network.subnet
+                    )));
+                }
+            },
+        };
+        Ok(address.map(|address| (live.network.clone(), live.index, address)))
+    }
+
+    /// What was prepared with this address, or all of it, gives way to somebody who needs it.
+    fn take_from_pool(&self, address: Option<Ipv4Addr>) {
+        for prepared in self.pool.remove(address) {
+            self.discard(prepared);
+        }
+        self.reaper.wait(REAPING);
+    }
+
     /// Takes a prepared endpoint back.
     pub(super) fn discard(&self, prepared: Prepared) {
         if let Some(live) = self.state().networks.get_mut(&prepared.network) {
-            live.addresses.release(prepared.address);
+            live.addresses.leave(prepared.address);
         }
         self.reap(Doomed {
             link: prepared.id.host_link(),
-            address: None,
+            address: Some((prepared.network, prepared.address)),
         });
+    }
+
+    /// A bridge that somebody took away was made anew.
+    fn follow(&self, prepared: &Prepared, bridge: u32) -> Result<(), Error> {
+        if prepared.bridge == bridge {
+            return Ok(());
+        }
+        match self.link_index(&prepared.id.host_link())? {
+            Some(link) => self.join(&prepared.id, link, bridge),
+            None => Err(Error::NoEndpoint(prepared.id.to_string())),
+        }
     }
 
     fn hand_out(
@@ -169,6 +226,13 @@ impl Host {
     ) -> Result<Attached, Error> {
         slipway_fault::point("netd.attach.prepared");
         let mut state = self.state();
+        // Nobody looked since the links were begun.
+        let may = state.may_have(&request, &prepared);
+        if let Err(error) = may.and_then(|bridge| self.follow(&prepared, bridge)) {
+            drop(state);
+            self.discard(prepared);
+            return Err(error);
+        }
         let ports = match state
             .ports
             .take(&prepared.id, prepared.address, &request.ports)
@@ -337,5 +401,38 @@ impl State {
         let endpoint = self.known(id)?;
         self.attached(endpoint)
             .ok_or_else(|| Error::NoNetwork(endpoint.network.to_string()))
+    }
+}
+
+impl State {
+    /// A container has one endpoint on a network, and nobody has its MAC there.
+    fn must_be_new(&self, request: &Request, network: &Network) -> Result<(), Error> {
+        let on_it = || self.endpoints.values().filter(|e| e.network == network.id);
+        if on_it().any(|endpoint| endpoint.container == request.container) {
+            return Err(Error::AlreadyAttached {
+                container: request.container.clone(),
+                network: network.name.clone(),
+            });
+        }
+        match request.mac {
+            Some(mac)
+                if mac == Mac::of(network.gateway) || on_it().any(|other| other.mac == mac) =>
+            {
+                Err(Error::Invalid(format!(
+                    "MAC address {mac} is already in use on network {}",
+                    network.name
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the network is still there that the links were made for; its bridge.
+    fn may_have(&self, request: &Request, prepared: &Prepared) -> Result<u32, Error> {
+        let live = self.networks.get(&prepared.network);
+        let live = live.filter(|_| self.up);
+        let live = live.ok_or_else(|| Error::NoNetwork(request.network.clone()))?;
+        self.must_be_new(request, &live.network)?;
+        Ok(live.index)
     }
 }

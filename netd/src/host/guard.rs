@@ -10,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::error::{Doing, Error};
 use crate::firewall::TABLE;
+use crate::id::EndpointId;
 use crate::netlink::wire::{Received, number};
 use crate::netlink::{Family, Link, Socket, link};
 use crate::nft::{TABLE_EVENTS, is_event_of};
@@ -251,7 +252,7 @@ impl Host {
                 continue;
             };
             if mended.contains(&endpoint.network) {
-                self.join(found.index, live.index, &name)?;
+                self.join(&endpoint.id, found.index, live.index)?;
             }
         }
         // Prepared ones hang on the bridge that was.
@@ -265,10 +266,11 @@ impl Host {
     }
 
     /// Puts a link into a bridge.
-    pub(super) fn join(&self, index: u32, bridge: u32, name: &str) -> Result<(), Error> {
+    pub(super) fn join(&self, id: &EndpointId, index: u32, bridge: u32) -> Result<(), Error> {
+        let name = &id.host_link();
         let join = [
             link::set_master(index, bridge),
-            link::set_hairpin(name),
+            link::mark(name, id.as_str()),
             link::set_up(index),
         ];
         self.kernel()

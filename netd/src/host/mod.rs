@@ -140,7 +140,7 @@ impl Host {
             reaper,
         });
         host.bring_up(&mut host.state())?;
-        let start = host.reaper.start(doomed);
+        let start = host.reaper.start(Arc::downgrade(&host), doomed);
         start.doing(|| "start the reaper".to_owned())?;
         // The first time before anybody asks: the first container gets the first address.
         host.refill();

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -56,6 +57,23 @@ impl Pool {
     /// What was taken and could not be used after all.
     pub fn give_back(&self, prepared: Prepared) {
         self.lock().push_front(prepared);
+    }
+
+    /// Whether one was prepared with that address, or any.
+    pub fn holds(&self, address: Option<Ipv4Addr>) -> bool {
+        let is_it = |prepared: &Prepared| address.is_none_or(|a| prepared.address == a);
+        self.lock().iter().any(is_it)
+    }
+
+    /// Takes those out.
+    pub fn remove(&self, address: Option<Ipv4Addr>) -> Vec<Prepared> {
+        let is_it = |prepared: &Prepared| address.is_none_or(|a| prepared.address == a);
+        let mut ready = self.lock();
+        let (out, stay) = ready.drain(..).partition(is_it);
+        *ready = stay;
+        drop(ready);
+        self.changed.notify_one();
+        Vec::from(out)
     }
 
     pub fn drain(&self) -> Vec<Prepared> {

@@ -20,6 +20,8 @@ use super::Host;
 pub(super) struct Prepared {
     pub id: EndpointId,
     pub network: NetworkId,
+    /// That its link was put into.
+    pub bridge: u32,
     pub address: Ipv4Addr,
     pub mac: Mac,
     pub interface: String,
@@ -67,6 +69,7 @@ impl Host {
         Ok(Prepared {
             id,
             network: wanted.network.id.clone(),
+            bridge: wanted.bridge,
             address: wanted.address,
             mac: wanted.mac,
             interface,
@@ -93,7 +96,7 @@ impl Host {
         };
         self.kernel()
             .route
-            .apply(&[pair.create(), link::set_hairpin(pair.host)])?;
+            .apply(&[pair.create(), link::mark(pair.host, id.as_str())])?;
         slipway_fault::point("netd.attach.paired");
         // A port of a bridge needs no address. The kernel would give it one as soon as the other end is up,
         // with two routes that it looks for among those of all other ports, here and when the link goes.

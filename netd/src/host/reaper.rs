@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
+use crate::id::NetworkId;
 use crate::netlink::{Route, conntrack, link};
 
 use super::Host;
@@ -15,35 +16,42 @@ const BATCH: usize = 256;
 /// How long it waits for more. Ends come in bursts, and the kernel takes most links along with the namespace
 /// that their other end is in.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How many may wait; whoever brings more deletes by itself.
-const QUEUE: usize = 1024;
+/// How often it looks meanwhile whether somebody waits for it.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What it takes out of the kernel.
 #[derive(Debug)]
 pub(super) struct Doomed {
     /// A host's end of a veth pair.
     pub link: String,
-    /// Whose connections are to be forgotten.
-    pub address: Option<Ipv4Addr>,
+    /// The address that it had: its connections are forgotten, and then it is somebody else's.
+    pub address: Option<(NetworkId, Ipv4Addr)>,
 }
 
 /// The way to it.
 #[derive(Debug)]
 pub(super) struct Reaper {
-    queue: SyncSender<Doomed>,
+    queue: Sender<Doomed>,
     backlog: Arc<Backlog>,
 }
 
 /// How many links wait or are just being deleted.
 #[derive(Debug, Default)]
 struct Backlog {
-    links: Mutex<usize>,
+    waiting: Mutex<Waiting>,
     fewer: Condvar,
 }
 
+#[derive(Debug, Default)]
+struct Waiting {
+    links: usize,
+    /// Somebody waits for all of it.
+    hurry: bool,
+}
+
 impl Backlog {
-    fn lock(&self) -> MutexGuard<'_, usize> {
-        self.links
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -52,13 +60,13 @@ impl Backlog {
 impl Reaper {
     /// What is to be given to [`start`] later: links may be doomed before that.
     pub fn new() -> (Self, Receiver<Doomed>) {
-        let (queue, doomed) = sync_channel(QUEUE);
+        let (queue, doomed) = channel();
         let backlog = Arc::default();
         (Self { queue, backlog }, doomed)
     }
 
     /// Deletes links on a socket of its own, so that nobody waits for it. Ends with the host.
-    pub fn start(&self, doomed: Receiver<Doomed>) -> io::Result<()> {
+    pub fn start(&self, host: Weak<Host>, doomed: Receiver<Doomed>) -> io::Result<()> {
         let mut route = Route::open()?;
         let backlog = Arc::clone(&self.backlog);
         std::thread::Builder::new()
@@ -66,15 +74,16 @@ impl Reaper {
             .stack_size(128 << 10)
             .spawn(move || {
                 while let Ok(first) = doomed.recv() {
-                    let mut batch = vec![first];
-                    let until = Instant::now() + SETTLE;
-                    while batch.len() < BATCH
-                        && let Ok(next) = doomed.recv_timeout(until - Instant::now().min(until))
-                    {
-                        batch.push(next);
-                    }
+                    let batch = gather(first, &doomed, &backlog);
                     reap(&mut route, &batch);
-                    *backlog.lock() -= batch.len();
+                    // Nothing of them is left: the next one may have their addresses.
+                    if let Some(host) = host.upgrade() {
+                        host.free(&batch);
+                    }
+                    let mut waiting = backlog.lock();
+                    waiting.links -= batch.len();
+                    waiting.hurry &= waiting.links > 0;
+                    drop(waiting);
                     backlog.fewer.notify_all();
                 }
             })?;
@@ -83,14 +92,16 @@ impl Reaper {
 
     /// Waits until nothing is left to delete. False when there was nothing, or when it takes too long.
     pub fn wait(&self, patience: Duration) -> bool {
-        let links = self.backlog.lock();
-        if *links == 0 {
+        let mut waiting = self.backlog.lock();
+        if waiting.links == 0 {
             return false;
         }
+        waiting.hurry = true;
+        let some = |waiting: &mut Waiting| waiting.links > 0;
         match self
             .backlog
             .fewer
-            .wait_timeout_while(links, patience, |links| *links > 0)
+            .wait_timeout_while(waiting, patience, some)
         {
             Ok((_, waited)) => !waited.timed_out(),
             Err(_) => false,
@@ -98,17 +109,45 @@ impl Reaper {
     }
 }
 
+/// What comes within a while, or at once if somebody waits.
+fn gather(first: Doomed, doomed: &Receiver<Doomed>, backlog: &Backlog) -> Vec<Doomed> {
+    let mut batch = vec![first];
+    let until = Instant::now() + SETTLE;
+    while batch.len() < BATCH {
+        let left = until.saturating_duration_since(Instant::now());
+        let pause = match backlog.lock().hurry {
+            true => Duration::ZERO,
+            false => left.min(LOOK),
+        };
+        match doomed.recv_timeout(pause) {
+            Ok(next) => batch.push(next),
+            Err(RecvTimeoutError::Timeout) if !left.is_zero() && !pause.is_zero() => {}
+            Err(_) => break,
+        }
+    }
+    batch
+}
+
 /// Those that wait already go together: one look at the connections serves all, and the kernel waits for
 /// its readers once for all.
 fn reap(route: &mut Route, batch: &[Doomed]) {
-    let addresses: Vec<Ipv4Addr> = batch.iter().filter_map(|d| d.address).collect();
+    let links: Vec<String> = batch.iter().map(|d| d.link.clone()).collect();
+    delete(route, &links);
+    // After them: whoever can still send would begin new ones.
+    let addresses = batch.iter().filter_map(|d| d.address.as_ref());
+    let addresses: Vec<Ipv4Addr> = addresses.map(|(_, address)| *address).collect();
     if !addresses.is_empty()
         && let Err(error) = conntrack::forget_addresses(&addresses)
     {
         tracing::warn!(%error, "cannot forget the connections of released addresses");
     }
-    for portion in batch.chunks(50) {
-        let mut requests: Vec<_> = portion.iter().map(|d| link::set_doomed(&d.link)).collect();
+    slipway_fault::point("netd.release.deleted");
+}
+
+/// Deletes links, now.
+pub(super) fn delete(route: &mut Route, links: &[String]) {
+    for portion in links.chunks(50) {
+        let mut requests: Vec<_> = portion.iter().map(|link| link::set_doomed(link)).collect();
         requests.push(link::delete_doomed());
         // That one is gone already, with its namespace, is the usual case.
         if let Err(error) = route.apply_idempotent(&requests) {
@@ -116,18 +155,23 @@ fn reap(route: &mut Route, batch: &[Doomed]) {
             tracing::warn!(links, %error, "cannot delete links; the next start tries again");
         }
     }
-    slipway_fault::point("netd.release.deleted");
 }
 
 impl Host {
     /// Deletes a link later. If we die before, the next start finds an orphan.
     pub(super) fn reap(&self, doomed: Doomed) {
-        *self.reaper.backlog.lock() += 1;
-        match self.reaper.queue.try_send(doomed) {
-            Ok(()) => {}
-            Err(TrySendError::Full(doomed) | TrySendError::Disconnected(doomed)) => {
-                *self.reaper.backlog.lock() -= 1;
-                self.delete_link(&doomed.link);
+        self.reaper.backlog.lock().links += 1;
+        if self.reaper.queue.send(doomed).is_err() {
+            // Its thread ended; the next start finds them.
+            self.reaper.backlog.lock().links -= 1;
+        }
+    }
+
+    fn free(&self, batch: &[Doomed]) {
+        let mut state = self.state();
+        for (network, address) in batch.iter().filter_map(|d| d.address.as_ref()) {
+            if let Some(live) = state.networks.get_mut(network) {
+                live.addresses.release(*address);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Making kernel and store agree: at start-up, after somebody flushed our table, and for good-bye.
 
 use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, RwLock};
 
 use ipnet::Ipv4Net;
@@ -10,13 +11,11 @@ use crate::endpoint::Endpoint;
 use crate::error::{Doing, Error};
 use crate::id::{EndpointId, HOST_LINK_PREFIX};
 use crate::ipam::pools;
-use crate::netlink::{Link, Mac, link};
+use crate::netlink::{self, Link, Mac, conntrack, link};
 use crate::network::{DEFAULT, Network, Request};
-use crate::ports::{Binding, Published};
 use crate::sysctl;
 
-use super::reaper::Doomed;
-use super::{Host, Live, State};
+use super::{Host, Live, State, reaper};
 
 pub(super) const FORWARDING: &str = "ipv4/ip_forward";
 
@@ -189,7 +188,7 @@ impl Host {
     fn endpoint_up(
         &self,
         state: &mut State,
-        mut endpoint: Endpoint,
+        endpoint: Endpoint,
         links: &HashMap<&str, &Link>,
     ) -> Result<(), Error> {
         let name = endpoint.id.host_link();
@@ -200,35 +199,26 @@ impl Host {
             return self.store.remove_endpoint(&endpoint.id);
         };
         if link.master != Some(live.index) {
-            self.join(link.index, live.index, &name)?;
+            self.join(&endpoint.id, link.index, live.index)?;
         }
         if live.addresses.claim(endpoint.address).is_err() {
             tracing::error!(endpoint = %endpoint.id, address = %endpoint.address,
-                "a record says that this address is taken twice");
+                "two records have this address: the one that was read last is given up");
+            state.lost.push((endpoint.id.clone(), endpoint.container));
+            return self.store.remove_endpoint(&endpoint.id);
         }
         live.zone
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .insert(&endpoint);
-        let ports: Vec<Published> = std::mem::take(&mut endpoint.ports);
-        let before = ports.len();
-        for port in ports {
-            let again = Binding {
-                protocol: port.protocol,
-                container_port: port.container_port,
-                host: port.host,
-                host_port: port.host_port,
-            };
-            match state.ports.take(&endpoint.id, endpoint.address, &[again]) {
-                Ok(taken) => endpoint.ports.extend(taken),
-                Err(error) => {
-                    tracing::warn!(container = endpoint.container_name, %error,
-                        "a published port was taken by another program while netd was not running");
-                }
+        for port in &endpoint.ports {
+            if let Err(error) = state
+                .ports
+                .take_again(&endpoint.id, endpoint.address, *port)
+            {
+                tracing::warn!(container = endpoint.container_name, %error,
+                    "a published port is led to its container still; nothing keeps other programs off it");
             }
-        }
-        if endpoint.ports.len() != before {
-            self.store.put_endpoint(&endpoint)?;
         }
         state.endpoints.insert(endpoint.id.clone(), endpoint);
         Ok(())
@@ -238,19 +228,28 @@ impl Host {
     fn remove_orphans(&self, state: &State, links: &[Link]) {
         let bridges: Vec<u32> = state.networks.values().map(|live| live.index).collect();
         let known: HashSet<String> = state.endpoints.keys().map(EndpointId::host_link).collect();
+        let mut gone = Vec::new();
         for link in links {
+            // Of a network that was removed while it was made, the bridge is gone.
             let ours = link.name.starts_with(HOST_LINK_PREFIX)
-                && link.master.is_some_and(|master| bridges.contains(&master));
+                && (link.master.is_some_and(|master| bridges.contains(&master))
+                    || link.alias.starts_with(netlink::link::OURS));
             if ours && !known.contains(&link.name) {
                 tracing::info!(
                     link = link.name,
                     "removing a link that belongs to no endpoint"
                 );
-                self.reap(Doomed {
-                    link: link.name.clone(),
-                    address: None,
-                });
+                gone.push(link.name.clone());
             }
+        }
+        // Now, not later: nobody knows which addresses they have.
+        reaper::delete(&mut self.kernel().route, &gone);
+        let networks = || state.networks.values().map(|live| &live.network);
+        let known: Vec<Ipv4Addr> = state.endpoints.values().map(|e| e.address).collect();
+        let known = [known, networks().map(|n| n.gateway).collect()].concat();
+        let subnets: Vec<Ipv4Net> = networks().map(|network| network.subnet).collect();
+        if let Err(error) = conntrack::forget_strangers(&subnets, &known) {
+            tracing::warn!(%error, "cannot forget the connections of containers that are gone");
         }
     }
 

@@ -30,10 +30,14 @@ impl Host {
     pub fn release_container(&self, container: &str) -> Result<usize, Error> {
         let mut state = self.state();
         let ids = state.ids(|owner| owner == container);
+        // One that fails keeps no other.
+        let mut released = Ok(ids.len());
         for id in &ids {
-            self.release_in(&mut state, id)?;
+            if let Err(error) = self.release_in(&mut state, id) {
+                released = Err(error);
+            }
         }
-        Ok(ids.len())
+        released
     }
 
     /// Takes back what belongs to no living container.
@@ -69,14 +73,14 @@ impl Host {
                 .write()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
                 .remove(id);
-            live.addresses.release(endpoint.address);
+            live.addresses.leave(endpoint.address);
         }
         state.namespaces.remove(id);
         self.store.remove_endpoint(id)?;
         slipway_fault::point("netd.release.forgotten");
         self.reap(Doomed {
             link: id.host_link(),
-            address: Some(endpoint.address),
+            address: Some((endpoint.network, endpoint.address)),
         });
         Ok(true)
     }
@@ -84,8 +88,14 @@ impl Host {
     /// Takes ports out of the maps. What is not there needs no taking out: then the rest is put
     /// right by writing the whole table at the next change or start.
     pub(super) fn withdraw(&self, ports: &[Published], to: Ipv4Addr) {
-        for forward in ports.iter().filter_map(|port| port.forward(to)) {
-            match self.kernel().nft.apply(firewall::withdraw(&[forward])) {
+        let forwards: Vec<_> = ports.iter().filter_map(|port| port.forward(to)).collect();
+        let mut kernel = self.kernel();
+        if kernel.nft.apply(firewall::withdraw(&forwards)).is_ok() {
+            return;
+        }
+        // One that is not there keeps no other.
+        for forward in forwards {
+            match kernel.nft.apply(firewall::withdraw(&[forward])) {
                 Err(refused) if !refused.is_missing() => {
                     tracing::warn!(error = %refused, "cannot withdraw a port");
                 }

@@ -15,6 +15,8 @@ pub enum Unavailable {
     Outside,
     /// Somebody has it.
     Taken,
+    /// Nobody has it any more; what is left of whoever had is just being cleared away.
+    Leaving,
 }
 
 /// The addresses of one network.
@@ -23,6 +25,8 @@ pub struct Addresses {
     subnet: Ipv4Net,
     range: Ipv4Net,
     taken: BTreeSet<Ipv4Addr>,
+    /// Of those that are taken: see [`Unavailable::Leaving`].
+    leaving: BTreeSet<Ipv4Addr>,
     last: Option<Ipv4Addr>,
 }
 
@@ -37,6 +41,7 @@ impl Addresses {
             subnet,
             range,
             taken: reserved.into_iter().collect(),
+            leaving: BTreeSet::new(),
             last: None,
         }
     }
@@ -73,14 +78,30 @@ impl Addresses {
         if !self.usable(address) {
             return Err(Unavailable::Outside);
         }
+        if self.leaving.contains(&address) {
+            return Err(Unavailable::Leaving);
+        }
         if !self.taken.insert(address) {
             return Err(Unavailable::Taken);
         }
         Ok(())
     }
 
+    /// Whoever had it is gone, and somebody else gets it once it is [released](Self::release).
+    pub fn leave(&mut self, address: Ipv4Addr) {
+        if self.taken.contains(&address) {
+            self.leaving.insert(address);
+        }
+    }
+
+    /// Some address is free in a moment.
+    pub fn is_any_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
     /// Gives an address back.
     pub fn release(&mut self, address: Ipv4Addr) {
+        self.leaving.remove(&address);
         self.taken.remove(&address);
     }
 
@@ -140,6 +161,7 @@ mod tests {
     enum Step {
         Allocate,
         Claim(u8),
+        Leave(usize),
         Release(usize),
     }
 
@@ -147,6 +169,7 @@ mod tests {
         let step = prop_oneof![
             Just(Step::Allocate),
             any::<u8>().prop_map(Step::Claim),
+            any::<usize>().prop_map(Step::Leave),
             any::<usize>().prop_map(Step::Release),
         ];
         proptest::collection::vec(step, 0..200)
@@ -176,6 +199,12 @@ mod tests {
                             held.push(address);
                         }
                     }
+                    Step::Leave(index) if !held.is_empty() => {
+                        let address = held[index % held.len()];
+                        pool.leave(address);
+                        prop_assert_eq!(pool.claim(address), Err(Unavailable::Leaving));
+                    }
+                    Step::Leave(_) => {}
                     Step::Release(index) if !held.is_empty() => {
                         let address = held.swap_remove(index % held.len());
                         pool.release(address);

@@ -6,6 +6,8 @@
 use std::io;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
+
 use super::socket::{Family, Socket};
 use super::wire::{DUMP, Message, attributes};
 
@@ -27,6 +29,16 @@ const IPV4: [u8; 4] = [2, 0, 0, 0];
 /// Forgets every connection from one of the addresses, and every one that was led to it.
 pub fn forget_addresses(addresses: &[Ipv4Addr]) -> io::Result<usize> {
     let is_one = |tuple: &[u8]| source(tuple).is_some_and(|found| addresses.contains(&found));
+    forget(|original, reply| is_one(original) || is_one(reply))
+}
+
+/// Forgets every connection from or to an address of these subnets that nobody has.
+pub fn forget_strangers(subnets: &[Ipv4Net], known: &[Ipv4Addr]) -> io::Result<usize> {
+    let is_one = |tuple: &[u8]| {
+        source(tuple).is_some_and(|found| {
+            subnets.iter().any(|subnet| subnet.contains(&found)) && !known.contains(&found)
+        })
+    };
     forget(|original, reply| is_one(original) || is_one(reply))
 }
 

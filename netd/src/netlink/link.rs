@@ -19,6 +19,7 @@ pub(super) const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 pub(super) const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+pub(super) const IFLA_IFALIAS: u16 = 20;
 const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
@@ -114,14 +115,21 @@ pub fn set_master(index: u32, bridge: u32) -> Message {
     message
 }
 
-/// Lets a bridge send a frame back through the port that it came by. With br_netfilter, a packet
-/// from a container to its own published port is translated and bridged right back to it.
-pub fn set_hairpin(name: &str) -> Message {
+/// What the alias of a link of ours begins with.
+pub const OURS: &str = "slipway:";
+
+/// Says whose a host's end is (its alias, ip-link(8)), and lets its bridge send a frame back through the port that it
+/// came by: with br_netfilter, a packet from a container to its own published port is translated and bridged right
+/// back to it.
+pub fn mark(name: &str, endpoint: &str) -> Message {
     const IFLA_INFO_SLAVE_KIND: u16 = 4;
     const IFLA_INFO_SLAVE_DATA: u16 = 5;
     const IFLA_BRPORT_MODE: u16 = 4;
     let mut message = Message::new(RTM_NEWLINK, 0, &link_header(0, 0, 0));
-    message.str(IFLA_IFNAME, name).nest(IFLA_LINKINFO, |info| {
+    message
+        .str(IFLA_IFNAME, name)
+        .str(IFLA_IFALIAS, &format!("{OURS}{endpoint}"));
+    message.nest(IFLA_LINKINFO, |info| {
         info.str(IFLA_INFO_SLAVE_KIND, "bridge")
             .nest(IFLA_INFO_SLAVE_DATA, |data| {
                 data.attr(IFLA_BRPORT_MODE, &[1]);

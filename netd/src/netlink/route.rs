@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 
-use super::link::{IFA_ADDRESS, IFA_LOCAL, IFF_UP, IFLA_IFNAME, IFLA_MASTER, RTA_DST, link_header};
+use super::link::{
+    IFA_ADDRESS, IFA_LOCAL, IFF_UP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_MASTER, RTA_DST, link_header,
+};
 use super::socket::{Family, Socket};
 use super::wire::{DUMP, Message, Received, attributes, number, text};
 
@@ -28,6 +30,8 @@ pub struct Link {
     pub name: String,
     /// The bridge that it is a port of.
     pub master: Option<u32>,
+    /// What somebody wrote on it.
+    pub alias: String,
     /// It is switched on.
     pub up: bool,
 }
@@ -126,11 +130,13 @@ fn parse_link(message: Received<'_>) -> Option<Link> {
         index: number(payload.get(4..8)?)?,
         name: String::new(),
         master: None,
+        alias: String::new(),
         up: number(payload.get(8..12)?)? & IFF_UP != 0,
     };
     for (kind, data) in attributes(payload.get(LINK_HEADER..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(data),
+            IFLA_IFALIAS => link.alias = text(data),
             IFLA_MASTER => link.master = number(data),
             _ => {}
         }

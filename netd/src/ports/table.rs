@@ -70,6 +70,34 @@ impl PortTable {
         Ok(taken)
     }
 
+    /// Takes a port again that an endpoint had before netd was started. It has it still, whoever else sits on it: the
+    /// packet filter comes first. The error says that nothing keeps others off it.
+    pub fn take_again(
+        &mut self,
+        endpoint: &EndpointId,
+        to: Ipv4Addr,
+        port: Published,
+    ) -> Result<(), Error> {
+        let binding = Binding {
+            protocol: port.protocol,
+            container_port: port.container_port,
+            host: port.host,
+            host_port: port.host_port,
+        };
+        let taken = self.take_one(endpoint, to, &binding, port.host_port);
+        if taken.is_err() {
+            let held = Held {
+                endpoint: endpoint.clone(),
+                published: port,
+                _reservation: None,
+                _relay: None,
+            };
+            let key = (port.protocol, port.host_port);
+            self.held.entry(key).or_default().push(held);
+        }
+        taken.map(drop)
+    }
+
     /// Gives certain ports of an endpoint back.
     pub fn give_back(&mut self, endpoint: &EndpointId, ports: &[Published]) {
         for port in ports {

@@ -1,6 +1,7 @@
 //! netd as users meet it: the real program on a host made of network namespaces. Needs root, and
 //! says so and passes where it is not.
 
+mod addresses;
 mod guard;
 mod names;
 mod published;

@@ -118,6 +118,23 @@ impl World {
         })
     }
 
+    /// Two calls at the same time.
+    pub fn beside<A, B>(
+        &self,
+        one: impl AsyncFnOnce(NetworkClient<Channel>) -> Result<tonic::Response<A>, Status>,
+        other: impl AsyncFnOnce(NetworkClient<Channel>) -> Result<tonic::Response<B>, Status>,
+    ) -> (Result<A, Status>, Result<B, Status>) {
+        let address = Address::Unix(self.socket());
+        self.runtime.block_on(async {
+            let netd = NetworkClient::new(client::connect(&address, None).unwrap());
+            let (one, other) = tokio::join!(one(netd.clone()), other(netd));
+            (
+                one.map(tonic::Response::into_inner),
+                other.map(tonic::Response::into_inner),
+            )
+        })
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.path().join("run/netd.sock")
     }
