@@ -65,10 +65,10 @@ impl Caches {
     /// all take more than they may. Blocks.
     pub(super) fn settle(&self, name: &str) {
         let folder = self.0.folder.join(name);
-        let bytes = disk::usage(&folder);
-        // The last one to write has counted last.
+        // Counted under it, too: who writes last has counted last.
         let recording = self.0.recording.lock();
         let recording = recording.unwrap_or_else(PoisonError::into_inner);
+        let bytes = disk::usage(&folder);
         let record = {
             let mut entries = self.lock();
             let Some(entry) = entries.get_mut(name) else {
