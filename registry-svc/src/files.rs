@@ -54,11 +54,17 @@ fn create_in(folder: &Path, path: &Path) -> io::Result<File> {
 
 /// Removes a file; false when it was not there.
 pub fn remove_durably(path: &Path) -> io::Result<bool> {
+    let removed = remove(path)?;
+    if removed {
+        sync_folder(path.parent().expect("files have a folder"))?;
+    }
+    Ok(removed)
+}
+
+/// The same, but its folder is still to be synced.
+pub fn remove(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
-        Ok(()) => {
-            sync_folder(path.parent().expect("files have a folder"))?;
-            Ok(true)
-        }
+        Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),
     }

@@ -56,9 +56,21 @@ impl Ledger for FileLedger {
         blocking(move || {
             let lock = &inner.locks[stripe_of(&scope)];
             let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
-            decide(&inner.index)?
-                .iter()
-                .try_for_each(|change| inner.make(change))
+            let changes = decide(&inner.index)?;
+            // Tags that go together are in one folder, which is synced once.
+            let mut runs = changes.chunk_by(|one, next| match (one, next) {
+                (
+                    Change::RemoveTag { repository, .. },
+                    Change::RemoveTag {
+                        repository: same, ..
+                    },
+                ) => repository == same,
+                _ => false,
+            });
+            runs.try_for_each(|run| match run {
+                [Change::RemoveTag { repository, .. }, ..] => inner.remove_tags(repository, run),
+                _ => run.iter().try_for_each(|change| inner.make(change)),
+            })
         })
         .boxed()
     }
@@ -119,10 +131,8 @@ impl Inner {
                 slipway_fault::point("registry.tag.written");
                 self.index.set_tag(repository, tag, record)
             }
-            Change::RemoveTag { repository, tag } => {
-                let removed = || slipway_fault::point("registry.untag.removed");
-                self.remove(&self.tag(repository, tag), removed)?;
-                self.index.remove_tag(repository, tag)
+            Change::RemoveTag { repository, .. } => {
+                self.remove_tags(repository, std::slice::from_ref(change))
             }
             Change::Link { repository, digest } => self.links.add_durably(repository, digest),
             Change::Unlink { repository, digest } => self.links.remove(repository, digest),
@@ -130,6 +140,27 @@ impl Inner {
             Change::Held { repository, digest } => self.links.named(repository, digest),
             Change::Gone { digest } => self.links.remove_all(digest),
         }
+    }
+
+    /// Removes tags of one repository.
+    fn remove_tags(&self, repository: &Repository, changes: &[Change]) -> Result<()> {
+        let mut folder = None;
+        for change in changes {
+            let Change::RemoveTag { tag, .. } = change else {
+                continue;
+            };
+            let path = self.tag(repository, tag);
+            if files::remove(&path).map_err(Error::io("cannot remove", &path))? {
+                folder = path.parent().map(Path::to_owned);
+            }
+            slipway_fault::point("registry.untag.removed");
+            self.index.remove_tag(repository, tag)?;
+        }
+        if let Some(folder) = folder {
+            files::sync_folder(&folder).map_err(Error::io("cannot sync", &folder))?;
+            files::prune_empty_folders(&folder, &self.root);
+        }
+        Ok(())
     }
 
     fn remove(&self, path: &Path, removed: impl FnOnce()) -> Result<()> {

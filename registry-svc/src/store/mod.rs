@@ -2,16 +2,14 @@
 //! rebuilt from them ([`crate::fsck`]), so no write here waits for the disk.
 
 mod blobs;
+mod tags;
 
-use std::{collections::BTreeMap, ops::Bound, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use slipway_image::Digest;
 
-use crate::{
-    error::Result,
-    names::{Repository, Tag},
-};
+use crate::{error::Result, names::Repository};
 
 /// Where a tag or manifest came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +68,8 @@ pub struct Names {
 pub struct Index {
     db: sled::Db,
     tags: sled::Tree,
+    /// Which tags name a manifest: the same the other way round.
+    tagged: sled::Tree,
     manifests: sled::Tree,
     refs: sled::Tree,
     links: sled::Tree,
@@ -82,7 +82,7 @@ pub struct Index {
 }
 
 /// Form of the keys and records. One of another form is rebuilt from the files.
-const FORMAT: &[u8] = b"3";
+const FORMAT: &[u8] = b"4";
 
 impl Index {
     /// Opens or makes the database.
@@ -96,6 +96,7 @@ impl Index {
             .open()?;
         Ok(Self {
             tags: db.open_tree("tags")?,
+            tagged: db.open_tree("tagged")?,
             manifests: db.open_tree("manifests")?,
             refs: db.open_tree("refs")?,
             links: db.open_tree("links")?,
@@ -113,6 +114,7 @@ impl Index {
     pub fn clear(&self) -> Result<()> {
         for tree in [
             &self.tags,
+            &self.tagged,
             &self.manifests,
             &self.refs,
             &self.links,
@@ -142,91 +144,6 @@ impl Index {
     pub fn flush(&self) -> Result<()> {
         self.db.flush()?;
         Ok(())
-    }
-
-    // ---- tags
-
-    /// What a tag names.
-    pub fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<TagRecord>> {
-        get(&self.tags, &tag_key(repository, tag.as_str()))
-    }
-
-    /// Points a tag.
-    pub fn set_tag(&self, repository: &Repository, tag: &Tag, record: &TagRecord) -> Result<()> {
-        put(&self.tags, &tag_key(repository, tag.as_str()), record)
-    }
-
-    /// Forgets a tag.
-    pub fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<()> {
-        self.tags.remove(tag_key(repository, tag.as_str()))?;
-        self.checked
-            .remove(key(&[repository.as_str(), tag.as_str()]))?;
-        Ok(())
-    }
-
-    /// Tags of a repository in lexical order, whatever the case of their letters (distribution-spec, "Listing
-    /// Tags"), after `last`, at most `limit`.
-    pub fn tags_of(
-        &self,
-        repository: &Repository,
-        last: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(Tag, TagRecord)>> {
-        let prefix = key(&[repository.as_str(), ""]);
-        let from = match last {
-            Some(last) => Bound::Excluded(tag_key(repository, last)),
-            None => Bound::Included(prefix.clone()),
-        };
-        let mut found = Vec::new();
-        for entry in self.tags.range((from, Bound::Unbounded)) {
-            let (k, v) = entry?;
-            if !k.starts_with(&prefix) || found.len() >= limit {
-                break;
-            }
-            let (Some([_, _, tag]), Ok(record)) = (split(&k), serde_json::from_slice(&v)) else {
-                continue;
-            };
-            found.push((Tag::parse(tag)?, record));
-        }
-        Ok(found)
-    }
-
-    /// Tags of a repository that name this digest.
-    pub fn tags_naming(&self, repository: &Repository, digest: &Digest) -> Result<Vec<Tag>> {
-        Ok(self
-            .tags_of(repository, None, usize::MAX)?
-            .into_iter()
-            .filter(|(_, record)| record.digest == *digest)
-            .map(|(tag, _)| tag)
-            .collect())
-    }
-
-    /// All tags of all repositories.
-    pub fn all_tags(&self) -> Result<Vec<(Repository, Tag, TagRecord)>> {
-        let mut found = Vec::new();
-        for entry in &self.tags {
-            let (k, v) = entry?;
-            if let (Some([repository, _, tag]), Ok(record)) =
-                (split(&k), serde_json::from_slice(&v))
-            {
-                found.push((Repository::from_key(repository)?, Tag::parse(tag)?, record));
-            }
-        }
-        Ok(found)
-    }
-
-    /// When upstream last confirmed the tag, Unix milliseconds.
-    pub fn checked(&self, repository: &Repository, tag: &Tag) -> Result<Option<u64>> {
-        get(&self.checked, &key(&[repository.as_str(), tag.as_str()]))
-    }
-
-    /// Upstream confirmed the tag now.
-    pub fn set_checked(&self, repository: &Repository, tag: &Tag, at: u64) -> Result<()> {
-        put(
-            &self.checked,
-            &key(&[repository.as_str(), tag.as_str()]),
-            &at,
-        )
     }
 
     // ---- manifests
@@ -374,11 +291,6 @@ impl Index {
         }
         Ok(found)
     }
-}
-
-/// Key of a tag. Letters of either case first, so that they are in order together.
-fn tag_key(repository: &Repository, tag: &str) -> Vec<u8> {
-    key(&[repository.as_str(), &tag.to_ascii_lowercase(), tag])
 }
 
 /// Parts with a NUL between them: no name has one, so that prefixes are whole parts.

@@ -206,3 +206,39 @@ fn parse(head: &str) -> Result<(Answer, u64)> {
     let size = answer.size;
     Ok((answer, size))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, thread};
+
+    use super::*;
+
+    /// Answers that come in pieces, as a network cuts them.
+    #[test]
+    fn an_answer_is_whole_however_it_comes() {
+        let text = "HTTP/1.1 201 Created\r\nlocation: /there\r\nContent-Length: 5\r\n\r\nhello";
+        for cut in 1..text.len() {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut connection = Connection::open(listener.local_addr().unwrap()).unwrap();
+            let (mut server, _) = listener.accept().unwrap();
+            connection.begin(Ask::for_body("/v2/", "")).unwrap();
+            let mut buffer = [0; 1024];
+            server.write_all(&text.as_bytes()[..cut]).unwrap();
+            let mut before = None;
+            while before.is_none() && connection.stream.peek(&mut buffer).is_ok() {
+                before = connection.receive(&mut buffer).unwrap();
+            }
+            assert!(before.is_none(), "cut at {cut}");
+            server.write_all(&text.as_bytes()[cut..]).unwrap();
+            let answer = loop {
+                match connection.receive(&mut buffer).unwrap() {
+                    Some(answer) => break answer,
+                    None => thread::yield_now(),
+                }
+            };
+            assert_eq!((answer.status, &*answer.body), (201, &b"hello"[..]));
+            assert_eq!(answer.location.as_deref(), Some("/there"));
+        }
+        assert!(parse("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+    }
+}

@@ -63,3 +63,25 @@ fn block() -> &'static [u8] {
         (0..BLOCK / 8).flat_map(|_| next()).collect()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_is_as_long_as_it_says_and_no_two_are_alike() {
+        for size in [0, 1, 16, 17, BLOCK as u64 + 16, 2 * BLOCK as u64 + 5] {
+            let content = Content::new(1, 2, size);
+            let (mut all, mut offset) = (Vec::new(), 0);
+            while offset < size {
+                all.extend_from_slice(content.at(offset));
+                offset = all.len() as u64;
+            }
+            assert_eq!(all.len() as u64, size);
+            assert_eq!(content.digest(), Digest::of(&all));
+            assert!(content.at(size).is_empty());
+        }
+        let digests = [(1, 1), (1, 2), (2, 1)].map(|(s, n)| Content::new(s, n, 64).digest());
+        assert!(digests[0] != digests[1] && digests[1] != digests[2] && digests[0] != digests[2]);
+    }
+}
