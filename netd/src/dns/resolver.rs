@@ -1,37 +1,41 @@
 //! The server on one network's gateway: udp and tcp, a bounded number of questions at once.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::network::Network;
 
 use super::answer::{Decision, decide, failure};
+use super::clients::{Clients, Place};
 use super::upstream::Upstream;
+use super::wire::{cut, payload};
 use super::zone::Zone;
 
-/// Questions under way to the host's resolvers; further ones are answered with SERVFAIL at once, so
-/// that one container's flood is neither memory nor a wait for others' own names.
-const FORWARDED: usize = 256;
-/// Connections at once, and how long an idle one is kept (RFC 7766 6.2.3).
-const CONNECTIONS: usize = 64;
+/// Questions under way to other resolvers, in all and of one client; further ones are answered with SERVFAIL at once,
+/// so that one container's flood is neither memory nor a wait for others.
+const FORWARDED: (usize, usize) = (1024, 64);
+/// Connections at once, in all and of one client, and how long an idle one is kept (RFC 7766 6.2.3).
+const CONNECTIONS: (usize, usize) = (256, 8);
 const IDLE: Duration = Duration::from_secs(10);
-const PORT: u16 = 53;
+/// DNS.
+pub const PORT: u16 = 53;
 
 /// A running server; dropping it ends it.
 #[derive(Debug)]
 pub struct Resolver {
     tasks: [JoinHandle<()>; 2],
+    port: u16,
 }
 
 impl Drop for Resolver {
@@ -44,83 +48,130 @@ impl Drop for Resolver {
 struct Service {
     zone: Arc<RwLock<Zone>>,
     upstream: Upstream,
-    forwarded: Arc<Semaphore>,
+    forwarded: Arc<Clients>,
+    /// Whose turn it is among those that share a name.
+    turn: AtomicUsize,
 }
 
 impl Resolver {
-    /// Listens on the network's gateway.
+    /// Listens on the network's gateway: on port 53, or on any if another program has that of all addresses.
     pub fn start(
         runtime: &Handle,
         network: &Network,
         zone: Arc<RwLock<Zone>>,
         resolv_conf: PathBuf,
     ) -> io::Result<Self> {
-        let address = SocketAddr::new(IpAddr::V4(network.gateway), PORT);
-        let socket = |kind| -> io::Result<Socket> {
-            let socket = Socket::new(Domain::IPV4, kind, None)?;
-            // Shared with our own reservation of a published port 53, see `ports/reserve.rs`.
-            socket.set_reuse_port(true)?;
-            socket.set_nonblocking(true)?;
-            socket.bind(&address.into())?;
-            Ok(socket)
+        let (udp, tcp) = match sockets(network.gateway, PORT) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => elsewhere(network.gateway)?,
+            sockets => sockets?,
         };
-        let udp = socket(Type::DGRAM)?;
-        let tcp = socket(Type::STREAM)?;
-        tcp.listen(64)?;
+        let port = udp
+            .local_addr()?
+            .as_socket()
+            .map_or(PORT, |address| address.port());
         let _guard = runtime.enter();
         let udp = UdpSocket::from_std(udp.into())?;
         let tcp = TcpListener::from_std(tcp.into())?;
         let service = Arc::new(Service {
             zone,
             upstream: Upstream::new(resolv_conf, network.gateway),
-            forwarded: Arc::new(Semaphore::new(FORWARDED)),
+            forwarded: Clients::new(FORWARDED.0, FORWARDED.1),
+            turn: AtomicUsize::new(0),
         });
         let tasks = [
             runtime.spawn(serve_udp(Arc::new(udp), Arc::clone(&service))),
             runtime.spawn(serve_tcp(tcp, service)),
         ];
-        Ok(Self { tasks })
+        Ok(Self { tasks, port })
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 }
 
+/// Tries to find a port that is free for both.
+const TRIES: usize = 16;
+
+fn elsewhere(gateway: Ipv4Addr) -> io::Result<(Socket, Socket)> {
+    let mut last = io::ErrorKind::AddrInUse.into();
+    for _ in 0..TRIES {
+        let any = bound(Type::DGRAM, gateway, 0)?;
+        let port = any
+            .local_addr()?
+            .as_socket()
+            .map_or(0, |address| address.port());
+        match listening(gateway, port) {
+            Ok(tcp) => return Ok((any, tcp)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn sockets(gateway: Ipv4Addr, port: u16) -> io::Result<(Socket, Socket)> {
+    Ok((
+        bound(Type::DGRAM, gateway, port)?,
+        listening(gateway, port)?,
+    ))
+}
+
+fn listening(gateway: Ipv4Addr, port: u16) -> io::Result<Socket> {
+    let socket = bound(Type::STREAM, gateway, port)?;
+    socket.listen(64)?;
+    Ok(socket)
+}
+
+fn bound(kind: Type, gateway: Ipv4Addr, port: u16) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, kind, None)?;
+    // Shared with our own reservation of a published port 53, see `ports/reserve.rs`.
+    socket.set_reuse_port(port == PORT)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::new(IpAddr::V4(gateway), port).into())?;
+    Ok(socket)
+}
+
 impl Service {
-    fn serves(&self, client: SocketAddr) -> bool {
-        let IpAddr::V4(client) = client.ip() else {
-            return false;
-        };
-        self.zone
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .serves(client)
+    fn zone(&self) -> RwLockReadGuard<'_, Zone> {
+        self.zone.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client, if it may ask.
+    fn client(&self, client: SocketAddr) -> Option<Ipv4Addr> {
+        match client.ip() {
+            IpAddr::V4(client) if self.zone().serves(client) => Some(client),
+            _ => None,
+        }
     }
 
     fn decide(&self, query: &[u8]) -> Decision {
-        decide(
-            &self.zone.read().unwrap_or_else(PoisonError::into_inner),
-            query,
-        )
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        decide(&self.zone(), query, turn)
     }
 
     async fn forward(
         &self,
+        client: Ipv4Addr,
         query: &[u8],
         tcp: bool,
-        place: Option<OwnedSemaphorePermit>,
+        place: Option<Place>,
     ) -> Option<Vec<u8>> {
         let Some(_place) = place else {
             return failure(query);
         };
-        match self.upstream.ask(query, tcp).await {
+        let resolvers = self.zone().resolvers_of(client).to_vec();
+        match self.upstream.ask(&resolvers, query, tcp).await {
             Ok(response) => Some(response),
             Err(error) => {
-                tracing::debug!(%error, "the host's resolvers do not answer");
+                tracing::debug!(%error, "the resolvers do not answer");
                 failure(query)
             }
         }
     }
 
-    fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.forwarded).try_acquire_owned().ok()
+    fn place(&self, client: Ipv4Addr) -> Option<Place> {
+        self.forwarded.place(client.into())
     }
 }
 
@@ -131,25 +182,30 @@ async fn serve_udp(socket: Arc<UdpSocket>, service: Arc<Service>) {
         while forwarding.try_join_next().is_some() {}
         let (read, client) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
-            // An earlier answer came back as unreachable: nobody's loss but that client's.
-            Err(_) => continue,
+            // An earlier answer came back as unreachable: nobody's loss but that client's. An error that stays must
+            // not take a processor.
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            }
         };
-        if !service.serves(client) {
+        let Some(own) = service.client(client) else {
             continue;
-        }
+        };
         let query = &buffer[..read];
+        let limit = payload(query);
         let response = match service.decide(query) {
             Decision::Ignore => None,
             Decision::Answer(response) => Some(response),
-            Decision::Forward => match service.place() {
+            Decision::Forward => match service.place(own) {
                 None => failure(query),
                 place => {
                     let (query, service) = (query.to_vec(), Arc::clone(&service));
                     let socket = Arc::clone(&socket);
                     forwarding.spawn(async move {
-                        if let Some(response) = service.forward(&query, false, place).await {
+                        if let Some(response) = service.forward(own, &query, false, place).await {
                             // A client that has gone does not need its answer.
-                            let _ = socket.send_to(&response, client).await;
+                            let _ = socket.send_to(&cut(response, limit), client).await;
                         }
                     });
                     None
@@ -157,13 +213,13 @@ async fn serve_udp(socket: Arc<UdpSocket>, service: Arc<Service>) {
             },
         };
         if let Some(response) = response {
-            let _ = socket.send_to(&response, client).await;
+            let _ = socket.send_to(&cut(response, limit), client).await;
         }
     }
 }
 
 async fn serve_tcp(listener: TcpListener, service: Arc<Service>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Clients::new(CONNECTIONS.0, CONNECTIONS.1);
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -172,21 +228,22 @@ async fn serve_tcp(listener: TcpListener, service: Arc<Service>) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+        let Some(client) = service.client(client) else {
             continue;
         };
-        if service.serves(client) {
-            let service = Arc::clone(&service);
-            connections.spawn(async move {
-                let _place = place;
-                // An end of the stream is how every conversation ends.
-                let _ = converse(stream, &service).await;
-            });
-        }
+        let Some(place) = places.place(client.into()) else {
+            continue;
+        };
+        let service = Arc::clone(&service);
+        connections.spawn(async move {
+            let _place = place;
+            // An end of the stream is how every conversation ends.
+            let _ = converse(stream, client, &service).await;
+        });
     }
 }
 
-async fn converse(mut stream: TcpStream, service: &Service) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, client: Ipv4Addr, service: &Service) -> io::Result<()> {
     loop {
         let len = timeout(IDLE, stream.read_u16()).await??;
         let mut query = vec![0; usize::from(len)];
@@ -194,7 +251,10 @@ async fn converse(mut stream: TcpStream, service: &Service) -> io::Result<()> {
         let response = match service.decide(&query) {
             Decision::Ignore => return Ok(()),
             Decision::Answer(response) => Some(response),
-            Decision::Forward => service.forward(&query, true, service.place()).await,
+            Decision::Forward => {
+                let place = service.place(client);
+                service.forward(client, &query, true, place).await
+            }
         };
         let Some(response) = response else {
             return Ok(());

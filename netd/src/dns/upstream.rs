@@ -1,17 +1,21 @@
-//! The host's resolvers: which they are, and asking them.
+//! Other resolvers, the host's or a container's own: which they are, and asking them.
 //!
 //! A forwarded query goes through as it came, so that EDNS and record types that nobody here knows
 //! work; only its id is replaced, for each question comes from a port of its own with a random id.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
+
+use super::cache::Cache;
+use super::wire::{HEADER, questions};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 2;
@@ -57,7 +61,13 @@ pub struct Upstream {
     path: PathBuf,
     own: Ipv4Addr,
     read: Mutex<Option<(SystemTime, Vec<SocketAddr>)>>,
+    cache: Mutex<Cache>,
+    /// Servers that gave no answer, and since when: they are asked last for a while.
+    silent: Mutex<HashMap<SocketAddr, Instant>>,
 }
+
+/// For how long a server that gave no answer is asked last.
+const SILENCE: Duration = Duration::from_secs(30);
 
 impl Upstream {
     /// Reads `path`; `own` is never asked, it is ourselves.
@@ -66,10 +76,12 @@ impl Upstream {
             path,
             own,
             read: Mutex::default(),
+            cache: Mutex::default(),
+            silent: Mutex::default(),
         }
     }
 
-    fn servers(&self) -> Vec<SocketAddr> {
+    fn host_servers(&self) -> Vec<SocketAddr> {
         let changed = std::fs::metadata(&self.path)
             .and_then(|meta| meta.modified())
             .ok();
@@ -92,22 +104,61 @@ impl Upstream {
         servers
     }
 
-    /// Asks the servers in order, twice; by tcp if the client came by tcp.
-    pub async fn ask(&self, query: &[u8], tcp: bool) -> io::Result<Vec<u8>> {
-        let mut last = io::Error::other("the host has no resolver");
-        for server in std::iter::repeat_n(self.servers(), ROUNDS).flatten() {
-            let asked = if tcp {
+    /// Asks the given servers, or the host's, in order and twice; by tcp if the client came by tcp.
+    pub async fn ask(&self, given: &[IpAddr], query: &[u8], tcp: bool) -> io::Result<Vec<u8>> {
+        let mut servers: Vec<SocketAddr> = match given {
+            [] => self.host_servers(),
+            given => given
+                .iter()
+                .map(|server| SocketAddr::new(*server, PORT))
+                .collect(),
+        };
+        let known = lock(&self.cache).get(&servers, query, Instant::now());
+        if let Some(answer) = known {
+            return Ok(answer);
+        }
+        let asked = servers.clone();
+        {
+            let mut silent = lock(&self.silent);
+            silent.retain(|_, since| since.elapsed() < SILENCE);
+            servers.sort_by_key(|server| silent.contains_key(server));
+        }
+        let mut last = io::Error::other("there is no resolver to ask");
+        for server in std::iter::repeat_n(servers, ROUNDS).flatten() {
+            let answer = if tcp {
                 over_tcp(server, query).await
             } else {
                 over_udp(server, query).await
             };
-            match asked {
-                Ok(response) => return Ok(response),
-                Err(error) => last = error,
+            match answer {
+                Ok(answer) => {
+                    lock(&self.silent).remove(&server);
+                    lock(&self.cache).put(&asked, query, &answer, Instant::now());
+                    return Ok(answer);
+                }
+                Err(error) => {
+                    lock(&self.silent).insert(server, Instant::now());
+                    last = error;
+                }
             }
         }
         Err(last)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether this is the answer to that: whoever guesses an id has to guess the question, too.
+fn answers(answer: &[u8], query: &[u8], id: [u8; 2]) -> bool {
+    answer.len() >= HEADER
+        && answer[..2] == id
+        && answer[2] & 0x80 != 0
+        && questions(answer).is_some_and(|asked| {
+            // A server that understood nothing may leave it out (RFC 1035, 4.1.1).
+            Some(&asked) == questions(query).as_ref() || (asked.is_empty() && answer[3] & 0xf != 0)
+        })
 }
 
 fn with_id(message: &[u8], id: [u8; 2]) -> Vec<u8> {
@@ -131,11 +182,11 @@ async fn over_udp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     socket.connect(server).await?;
     let id = random_id()?;
     socket.send(&with_id(query, id)).await?;
-    let mut buffer = vec![0; 4096];
+    let mut buffer = vec![0; 65535];
     let wait = async {
         loop {
             let read = socket.recv(&mut buffer).await?;
-            if read >= 12 && buffer[..2] == id {
+            if answers(&buffer[..read], query, id) {
                 return Ok::<_, io::Error>(read);
             }
         }
@@ -149,12 +200,13 @@ async fn over_tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect(server).await?;
         let len = u16::try_from(query.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut framed = len.to_be_bytes().to_vec();
-        framed.extend(with_id(query, random_id()?));
+        let id = random_id()?;
+        framed.extend(with_id(query, id));
         stream.write_all(&framed).await?;
         let len = stream.read_u16().await?;
         let mut response = vec![0; usize::from(len)];
         stream.read_exact(&mut response).await?;
-        if response.len() < 12 {
+        if !answers(&response, query, id) {
             return Err(io::ErrorKind::InvalidData.into());
         }
         Ok(with_id(&response, [query[0], query[1]]))

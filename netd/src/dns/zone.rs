@@ -1,7 +1,7 @@
 //! The names on one network: a plain value.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
@@ -13,6 +13,8 @@ use crate::network::Network;
 struct Entry {
     names: Vec<String>,
     address: Ipv4Addr,
+    /// Whom to ask for it what is none of ours; empty = the host's resolvers.
+    resolvers: Vec<IpAddr>,
 }
 
 /// Names and addresses of the endpoints on one network.
@@ -58,7 +60,13 @@ impl Zone {
             holders.insert(id.clone(), address);
         }
         self.by_address.insert(address, id.clone());
-        self.entries.insert(id.clone(), Entry { names, address });
+        let resolvers = endpoint.dns.iter().filter_map(|text| text.parse().ok());
+        let entry = Entry {
+            names,
+            address,
+            resolvers: resolvers.collect(),
+        };
+        self.entries.insert(id.clone(), entry);
     }
 
     /// Removes an endpoint's names.
@@ -82,6 +90,13 @@ impl Zone {
     /// Whether a client may ask: containers on this network and the host itself.
     pub fn serves(&self, client: Ipv4Addr) -> bool {
         self.subnet.contains(&client)
+    }
+
+    /// The resolvers that a client asked for, if any.
+    pub fn resolvers_of(&self, client: Ipv4Addr) -> &[IpAddr] {
+        let id = self.by_address.get(&client);
+        let entry = id.and_then(|id| self.entries.get(id));
+        entry.map_or(&[], |entry| &entry.resolvers)
     }
 
     /// Whether queries for foreign names must not leave.

@@ -116,8 +116,10 @@ pub enum Ownership {
 pub struct Plan<'a> {
     /// All networks.
     pub networks: &'a [&'a Network],
-    /// All published ports.
+    /// All published ports, and resolvers that are not on port 53.
     pub forwards: &'a [Forward],
+    /// Gateways whose port 53 is a resolver's.
+    pub resolvers: &'a [Ipv4Addr],
     /// Whose it is.
     pub ownership: Ownership,
     /// This host forwards because of its containers only: what neither comes from one nor goes to one is dropped.
@@ -143,7 +145,7 @@ pub fn replace(plan: &Plan<'_>) -> Batch {
         Ownership::Owned => batch.own_table(),
         Ownership::Shared => batch.table(),
     };
-    sets(&mut batch, plan.networks, plan.forwards);
+    sets(&mut batch, plan);
     for chain in CHAINS {
         batch.chain(chain);
     }
@@ -151,7 +153,10 @@ pub fn replace(plan: &Plan<'_>) -> Batch {
     batch
 }
 
-fn sets(batch: &mut Batch, networks: &[&Network], forwards: &[Forward]) {
+fn sets(batch: &mut Batch, plan: &Plan<'_>) {
+    let Plan {
+        networks, forwards, ..
+    } = plan;
     use DataType::{Ipv4, Layer4, LinkName, Port};
     let set = |name, key, value, interval| Set {
         name,
@@ -176,13 +181,17 @@ fn sets(batch: &mut Batch, networks: &[&Network], forwards: &[Forward]) {
             .map(|network| Element::member(key(network)))
             .collect()
     };
+    let gateways = plan.resolvers.iter();
+    let gateways: Vec<_> = gateways
+        .map(|gateway| Element::member(gateway.octets().to_vec()))
+        .collect();
     batch
         .add(BRIDGES, &each(|network| link_name(&network.device)))
         .add(
             SUBNETS,
             &ranges(networks.iter().map(|network| network.subnet)),
         )
-        .add(GATEWAYS, &each(|network| network.gateway.octets().to_vec()))
+        .add(GATEWAYS, &gateways)
         .add(PUBLISHED, &by_map(forwards, PUBLISHED))
         .add(PUBLISHED_AT, &by_map(forwards, PUBLISHED_AT));
 }

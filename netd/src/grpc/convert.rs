@@ -169,7 +169,7 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
         ipv6_prefix_len: 0,
         ipv6_gateway: String::new(),
         ports: endpoint.ports.iter().map(published).collect(),
-        nameservers: or(&endpoint.dns, &servers),
+        nameservers: nameservers(&endpoint.dns, nameserver.is_some(), servers),
         search: or(&endpoint.dns_search, &host.search),
         resolv_options: or(&endpoint.dns_options, &host.options),
         dns_names: endpoint.names(),
@@ -306,5 +306,19 @@ fn has_label(network: &Network, wanted: &str) -> bool {
     match wanted.split_once('=') {
         Some((key, value)) => network.labels.get(key).is_some_and(|v| v == value),
         None => network.labels.contains_key(wanted),
+    }
+}
+
+/// Whom a container asks. Resolvers of its own are asked by netd for it, so that names of containers are known as well;
+/// but not one on a loopback address: that is the container's.
+fn nameservers(own: &[String], has_resolver: bool, servers: Vec<String>) -> Vec<String> {
+    let is_inside = |server: &String| {
+        let address = server.parse::<std::net::IpAddr>();
+        address.is_ok_and(|address| address.is_loopback())
+    };
+    match own {
+        [] => servers,
+        own if has_resolver && !own.iter().any(is_inside) => servers,
+        own => own.to_vec(),
     }
 }

@@ -135,7 +135,7 @@ impl Host {
             Ok(resolver) => Some(resolver),
             Err(error) => {
                 tracing::error!(network = network.name, gateway = %network.gateway, %error,
-                    "no DNS on this network: another program has port 53 of all addresses");
+                    "no DNS on this network");
                 None
             }
         };

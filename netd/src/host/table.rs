@@ -1,8 +1,10 @@
 //! The table of this host: written whole, owned where the kernel can do that.
 
+use crate::dns::{self, Resolver};
 use crate::error::Error;
-use crate::firewall::{self, Ownership, Plan};
+use crate::firewall::{self, Forward, Ownership, Plan};
 use crate::network::Network;
+use crate::ports::Protocol;
 
 use super::reconcile::FORWARDING;
 use super::{Host, State};
@@ -11,12 +13,31 @@ impl Host {
     /// Writes the whole table.
     pub(super) fn write_table(&self, state: &State) -> Result<(), Error> {
         let networks: Vec<&Network> = state.networks.values().map(|live| &live.network).collect();
-        let forwards = state.forwards();
+        let mut forwards = state.forwards();
+        let mut resolvers = Vec::new();
+        for live in state.networks.values() {
+            let gateway = live.network.gateway;
+            match live.resolver.as_ref().map(Resolver::port) {
+                // Another program has port 53 of all addresses: containers never get to it.
+                Some(port) if port != dns::PORT => {
+                    let protocols = [Protocol::Tcp, Protocol::Udp];
+                    forwards.extend(protocols.map(|protocol| Forward {
+                        protocol,
+                        host: Some(gateway),
+                        host_port: dns::PORT,
+                        to: gateway,
+                        to_port: port,
+                    }));
+                }
+                _ => resolvers.push(gateway),
+            }
+        }
         let switched_on = self.store.sysctls()?.iter().any(|(n, _)| n == FORWARDING);
         let mut kernel = self.kernel();
         let mut plan = Plan {
             networks: &networks,
             forwards: &forwards,
+            resolvers: &resolvers,
             ownership: kernel.ownership,
             no_router: switched_on && !self.config.ip_forward_no_drop,
         };

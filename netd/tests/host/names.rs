@@ -205,3 +205,159 @@ fn many_at_once_get_an_address_each() {
         eventually("only the pool is left", || left() == 2);
     });
 }
+
+/// A resolver of somebody's: what it is asked it counts, and answers as it is told.
+fn serve_dns(
+    socket: UdpSocket,
+    answer: impl Fn(&Message, &mut Message) -> bool + Send + 'static,
+) -> std::sync::Arc<std::sync::atomic::AtomicUsize> {
+    let count = std::sync::Arc::<std::sync::atomic::AtomicUsize>::default();
+    let counted = std::sync::Arc::clone(&count);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((read, client)) = socket.recv_from(&mut buffer) {
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let query = Message::from_vec(&buffer[..read]).unwrap();
+            let mut response = Message::response(query.metadata.id, query.metadata.op_code);
+            response.add_queries(query.queries.iter().cloned());
+            if answer(&query, &mut response) {
+                let _ = socket.send_to(&response.to_vec().unwrap(), client);
+            }
+        }
+    });
+    count
+}
+
+fn refuse(_: &Message, response: &mut Message) -> bool {
+    response.metadata.response_code = ResponseCode::Refused;
+    true
+}
+
+fn tell(query: &Message, response: &mut Message) -> bool {
+    let address = RData::A(hickory_proto::rr::rdata::A([198, 51, 100, 7].into()));
+    let name = query.queries[0].name.clone();
+    if name.to_ascii().starts_with("slow") {
+        return false;
+    }
+    response.add_answer(hickory_proto::rr::Record::from_rdata(name, 60, address));
+    true
+}
+
+#[test]
+fn a_container_with_resolvers_of_its_own_finds_its_neighbours_too() {
+    on_a_host(|world| {
+        let bind = || UdpSocket::bind((NEIGHBOUR, 53));
+        let own = serve_dns(world.neighbour.inside(bind).unwrap(), refuse);
+        let hosts = serve_dns(UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)).unwrap(), tell);
+        let count =
+            |of: &std::sync::atomic::AtomicUsize| of.load(std::sync::atomic::Ordering::SeqCst);
+        let web = world.run("web", &[]);
+        let mut wanted = request("client", &[]);
+        wanted.dns = vec![NEIGHBOUR.to_string()];
+        let client = world.attach(wanted).unwrap();
+        assert_eq!(client.endpoint.nameservers, ["172.17.0.1"]);
+        assert_eq!(resolve(&client, "web.", RecordType::A).answers.len(), 1);
+        let answer = resolve(&client, "x.example.", RecordType::A);
+        assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
+        assert_eq!((count(&own), count(&hosts)), (1, 0));
+        // Others ask the host's, and what it said is remembered.
+        for _ in 0..3 {
+            let answer = resolve(&web, "x.example.", RecordType::A);
+            assert_eq!(answer.answers.len(), 1);
+            assert!(answer.answers[0].ttl <= 60);
+        }
+        assert_eq!((count(&own), count(&hosts)), (1, 1));
+        // One inside of the container is asked by the container.
+        let mut wanted = request("inside", &[]);
+        wanted.dns = vec!["127.0.0.1".into()];
+        let inside = world.attach(wanted).unwrap();
+        assert_eq!(inside.endpoint.nameservers, ["127.0.0.1"]);
+    });
+}
+
+#[test]
+fn a_flood_of_questions_is_nobody_elses() {
+    on_a_host(|world| {
+        serve_dns(UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)).unwrap(), tell);
+        let (hostile, other) = (world.run("hostile", &[]), world.run("other", &[]));
+        let gateway: Ipv4Addr = other.endpoint.nameservers[0].parse().unwrap();
+        // Names that nobody answers, and connections that say nothing.
+        let flood = || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            for number in 0..2000 {
+                let mut query = Message::query();
+                let name = Name::from_ascii(format!("slow{number}.example.")).unwrap();
+                query.add_query(Query::query(name, RecordType::A));
+                socket.send_to(&query.to_vec().unwrap(), (gateway, 53))?;
+            }
+            let silent: Vec<_> = (0..300)
+                .filter_map(|_| std::net::TcpStream::connect((gateway, 53)).ok())
+                .collect();
+            std::io::Result::Ok(silent)
+        };
+        let held = hostile.netns.inside(flood).unwrap();
+        let answer = resolve(&other, "x.example.", RecordType::A);
+        assert_eq!(answer.answers.len(), 1, "{answer:?}");
+        assert_eq!(resolve(&other, "hostile.", RecordType::A).answers.len(), 1);
+        // Over tcp as well.
+        let over_tcp = || {
+            use std::io::{Read as _, Write as _};
+            let mut stream = std::net::TcpStream::connect((gateway, 53))?;
+            stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+            let mut query = Message::query();
+            query.add_query(Query::query(
+                Name::from_ascii("y.example.").unwrap(),
+                RecordType::A,
+            ));
+            let bytes = query.to_vec().unwrap();
+            stream.write_all(&u16::try_from(bytes.len()).unwrap().to_be_bytes())?;
+            stream.write_all(&bytes)?;
+            let mut length = [0; 2];
+            stream.read_exact(&mut length)?;
+            std::io::Result::Ok(u16::from_be_bytes(length))
+        };
+        let answered = other.netns.inside(over_tcp);
+        assert!(answered.is_ok(), "{answered:?}");
+        drop(held);
+    });
+}
+
+#[test]
+fn an_answer_that_is_too_long_for_udp_says_so() {
+    on_a_host(|world| {
+        let mut first = None;
+        for number in 0..40 {
+            let mut wanted = request(&format!("many{number}"), &[]);
+            wanted.aliases = vec!["many".into()];
+            let container = world.attach(wanted).unwrap();
+            first.get_or_insert(container);
+        }
+        let client = first.unwrap();
+        let answer = resolve(&client, "many.", RecordType::A);
+        assert!(answer.metadata.truncation && answer.answers.is_empty());
+    });
+}
+
+#[test]
+fn a_program_on_port_53_of_all_addresses_takes_no_names_away() {
+    on_a_host(|world| {
+        world.kill();
+        let _udp = serve_dns(
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap(),
+            refuse,
+        );
+        let _tcp = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap();
+        world.restart_dead();
+        let (web, client) = (world.run("web", &[]), world.run("client", &[]));
+        assert_eq!(client.endpoint.nameservers, ["172.17.0.1"]);
+        let answer = resolve(&client, "web.", RecordType::A);
+        let data = RData::A(hickory_proto::rr::rdata::A(web.address()));
+        assert_eq!(answer.answers[0].data, data);
+        // It is the host's own resolver, in this case.
+        let answer = resolve(&client, "x.example.", RecordType::A);
+        assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
+        // A repaired table leads there as well.
+        world.restart();
+        assert_eq!(resolve(&client, "web.", RecordType::A).answers.len(), 1);
+    });
+}
