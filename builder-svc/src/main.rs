@@ -5,7 +5,11 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use builder_svc::{
     build::{Builder, parallel},
-    context::{ContentStore, Fetcher, fetch::Limits, git::ssh::Hosts, guard::Guard},
+    context::{
+        ContentStore, Fetcher,
+        fetch::{self, Limits},
+        git::ssh::Hosts,
+    },
     grpc::BuilderService,
     history::History,
     registry::Registry,
@@ -48,9 +52,7 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
     let store =
         ContentStore::open(state.join("content")).context("cannot open the context files")?;
     let limits = Limits {
-        guard: Guard {
-            allow: file.fetch_allow.clone(),
-        },
+        guard: fetch::guard(file.fetch_allow.clone()),
         bytes: file.fetch_max_bytes,
         silence: Duration::from_secs(60),
     };

@@ -16,10 +16,11 @@ use reqwest::{
     redirect::Policy,
 };
 use serde::{Deserialize, Serialize};
+use slipway_egress::Guard;
 use slipway_image::Digest;
 use url::Url;
 
-use super::{ContentStore, Entry, Kind, git::ssh::Hosts, guard::Guard};
+use super::{ContentStore, Entry, Kind, git::ssh::Hosts};
 use crate::error::{Error, Result, Tried as _};
 
 /// Redirects that are followed (as Go's http.Client).
@@ -27,6 +28,16 @@ const REDIRECTS: usize = 10;
 
 /// How long a host may take to accept a connection.
 pub const CONNECT: Duration = Duration::from_secs(10);
+
+/// Where builds may fetch from: public addresses, and what `fetch_allow` of `builder.toml` names.
+pub fn guard(allow: Vec<ipnet::IpNet>) -> Guard {
+    Guard {
+        allow,
+        advice: "where builds may not fetch from: fetch_allow in builder.toml could allow it"
+            .to_owned(),
+        ..Guard::default()
+    }
+}
 
 /// What may be fetched, and how much.
 #[derive(Debug, Clone)]

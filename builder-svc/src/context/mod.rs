@@ -8,7 +8,6 @@ pub mod capability;
 pub mod content;
 pub mod fetch;
 pub mod git;
-pub mod guard;
 pub mod manifest;
 pub mod offered;
 pub mod remote;

@@ -6,7 +6,7 @@ use super::*;
 use crate::events::Events;
 use crate::{
     caller::Caller,
-    context::{Announced, BuildContext, Fetcher, fetch, git::ssh::Hosts, guard::Guard},
+    context::{Announced, BuildContext, Fetcher, fetch, git::ssh::Hosts},
 };
 
 /// What a caller that sends this is told, and the names in the context that it gives.
@@ -17,7 +17,7 @@ async fn fed(
     let folder = tempfile::tempdir().unwrap();
     let store = ContentStore::open(folder.path().to_owned()).unwrap();
     let limits = fetch::Limits {
-        guard: Guard { allow: Vec::new() },
+        guard: fetch::guard(Vec::new()),
         bytes: 1,
         silence: Duration::from_secs(1),
     };

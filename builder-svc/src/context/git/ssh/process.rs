@@ -163,7 +163,9 @@ async fn connect(limits: &Limits, url: &SshUrl) -> Result<(Line, TcpStream), Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{context::guard::Guard, events::Events};
+    use slipway_egress::Guard;
+
+    use crate::events::Events;
 
     #[tokio::test]
     async fn a_host_that_says_nothing_is_not_waited_for() {
@@ -174,6 +176,7 @@ mod tests {
         let limits = Limits {
             guard: Guard {
                 allow: vec!["127.0.0.1/32".parse().unwrap()],
+                ..Guard::default()
             },
             bytes: 0,
             silence: Duration::from_millis(50),
