@@ -64,6 +64,15 @@ pub struct UpstreamFile {
     /// How long a tag is believed without asking.
     #[serde(default)]
     pub tag_ttl: Option<String>,
+    /// It may be on a private network, and may send us to others there.
+    #[serde(default)]
+    pub private: bool,
+    /// Where its tokens are given, when that is another host: it gets the account too.
+    #[serde(default)]
+    pub realm: Option<String>,
+    /// How long it may be silent.
+    #[serde(default)]
+    pub timeout: Option<String>,
 }
 
 /// An upstream, checked.
@@ -77,6 +86,32 @@ pub struct UpstreamConfig {
     pub credentials: Option<(String, String)>,
     /// How long a tag is believed without asking.
     pub tag_ttl: Duration,
+    /// It may be on a private network, and may send us to others there.
+    pub private: bool,
+    /// Where its tokens are given, when that is another host: it gets the account too.
+    pub realm: Option<url::Url>,
+    /// How long it may be silent.
+    pub timeout: Duration,
+}
+
+impl UpstreamConfig {
+    /// One for which nothing but its place is said.
+    pub fn at(host: &str, url: url::Url) -> Self {
+        Self {
+            host: host.to_owned(),
+            url,
+            credentials: None,
+            tag_ttl: TAG_TTL,
+            private: false,
+            realm: None,
+            timeout: TIMEOUT,
+        }
+    }
+
+    /// Where a host is that nothing is configured for; `None` when that is no host name.
+    pub fn of_host(host: &str) -> Option<Self> {
+        default_url(host).map(|url| Self::at(host, url))
+    }
 }
 
 /// What the registry is opened with.
@@ -120,8 +155,10 @@ impl ConfigError {
 /// How long a tag is believed without asking, by default.
 pub const TAG_TTL: Duration = Duration::from_secs(300);
 
-/// Where a host is that nothing is configured for.
-pub fn default_url(host: &str) -> Option<url::Url> {
+/// How long an upstream may be silent, by default.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+fn default_url(host: &str) -> Option<url::Url> {
     let host = match host {
         "docker.io" => "registry-1.docker.io",
         other => other,
@@ -155,16 +192,38 @@ impl UpstreamFile {
             (None, None) => None,
             _ => return Err(fail("username and password_file go together".to_owned())),
         };
-        let tag_ttl = match &self.tag_ttl {
+        let duration = |name: &str, text: &Option<String>, default| match text {
             Some(text) => parse_duration(text)
-                .ok_or_else(|| fail(format!("tag_ttl {text:?}: write 30s, 5m, 1h or 1d")))?,
-            None => TAG_TTL,
+                .ok_or_else(|| fail(format!("{name} {text:?}: write 30s, 5m, 1h or 1d"))),
+            None => Ok(default),
         };
+        let realm = match &self.realm {
+            Some(text) => Some(
+                text.parse::<url::Url>()
+                    .map_err(|e| fail(format!("realm {text:?}: {e}")))?,
+            ),
+            None => None,
+        };
+        if let Some(realm) = &realm
+            && realm.scheme() != "https"
+            && !(realm.scheme() == "http" && self.insecure)
+        {
+            return Err(fail(
+                "a realm is https://, unless insecure = true".to_owned(),
+            ));
+        }
+        let timeout = duration("timeout", &self.timeout, TIMEOUT)?;
+        if timeout.is_zero() {
+            return Err(fail("timeout must not be 0".to_owned()));
+        }
         Ok(UpstreamConfig {
+            tag_ttl: duration("tag_ttl", &self.tag_ttl, TAG_TTL)?,
+            private: self.private,
+            timeout,
+            realm,
             host,
             url,
             credentials,
-            tag_ttl,
         })
     }
 }
@@ -201,6 +260,20 @@ mod tests {
         let defaults = upstream("[[upstream]]\nhost = \"docker.io\"\n").unwrap();
         assert_eq!(defaults.url.as_str(), "https://registry-1.docker.io/");
         assert_eq!(defaults.tag_ttl, TAG_TTL);
+        assert_eq!((defaults.private, defaults.timeout), (false, TIMEOUT));
+    }
+
+    #[test]
+    fn a_realm_gets_the_account_over_https_only() {
+        let text = "[[upstream]]\nhost = \"a.example\"\nprivate = true\ntimeout = \"5s\"\n";
+        let config = upstream(&format!("{text}realm = \"https://auth.example\"\n")).unwrap();
+        assert!(config.private && config.timeout == Duration::from_secs(5));
+        assert_eq!(config.realm.unwrap().as_str(), "https://auth.example/");
+        let plain = format!("{text}realm = \"http://auth.example\"\n");
+        assert!(upstream(&plain).unwrap_err().contains("https://"));
+        assert!(upstream(&format!("{plain}insecure = true\n")).is_ok());
+        let never = text.replace("5s", "0s");
+        assert!(upstream(&never).unwrap_err().contains("timeout"));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! What can go wrong in the registry's domain: one variant for each thing that a caller can act on.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use slipway_image::Digest;
 
-use crate::names::Repository;
+use crate::{mirror::Scope, names::Repository};
 
 /// Result of a domain operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -136,12 +136,16 @@ pub enum Error {
         host: String,
         /// What happened.
         message: String,
+        /// What does not answer.
+        scope: Scope,
     },
     /// Upstream counts requests and we had too many.
     #[error("{host} answers 429, too many requests: try again later, or log in there")]
     RateLimited {
         /// The registry.
         host: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
     },
     /// A file operation failed.
     #[error("{action} {path}: {source}")]
@@ -183,6 +187,23 @@ impl Error {
         match self {
             Self::Shared(inner) => inner.root(),
             other => other,
+        }
+    }
+
+    /// What came from upstream is not what it must be: that is no fault of whoever asked here.
+    pub fn of_upstream(self, host: &str) -> Self {
+        match self.root() {
+            Self::DigestMismatch { .. }
+            | Self::SizeMismatch { .. }
+            | Self::ManifestInvalid(_)
+            | Self::TooLarge { .. }
+            | Self::InvalidDigest(_)
+            | Self::Interrupted(_) => Self::UpstreamUnavailable {
+                host: host.to_owned(),
+                message: self.to_string(),
+                scope: Scope::Repository,
+            },
+            _ => self,
         }
     }
 

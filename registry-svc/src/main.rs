@@ -94,6 +94,7 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
     let registry = Registry::open(&root, config)
         .await
         .with_context(|| format!("cannot open the store in {}", root.display()))?;
+    registry.mirror.counts().register(&context.metrics);
     for listener in listeners {
         let (registry, front) = (Arc::clone(&registry), Arc::clone(&front));
         tokio::spawn(http::serve(

@@ -21,7 +21,7 @@ use crate::{
     files, fsck,
     leases::Leases,
     ledger::{self, Change, Ledger, Scope, files::FileLedger},
-    mirror::Mirror,
+    mirror::{Mirror, Ours},
     names::{OwnNames, Repository},
     store::Index,
     uploads::Uploads,
@@ -46,6 +46,8 @@ pub struct Registry {
     pub own: OwnNames,
     /// Upstreams.
     pub mirror: Mirror,
+    /// Repositories of this site itself.
+    pub ours: Arc<Ours>,
     /// What happened.
     pub events: Events,
     /// Found at start-up; shown by `ctl info`.
@@ -70,6 +72,7 @@ impl Registry {
         let (index, warnings) = fsck::open_index(root, &repositories, &*blobs).await?;
         fsck::remove_left_overs(&staging)?;
         let index = Arc::new(index);
+        let ours = Arc::new(Ours::new(root.join("ours")));
         let leases = Arc::new(Leases::new(config.grace));
         // Who was told before this start that content is here may still be about to name it.
         for digest in index.pending()? {
@@ -83,6 +86,7 @@ impl Registry {
             uploads: Arc::new(Uploads::new(upload_files)),
             leases,
             own: config.own,
+            ours,
             mirror: Mirror::new(config.upstreams, partial),
             events: Events::default(),
             warnings,

@@ -1,6 +1,6 @@
 //! The site as a whole: `up`, `down`, `version`, `info`, `inspect`, `system`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::Subcommand;
 use serde_json::{Map, json};
@@ -194,6 +194,14 @@ fn arch() -> &'static str {
     }
 }
 
+/// The upstreams of a registry: host, and where it is and how it does.
+fn upstreams(registry: &ServiceInfo) -> BTreeMap<&str, &str> {
+    let facts = registry.facts.iter();
+    facts
+        .filter_map(|(fact, state)| Some((fact.strip_prefix("upstream ")?, state.as_str())))
+        .collect()
+}
+
 async fn info(site: &Site, context: &str, format: Option<&str>) -> Outcome {
     let host = site
         .host()
@@ -205,7 +213,12 @@ async fn info(site: &Site, context: &str, format: Option<&str>) -> Outcome {
         .disk_usage(registry::v1::DiskUsageRequest::default())
         .await
         .map(|a| a.into_inner().images);
-    let service = host.service.clone().unwrap_or_default();
+    // What it does not say is left out: the images' line tells why.
+    let registry = site.registry().info(registry::v1::InfoRequest {}).await;
+    let registry = registry.map_or_else(|_| ServiceInfo::default(), tonic::Response::into_inner);
+    let upstreams = upstreams(&registry);
+    let mut service = host.service.clone().unwrap_or_default();
+    service.warnings.extend(registry.warnings.iter().cloned());
     if let Some(format) = format {
         let labels: Vec<_> = host
             .labels
@@ -219,6 +232,7 @@ async fn info(site: &Site, context: &str, format: Option<&str>) -> Outcome {
             "OSType": "linux", "Architecture": host.architecture, "NCPU": host.cpus, "MemTotal": host.memory,
             "CgroupVersion": host.cgroup_version, "DockerRootDir": host.state_dir, "SecurityOptions": host.security_options,
             "Labels": labels, "Warnings": service.warnings, "ClientInfo": {"Version": env!("CARGO_PKG_VERSION"), "Context": context},
+            "Slipway": {"Upstreams": upstreams},
         });
         show(&value, format)?;
         return Ok(0);
@@ -248,8 +262,13 @@ async fn info(site: &Site, context: &str, format: Option<&str>) -> Outcome {
         format!(" Name: {}", host.hostname),
         format!(" State Folder: {}", host.state_dir),
     ];
-    let facts: std::collections::BTreeMap<_, _> = service.facts.iter().collect();
+    let facts: BTreeMap<_, _> = service.facts.iter().collect();
     lines.extend(facts.iter().map(|(k, v)| format!(" {k}: {v}")));
+    if !upstreams.is_empty() {
+        lines.push(" Upstreams:".to_owned());
+        let upstreams = upstreams.iter();
+        lines.extend(upstreams.map(|(host, state)| format!("  {host}: {state}")));
+    }
     output::print(&(lines.join("\n") + "\n"))?;
     for warning in service.warnings {
         eprintln!("WARNING: {warning}");

@@ -94,7 +94,7 @@ pub fn of(error: &Error) -> Status {
             message,
             [("host", host.clone())],
         ),
-        Error::RateLimited { host } => status_with(
+        Error::RateLimited { host, .. } => status_with(
             C::ResourceExhausted,
             "RATE_LIMITED",
             message,

@@ -158,6 +158,7 @@ impl Registry {
             origin: put.origin,
             tagged: now(),
         };
+        self.claim(&put.repository, put.origin).await?;
         let children: Vec<Digest> = parsed
             .references()
             .iter()
@@ -209,8 +210,10 @@ impl Registry {
         };
         let mut held = Vec::new();
         for named in &other.descriptors {
-            if self.index.is_linked(&put.repository, &named.digest)?
-                && self.blobs.stat(&named.digest).await? == Some(named.size)
+            // A mirrored one is as it is at its upstream, and so is what it names.
+            if put.origin == Origin::Upstream
+                || self.index.is_linked(&put.repository, &named.digest)?
+                    && self.blobs.stat(&named.digest).await? == Some(named.size)
             {
                 held.push(named.digest.clone());
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use slipway_image::Digest;
 
-use super::{Credentials, Flight, flight::Plan, has_upstream};
+use super::{Credentials, Flight, has_upstream, transfer::Plan};
 use crate::{
     blobs::{BlobReader, Range},
     error::{Error, Result},
@@ -45,10 +45,14 @@ impl Registry {
         };
         let registry = Arc::clone(self);
         let (repo, named) = (repository.clone(), digest.clone());
-        Ok(Some(self.mirror.flights.join(plan, async move {
-            registry.arrived(&repo, &named).await?;
-            drop(lease);
-            Ok(())
+        Ok(Some(self.mirror.flights.join(plan, move |outcome| {
+            registry.mirror.rests.note_blob(repo.host(), &outcome);
+            Box::pin(async move {
+                outcome?;
+                registry.arrived(&repo, &named).await?;
+                drop(lease);
+                Ok(())
+            })
         })))
     }
 
@@ -67,9 +71,28 @@ impl Registry {
         let Some((repository, size)) = self.source_of(repository, digest).await? else {
             return Err(Error::BlobNotFound(digest.clone()));
         };
+        let host = repository.host();
+        if !self.mirror.flights.is_going(digest)
+            && let Some(error) = self.mirror.rests.blobs(host)
+        {
+            self.mirror
+                .counts()
+                .put_off(&self.mirror.upstreams.label(host));
+            return Err(error);
+        }
         let Some(flight) = self.fetch_blob(&repository, digest, size, None).await? else {
             return self.blobs.read(digest, range).await;
         };
+        let read = self.read_along(flight, digest, range).await;
+        read.map_err(|e| e.of_upstream(host))
+    }
+
+    async fn read_along(
+        &self,
+        flight: Arc<Flight>,
+        digest: &Digest,
+        range: Range,
+    ) -> Result<BlobReader> {
         match Arc::clone(&flight).read(range).await {
             // It arrived between two steps and has its final name now.
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {

@@ -48,8 +48,11 @@ impl Registry {
             return Ok(found);
         }
         let unknown = || Error::ManifestNotFound(name.familiar());
-        if !has_upstream(&name.repository) {
-            return Err(unknown());
+        let by_hand = freshness == Freshness::Ask;
+        // A foreign client that looks before it pushes tells no upstream what is made here.
+        let private = freshness == Freshness::Ttl && self.ours.has(&name.repository);
+        if !has_upstream(&name.repository) || private {
+            return self.stored(name).await?.map(found).ok_or_else(unknown);
         }
         // Whoever asked at the same moment shares the answer.
         let asked_at = Instant::now();
@@ -66,13 +69,20 @@ impl Registry {
         {
             return Ok(found(stored.clone()));
         }
-        let host = name.repository.host().to_owned();
-        let result = match self.mirror.rests(&host) {
-            // Who asks by hand is not put off.
-            Some(error) if freshness != Freshness::Ask => Err(error),
-            _ => {
+        // Who asks by hand is not put off, and neither is who has an account of their own.
+        let put_off = match by_hand || credentials.is_some() {
+            true => None,
+            false => self.put_off(name),
+        };
+        let result = match put_off {
+            Some(error) => Err(error),
+            None => {
                 let result = self.ask_upstream(name, before.as_ref(), credentials).await;
-                self.mirror.note(&host, &result);
+                let result = result.map_err(|e| e.of_upstream(name.repository.host()));
+                self.mirror.note(&name.repository, &result);
+                if credentials.is_none() {
+                    self.mirror.absent.note(name, &result);
+                }
                 if result.is_ok() {
                     *answered = Some(Instant::now());
                 }
@@ -80,22 +90,31 @@ impl Registry {
             }
         };
         match (result, before) {
-            (Err(error), Some(stored)) if error.is_upstream_down() => {
+            // Gone upstream, but a foreign client that only wants the image gets what is here.
+            (Err(error), Some(stored))
+                if error.is_upstream_down() || freshness == Freshness::Ttl =>
+            {
                 warn!(image = %name, %error, "serving what is here");
+                let host = self.mirror.upstreams.label(name.repository.host());
+                self.mirror.counts().stale(&host);
                 Ok(Found {
                     stored,
                     stale: Some(error.to_string()),
                     newer: false,
                 })
             }
-            // Gone upstream, but a foreign client that only wants the image gets what is here.
-            (Err(error), Some(stored)) if freshness == Freshness::Ttl => Ok(Found {
-                stored,
-                stale: Some(error.to_string()),
-                newer: false,
-            }),
             (result, _) => result,
         }
+    }
+
+    /// Why upstream is not asked about a name just now.
+    fn put_off(&self, name: &ImageName) -> Option<Error> {
+        if let Some(error) = self.mirror.absent.recall(name) {
+            let host = self.mirror.upstreams.label(name.repository.host());
+            self.mirror.counts().remembered(&host);
+            return Some(error);
+        }
+        self.mirror.rests(&name.repository)
     }
 
     async fn good_enough(&self, name: &ImageName, freshness: Freshness) -> Result<Option<Found>> {
@@ -219,8 +238,9 @@ impl Registry {
         }
         let remote = client
             .manifest(repository.path(), &child.digest.to_string())
-            .await;
-        self.mirror.note(repository.host(), &remote);
+            .await
+            .map_err(|e| e.of_upstream(repository.host()));
+        self.mirror.note(repository, &remote);
         let remote = remote?.ok_or_else(unknown)?;
         self.put_manifest(Put {
             repository: repository.clone(),

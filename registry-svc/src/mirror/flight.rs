@@ -3,29 +3,20 @@
 
 use std::{
     collections::HashMap,
-    future::Future,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
 };
 
-use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, future::BoxFuture, stream};
 use slipway_image::Digest;
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::client::Client;
+use super::transfer::Plan;
 use crate::{
-    blobs::{BlobReader, BlobStore, Range, Staged, reading::Source},
+    blobs::{BlobReader, Range, reading::Source},
     error::{Error, Result},
 };
-
-/// Tries without a single new byte before a transfer is given up.
-const TRIES: u32 = 4;
-
-/// Bytes gathered before they are written.
-const BATCH: usize = 256 * 1024;
 
 /// All transfers that are going on.
 #[derive(Default)]
@@ -53,8 +44,6 @@ pub struct State {
     pub written: u64,
     /// Size of the blob, once known.
     pub total: Option<u64>,
-    /// All bytes are in the file.
-    pub whole: bool,
     /// The file holds the right bytes. What is left is to make them durable, and readers need not wait
     /// for that.
     pub verified: bool,
@@ -62,29 +51,20 @@ pub struct State {
     pub outcome: Option<Result<(), Arc<Error>>>,
 }
 
-/// What a transfer needs.
-pub struct Plan {
-    /// What.
-    pub digest: Digest,
-    /// Its size, where a manifest told it.
-    pub size: Option<u64>,
-    /// Path of the repository at the upstream.
-    pub repository: String,
-    /// From where.
-    pub client: Arc<Client>,
-    /// Where the partial file is.
-    pub partial: PathBuf,
-    /// Where it goes when it is verified.
-    pub blobs: Arc<dyn BlobStore>,
-}
-
 impl Flights {
-    /// Joins the transfer of a blob, or starts it. `arrived` runs when it is in the store, before
+    /// Somebody waits for this blob already.
+    pub fn is_going(&self, digest: &Digest) -> bool {
+        let going = self.going.lock().unwrap_or_else(PoisonError::into_inner);
+        let flight = going.get(digest).and_then(|e| e.flight.upgrade());
+        flight.is_some_and(|flight| flight.state.borrow().outcome.is_none())
+    }
+
+    /// Joins the transfer of a blob, or starts it. `ended` runs when it is in the store, or failed, before
     /// anybody is told.
     pub fn join(
         &self,
         plan: Plan,
-        arrived: impl Future<Output = Result<()>> + Send + 'static,
+        ended: impl FnOnce(Result<()>) -> BoxFuture<'static, Result<()>> + Send + 'static,
     ) -> Arc<Flight> {
         let mut going = self.going.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = going.get(&plan.digest);
@@ -113,169 +93,16 @@ impl Flights {
         );
         tokio::spawn(async move {
             let _turn = turn.lock().await;
-            tokio::select! {
-                outcome = plan.run(&sender) => {
-                    let outcome = match outcome {
-                        Ok(()) => arrived.await,
-                        Err(error) => Err(error),
-                    };
-                    sender.send_modify(|s| s.outcome = Some(outcome.map_err(Arc::new)));
+            match plan.run(&sender).await {
+                Some(outcome) => {
+                    let outcome = ended(outcome).await.map_err(Arc::new);
+                    sender.send_modify(|s| s.outcome = Some(outcome));
                 }
-                () = abandoned(&sender) => debug!(digest = %plan.digest, "nobody waits any more"),
+                None => debug!(digest = %plan.digest, "nobody waits any more"),
             }
         });
         flight
     }
-}
-
-/// Waits until nobody waits any more for what is still to come. Once all of it is here it is stored, too: who has
-/// read its last byte goes.
-async fn abandoned(state: &watch::Sender<State>) {
-    state.closed().await;
-    if state.borrow().whole {
-        std::future::pending::<()>().await;
-    }
-}
-
-impl Plan {
-    async fn run(&self, state: &watch::Sender<State>) -> Result<()> {
-        match self.transfer(state).await {
-            // What an earlier transfer left may be torn by a power cut: once more from the start.
-            Err((Error::DigestMismatch { .. } | Error::SizeMismatch { .. }, resumed))
-                if resumed > 0 && state.borrow().written == 0 =>
-            {
-                warn!(digest = %self.digest, "the partial file was damaged: starting again");
-                self.transfer(state).await.map_err(|(e, _)| e)
-            }
-            result => result.map_err(|(e, _)| e),
-        }
-    }
-
-    /// Returns errors with the number of bytes that were there at the start.
-    async fn transfer(&self, state: &watch::Sender<State>) -> Result<(), (Error, u64)> {
-        let staged = Staged::resume(self.partial.clone(), self.digest.algorithm())
-            .await
-            .map_err(|e| (e, 0))?;
-        state.send_modify(|s| s.whole = false);
-        let resumed = staged.written();
-        let fail = |e: Error| (e, resumed);
-        let mut failures = 0;
-        loop {
-            let before = staged.written();
-            let total = state.borrow().total;
-            if total.is_some_and(|total| before >= total) {
-                break;
-            }
-            match self.receive(&staged, state, resumed > 0).await {
-                Ok(()) => break,
-                Err(error) if is_final(&error) => return Err(fail(error)),
-                Err(error) => {
-                    failures = if staged.written() > before {
-                        1
-                    } else {
-                        failures + 1
-                    };
-                    if failures >= TRIES {
-                        return Err(fail(error));
-                    }
-                    debug!(digest = %self.digest, %error, failures, "transfer broke off: going on");
-                    tokio::time::sleep(Duration::from_millis(100 << failures)).await;
-                }
-            }
-        }
-        state.send_modify(|s| s.whole = true);
-        let total = state.borrow().total;
-        let verified = staged
-            .finish(Some(&self.digest), total)
-            .await
-            .map_err(fail)?;
-        let size = verified.size();
-        state.send_modify(|s| {
-            s.written = size;
-            s.total = Some(size);
-            s.verified = true;
-        });
-        slipway_fault::point("registry.fetch.verified");
-        self.blobs.adopt(verified).await.map_err(fail)?;
-        slipway_fault::point("registry.fetch.stored");
-        Ok(())
-    }
-
-    async fn receive(
-        &self,
-        staged: &Staged,
-        state: &watch::Sender<State>,
-        quiet: bool,
-    ) -> Result<()> {
-        let offset = staged.written();
-        let (mut response, begins) = self
-            .client
-            .blob(&self.repository, &self.digest, offset)
-            .await?;
-        if let Some(length) = response.content_length() {
-            let announced = begins + length;
-            let known = state.borrow().total;
-            if known.is_some_and(|known| known != announced) {
-                return Err(Error::SizeMismatch {
-                    expected: known.unwrap_or_default(),
-                    actual: announced,
-                });
-            }
-            state.send_modify(|s| s.total = Some(announced));
-        }
-        // Upstream ignored the range: what is here already is passed over.
-        let mut skip = offset - begins;
-        let mut batch: Vec<Bytes> = Vec::new();
-        let mut size = 0;
-        let limit = state.borrow().total;
-        loop {
-            let chunk = response.chunk().await.map_err(|e| self.client.broken(&e));
-            let ended = !matches!(chunk, Ok(Some(_)));
-            if let Ok(Some(mut chunk)) = chunk.as_ref().map(Clone::clone) {
-                let passed = skip.min(chunk.len() as u64);
-                skip -= passed;
-                chunk = chunk.slice(passed as usize..);
-                size += chunk.len();
-                if limit.is_some_and(|l| staged.written() + size as u64 > l) {
-                    return Err(Error::SizeMismatch {
-                        expected: limit.unwrap_or_default(),
-                        actual: staged.written() + size as u64,
-                    });
-                }
-                batch.push(chunk);
-            }
-            if size >= BATCH || (ended && size > 0) {
-                let written = staged.write(std::mem::take(&mut batch)).await?;
-                slipway_fault::point("registry.fetch.written");
-                size = 0;
-                // Readers are not shown bytes that an earlier process left until they are verified...
-                // unless nothing was left: then all of it came from this transfer.
-                if !quiet {
-                    state.send_modify(|s| s.written = written);
-                }
-            }
-            match chunk {
-                Ok(Some(_)) => {}
-                Ok(None) => break,
-                Err(error) => return Err(error),
-            }
-        }
-        match limit {
-            Some(limit) if staged.written() < limit => Err(Error::UpstreamUnavailable {
-                host: self.repository.clone(),
-                message: "the transfer ended early".to_owned(),
-            }),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Trying again cannot help.
-fn is_final(error: &Error) -> bool {
-    !matches!(
-        error,
-        Error::UpstreamUnavailable { .. } | Error::Interrupted(_)
-    )
 }
 
 impl Flight {
@@ -346,5 +173,51 @@ impl Flight {
             length,
             stream: stream.boxed(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slipway_image::Algorithm;
+
+    use super::*;
+    use crate::{
+        blobs::{BlobStore, FsStore, Staged},
+        config::UpstreamConfig,
+        mirror::Mirror,
+    };
+
+    /// The last byte came, and the only reader went away while it was verified.
+    #[tokio::test]
+    async fn what_is_complete_is_kept_although_nobody_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let (partial, content) = (folder.path().join("partial"), vec![7; 3_000_000]);
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // Nobody is asked: all bytes are here already.
+        let nowhere = UpstreamConfig::at("up.example", "http://127.0.0.1:1".parse().unwrap());
+        let mirror = Mirror::new(vec![nowhere], folder.path().to_owned());
+        let store = Arc::new(FsStore::open(folder.path().join("blobs")).unwrap());
+        let plan = Plan {
+            digest: Digest::of(&content),
+            size: Some(content.len() as u64),
+            repository: "team/app".to_owned(),
+            client: mirror.client("up.example", None).unwrap(),
+            partial: partial.clone(),
+            blobs: Arc::<FsStore>::clone(&store),
+        };
+        let staged = Staged::resume(partial, Algorithm::Sha256).await.unwrap();
+        staged.write(vec![content.clone().into()]).await.unwrap();
+        drop(staged);
+        let (told, end) = tokio::sync::oneshot::channel();
+        let flight = Flights::default().join(plan, |outcome| {
+            let _ = told.send(outcome.is_ok());
+            Box::pin(async { outcome })
+        });
+        let mut state = flight.watch();
+        state.wait_for(|state| state.verified).await.unwrap();
+        drop((flight, state));
+        assert_eq!(end.await, Ok(true));
+        let digest = Digest::of(&content);
+        assert!(store.stat(&digest).await.unwrap().is_some());
     }
 }

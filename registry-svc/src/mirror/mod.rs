@@ -2,7 +2,7 @@
 //! however many ask, and is served from here afterwards, also when upstream does not answer.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -10,24 +10,32 @@ use std::{
 
 use crate::{
     blobs::Exclusive,
-    config::{TAG_TTL, UpstreamConfig, default_url},
+    config::{TAG_TTL, UpstreamConfig},
     error::{Error, Result},
     names::{ImageName, Repository},
 };
 
+mod absent;
 pub mod client;
 mod fetch;
+mod figures;
 mod find;
 mod flight;
+mod metrics;
+mod ours;
 mod referrers;
+mod rest;
+mod transfer;
+mod upstreams;
 
 pub use client::{Client, Credentials};
 pub use find::{Found, Freshness};
 use flight::Flights;
 pub use flight::{Flight, State};
-
-/// How long an upstream that did not answer is not asked again.
-const REST: Duration = Duration::from_secs(5);
+pub use metrics::Counts;
+pub use ours::Ours;
+pub use rest::Scope;
+use upstreams::Upstreams;
 
 /// How long the beginning of a blob is kept for somebody to ask for the rest.
 const PARTIAL_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -37,74 +45,47 @@ type Turn = Arc<tokio::sync::Mutex<Option<Instant>>>;
 
 /// See the module's page.
 pub struct Mirror {
-    configured: Vec<UpstreamConfig>,
-    clients: Mutex<HashMap<String, Arc<Client>>>,
+    upstreams: Upstreams,
     asking: Mutex<HashMap<ImageName, Turn>>,
     flights: Flights,
     referrers: referrers::Answers,
+    absent: absent::Absent,
+    rests: rest::Rests,
     partial: PathBuf,
-    troubles: Mutex<HashMap<String, (String, Instant)>>,
 }
 
 impl Mirror {
     /// With these upstreams configured; partial transfers are kept in `partial`.
     pub fn new(configured: Vec<UpstreamConfig>, partial: PathBuf) -> Self {
         Self {
-            configured,
-            clients: Mutex::default(),
+            upstreams: Upstreams::new(configured),
             asking: Mutex::default(),
             flights: Flights::default(),
             referrers: referrers::Answers::default(),
+            absent: absent::Absent::default(),
+            rests: rest::Rests::default(),
             partial,
-            troubles: Mutex::default(),
         }
     }
 
     /// The client for a host; credentials of a call are used for that call's client only.
     pub fn client(&self, host: &str, credentials: Option<Credentials>) -> Result<Arc<Client>> {
-        let make = |credentials: Option<Credentials>| {
-            let config = self.configured.iter().find(|c| c.host == host);
-            let url = match config {
-                Some(config) => config.url.clone(),
-                None => default_url(host).ok_or_else(|| Error::InvalidReference {
-                    text: host.to_owned(),
-                    reason: "that is not a host name".to_owned(),
-                })?,
-            };
-            let own = config.and_then(|c| c.credentials.clone());
-            let own = own.map(|(user, password)| Credentials::Basic(user, password));
-            Client::new(host, url, credentials.or(own)).map(Arc::new)
-        };
-        if credentials.is_some() {
-            return make(credentials);
-        }
-        let mut clients = lock(&self.clients);
-        if let Some(client) = clients.get(host) {
-            return Ok(Arc::clone(client));
-        }
-        // Names come from whoever may ask: the table must not grow without end.
-        if clients.len() >= 64 {
-            clients.clear();
-        }
-        let client = make(None)?;
-        clients.insert(host.to_owned(), Arc::clone(&client));
-        Ok(client)
+        self.upstreams.client(host, credentials)
+    }
+
+    /// What is counted.
+    pub fn counts(&self) -> &Counts {
+        self.upstreams.counts()
     }
 
     fn tag_ttl(&self, host: &str) -> Duration {
-        self.configured
-            .iter()
-            .find(|c| c.host == host)
-            .map_or(TAG_TTL, |c| c.tag_ttl)
+        self.upstreams.config(host).map_or(TAG_TTL, |c| c.tag_ttl)
     }
 
     /// What is wrong with upstreams now, a sentence each.
     pub fn warnings(&self) -> Vec<String> {
-        let troubles = lock(&self.troubles);
-        troubles
-            .values()
-            .map(|(trouble, _)| trouble.clone())
-            .collect()
+        let troubles = self.rests.troubles().into_iter();
+        troubles.map(|(_, trouble)| trouble).collect()
     }
 
     /// Removes what broken transfers left and nobody resumed for a week.
@@ -120,45 +101,33 @@ impl Mirror {
         Ok(())
     }
 
-    /// Upstreams by name and place, and what is wrong with them now.
-    pub fn report(&self) -> Vec<(String, String)> {
-        let troubles = lock(&self.troubles);
-        let mut report: Vec<_> = self
-            .configured
-            .iter()
-            .map(|c| (c.host.clone(), c.url.to_string()))
-            .collect();
-        for (host, (trouble, _)) in troubles.iter() {
-            match report.iter_mut().find(|(h, _)| h == host) {
-                Some((_, state)) => *state = format!("{state} ({trouble})"),
-                None => report.push((host.clone(), trouble.clone())),
-            }
+    /// Upstreams by name: their place, what they say of their limits, and what is wrong with them now.
+    pub fn report(&self) -> BTreeMap<String, String> {
+        let mut report = self.upstreams.report();
+        for (host, trouble) in self.rests.troubles() {
+            let state = report.entry(host).or_default();
+            *state = match state.as_str() {
+                "" => trouble,
+                state => format!("{state} ({trouble})"),
+            };
         }
         report
     }
 
     /// The host did not answer a moment ago: it is left in peace, and nobody waits for it again.
-    fn rests(&self, host: &str) -> Option<Error> {
-        let troubles = lock(&self.troubles);
-        let (message, at) = troubles.get(host)?;
-        (at.elapsed() < REST).then(|| Error::UpstreamUnavailable {
-            host: host.to_owned(),
-            message: format!("a moment ago: {message}"),
-        })
+    fn rests(&self, repository: &Repository) -> Option<Error> {
+        let error = self.rests.manifests(repository)?;
+        self.counts()
+            .put_off(&self.upstreams.label(repository.host()));
+        Some(error)
     }
 
-    fn note<T>(&self, host: &str, result: &Result<T>) {
-        let mut troubles = lock(&self.troubles);
-        match result {
-            Err(e) if e.is_upstream_down() => {
-                if troubles.len() < 64 {
-                    troubles.insert(host.to_owned(), (e.to_string(), Instant::now()));
-                }
-            }
-            _ => {
-                troubles.remove(host);
-            }
-        }
+    /// Takes note of how a question about manifests ended.
+    fn note<T>(&self, repository: &Repository, result: &Result<T>) {
+        let rest = self.rests.note_manifests(repository, result);
+        let label = self.upstreams.label(repository.host());
+        self.counts()
+            .rest(&label, rest.map_or(0, |rest| rest.as_secs().max(1)));
     }
 }
 

@@ -74,7 +74,7 @@ impl Registry {
         {
             return Ok(told);
         }
-        if let Some(error) = self.mirror.rests(repository.host()) {
+        if let Some(error) = self.mirror.rests(repository) {
             return Err(error);
         }
         let client = self.mirror.client(repository.host(), None)?;

@@ -273,6 +273,18 @@ impl Index {
             .is_some())
     }
 
+    /// Something of the repository came from upstream.
+    pub fn has_from_upstream(&self, repository: &Repository) -> Result<bool> {
+        let prefix = key(&[repository.as_str(), ""]);
+        for entry in self.manifests.scan_prefix(prefix) {
+            let record = serde_json::from_slice::<ManifestRecord>(&entry?.1);
+            if record.is_ok_and(|record| record.origin == Origin::Upstream) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Descriptors of the manifests whose subject is this digest, in the order of theirs.
     pub fn referrers(
         &self,

@@ -54,6 +54,11 @@ impl Site {
         Self::behind(dir, upstream, ttl, |_| http::Front::default()).await
     }
 
+    /// With this upstream.
+    pub async fn mirroring(dir: Arc<TempDir>, upstream: UpstreamConfig) -> Self {
+        Self::with(dir, upstream, |_| http::Front::default()).await
+    }
+
     /// With something of its own between the network and the API.
     pub async fn behind(
         dir: Arc<TempDir>,
@@ -61,23 +66,30 @@ impl Site {
         ttl: u64,
         front: impl FnOnce(&OwnNames) -> http::Front,
     ) -> Self {
+        // Without one, docker.io is a port where nobody listens: no test goes out.
+        let upstream = upstream.unwrap_or_else(|| "127.0.0.1:1".parse().unwrap());
+        let upstream = UpstreamConfig {
+            tag_ttl: std::time::Duration::from_secs(ttl),
+            ..UpstreamConfig::at("docker.io", format!("http://{upstream}").parse().unwrap())
+        };
+        Self::with(dir, upstream, front).await
+    }
+
+    async fn with(
+        dir: Arc<TempDir>,
+        upstream: UpstreamConfig,
+        front: impl FnOnce(&OwnNames) -> http::Front,
+    ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = http::bind("127.0.0.1:0".parse().unwrap(), false, false)
             .await
             .unwrap();
         let address = listener.local_addr().unwrap();
-        // Without one, docker.io is a port where nobody listens: no test goes out.
-        let upstream = upstream.unwrap_or_else(|| "127.0.0.1:1".parse().unwrap());
         let own = OwnNames::new(&[address], &[]);
         let front = Arc::new(front(&own));
         let config = Config {
             own,
-            upstreams: vec![UpstreamConfig {
-                host: "docker.io".into(),
-                url: format!("http://{upstream}").parse().unwrap(),
-                credentials: None,
-                tag_ttl: std::time::Duration::from_secs(ttl),
-            }],
+            upstreams: vec![upstream],
             ..Config::default()
         };
         let registry = Registry::open(dir.path(), config).await.unwrap();
@@ -256,6 +268,8 @@ pub struct UpstreamState {
     pub break_after: AtomicU64,
     /// Answer everything with this status; 0 = don't.
     pub answer: AtomicU64,
+    /// Further headers of every answer about a manifest.
+    pub headers: Mutex<HeaderMap>,
     /// Blob bodies wait until this is set.
     pub hold: AtomicBool,
     pub released: tokio::sync::Notify,
@@ -343,11 +357,18 @@ async fn manifest(
     _method: Method,
 ) -> Response {
     state.manifest_requests.fetch_add(1, Ordering::SeqCst);
-    if let Some(refused) = refused(&state) {
+    let mut response = manifest_of(&state, &name, &reference);
+    let headers = state.headers.lock().unwrap().clone();
+    response.headers_mut().extend(headers);
+    response
+}
+
+fn manifest_of(state: &UpstreamState, name: &str, reference: &str) -> Response {
+    if let Some(refused) = refused(state) {
         return refused;
     }
     let found = match reference.contains(':') {
-        true => state.manifests.lock().unwrap().get(&reference).cloned(),
+        true => state.manifests.lock().unwrap().get(reference).cloned(),
         false => {
             let key = format!("{name}:{reference}");
             state.tags.lock().unwrap().get(&key).cloned()

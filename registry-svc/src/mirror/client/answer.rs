@@ -1,10 +1,15 @@
 //! What the answers of a foreign registry mean.
 
+use std::time::SystemTime;
+
 use http::StatusCode;
 use reqwest::Response;
 
-use super::Client;
-use crate::error::{Error, Result};
+use super::{Client, Scope};
+use crate::{
+    error::{Error, Result},
+    mirror::{lock, rest::retry_after},
+};
 
 impl Client {
     /// An error in the middle of a body.
@@ -16,19 +21,42 @@ impl Client {
         Error::UpstreamUnavailable {
             host: self.host.clone(),
             message: format!("it answered with {what}"),
+            scope: Scope::Repository,
         }
     }
 
-    pub(super) fn failed(&self, status: StatusCode) -> Error {
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            return Error::RateLimited {
-                host: self.host.clone(),
-            };
-        }
+    /// A URL that nobody goes to.
+    pub(super) fn refused(&self, reason: String) -> Error {
         Error::UpstreamUnavailable {
             host: self.host.clone(),
-            message: format!("it answered {status}"),
+            message: reason,
+            scope: Scope::Repository,
         }
+    }
+
+    pub(super) fn failed(&self, response: &Response) -> Error {
+        let status = response.status();
+        let host = self.host.clone();
+        let retry_after = retry_after(response.headers(), SystemTime::now());
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            return Error::RateLimited { host, retry_after };
+        }
+        Error::UpstreamUnavailable {
+            host,
+            message: format!("it answered {status}"),
+            scope: match status {
+                StatusCode::SERVICE_UNAVAILABLE => Scope::Host(retry_after),
+                _ => Scope::Repository,
+            },
+        }
+    }
+
+    /// The account went to no other host: what to do when that is why it does not get in.
+    fn hint(&self) -> Option<String> {
+        let realm = lock(&self.elsewhere).clone()?;
+        Some(format!(
+            "its tokens are given at {realm}, which did not get the account: realm = \"{realm}\" for this upstream in registry.toml says that they belong together"
+        ))
     }
 
     /// Turns an answer that is no success into an error.
@@ -43,34 +71,39 @@ impl Client {
             StatusCode::NOT_FOUND => Err(Error::ManifestNotFound(name)),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if writing => Err(Error::PushDenied {
                 name,
-                message: message_of(response).await,
+                message: self.message_of(response).await,
             }),
             StatusCode::UNAUTHORIZED if self.credentials.is_some() => Err(Error::Unauthorized {
                 host: self.host.clone(),
-                message: message_of(response).await,
+                message: match self.hint() {
+                    Some(hint) => hint,
+                    None => self.message_of(response).await,
+                },
             }),
             // Hub says 401 for what does not exist: docker's sentence covers both.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Error::PullDenied(name)),
-            StatusCode::TOO_MANY_REQUESTS => Err(self.failed(status)),
-            _ if status.is_server_error() => Err(self.failed(status)),
+            StatusCode::TOO_MANY_REQUESTS => Err(self.failed(&response)),
+            _ if status.is_server_error() => Err(self.failed(&response)),
             _ => Err(Error::UpstreamUnavailable {
                 host: self.host.clone(),
-                message: format!("it answered {status}: {}", message_of(response).await),
+                message: format!("it answered {status}: {}", self.message_of(response).await),
+                scope: Scope::Repository,
             }),
         }
     }
-}
 
-/// The first sentence of a distribution error body.
-async fn message_of(response: Response) -> String {
-    let body = response.bytes().await.unwrap_or_default();
-    let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    value["errors"][0]["message"]
-        .as_str()
-        .unwrap_or("no reason given")
-        .chars()
-        .take(200)
-        .collect()
+    /// The first sentence of a distribution error body.
+    async fn message_of(&self, response: Response) -> String {
+        let body = self.content(response, "an error").await.unwrap_or_default();
+        let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let message = value["errors"][0]["message"].as_str();
+        let message = message.unwrap_or("no reason given");
+        message
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(200)
+            .collect()
+    }
 }
 
 pub fn unavailable(host: &str, error: &reqwest::Error) -> Error {
@@ -82,5 +115,10 @@ pub fn unavailable(host: &str, error: &reqwest::Error) -> Error {
     Error::UpstreamUnavailable {
         host: host.to_owned(),
         message: cause.to_string(),
+        // A redirect that is refused, or a body that breaks off, says nothing of the rest of the host.
+        scope: match error.is_connect() || (error.is_timeout() && !error.is_body()) {
+            true => Scope::Host(None),
+            false => Scope::Repository,
+        },
     }
 }

@@ -1,22 +1,20 @@
 //! Requests with the authorization that the registry asks for: its token and basic authentication.
 
-use std::{
-    sync::PoisonError,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Response;
 use url::Url;
 
-use super::{
-    Access, Client, Credentials,
-    answer::unavailable,
-    challenge::Challenge,
-    trust::{is_inside, same_owner},
-};
-use crate::error::Result;
+use super::{Access, Client, Credentials, answer::unavailable, challenge::Challenge};
+use crate::{error::Result, mirror::lock};
+
+/// Tokens that are kept at once, one for each repository and kind of access.
+const TOKENS: usize = 256;
+
+/// Longest life of a token that is believed, in seconds.
+const LIFETIME: u64 = 24 * 3600;
 
 impl Client {
     /// Sends a request, and once more with a token when the registry asks for one.
@@ -29,6 +27,8 @@ impl Client {
         headers: HeaderMap,
         body: Option<Bytes>,
     ) -> Result<Response> {
+        self.trust.check(&url).map_err(|e| self.refused(e))?;
+        let blob = url.path().contains("/blobs/sha");
         let scope = scope(path, access);
         let mut authorization = self.token(&scope);
         for attempt in 0..2 {
@@ -46,11 +46,13 @@ impl Client {
                 }
                 None => {}
             }
-            let response = request
-                .send()
-                .await
-                .map_err(|e| unavailable(&self.host, &e))?;
-            if response.status() != StatusCode::UNAUTHORIZED || attempt > 0 {
+            if method != Method::GET || !blob {
+                request = request.timeout(self.timeout.saturating_mul(4));
+            }
+            let response = self.observe(request.send().await)?;
+            // Whoever we were sent to may not ask for anything.
+            let own = response.url().origin() == self.base.origin();
+            if response.status() != StatusCode::UNAUTHORIZED || attempt > 0 || !own {
                 return Ok(response);
             }
             let Some(challenge) = response
@@ -64,18 +66,38 @@ impl Client {
             let Some((value, lifetime)) = self.authorize(&challenge, &scope).await? else {
                 return Ok(response);
             };
-            let until = Instant::now() + lifetime;
-            self.tokens
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(scope.clone(), (value.clone(), until));
+            self.keep(&scope, &value, lifetime);
             authorization = Some(value);
         }
         unreachable!("the second attempt returns")
     }
 
+    /// Takes note of what an answer says of the upstream.
+    pub(super) fn observe(&self, answer: reqwest::Result<Response>) -> Result<Response> {
+        let seen = answer.as_ref().ok();
+        // Who stores for it says nothing of it.
+        let seen = seen.filter(|response| response.url().origin() == self.base.origin());
+        let seen = seen.map(|response| (response.status().as_u16(), response.headers()));
+        if seen.is_some() || answer.is_err() {
+            self.observed.note(seen, self.own_account);
+        }
+        answer.map_err(|e| unavailable(&self.host, &e))
+    }
+
+    fn keep(&self, scope: &str, token: &str, lifetime: Duration) {
+        let now = Instant::now();
+        let mut tokens = lock(&self.tokens);
+        if tokens.len() >= TOKENS {
+            tokens.retain(|_, (_, until)| *until > now);
+            if tokens.len() >= TOKENS {
+                tokens.clear();
+            }
+        }
+        tokens.insert(scope.to_owned(), (token.to_owned(), now + lifetime));
+    }
+
     pub(super) fn token(&self, scope: &str) -> Option<String> {
-        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = lock(&self.tokens);
         tokens
             .get(scope)
             .filter(|(_, until)| *until > Instant::now())
@@ -107,11 +129,14 @@ impl Client {
                 let mut realm: Url = realm
                     .parse()
                     .map_err(|_| self.nonsense("a token realm that is no URL"))?;
-                if self.base.scheme() == "https" && (realm.scheme() != "https" || is_inside(&realm))
-                {
-                    return Err(self.nonsense("a token realm that is not to be trusted"));
+                self.trust.check(&realm).map_err(|reason| {
+                    self.refused(format!("its token realm is refused: {reason}"))
+                })?;
+                let trusted = self.trust.owns(&realm);
+                if !trusted && self.credentials.is_some() {
+                    let origin = realm.origin().ascii_serialization();
+                    *lock(&self.elsewhere) = Some(origin);
                 }
-                let trusted = same_owner(&self.base, &realm);
                 realm.query_pairs_mut().append_pair("scope", scope);
                 if let Some(service) = service {
                     realm.query_pairs_mut().append_pair("service", service);
@@ -122,7 +147,7 @@ impl Client {
         let (url, trusted) = realm;
         let request = match self.credentials.as_ref().filter(|_| trusted) {
             Some(Credentials::Basic(user, password)) => self
-                .http
+                .direct
                 .get(url)
                 .header(header::AUTHORIZATION, basic(user, password)),
             Some(Credentials::IdentityToken(token)) => {
@@ -135,14 +160,15 @@ impl Client {
                     .append_pair("client_id", "slipway")
                     .append_pair("refresh_token", token)
                     .finish();
-                self.http
+                self.direct
                     .post(bare)
                     .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
                     .body(form)
             }
-            None => self.http.get(url),
+            None => self.direct.get(url),
         };
         let response = request
+            .timeout(self.timeout)
             .send()
             .await
             .map_err(|e| unavailable(&self.host, &e))?;
@@ -152,7 +178,7 @@ impl Client {
             return Ok(None);
         }
         if !response.status().is_success() {
-            return Err(self.failed(response.status()));
+            return Err(self.failed(&response));
         }
         #[derive(serde::Deserialize)]
         struct Token {
@@ -160,7 +186,7 @@ impl Client {
             token: String,
             expires_in: Option<u64>,
         }
-        let body = response.bytes().await.map_err(|e| self.broken(&e))?;
+        let body = self.content(response, "the upstream's token").await?;
         let value: serde_json::Value =
             serde_json::from_slice(&body).map_err(|_| self.nonsense("a token that is no JSON"))?;
         // Some registries send both names; both mean the same.
@@ -174,7 +200,8 @@ impl Client {
             expires_in: value.get("expires_in").and_then(serde_json::Value::as_u64),
         };
         // The token specification: 60 seconds when nothing is said. Renewed a little early.
-        let lifetime = Duration::from_secs(token.expires_in.unwrap_or(60).max(20) - 10);
+        let lifetime = token.expires_in.unwrap_or(60).clamp(20, LIFETIME) - 10;
+        let lifetime = Duration::from_secs(lifetime);
         Ok(Some((format!("Bearer {}", token.token), lifetime)))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,9 @@ use reqwest::{Response, redirect};
 use slipway_image::{Digest, media_type};
 use url::Url;
 
+use super::{rest::Scope, upstreams::Observed};
 use crate::{
+    config::UpstreamConfig,
     error::{Error, Result},
     names::parse_digest,
 };
@@ -25,7 +27,7 @@ mod push;
 mod trust;
 
 use answer::unavailable;
-use trust::is_inside;
+use trust::Trust;
 
 /// An account at a foreign registry.
 #[derive(Clone, PartialEq, Eq)]
@@ -39,11 +41,27 @@ pub enum Credentials {
 /// See the module's page.
 pub struct Client {
     http: reqwest::Client,
+    /// For tokens: what carries an account follows no redirect.
+    direct: reqwest::Client,
     host: String,
     base: Url,
+    trust: Trust,
+    /// How long it may be silent.
+    timeout: Duration,
     credentials: Option<Credentials>,
+    /// The account is ours, and not one of whoever calls.
+    own_account: bool,
+    observed: Arc<Observed>,
     tokens: Mutex<HashMap<String, (String, Instant)>>,
+    /// A realm on another host that did not get the account.
+    elsewhere: Mutex<Option<String>>,
 }
+
+/// How often a redirect is followed.
+const REDIRECTS: usize = 5;
+
+/// Most pages of a list of tags, and most bytes of one page.
+const PAGES: usize = 1000;
 
 /// A manifest as upstream has it.
 pub struct RemoteManifest {
@@ -63,35 +81,55 @@ pub enum Access {
 }
 
 impl Client {
-    /// A client for the registry at `base`, which image names call `host`.
-    pub fn new(host: &str, base: Url, credentials: Option<Credentials>) -> Result<Self> {
-        let plain = base.scheme() == "http";
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("slipway/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(10))
-            .read_timeout(Duration::from_secs(30))
-            .pool_idle_timeout(Duration::from_secs(20))
-            .redirect(redirect::Policy::custom(move |attempt| {
-                // reqwest drops Authorization when the host changes. What is left to forbid: loops, a
-                // downgrade to http, and being sent to addresses inside the site.
-                if attempt.previous().len() > 5 {
-                    attempt.error("too many redirects")
-                } else if !plain && attempt.url().scheme() != "https" {
-                    attempt.error("redirect from https to http refused")
-                } else if !plain && is_inside(attempt.url()) {
-                    attempt.error("redirect to a private address refused")
-                } else {
-                    attempt.follow()
-                }
-            }))
-            .build()
-            .map_err(|e| unavailable(host, &e))?;
+    /// A client for an upstream, with credentials other than its own or without.
+    pub fn new(
+        config: &UpstreamConfig,
+        credentials: Option<Credentials>,
+        observed: Arc<Observed>,
+    ) -> Result<Self> {
+        let trust = Trust::of(config);
+        let builder = || {
+            let builder = reqwest::Client::builder()
+                .user_agent(concat!("slipway/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(config.timeout.min(Duration::from_secs(10)))
+                .read_timeout(config.timeout)
+                .pool_idle_timeout(Duration::from_secs(20));
+            match trust.resolver() {
+                Some(guard) => builder.dns_resolver(guard),
+                None => builder,
+            }
+        };
+        let judge = trust.clone();
+        // reqwest takes Authorization away when host or port change.
+        let policy = redirect::Policy::custom(move |attempt| {
+            let from = attempt.previous().last();
+            let checked = from.map(|from| judge.check_redirect(from, attempt.url()));
+            if attempt.previous().len() > REDIRECTS {
+                attempt.error("too many redirects")
+            } else if let Some(Err(reason)) = checked {
+                attempt.error(reason)
+            } else {
+                attempt.follow()
+            }
+        });
+        let fail = |e: reqwest::Error| unavailable(&config.host, &e);
+        let own = config.credentials.clone();
+        let own = own.map(|(user, password)| Credentials::Basic(user, password));
         Ok(Self {
-            http,
-            host: host.to_owned(),
-            base,
-            credentials,
+            http: builder().redirect(policy).build().map_err(fail)?,
+            direct: builder()
+                .redirect(redirect::Policy::none())
+                .build()
+                .map_err(fail)?,
+            host: config.host.clone(),
+            base: config.url.clone(),
+            timeout: config.timeout,
+            own_account: credentials.is_none(),
+            credentials: credentials.or(own),
+            trust,
+            observed,
             tokens: Mutex::default(),
+            elsewhere: Mutex::default(),
         })
     }
 
@@ -174,19 +212,24 @@ impl Client {
         (next.origin() == self.base.origin()).then_some(next)
     }
 
-    /// A body that is no larger than a manifest may be.
+    /// A body that is no larger than a manifest may be, and does not take for ever.
     async fn content(&self, mut response: Response, what: &'static str) -> Result<Bytes> {
-        let mut content = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| self.broken(&e))? {
-            if content.len() + chunk.len() > slipway_image::manifest::MAX_SIZE {
-                return Err(Error::TooLarge {
-                    what,
-                    limit: slipway_image::manifest::MAX_SIZE as u64,
-                });
+        let limit = slipway_image::manifest::MAX_SIZE;
+        let read = async {
+            let mut content = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(|e| self.broken(&e))? {
+                if content.len() + chunk.len() > limit {
+                    let limit = limit as u64;
+                    return Err(Error::TooLarge { what, limit });
+                }
+                content.extend_from_slice(&chunk);
             }
-            content.extend_from_slice(&chunk);
-        }
-        Ok(content.into())
+            Ok(content.into())
+        };
+        // Whoever sends a byte now and then is never silent.
+        let whole = self.timeout.saturating_mul(4);
+        let read = tokio::time::timeout(whole, read).await;
+        read.unwrap_or_else(|_| Err(self.nonsense("a body that does not end")))
     }
 
     /// Opens a blob from `offset`. Returns the response and where its body really begins.
@@ -203,7 +246,7 @@ impl Client {
         match response.status() {
             StatusCode::PARTIAL_CONTENT => Ok((response, offset)),
             StatusCode::RANGE_NOT_SATISFIABLE if offset > 0 => {
-                Err(Error::Interrupted("upstream has fewer bytes".to_owned()))
+                Err(self.nonsense("fewer bytes than it had before"))
             }
             StatusCode::NOT_FOUND => Err(Error::BlobNotFound(digest.clone())),
             _ => Ok((self.check(response, path).await?, 0)),
@@ -218,7 +261,10 @@ impl Client {
         }
         let mut url = Some(self.url(&format!("{path}/tags/list"))?);
         let mut tags = Vec::new();
-        while let Some(current) = url.take() {
+        for _ in 0..PAGES {
+            let Some(current) = url.take() else {
+                return Ok(tags);
+            };
             let response = self
                 .send(
                     Method::GET,
@@ -231,12 +277,14 @@ impl Client {
                 .await?;
             let response = self.check(response, path).await?;
             url = self.next_page(&current, &response);
-            let body = response.bytes().await.map_err(|e| self.broken(&e))?;
+            let body = self
+                .content(response, "the upstream's list of tags")
+                .await?;
             let page: Page = serde_json::from_slice(&body)
                 .map_err(|_| self.nonsense("a tags list that is no JSON"))?;
             tags.extend(page.tags.unwrap_or_default());
         }
-        Ok(tags)
+        Err(self.nonsense("a list of tags that does not end"))
     }
 
     fn url(&self, path: &str) -> Result<Url> {
@@ -250,7 +298,8 @@ impl Client {
 
 fn accept() -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let value = media_type::MANIFESTS.join(", ");
+    // Those of other forms are kept too, as they are.
+    let value = format!("{}, */*;q=0.1", media_type::MANIFESTS.join(", "));
     headers.insert(header::ACCEPT, value.parse().expect("ASCII"));
     headers
 }

@@ -76,6 +76,7 @@ impl Client {
             "application/octet-stream".parse().expect("ASCII"),
         );
         headers.insert(header::CONTENT_LENGTH, size.into());
+        self.trust.check(&location).map_err(|e| self.refused(e))?;
         let own = location.origin() == self.base.origin();
         let authorization = own
             .then(|| self.token(&scope(path, Access::Push)))

@@ -1,0 +1,194 @@
+//! One transfer of a blob from upstream: received, resumed where it broke off, verified, put into the store.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use slipway_image::Digest;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::{Scope, State, client::Client};
+use crate::{
+    blobs::{BlobStore, Staged},
+    error::{Error, Result},
+};
+
+/// Tries without a single new byte before a transfer is given up.
+const TRIES: u32 = 4;
+
+/// Bytes gathered before they are written.
+const BATCH: usize = 256 * 1024;
+
+/// What a transfer needs.
+pub struct Plan {
+    /// What.
+    pub digest: Digest,
+    /// Its size, where a manifest told it.
+    pub size: Option<u64>,
+    /// Path of the repository at the upstream.
+    pub repository: String,
+    /// From where.
+    pub client: Arc<Client>,
+    /// Where the partial file is.
+    pub partial: PathBuf,
+    /// Where it goes when it is verified.
+    pub blobs: Arc<dyn BlobStore>,
+}
+
+impl Plan {
+    /// `None` when nobody waits any more and bytes are missing.
+    pub(super) async fn run(&self, state: &watch::Sender<State>) -> Option<Result<()>> {
+        let once = |failed| match failed {
+            Ok(()) => Ok(()),
+            Err((error, _)) => Err(error),
+        };
+        match self.transfer(state).await? {
+            // What an earlier transfer left may be torn by a power cut: once more from the start.
+            Err((Error::DigestMismatch { .. } | Error::SizeMismatch { .. }, resumed))
+                if resumed > 0 && state.borrow().written == 0 =>
+            {
+                warn!(digest = %self.digest, "the partial file was damaged: starting again");
+                self.transfer(state).await.map(once)
+            }
+            result => Some(once(result)),
+        }
+    }
+
+    /// Returns errors with the number of bytes that were there at the start.
+    async fn transfer(&self, state: &watch::Sender<State>) -> Option<Result<(), (Error, u64)>> {
+        let collected = tokio::select! {
+            biased;
+            collected = self.collect(state) => collected,
+            () = state.closed() => return None,
+        };
+        // All bytes are here: they are kept, whoever waits.
+        Some(match collected {
+            Ok((staged, resumed)) => self.settle(staged, state).await.map_err(|e| (e, resumed)),
+            Err(failed) => Err(failed),
+        })
+    }
+
+    async fn settle(&self, staged: Staged, state: &watch::Sender<State>) -> Result<()> {
+        let total = state.borrow().total;
+        let verified = staged.finish(Some(&self.digest), total).await?;
+        let size = verified.size();
+        state.send_modify(|s| {
+            s.written = size;
+            s.total = Some(size);
+            s.verified = true;
+        });
+        slipway_fault::point("registry.fetch.verified");
+        self.blobs.adopt(verified).await?;
+        slipway_fault::point("registry.fetch.stored");
+        Ok(())
+    }
+
+    /// Receives until nothing is missing. Returns how many bytes were there at the start.
+    async fn collect(&self, state: &watch::Sender<State>) -> Result<(Staged, u64), (Error, u64)> {
+        let staged = Staged::resume(self.partial.clone(), self.digest.algorithm())
+            .await
+            .map_err(|e| (e, 0))?;
+        let resumed = staged.written();
+        let mut failures = 0;
+        loop {
+            let before = staged.written();
+            let total = state.borrow().total;
+            if total.is_some_and(|total| before >= total) {
+                return Ok((staged, resumed));
+            }
+            match self.receive(&staged, state, resumed > 0).await {
+                Ok(()) => return Ok((staged, resumed)),
+                Err(error) if is_final(&error) => return Err((error, resumed)),
+                Err(error) => {
+                    failures = if staged.written() > before {
+                        1
+                    } else {
+                        failures + 1
+                    };
+                    if failures >= TRIES {
+                        return Err((error, resumed));
+                    }
+                    debug!(digest = %self.digest, %error, failures, "transfer broke off: going on");
+                    tokio::time::sleep(Duration::from_millis(100 << failures)).await;
+                }
+            }
+        }
+    }
+
+    async fn receive(
+        &self,
+        staged: &Staged,
+        state: &watch::Sender<State>,
+        quiet: bool,
+    ) -> Result<()> {
+        let offset = staged.written();
+        let (mut response, begins) = self
+            .client
+            .blob(&self.repository, &self.digest, offset)
+            .await?;
+        if let Some(length) = response.content_length() {
+            let announced = begins + length;
+            let known = state.borrow().total;
+            if known.is_some_and(|known| known != announced) {
+                return Err(Error::SizeMismatch {
+                    expected: known.unwrap_or_default(),
+                    actual: announced,
+                });
+            }
+            state.send_modify(|s| s.total = Some(announced));
+        }
+        // Upstream ignored the range: what is here already is passed over.
+        let mut skip = offset - begins;
+        let mut batch: Vec<Bytes> = Vec::new();
+        let mut size = 0;
+        let limit = state.borrow().total;
+        loop {
+            let chunk = response.chunk().await.map_err(|e| self.client.broken(&e));
+            let ended = !matches!(chunk, Ok(Some(_)));
+            if let Ok(Some(mut chunk)) = chunk.as_ref().map(Clone::clone) {
+                let passed = skip.min(chunk.len() as u64);
+                skip -= passed;
+                chunk = chunk.slice(passed as usize..);
+                size += chunk.len();
+                if limit.is_some_and(|l| staged.written() + size as u64 > l) {
+                    return Err(Error::SizeMismatch {
+                        expected: limit.unwrap_or_default(),
+                        actual: staged.written() + size as u64,
+                    });
+                }
+                batch.push(chunk);
+            }
+            if size >= BATCH || (ended && size > 0) {
+                let written = staged.write(std::mem::take(&mut batch)).await?;
+                slipway_fault::point("registry.fetch.written");
+                size = 0;
+                // Readers are not shown bytes that an earlier process left until they are verified...
+                // unless nothing was left: then all of it came from this transfer.
+                if !quiet {
+                    state.send_modify(|s| s.written = written);
+                }
+            }
+            match chunk {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        match limit {
+            Some(limit) if staged.written() < limit => Err(Error::UpstreamUnavailable {
+                host: self.repository.clone(),
+                message: "the transfer ended early".to_owned(),
+                scope: Scope::Repository,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Trying again cannot help.
+fn is_final(error: &Error) -> bool {
+    !matches!(
+        error,
+        Error::UpstreamUnavailable { .. } | Error::Interrupted(_)
+    )
+}
