@@ -4,9 +4,10 @@ use std::{env, fs, path::PathBuf};
 
 use protox::prost::Message as _;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "slipway/types/v1/types.proto",
     "slipway/registry/v1/registry.proto",
+    "slipway/registry/v1/upkeep.proto",
     "slipway/netd/v1/netd.proto",
     "slipway/runtime/v1/container.proto",
     "slipway/runtime/v1/runtime.proto",

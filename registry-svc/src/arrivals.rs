@@ -54,6 +54,7 @@ impl Registry {
             registry.ledger.announce(&repository, &digest).await?;
             slipway_fault::point("registry.upload.linked");
             let new = storing.await?;
+            registry.index.touch(&digest);
             if !new || !registry.index.is_linked(&repository, &digest)? {
                 // Nothing was synced that came after it was announced.
                 registry.link(&repository, &digest).await?;
@@ -80,6 +81,7 @@ impl Registry {
             // Not any more.
             self.index.set_pending(digest)?;
         }
+        self.index.touch(digest);
         match self.index.is_linked(repository, digest)? {
             true => Ok(()),
             false => self.link(repository, digest).await,

@@ -4,7 +4,13 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::{access::policy::AccessRule, http::TlsFiles, leases::GRACE, names::OwnNames};
+use crate::{
+    access::policy::AccessRule,
+    http::TlsFiles,
+    leases::GRACE,
+    names::OwnNames,
+    retention::rules::{RuleFile, Rules},
+};
 
 /// Where the Distribution API listens when nothing is said.
 pub const DEFAULT_HTTP: &str = "127.0.0.1:5000";
@@ -29,6 +35,18 @@ pub struct RegistryFile {
     pub grace: Option<String>,
     /// Upstream registries.
     pub upstream: Vec<UpstreamFile>,
+    /// What is taken away because nobody needs it any more.
+    pub retention: Vec<RuleFile>,
+    /// Checks of the store.
+    pub fsck: FsckFile,
+}
+
+/// `[fsck]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FsckFile {
+    /// Bytes a second that a check reads.
+    pub rate: Option<String>,
 }
 
 impl RegistryFile {
@@ -123,6 +141,10 @@ pub struct Config {
     pub upstreams: Vec<UpstreamConfig>,
     /// How long content stays for whoever was told that it is here and has not named it yet.
     pub grace: Duration,
+    /// What is taken away because nobody needs it any more.
+    pub retention: Rules,
+    /// Bytes a second that a check of the store reads.
+    pub fsck_rate: u64,
 }
 
 impl Default for Config {
@@ -131,6 +153,8 @@ impl Default for Config {
             own: OwnNames::default(),
             upstreams: Vec::new(),
             grace: GRACE,
+            retention: Rules::default(),
+            fsck_rate: FSCK_RATE,
         }
     }
 }
@@ -154,6 +178,9 @@ impl ConfigError {
 
 /// How long a tag is believed without asking, by default.
 pub const TAG_TTL: Duration = Duration::from_secs(300);
+
+/// How many bytes a second a check of the store reads, by default: a disk has room for others beside it.
+pub const FSCK_RATE: u64 = 100_000_000;
 
 /// How long an upstream may be silent, by default.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
@@ -228,6 +255,38 @@ impl UpstreamFile {
     }
 }
 
+impl FsckFile {
+    /// Bytes a second.
+    pub fn rate(&self) -> Result<u64, ConfigError> {
+        let parse = |text: &String| {
+            parse_size(text).filter(|rate| *rate > 0).ok_or_else(|| {
+                let message = format!("{text:?}: write bytes a second, as 100MB");
+                ConfigError::of("fsck: rate", message)
+            })
+        };
+        self.rate.as_ref().map_or(Ok(FSCK_RATE), parse)
+    }
+}
+
+/// `1024`, `500kB`, `20GB`, `1TB`; `MiB` and the like are powers of 1024.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.trim_end().parse().ok()?;
+    let unit: u64 = match &*text[digits.len()..].to_ascii_lowercase() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "mb" => 1000_u64.pow(2),
+        "gb" => 1000_u64.pow(3),
+        "tb" => 1000_u64.pow(4),
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
 /// `300`, `30s`, `5m`, `1h`, `1d`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -286,6 +345,23 @@ mod tests {
         assert_eq!(grace("grace = '0s'"), Ok(Duration::ZERO));
         let error = grace("grace = 'soon'").unwrap_err();
         assert!(error.contains("registry.toml: grace: \"soon\""), "{error}");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [
+            ("7", Some(7)),
+            ("20GB", Some(20_000_000_000)),
+            ("2 MiB", Some(2 << 20)),
+            ("1XB", None),
+            ("GB", None),
+            ("99999999999TB", None),
+        ] {
+            assert_eq!(parse_size(text), bytes, "{text}");
+        }
+        let file: RegistryFile = toml::from_str("[fsck]\nrate = \"0MB\"\n").unwrap();
+        let error = file.fsck.rate().unwrap_err().to_string();
+        assert!(error.contains("bytes a second"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,11 @@
-//! Opening and mending: the index is rebuilt from the files when it is missing, torn, or when the
-//! service did not end cleanly (sled keeps the last writes in memory; the files do not).
+//! Opening and mending: the index is rebuilt from the files when it is missing, torn, not the one that the service
+//! left (somebody put an older copy back), or when the service did not end cleanly (sled keeps the last writes in
+//! memory; the files do not).
+
+mod blobs;
+pub mod check;
+mod names;
+mod tag_names;
 
 use std::{
     fs, io,
@@ -15,11 +21,13 @@ use crate::{
     error::{Error, Result},
     files, links, manifests,
     names::{Repository, Tag},
+    registry::now,
     store::{Index, ManifestRecord, TagRecord},
     tags,
 };
 
-/// There when the index was written out at the end; removed as soon as it is opened.
+/// There when the index was written out at the end, with the name of that end, which the index has, too; removed as
+/// soon as it is opened.
 const CLEAN: &str = "index.clean";
 const INDEX: &str = "index";
 
@@ -31,6 +39,7 @@ pub async fn open_index(
 ) -> Result<(Index, Vec<String>)> {
     let path = root.join(INDEX);
     let clean = root.join(CLEAN);
+    let ended = fs::read_to_string(&clean).ok();
     let was_clean = path.exists()
         && files::remove_durably(&clean).map_err(Error::io("cannot remove", &clean))?;
     // sled 0.34 panics on some kinds of damage where it should return an error.
@@ -43,7 +52,9 @@ pub async fn open_index(
         opened = Ok(Index::open(&path));
     }
     let index = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    if !was_clean || !warnings.is_empty() || index.is_outdated()? || index.is_damaged()? {
+    let is_what_was_left = was_clean && ended.is_some() && index.last_end()? == ended;
+    if !is_what_was_left || !warnings.is_empty() || index.is_outdated()? || index.is_damaged()? {
+        index.set_uses_known_since(now())?;
         let count = rebuild(&index, repositories, blobs, &mut warnings).await?;
         slipway_fault::point("registry.open.rebuilt");
         index.set_current()?;
@@ -61,10 +72,12 @@ pub async fn open_index(
 
 /// Writes the index out and marks it as whole.
 pub fn mark_clean(index: &Index, root: &Path) -> Result<()> {
+    let name = files::random_name();
+    index.set_last_end(&name)?;
     index.flush()?;
     slipway_fault::point("registry.close.flushed");
     let path = root.join(CLEAN);
-    files::write_durably(&path, b"").map_err(Error::io("cannot write", &path))
+    files::write_durably(&path, name.as_bytes()).map_err(Error::io("cannot write", &path))
 }
 
 /// Takes the mark back: something changes after all.

@@ -1,7 +1,11 @@
 //! Garbage collection: content that no manifest names and nobody is about to name leaves the disk.
 //! It is online: nobody waits for it but who wants the very blob that goes ([`crate::leases`]).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use slipway_image::Digest;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +54,7 @@ impl Registry {
         let mut freed = 0;
         if !self.index.is_held(digest)? {
             freed = self.blobs.delete(digest).await?;
+            self.index.touch(digest);
             slipway_fault::point("registry.collect.deleted");
             self.forget(digest);
             let gone = Change::Gone {
@@ -103,5 +108,60 @@ impl Registry {
                 Err(error) => warn!(%error, "cannot remove unneeded content"),
             }
         }
+    }
+}
+
+/// What a sweep took, or would take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Blobs.
+    pub blobs: u64,
+    /// Bytes on disk.
+    pub freed: u64,
+    /// Blobs that nothing names, but somebody has in hand or may be about to name.
+    pub held: u64,
+    /// Why nothing is collected now.
+    pub refused: Option<&'static str>,
+}
+
+impl Registry {
+    /// Looks at all that may be unneeded, by hand: with `dry_run` it only says what would go.
+    pub async fn collect_garbage(self: &Arc<Self>, dry_run: bool) -> Result<Collected> {
+        let mut collected = Collected::default();
+        if self.index.is_damaged()? {
+            collected.refused = Some(
+                "some manifests cannot be read, so nobody knows what they name: see ctl registry fsck",
+            );
+            return Ok(collected);
+        }
+        let mut unneeded = HashSet::new();
+        self.leases.expire();
+        for digest in self.index.pending()? {
+            if self.index.is_held(&digest)? {
+                continue;
+            }
+            match self.leases.is_needed(&digest) {
+                true => collected.held += 1,
+                false => drop(unneeded.insert(digest)),
+            }
+        }
+        // A part goes with the last blob that has it.
+        let mut parts: HashMap<Digest, (u64, bool)> = HashMap::new();
+        for blob in self.blobs.list().await? {
+            let goes = unneeded.contains(&blob.digest);
+            if goes {
+                collected.blobs += 1;
+                collected.freed += blob.disk;
+            }
+            for (part, disk) in blob.parts {
+                parts.entry(part).or_insert((disk, true)).1 &= goes;
+            }
+        }
+        let going = parts.values().filter(|(_, goes)| *goes);
+        collected.freed += going.map(|(disk, _)| disk).sum::<u64>();
+        if !dry_run {
+            collected.freed = self.sweep().await?;
+        }
+        Ok(collected)
     }
 }

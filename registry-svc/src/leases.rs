@@ -142,6 +142,11 @@ impl Leases {
         self.with(|held| held.values_mut().for_each(|lease| lease.graces.clear()));
     }
 
+    /// Somebody has it, or may still count on it.
+    pub fn is_needed(&self, digest: &Digest) -> bool {
+        self.with(|held| held.get(digest).is_some_and(Lease::is_needed))
+    }
+
     /// Forgets what has run out.
     pub fn expire(&self) {
         self.with(|held| held.retain(|_, lease| lease.is_needed() || lease.doomed));

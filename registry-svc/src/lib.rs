@@ -2,8 +2,8 @@
 //!
 //! Domain: [`registry`] opens it; [`blobs`], [`manifests`], [`uploads`] hold the content,
 //! [`ledger`] what is known of it,
-//! [`mirror`] fetches it, [`images`] shows it as docker's users know it, [`gc`] and [`fsck`] keep it
-//! in order; [`access`] says who may do what. Edges: [`http`] (OCI Distribution, for foreign clients) and [`grpc`] (for ctl,
+//! [`mirror`] fetches it, [`images`] shows it as docker's users know it, [`gc`], [`retention`] and
+//! [`fsck`] keep it in order, [`usage`] measures it; [`access`] says who may do what. Edges: [`http`] (OCI Distribution, for foreign clients) and [`grpc`] (for ctl,
 //! runtime-svc and builder-svc).
 //!
 //! Architecture invariants: the domain knows neither tonic nor axum nor hyper; [`store`] is the only
@@ -31,9 +31,11 @@ pub mod manifests;
 pub mod mirror;
 pub mod names;
 pub mod registry;
+pub mod retention;
 pub mod store;
 pub mod tags;
 pub mod uploads;
+pub mod usage;
 pub mod work;
 
 pub use error::{Error, Result};

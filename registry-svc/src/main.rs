@@ -10,8 +10,9 @@ use registry_svc::{
     config::{Config, DEFAULT_HTTP, RegistryFile},
     grpc, http,
     names::OwnNames,
+    retention::Rules,
 };
-use slipway_proto::registry::v1::registry_server::RegistryServer;
+use slipway_proto::registry::v1::{registry_server::RegistryServer, upkeep_server::UpkeepServer};
 use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, secrecy};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -90,6 +91,8 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
         own,
         upstreams,
         grace,
+        retention: Rules::check(file.retention)?,
+        fsck_rate: file.fsck.rate()?,
     };
     let registry = Registry::open(&root, config)
         .await
@@ -105,15 +108,17 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
         ));
     }
     tokio::spawn(Arc::clone(&registry).sweep_until(context.shutdown.clone()));
+    tokio::spawn(Arc::clone(&registry).retain_until(context.shutdown.clone()));
     context.closing.spawn(close_at_the_end(
         Arc::clone(&registry),
         context.shutdown.clone(),
     ));
+    let upkeep = UpkeepServer::new(grpc::Upkeep::new(Arc::clone(&registry)));
     let service = grpc::Service::new(registry, context);
     let server = RegistryServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_SIZE)
         .max_encoding_message_size(MAX_MESSAGE_SIZE);
-    Ok(Routes::new(server))
+    Ok(Routes::new(server).add_service(upkeep))
 }
 
 async fn close_at_the_end(registry: Arc<Registry>, shutdown: CancellationToken) {

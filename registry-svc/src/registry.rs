@@ -11,9 +11,13 @@ use std::{
 
 use bytes::Bytes;
 use slipway_image::Digest;
+use tracing::warn;
 
 use crate::{
-    blobs::{BlobStore, FsStore, staging::blocking},
+    blobs::{
+        BlobStore, FsStore,
+        staging::{blocking, digest_of},
+    },
     cache::Cache,
     config::Config,
     error::{Error, Result},
@@ -23,8 +27,10 @@ use crate::{
     ledger::{self, Change, Ledger, Scope, files::FileLedger},
     mirror::{Mirror, Ours},
     names::{OwnNames, Repository},
+    retention::{Rules, Uses},
     store::Index,
     uploads::Uploads,
+    usage::Account,
 };
 
 /// Bytes of manifests and configs kept in memory.
@@ -42,6 +48,8 @@ pub struct Registry {
     pub uploads: Arc<Uploads>,
     /// Content in use by work in progress.
     pub leases: Arc<Leases>,
+    /// When manifests were used last.
+    pub uses: Arc<Uses>,
     /// Which hosts are this registry.
     pub own: OwnNames,
     /// Upstreams.
@@ -52,6 +60,16 @@ pub struct Registry {
     pub events: Events,
     /// Found at start-up; shown by `ctl info`.
     pub warnings: Vec<String>,
+    /// What is taken away because nobody needs it any more.
+    pub(crate) rules: Arc<Rules>,
+    /// Who applies them.
+    pub(crate) retaining: tokio::sync::Mutex<()>,
+    /// What each repository takes, since somebody asked.
+    pub(crate) account: tokio::sync::Mutex<Option<Account>>,
+    /// Who checks the store.
+    pub(crate) checking: tokio::sync::Mutex<()>,
+    /// Bytes a second that a check reads.
+    pub(crate) fsck_rate: u64,
     pub(crate) staging: PathBuf,
     pub(crate) root: PathBuf,
     closed: AtomicBool,
@@ -85,6 +103,12 @@ impl Registry {
             ledger: Arc::new(FileLedger::new(repositories, Arc::clone(&index))),
             uploads: Arc::new(Uploads::new(upload_files)),
             leases,
+            uses: Arc::new(Uses::new(Arc::clone(&index))),
+            rules: Arc::new(config.retention),
+            retaining: tokio::sync::Mutex::default(),
+            account: tokio::sync::Mutex::default(),
+            checking: tokio::sync::Mutex::default(),
+            fsck_rate: config.fsck_rate,
             own: config.own,
             ours,
             mirror: Mirror::new(config.upstreams, partial),
@@ -103,6 +127,7 @@ impl Registry {
     pub async fn close(&self) -> Result<()> {
         let index = Arc::clone(&self.index);
         let root = self.root.clone();
+        self.uses.write(true)?;
         self.closed.store(true, Ordering::SeqCst);
         blocking(move || fsck::mark_clean(&index, &root)).await
     }
@@ -114,6 +139,11 @@ impl Registry {
         }
         let limit = slipway_image::manifest::MAX_SIZE as u64;
         let content = self.blobs.read_small(digest, limit).await?;
+        // What is broken is not here: it is pulled or pushed again.
+        if digest_of(&content, Some(digest)) != *digest && self.set_aside(digest).await? {
+            warn!(%digest, "a broken blob was moved aside");
+            return Err(Error::BlobNotFound(digest.clone()));
+        }
         self.cache.put(digest, &content);
         Ok(content)
     }

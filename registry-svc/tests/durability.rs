@@ -138,3 +138,26 @@ async fn half_written_files_are_swept_away_at_the_start() {
     expect(&site, &image).await;
     assert!(!staged.exists() && !tag.exists());
 }
+
+#[tokio::test]
+async fn an_older_copy_of_the_index_is_not_believed() {
+    let (old, new) = (TestImage::new("old", 1000), TestImage::new("new", 2000));
+    let site = Site::start().await;
+    site.push_image("team/app", "v1", &old).await;
+    site.registry.close().await.unwrap();
+    let dir = site.crash().await;
+    let copy = tempfile::tempdir().unwrap();
+    support::copy_tree(&dir.path().join("index"), copy.path());
+    let site = Site::reopen(dir, None, 0).await;
+    site.push_image("team/app", "v1", &new).await;
+    let id = old.id().to_string();
+    site.registry.remove_image(&id, true).await.unwrap();
+    site.registry.close().await.unwrap();
+    let dir = site.crash().await;
+    let index = dir.path().join("index");
+    std::fs::remove_dir_all(&index).unwrap();
+    std::fs::create_dir(&index).unwrap();
+    support::copy_tree(copy.path(), &index);
+    let site = Site::reopen(dir, None, 0).await;
+    expect(&site, &new).await;
+}

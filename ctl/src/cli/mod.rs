@@ -20,6 +20,7 @@ mod prune;
 #[cfg(test)]
 mod reference;
 mod refuse;
+pub mod registry;
 pub mod run;
 pub mod system;
 pub mod volume;
@@ -74,6 +75,9 @@ enum Command {
     /// Manage volumes
     #[command(subcommand)]
     Volume(volume::Command),
+    /// Manage the store of images
+    #[command(subcommand)]
+    Registry(registry::Command),
     /// Manage Slipway
     #[command(subcommand, name = "system")]
     Systems(system::Group),
@@ -109,6 +113,7 @@ pub async fn main() -> Outcome {
         Command::Images(group) => group.run(&site).await,
         Command::Network(command) => command.run(&site).await,
         Command::Volume(command) => command.run(&site).await,
+        Command::Registry(command) => command.run(&site).await,
         Command::Systems(group) => group.run(&site, &name).await,
         Command::Context(command) => command.run(),
     }

@@ -6,7 +6,7 @@ use hyper_util::rt::TokioIo;
 use slipway_proto::{
     builder::v1::builder_client::BuilderClient,
     netd::v1::network_client::NetworkClient,
-    registry::v1::registry_client::RegistryClient,
+    registry::v1::{registry_client::RegistryClient, upkeep_client::UpkeepClient},
     runtime::v1::{
         containers_client::ContainersClient, host_client::HostClient, volumes_client::VolumesClient,
     },
@@ -85,6 +85,10 @@ impl Site {
     client!(
         /// Images.
         registry, RegistryClient, "registry-svc", registry
+    );
+    client!(
+        /// The store of images.
+        upkeep, UpkeepClient, "registry-svc", registry
     );
     client!(
         /// Networks of the runtime host.

@@ -93,6 +93,21 @@ impl Show {
     }
 }
 
+/// One bar for bytes that are worked on, on stderr.
+pub fn bytes() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    bar.set_style(
+        ProgressStyle::with_template(
+            "[{bar:40}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
+        )
+        .map_or_else(
+            |_| ProgressStyle::default_bar(),
+            |style| style.progress_chars("=> "),
+        ),
+    );
+    bar
+}
+
 fn moving() -> ProgressStyle {
     ProgressStyle::with_template(
         "{prefix}: {msg:<12} [{bar:40}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}",

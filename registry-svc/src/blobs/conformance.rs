@@ -21,6 +21,32 @@ pub async fn run(shared: Arc<dyn BlobStore>, staging: &Path) {
     blobs_of_parts_are_blobs(&shared, staging).await;
     parts_stay_as_long_as_somebody_has_them(&shared, staging).await;
     wrong_parts_leave_nothing(&shared, staging).await;
+    whole_blobs_are_told_one_by_one_and_stay_where_they_are(&shared, staging).await;
+}
+
+async fn whole_blobs_are_told_one_by_one_and_stay_where_they_are(
+    store: &Arc<dyn BlobStore>,
+    staging: &Path,
+) {
+    let part = some_content(5000);
+    let (composed, _) = compose(store, staging, &[Of::Rest(b"of"), Of::New(&part)]).await;
+    let file = put(&**store, staging, b"a file").await;
+    let listed = store.list().await.unwrap();
+    assert_eq!(listed.len(), 2);
+    for blob in listed {
+        assert_eq!(
+            store.info(&blob.digest).await.unwrap().as_ref(),
+            Some(&blob)
+        );
+        assert!(!store.quarantine(&blob.digest).await.unwrap());
+        let size = store.stat(&blob.digest).await.unwrap();
+        assert_eq!(size, Some(blob.size));
+    }
+    for digest in [composed, file] {
+        store.delete(&digest).await.unwrap();
+        assert_eq!(store.info(&digest).await.unwrap(), None);
+        assert!(!store.quarantine(&digest).await.unwrap());
+    }
 }
 
 async fn put(store: &dyn BlobStore, staging: &Path, content: &[u8]) -> slipway_image::Digest {

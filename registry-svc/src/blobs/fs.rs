@@ -19,6 +19,7 @@ use super::{
     BlobInfo, BlobReader, BlobStore, Range, Verified,
     assembly::Assembled,
     parts::{Parts, Piece, Pin},
+    quarantine::Quarantine,
     reading::Source,
     staging::blocking,
 };
@@ -182,6 +183,36 @@ impl BlobStore for FsStore {
             };
             // Two who stored it at once may have done so in both forms.
             Ok(whole + parts.delete(&digest)?)
+        })
+        .boxed()
+    }
+
+    fn info<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<BlobInfo>>> {
+        let (path, parts) = (self.path(digest), Arc::clone(&self.parts));
+        let digest = digest.clone();
+        blocking(move || {
+            let composed = parts.info(&digest)?;
+            let whole = fs::metadata(&path).ok();
+            Ok(match (whole, composed) {
+                (None, composed) => composed,
+                (Some(metadata), composed) => Some(BlobInfo {
+                    digest,
+                    size: metadata.len(),
+                    // Two who stored it at once may have done so in both forms.
+                    disk: metadata.blocks() * 512 + composed.as_ref().map_or(0, |c| c.disk),
+                    parts: composed.map_or_else(Vec::new, |c| c.parts),
+                }),
+            })
+        })
+        .boxed()
+    }
+
+    fn quarantine<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool>> {
+        let (path, parts) = (self.path(digest), Arc::clone(&self.parts));
+        let (digest, quarantine) = (digest.clone(), Quarantine::below(&self.root));
+        blocking(move || {
+            let file = quarantine.take_file(&path, &digest)?;
+            Ok(parts.quarantine(&digest, &quarantine)? || file)
         })
         .boxed()
     }

@@ -32,6 +32,7 @@ mod conformance;
 mod exclusive;
 pub mod fs;
 pub mod parts;
+pub mod quarantine;
 pub mod reading;
 pub mod staging;
 mod write_behind;
@@ -107,6 +108,13 @@ pub trait BlobStore: Send + Sync + 'static {
 
     /// Takes a blob away; returns the bytes that became free (0 when it was not here).
     fn delete<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<u64>>;
+
+    /// Size of a blob and what it takes, `None` when it is not here.
+    fn info<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<BlobInfo>>>;
+
+    /// Moves a blob aside when its content is not what its digest says, or cannot be read: from then on it is not
+    /// here, what there is of it is kept, durably ([`quarantine`]). False: it is whole, or not here.
+    fn quarantine<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool>>;
 
     /// All blobs, in no order.
     fn list(&self) -> BoxFuture<'_, Result<Vec<BlobInfo>>>;

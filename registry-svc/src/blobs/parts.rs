@@ -17,7 +17,11 @@ use serde::{Deserialize, Serialize};
 use slipway_image::{Algorithm, Digest};
 use tracing::warn;
 
-use super::{BlobInfo, Verified, fs::entries};
+use super::{
+    BlobInfo, Verified,
+    fs::entries,
+    quarantine::{self, Quarantine, Section},
+};
 use crate::{
     error::{Error, Result},
     files,
@@ -319,6 +323,57 @@ impl Parts {
         let gone = path.with_file_name(format!("{}{}", files::TEMPORARY, files::random_name()));
         fs::rename(&path, &gone).map_err(Error::io("cannot remove", path))?;
         Ok(Some(gone))
+    }
+
+    /// Moves a blob of parts aside when it is not what its digest says. Its parts stay as long as other blobs have
+    /// them; of all of them there is a name in the quarantine.
+    pub fn quarantine(&self, blob: &Digest, quarantine: &Quarantine) -> Result<bool> {
+        let Some(recipe) = self.recipe(blob)? else {
+            return Ok(false);
+        };
+        let pieces = recipe.pieces.iter().map(|piece| Section {
+            path: self.place(&piece.part),
+            offset: piece.offset,
+            size: Some(piece.size),
+        });
+        if quarantine::is_whole(blob, pieces)? {
+            return Ok(false);
+        }
+        for part in recipe.parts() {
+            quarantine.keep_part(&self.place(part), part)?;
+        }
+        let path = self.place_of_recipe(blob);
+        let mut known = self.lock();
+        // Somebody else was quicker.
+        if known.blobs.remove(blob).is_none() {
+            return Ok(false);
+        }
+        quarantine.put(&path, &format!("{}.recipe", quarantine::name_of(blob)))?;
+        let mut gone = Vec::new();
+        for part in recipe.parts() {
+            // Which of them is damaged shows when somebody wants to have it.
+            known.hashed.remove(part);
+            gone.extend(self.let_go(&mut known, part)?);
+        }
+        drop(known);
+        for path in gone {
+            remove(path)?;
+        }
+        Ok(true)
+    }
+
+    /// What a blob of parts takes, if it is one.
+    pub fn info(&self, blob: &Digest) -> Result<Option<BlobInfo>> {
+        let Some(recipe) = self.recipe(blob)? else {
+            return Ok(None);
+        };
+        let part = |part: &Digest| (part.clone(), on_disk(&self.place(part)));
+        Ok(Some(BlobInfo {
+            digest: blob.clone(),
+            size: recipe.size,
+            disk: on_disk(&self.place_of_recipe(blob)),
+            parts: recipe.parts().into_iter().map(part).collect(),
+        }))
     }
 
     /// All blobs of parts.

@@ -219,6 +219,7 @@ pub async fn get_manifest(
         .find_manifest(&name, Freshness::Any, None)
         .await?
         .stored;
+    registry.uses.note(&name.repository, &stored.digest);
     let descriptor = Descriptor::new(
         stored.record.media_type.clone(),
         stored.digest.clone(),

@@ -23,6 +23,7 @@ pub async fn resolve(registry: &Arc<Registry>, request: ResolveRequest) -> Answe
     let image = registry
         .find_image(&request.reference, platform.as_ref())
         .await?;
+    registry.uses.note(&image.repository, &image.top);
     Ok(Response::new(convert::resolved(&image, false)))
 }
 

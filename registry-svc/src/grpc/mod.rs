@@ -20,6 +20,9 @@ mod convert;
 mod images;
 mod status;
 mod transfer;
+mod upkeep;
+
+pub use upkeep::Upkeep;
 
 /// Answers calls.
 pub struct Service {

@@ -70,7 +70,7 @@ pub fn pull(
 
 /// Hands events on until there are no more, or nobody listens: which is noticed also while an upstream is silent,
 /// and nothing comes.
-async fn forward<E, M>(
+pub(super) async fn forward<E, M>(
     events: &mut mpsc::Receiver<E>,
     out: &mpsc::Sender<Result<M, Status>>,
     message: fn(E) -> M,

@@ -53,6 +53,7 @@ pub async fn get(
             _ => error,
         })?;
     let stored = found.stored;
+    registry.uses.note(&place.name.repository, &stored.digest);
     let mut response = match conditions::not_modified(headers, &stored.digest) {
         Some(known) => known,
         None => {

@@ -157,7 +157,7 @@ fn point_in_time(text: &str) -> Option<u64> {
 }
 
 /// Go's `path.Match` without character classes: `*` and `?` stop at `/`.
-fn matches(pattern: &str, text: &str) -> bool {
+pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     fn step(pattern: &[u8], text: &[u8]) -> bool {
         match (pattern.first(), text.first()) {
             (None, None) => true,

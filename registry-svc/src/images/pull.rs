@@ -167,6 +167,7 @@ impl Registry {
         // A local image that upstream does not know is no reason to fail a pull of what is here... but
         // docker fails, and so do we: the caller asked for upstream's.
         let found = self.find_manifest(name, freshness, credentials).await?;
+        self.uses.note(&name.repository, &found.stored.digest);
         if let Some(reason) = &found.stale {
             let line = format!("{reason}; serving what is here");
             tell(events, PullEvent::Warning(line)).await?;

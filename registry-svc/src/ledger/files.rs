@@ -51,6 +51,10 @@ impl FileLedger {
 }
 
 impl Ledger for FileLedger {
+    fn files(&self) -> Option<&Path> {
+        Some(&self.0.root)
+    }
+
     fn commit(&self, scope: Scope, mut decide: Decide) -> BoxFuture<'_, Result<()>> {
         let inner = Arc::clone(&self.0);
         blocking(move || {

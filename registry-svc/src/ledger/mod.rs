@@ -7,7 +7,10 @@
 //!
 //! Where the truth lies is the ledger's own affair: in small files ([`files`]).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -110,6 +113,11 @@ pub type Decide = Box<dyn FnMut(&Index) -> Result<Vec<Change>> + Send>;
 
 /// See the module's page.
 pub trait Ledger: Send + Sync + 'static {
+    /// The folder of its files, where it has them there.
+    fn files(&self) -> Option<&Path> {
+        None
+    }
+
     /// Makes a decision and what comes of it; afterwards that survives a power cut.
     fn commit(&self, scope: Scope, decide: Decide) -> BoxFuture<'_, Result<()>>;
 

@@ -264,6 +264,7 @@ impl Registry {
         staged.write(vec![content]).await?;
         let verified = staged.finish(Some(digest), None).await?;
         self.blobs.adopt(verified).await?;
+        self.index.touch(digest);
         Ok(())
     }
 

@@ -14,6 +14,9 @@ use crate::{
     work::to_its_end,
 };
 
+/// Says whether a manifest is to go.
+type Judge = Box<dyn FnMut(&Index) -> Result<bool> + Send>;
+
 impl Registry {
     /// Removes a manifest from a repository with the tags that name it, what only an index of it held,
     /// and content that nothing names any more. Returns the bytes that became free.
@@ -22,37 +25,64 @@ impl Registry {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<u64> {
+        let removed = self.remove(repository, digest, None).await?;
+        Ok(removed.unwrap_or(0))
+    }
+
+    /// The same, if nobody has it in hand and `judge` agrees, who looks while nobody changes the repository.
+    /// `None`: it stays.
+    pub(crate) async fn remove_manifest_if(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        judge: impl FnMut(&Index) -> Result<bool> + Send + 'static,
+    ) -> Result<Option<u64>> {
+        self.remove(repository, digest, Some(Box::new(judge))).await
+    }
+
+    async fn remove(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        judge: Option<Judge>,
+    ) -> Result<Option<u64>> {
         let (registry, repository) = (Arc::clone(self), repository.clone());
         let top = digest.clone();
         to_its_end(async move {
-            let mut released = registry.take_out(&repository, &top, false).await?;
+            let taken = registry.take_out(&repository, &top, judge).await?;
+            let Some(mut released) = taken else {
+                return Ok(None);
+            };
             let mut next = 0;
             // What an index held may be an index too.
             while let Some((digest, was_in_index)) = released.get(next).cloned() {
                 next += 1;
                 if was_in_index {
-                    released.extend(registry.take_out(&repository, &digest, true).await?);
+                    let (repo, child) = (repository.clone(), digest.clone());
+                    let judge: Judge = Box::new(move |index| is_orphan(index, &repo, &child));
+                    let taken = registry.take_out(&repository, &digest, Some(judge)).await?;
+                    released.extend(taken.unwrap_or_default());
                 }
             }
             let mut released: Vec<_> = released.into_iter().map(|(digest, _)| digest).collect();
             released.push(top);
-            registry.release(released).await
+            registry.release(released).await.map(Some)
         })
         .await
     }
 
-    /// Takes a manifest out of a repository; with `orphan`, only if nothing names it and nobody is about to.
-    /// Returns what it named, and whether as an index.
+    /// Takes a manifest out of a repository; with a judge, only if that one agrees and nobody has it in hand.
+    /// Returns what it named, and whether as an index; `None`: it stays.
     async fn take_out(
         &self,
         repository: &Repository,
         digest: &Digest,
-        orphan: bool,
-    ) -> Result<Vec<(Digest, bool)>> {
+        judge: Option<Judge>,
+    ) -> Result<Option<Vec<(Digest, bool)>>> {
         // Whoever is to name it waits, and finds that it is gone.
         let doomed = self.leases.doom(digest);
-        if orphan && doomed.is_none() {
-            return Ok(Vec::new());
+        if judge.is_some() && doomed.is_none() {
+            return Ok(None);
         }
         let name = ImageName {
             repository: repository.clone(),
@@ -76,8 +106,11 @@ impl Registry {
         let children = parsed.as_ref().map_or_else(Vec::new, named);
         let leases = Arc::clone(&self.leases);
         let (repo, gone) = (repository.clone(), digest.clone());
+        let mut judge = judge;
         let taken = self.change(repository, move |index| {
-            if orphan && !is_orphan(index, &repo, &gone)? {
+            if let Some(judge) = &mut judge
+                && !judge(index)?
+            {
                 return Ok((Vec::new(), false));
             }
             let tags = index.tags_naming(&repo, &gone)?.into_iter();
@@ -101,10 +134,7 @@ impl Registry {
             });
             Ok((changes, true))
         });
-        Ok(match taken.await? {
-            true => children,
-            false => Vec::new(),
-        })
+        Ok(taken.await?.then_some(children))
     }
 }
 

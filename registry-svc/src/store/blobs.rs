@@ -45,6 +45,7 @@ impl Index {
 
     /// Lets the blob be read through this repository.
     pub fn link(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        self.touch(digest);
         let (repository, digest) = (repository.as_str(), digest.to_string());
         self.links.insert(key(&[repository, &digest]), &[])?;
         self.linked.insert(key(&[&digest, repository]), &[])?;

@@ -3,6 +3,7 @@
 
 mod blobs;
 mod tags;
+mod upkeep;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -79,6 +80,8 @@ pub struct Index {
     waiting: sled::Tree,
     damaged: sled::Tree,
     checked: sled::Tree,
+    uses: sled::Tree,
+    touched: upkeep::Touched,
 }
 
 /// Form of the keys and records. One of another form is rebuilt from the files.
@@ -106,6 +109,8 @@ impl Index {
             waiting: db.open_tree("waiting")?,
             damaged: db.open_tree("damaged")?,
             checked: db.open_tree("checked")?,
+            uses: db.open_tree("uses")?,
+            touched: upkeep::Touched::default(),
             db,
         })
     }
@@ -182,7 +187,10 @@ impl Index {
             put(&self.referrers, &key(&[repo, &subject, &name]), referrer)?;
         }
         self.damaged.remove(key(&[repo, &name]))?;
-        put(&self.manifests, &key(&[repo, &name]), record)
+        put(&self.manifests, &key(&[repo, &name]), record)?;
+        self.touch(digest);
+        names.references.iter().for_each(|named| self.touch(named));
+        Ok(())
     }
 
     /// A manifest of a repository is there and cannot be read.
@@ -214,12 +222,15 @@ impl Index {
         let repo = repository.as_str();
         self.manifests.remove(key(&[repo, &name]))?;
         self.damaged.remove(key(&[repo, &name]))?;
+        self.uses.remove(key(&[repo, &name]))?;
         self.refs.remove(key(&[&name, repo, &name]))?;
+        self.touch(digest);
         let Some(names) = names else {
             return Ok(());
         };
         for child in &names.references {
             self.refs.remove(key(&[&child.to_string(), repo, &name]))?;
+            self.touch(child);
         }
         if let Some(subject) = &names.subject {
             self.referrers

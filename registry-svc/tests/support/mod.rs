@@ -50,13 +50,30 @@ impl Site {
         Self::reopen(dir, upstream.map(|u| u.address), ttl_seconds).await
     }
 
+    /// With further settings.
+    pub async fn with_config(config: Config) -> Self {
+        Self::with(config, Arc::new(tempfile::tempdir().unwrap()), None, 0).await
+    }
+
     pub async fn reopen(dir: Arc<TempDir>, upstream: Option<SocketAddr>, ttl: u64) -> Self {
-        Self::behind(dir, upstream, ttl, |_| http::Front::default()).await
+        Self::with(Config::default(), dir, upstream, ttl).await
+    }
+
+    pub async fn with(
+        config: Config,
+        dir: Arc<TempDir>,
+        upstream: Option<SocketAddr>,
+        ttl: u64,
+    ) -> Self {
+        Self::open(config, dir, docker_io(upstream, ttl), |_| {
+            http::Front::default()
+        })
+        .await
     }
 
     /// With this upstream.
     pub async fn mirroring(dir: Arc<TempDir>, upstream: UpstreamConfig) -> Self {
-        Self::with(dir, upstream, |_| http::Front::default()).await
+        Self::open(Config::default(), dir, upstream, |_| http::Front::default()).await
     }
 
     /// With something of its own between the network and the API.
@@ -66,16 +83,11 @@ impl Site {
         ttl: u64,
         front: impl FnOnce(&OwnNames) -> http::Front,
     ) -> Self {
-        // Without one, docker.io is a port where nobody listens: no test goes out.
-        let upstream = upstream.unwrap_or_else(|| "127.0.0.1:1".parse().unwrap());
-        let upstream = UpstreamConfig {
-            tag_ttl: std::time::Duration::from_secs(ttl),
-            ..UpstreamConfig::at("docker.io", format!("http://{upstream}").parse().unwrap())
-        };
-        Self::with(dir, upstream, front).await
+        Self::open(Config::default(), dir, docker_io(upstream, ttl), front).await
     }
 
-    async fn with(
+    async fn open(
+        config: Config,
         dir: Arc<TempDir>,
         upstream: UpstreamConfig,
         front: impl FnOnce(&OwnNames) -> http::Front,
@@ -90,7 +102,7 @@ impl Site {
         let config = Config {
             own,
             upstreams: vec![upstream],
-            ..Config::default()
+            ..config
         };
         let registry = Registry::open(dir.path(), config).await.unwrap();
         let stop = CancellationToken::new();
@@ -162,6 +174,15 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// Without one, docker.io is a port where nobody listens: no test goes out.
+fn docker_io(upstream: Option<SocketAddr>, ttl_seconds: u64) -> UpstreamConfig {
+    let upstream = upstream.unwrap_or_else(|| "127.0.0.1:1".parse().unwrap());
+    UpstreamConfig {
+        tag_ttl: std::time::Duration::from_secs(ttl_seconds),
+        ..UpstreamConfig::at("docker.io", format!("http://{upstream}").parse().unwrap())
     }
 }
 

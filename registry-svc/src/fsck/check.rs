@@ -1,0 +1,307 @@
+//! A check of everything while the service runs: names, manifests, blobs. Without `repair` it only tells.
+//!
+//! One runs at a time, and reads no faster than it may, so that pushes and pulls have the disk. Blobs are looked at
+//! in the order of their digests; how far it came is written down now and then (`fsck.json`), so one that was cut
+//! off goes on from there. Each mending is one durable step that may be done again: `kill -9` between two loses
+//! nothing.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use slipway_image::{Descriptor, Digest};
+use tokio::sync::mpsc;
+
+use crate::{
+    blobs::staging::blocking,
+    error::{Error, Result},
+    files,
+    names::Repository,
+    registry::{Registry, now},
+    store::Origin,
+};
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CheckRequest {
+    /// Moves aside what is broken, fetches it again where it came from an upstream, mends records.
+    pub repair: bool,
+    /// Begins anew where an earlier check was cut off.
+    pub restart: bool,
+    /// Bytes a second; `None` = as the settings say.
+    pub rate: Option<u64>,
+}
+
+/// What kind of thing is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A blob is not what its digest says, or cannot be read.
+    BrokenBlob,
+    /// What a manifest names is not here.
+    MissingBlob,
+    /// A manifest is not here, or is none.
+    Manifest,
+    /// The index and the files say different things.
+    Record,
+    /// A file that nobody works on any more.
+    LeftOver,
+}
+
+/// Something that is wrong, or was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What kind.
+    pub kind: Kind,
+    /// A digest, a name or a path.
+    pub what: String,
+    /// A sentence for people.
+    pub text: String,
+    /// All is well again.
+    pub mended: bool,
+    /// Names of the images that are damaged as long as it is not.
+    pub damaged: Vec<String>,
+}
+
+/// News of a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckEvent {
+    /// A line for people.
+    Status(String),
+    /// Bytes of blobs.
+    Progress {
+        /// Looked at.
+        checked: u64,
+        /// All of them.
+        total: u64,
+    },
+    /// Something is wrong.
+    Found(Finding),
+}
+
+/// What came of a check.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Blobs that were looked at.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What was found.
+    pub found: u64,
+    /// What is still wrong of that.
+    pub unmended: u64,
+}
+
+/// How far a check of blobs came: content of `fsck.json`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Report {
+    /// Unix milliseconds.
+    began: u64,
+    repair: bool,
+    /// The last blob that was looked at.
+    pub after: Option<String>,
+    pub blobs: u64,
+    pub bytes: u64,
+    findings: Vec<Finding>,
+}
+
+/// A check that was cut off so long ago begins anew: too much has changed.
+const STALE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How often it is written down how far it came.
+const WRITE: Duration = Duration::from_secs(10);
+
+/// A check that runs.
+pub(super) struct Check<'a> {
+    pub registry: &'a Arc<Registry>,
+    pub repair: bool,
+    pub rate: u64,
+    pub report: Report,
+    /// What was found missing already.
+    pub missing: HashSet<Digest>,
+    events: &'a mpsc::Sender<CheckEvent>,
+    summary: Summary,
+    written: Instant,
+}
+
+impl Registry {
+    /// Checks everything, and mends what it may. Dropped, it stops; the next one goes on.
+    pub async fn check(
+        self: &Arc<Self>,
+        request: CheckRequest,
+        events: &mpsc::Sender<CheckEvent>,
+    ) -> Result<Summary> {
+        let Ok(_turn) = self.checking.try_lock() else {
+            return Err(Error::Conflict(
+                "a check of the store is running: wait for it, or stop it".to_owned(),
+            ));
+        };
+        let report = match request.restart {
+            true => Report::default(),
+            false => self.report(request.repair).await?,
+        };
+        let mut check = Check {
+            registry: self,
+            repair: request.repair,
+            rate: request.rate.unwrap_or(self.fsck_rate),
+            report,
+            missing: HashSet::new(),
+            events,
+            summary: Summary::default(),
+            written: Instant::now(),
+        };
+        if check.report.after.is_some() {
+            let line = format!("going on after {} blobs", check.report.blobs);
+            check.tell(CheckEvent::Status(line)).await?;
+            for finding in check.report.findings.clone() {
+                check.count(&finding);
+                check.tell(CheckEvent::Found(finding)).await?;
+            }
+        } else {
+            check.report.began = now();
+            check.report.repair = request.repair;
+        }
+        check.left_overs().await?;
+        check.names().await?;
+        check.blobs().await?;
+        check.summary.blobs = check.report.blobs;
+        check.summary.bytes = check.report.bytes;
+        let (path, summary) = (self.report_path(), check.summary);
+        let removed =
+            move || files::remove_durably(&path).map_err(Error::io("cannot remove", path));
+        blocking(removed).await?;
+        Ok(summary)
+    }
+
+    fn report_path(&self) -> PathBuf {
+        self.root.join("fsck.json")
+    }
+
+    /// How far the check before came, if there is something to go on from.
+    async fn report(&self, repair: bool) -> Result<Report> {
+        let path = self.report_path();
+        blocking(move || {
+            let known = fs::read(&path).ok();
+            let known = known.and_then(|content| serde_json::from_slice::<Report>(&content).ok());
+            let fresh = |report: &Report| {
+                let age = now().saturating_sub(report.began);
+                age < STALE.as_millis() as u64 && report.repair == repair
+            };
+            Ok(known.filter(fresh).unwrap_or_default())
+        })
+        .await
+    }
+
+    /// Fetches content again that came from an upstream; false when it did not.
+    pub(super) async fn fetch_again(self: &Arc<Self>, digest: &Digest) -> Result<bool> {
+        for (repository, manifest) in self.index.holders(digest)? {
+            let record = self.index.manifest(&repository, &manifest)?;
+            let Some(record) = record.filter(|r| r.origin == Origin::Upstream) else {
+                continue;
+            };
+            if manifest == *digest {
+                let wanted = Descriptor::new(record.media_type, manifest, record.size);
+                self.find_child(&repository, &wanted, None).await?;
+                return Ok(true);
+            }
+        }
+        let Some(repository) = self.index.holders(digest)?.into_iter().next() else {
+            return Ok(false);
+        };
+        let Some((source, size)) = self.source_of(&repository.0, digest).await? else {
+            return Ok(false);
+        };
+        if let Some(flight) = self.fetch_blob(&source, digest, size, None).await? {
+            flight.done().await?;
+        }
+        Ok(self.blobs.stat(digest).await?.is_some())
+    }
+
+    /// Names of the images that a blob or manifest is part of.
+    pub(super) fn names_with(&self, digest: &Digest) -> Result<Vec<String>> {
+        let mut names = BTreeSet::new();
+        let (mut left, mut seen) = (vec![(None::<Repository>, digest.clone())], HashSet::new());
+        while let Some((within, digest)) = left.pop() {
+            for (repository, manifest) in self.index.holders(&digest)? {
+                let elsewhere = within.as_ref().is_some_and(|within| *within != repository);
+                if elsewhere || !seen.insert((repository.clone(), manifest.clone())) {
+                    continue;
+                }
+                let tags = self.index.tags_naming(&repository, &manifest)?;
+                let name = repository.familiar();
+                names.extend(tags.iter().map(|tag| format!("{name}:{tag}")));
+                let parents = self.index.holders(&manifest)?;
+                let top = parents
+                    .iter()
+                    .all(|(r, m)| *r != repository || *m == manifest);
+                if tags.is_empty() && top {
+                    names.insert(format!("{name}@{manifest}"));
+                }
+                left.push((Some(repository), manifest));
+            }
+        }
+        Ok(names.into_iter().collect())
+    }
+}
+
+impl Check<'_> {
+    /// Tells of something that is wrong.
+    pub async fn found(
+        &mut self,
+        kind: Kind,
+        what: impl ToString,
+        text: impl Into<String>,
+        mended: bool,
+        damaged: Vec<String>,
+    ) -> Result<Finding> {
+        let finding = Finding {
+            kind,
+            what: what.to_string(),
+            text: text.into(),
+            mended,
+            damaged,
+        };
+        self.count(&finding);
+        self.tell(CheckEvent::Found(finding.clone())).await?;
+        Ok(finding)
+    }
+
+    fn count(&mut self, finding: &Finding) {
+        self.summary.found += 1;
+        self.summary.unmended += u64::from(!finding.mended);
+    }
+
+    pub async fn tell(&self, event: CheckEvent) -> Result<()> {
+        let gone = |_| Error::Interrupted("nobody waits for the check any more".to_owned());
+        self.events.send(event).await.map_err(gone)
+    }
+
+    /// A blob was looked at: with a finding it is written down at once, else now and then.
+    pub async fn checked(
+        &mut self,
+        digest: &Digest,
+        size: u64,
+        found: Option<Finding>,
+    ) -> Result<()> {
+        self.report.after = Some(digest.to_string());
+        self.report.blobs += 1;
+        self.report.bytes += size;
+        let at_once = found.is_some();
+        self.report.findings.extend(found);
+        if !at_once && self.written.elapsed() < WRITE {
+            return Ok(());
+        }
+        let path = self.registry.report_path();
+        let content = serde_json::to_vec(&self.report).expect("reports are plain data");
+        let write =
+            move || files::write_durably(&path, &content).map_err(Error::io("cannot write", path));
+        blocking(write).await?;
+        self.written = Instant::now();
+        Ok(())
+    }
+}
