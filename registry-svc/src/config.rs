@@ -4,7 +4,13 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::{access::policy::AccessRule, http::TlsFiles, leases::GRACE, names::OwnNames};
+use crate::{
+    access::policy::AccessRule,
+    http::{Limits, TlsFiles},
+    leases::GRACE,
+    names::OwnNames,
+    unfinished::UploadLimits,
+};
 
 /// Where the Distribution API listens when nothing is said.
 pub const DEFAULT_HTTP: &str = "127.0.0.1:5000";
@@ -23,6 +29,8 @@ pub struct RegistryFile {
     pub htpasswd: Option<PathBuf>,
     /// Who may do what; with no rule everybody everything.
     pub access: Vec<AccessRule>,
+    /// What one caller may take.
+    pub limits: LimitsFile,
     /// Further names of this registry, as they stand in image names: `registry.example.com`.
     pub names: Vec<String>,
     /// How long content stays for whoever was told that it is here and has not named it yet.
@@ -39,6 +47,42 @@ impl RegistryFile {
             Some(text) => parse_duration(text).ok_or_else(|| {
                 ConfigError::of("grace", format!("{text:?}: write 30s, 15m, 1h or 1d"))
             }),
+        }
+    }
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsFile {
+    /// Connections at once.
+    pub connections: Option<usize>,
+    /// Connections at once from one address.
+    pub connections_per_client: Option<usize>,
+    /// Uploads under way of one caller.
+    pub uploads: Option<usize>,
+    /// Bytes of them together.
+    pub upload_bytes: Option<u64>,
+}
+
+impl LimitsFile {
+    /// Of connections.
+    pub fn connections(&self) -> Limits {
+        let default = Limits::default();
+        let per_client = self.connections_per_client;
+        Limits {
+            connections: self.connections.unwrap_or(default.connections),
+            connections_per_client: per_client.unwrap_or(default.connections_per_client),
+            ..default
+        }
+    }
+
+    /// Of uploads.
+    pub fn uploads(&self) -> UploadLimits {
+        let default = UploadLimits::default();
+        UploadLimits {
+            count: self.uploads.unwrap_or(default.count),
+            bytes: self.upload_bytes.unwrap_or(default.bytes),
         }
     }
 }
@@ -123,6 +167,8 @@ pub struct Config {
     pub upstreams: Vec<UpstreamConfig>,
     /// How long content stays for whoever was told that it is here and has not named it yet.
     pub grace: Duration,
+    /// What one caller may have under way over HTTP.
+    pub uploads: UploadLimits,
 }
 
 impl Default for Config {
@@ -131,6 +177,7 @@ impl Default for Config {
             own: OwnNames::default(),
             upstreams: Vec::new(),
             grace: GRACE,
+            uploads: UploadLimits::default(),
         }
     }
 }

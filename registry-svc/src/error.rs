@@ -107,6 +107,9 @@ pub enum Error {
     /// Two requests write to one session at once.
     #[error("upload {0} is being written by another request")]
     UploadBusy(String),
+    /// One caller has more under way than he may.
+    #[error("too many uploads: {0}")]
+    TooManyUploads(String),
     /// docker's refusal to remove what others use.
     #[error("{0}")]
     Conflict(String),

@@ -33,6 +33,7 @@ pub mod names;
 pub mod registry;
 pub mod store;
 pub mod tags;
+pub mod unfinished;
 pub mod uploads;
 pub mod work;
 

@@ -83,7 +83,7 @@ impl Registry {
         }
         Ok(Arc::new(Self {
             ledger: Arc::new(FileLedger::new(repositories, Arc::clone(&index))),
-            uploads: Arc::new(Uploads::new(upload_files)),
+            uploads: Arc::new(Uploads::new(upload_files, config.uploads)),
             leases,
             own: config.own,
             ours,

@@ -32,7 +32,9 @@ fn code_of(error: &Error) -> (StatusCode, &'static str) {
         Error::UploadBusy(_) => (S::CONFLICT, "BLOB_UPLOAD_INVALID"),
         Error::Conflict(_) => (S::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
         Error::Unauthorized { .. } | Error::PushDenied { .. } => (S::FORBIDDEN, "DENIED"),
-        Error::RateLimited { .. } => (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
+        Error::RateLimited { .. } | Error::TooManyUploads(_) => {
+            (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS")
+        }
         Error::UpstreamUnavailable { .. } => (S::BAD_GATEWAY, "UNKNOWN"),
         Error::Interrupted(_) => (S::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {

@@ -25,6 +25,7 @@ use registry_svc::{
     config::{Config, UpstreamConfig},
     http,
     names::OwnNames,
+    unfinished::UploadLimits,
 };
 use slipway_image::{Digest, media_type};
 use tempfile::TempDir;
@@ -56,7 +57,10 @@ impl Site {
 
     /// With this upstream.
     pub async fn mirroring(dir: Arc<TempDir>, upstream: UpstreamConfig) -> Self {
-        Self::with(dir, upstream, |_| http::Front::default()).await
+        Self::with(dir, upstream, UploadLimits::default(), |_| {
+            http::Front::default()
+        })
+        .await
     }
 
     /// With something of its own between the network and the API.
@@ -66,18 +70,23 @@ impl Site {
         ttl: u64,
         front: impl FnOnce(&OwnNames) -> http::Front,
     ) -> Self {
-        // Without one, docker.io is a port where nobody listens: no test goes out.
-        let upstream = upstream.unwrap_or_else(|| "127.0.0.1:1".parse().unwrap());
-        let upstream = UpstreamConfig {
-            tag_ttl: std::time::Duration::from_secs(ttl),
-            ..UpstreamConfig::at("docker.io", format!("http://{upstream}").parse().unwrap())
-        };
-        Self::with(dir, upstream, front).await
+        let upstream = nowhere_or(upstream, ttl);
+        Self::with(dir, upstream, UploadLimits::default(), front).await
+    }
+
+    /// With limits of what is under way.
+    pub async fn limited(
+        dir: Arc<TempDir>,
+        uploads: UploadLimits,
+        front: impl FnOnce(&OwnNames) -> http::Front,
+    ) -> Self {
+        Self::with(dir, nowhere_or(None, 0), uploads, front).await
     }
 
     async fn with(
         dir: Arc<TempDir>,
         upstream: UpstreamConfig,
+        uploads: UploadLimits,
         front: impl FnOnce(&OwnNames) -> http::Front,
     ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -90,6 +99,7 @@ impl Site {
         let config = Config {
             own,
             upstreams: vec![upstream],
+            uploads,
             ..Config::default()
         };
         let registry = Registry::open(dir.path(), config).await.unwrap();
@@ -156,6 +166,15 @@ impl Site {
             .unwrap();
         assert_eq!(response.status(), 201, "{}", response.text().await.unwrap());
         image.digest()
+    }
+}
+
+/// docker.io. Without one it is a port where nobody listens: no test goes out.
+fn nowhere_or(upstream: Option<SocketAddr>, ttl_seconds: u64) -> UpstreamConfig {
+    let upstream = upstream.unwrap_or_else(|| "127.0.0.1:1".parse().unwrap());
+    UpstreamConfig {
+        tag_ttl: std::time::Duration::from_secs(ttl_seconds),
+        ..UpstreamConfig::at("docker.io", format!("http://{upstream}").parse().unwrap())
     }
 }
 
