@@ -69,6 +69,9 @@ pub enum Error {
     /// A manifest whose bytes do not fit its media type, or are no manifest.
     #[error("manifest invalid: {0}")]
     ManifestInvalid(String),
+    /// An archive of images that is not one, or not sound.
+    #[error("invalid archive: {0}")]
+    ArchiveInvalid(String),
     /// Larger than a limit allows.
     #[error("{what} is larger than the limit of {limit} bytes")]
     TooLarge {

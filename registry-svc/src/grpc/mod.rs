@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::registry::Registry;
 
+mod archive;
 mod content;
 mod convert;
 mod images;
@@ -42,6 +43,8 @@ impl Api for Service {
     type PullStream = ReceiverStream<Result<PullEvent, Status>>;
     type PushStream = ReceiverStream<Result<PushEvent, Status>>;
     type ReadBlobStream = Boxed<BlobChunk>;
+    type LoadStream = ReceiverStream<Result<LoadEvent, Status>>;
+    type SaveStream = ReceiverStream<Result<SaveChunk, Status>>;
     type EventsStream = Boxed<types::Event>;
 
     async fn resolve(&self, request: Request<ResolveRequest>) -> Answer<ResolvedImage> {
@@ -58,6 +61,10 @@ impl Api for Service {
 
     async fn read_blob(&self, request: Request<ReadBlobRequest>) -> Answer<Self::ReadBlobStream> {
         content::read_blob(&self.registry, request.into_inner()).await
+    }
+
+    async fn login(&self, request: Request<LoginRequest>) -> Answer<LoginResponse> {
+        transfer::login(&self.registry, request.into_inner()).await
     }
 
     async fn write_blob(
@@ -121,6 +128,14 @@ impl Api for Service {
         request: Request<PruneImagesRequest>,
     ) -> Answer<PruneImagesResponse> {
         images::prune(&self.registry, request.into_inner()).await
+    }
+
+    async fn load(&self, request: Request<Streaming<LoadRequest>>) -> Answer<Self::LoadStream> {
+        archive::load(&self.registry, request.into_inner()).await
+    }
+
+    async fn save(&self, request: Request<SaveRequest>) -> Answer<Self::SaveStream> {
+        archive::save(&self.registry, request.into_inner()).await
     }
 
     async fn events(&self, request: Request<EventsRequest>) -> Answer<Self::EventsStream> {

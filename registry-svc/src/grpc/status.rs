@@ -65,6 +65,7 @@ pub fn of(error: &Error) -> Status {
             )],
         ),
         Error::ManifestInvalid(_) => status(C::InvalidArgument, "MANIFEST_INVALID", message),
+        Error::ArchiveInvalid(_) => status(C::InvalidArgument, "ARCHIVE_INVALID", message),
         Error::TooLarge { .. } => status(C::InvalidArgument, "TOO_LARGE", message),
         Error::DigestMismatch { expected, actual } => status_with(
             C::DataLoss,

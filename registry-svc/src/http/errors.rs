@@ -25,7 +25,9 @@ fn code_of(error: &Error) -> (StatusCode, &'static str) {
         Error::BlobNotFound(_) | Error::PartUnknown(_) => (S::NOT_FOUND, "BLOB_UNKNOWN"),
         Error::RepositoryNotFound(_) | Error::PullDenied(_) => (S::NOT_FOUND, "NAME_UNKNOWN"),
         Error::ManifestBlobUnknown { .. } => (S::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN"),
-        Error::ManifestInvalid(_) => (S::BAD_REQUEST, "MANIFEST_INVALID"),
+        Error::ManifestInvalid(_) | Error::ArchiveInvalid(_) => {
+            (S::BAD_REQUEST, "MANIFEST_INVALID")
+        }
         Error::TooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
         Error::UploadNotFound(_) => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
         Error::UploadRange { .. } => (S::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
