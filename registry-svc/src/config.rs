@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     access::policy::AccessRule,
+    bucket::{BucketConfig, settings::StoreFile},
     http::{Limits, TlsFiles},
     leases::GRACE,
     names::OwnNames,
@@ -35,6 +36,8 @@ pub struct RegistryFile {
     pub names: Vec<String>,
     /// How long content stays for whoever was told that it is here and has not named it yet.
     pub grace: Option<String>,
+    /// Where everything is.
+    pub store: StoreFile,
     /// Upstream registries.
     pub upstream: Vec<UpstreamFile>,
 }
@@ -169,6 +172,8 @@ pub struct Config {
     pub grace: Duration,
     /// What one caller may have under way over HTTP.
     pub uploads: UploadLimits,
+    /// Where everything is, if not in the state folder.
+    pub bucket: Option<BucketConfig>,
 }
 
 impl Default for Config {
@@ -178,6 +183,7 @@ impl Default for Config {
             upstreams: Vec::new(),
             grace: GRACE,
             uploads: UploadLimits::default(),
+            bucket: None,
         }
     }
 }

@@ -166,6 +166,9 @@ pub enum Error {
     /// The index failed.
     #[error("the index database failed: {0}; restart registry-svc to rebuild it from the files")]
     Index(#[from] sled::Error),
+    /// The bucket that everything is in does not answer, or answers nonsense.
+    #[error("the bucket cannot be used now: {0}")]
+    Bucket(String),
     /// The transfer of content into the registry broke off.
     #[error("the transfer broke off: {0}")]
     Interrupted(String),

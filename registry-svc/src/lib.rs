@@ -14,6 +14,7 @@
 pub mod access;
 pub mod arrivals;
 pub mod blobs;
+pub mod bucket;
 pub mod cache;
 pub mod config;
 pub mod error;
@@ -30,6 +31,7 @@ pub mod links;
 pub mod manifests;
 pub mod mirror;
 pub mod names;
+mod opening;
 pub mod registry;
 pub mod store;
 pub mod tags;

@@ -54,6 +54,7 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
     // Fails only when something in this process chose a provider already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let grace = file.grace()?;
+    let bucket = file.store.clone().check()?;
     let mut addresses = if args.http.is_empty() {
         file.http
     } else {
@@ -91,6 +92,7 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
         upstreams,
         grace,
         uploads: file.limits.uploads(),
+        bucket,
     };
     let registry = Registry::open(&root, config)
         .await

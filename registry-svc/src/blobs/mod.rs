@@ -21,8 +21,9 @@
 //! All implementations pass `conformance`.
 
 use bytes::Bytes;
-use futures_util::{future::BoxFuture, stream::BoxStream};
+use futures_util::{FutureExt as _, future::BoxFuture, stream::BoxStream};
 use slipway_image::Digest;
+use url::Url;
 
 use crate::error::Result;
 
@@ -33,6 +34,7 @@ mod exclusive;
 pub mod fs;
 pub mod parts;
 pub mod reading;
+pub mod s3;
 pub mod staging;
 mod write_behind;
 
@@ -107,6 +109,16 @@ pub trait BlobStore: Send + Sync + 'static {
 
     /// Takes a blob away; returns the bytes that became free (0 when it was not here).
     fn delete<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<u64>>;
+
+    /// Where a client may read a blob by itself for a while, if it is to.
+    fn address<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<Url>>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+
+    /// Removes what processes left that ended in the middle of something, if it is time to look for that.
+    fn tidy(&self) -> BoxFuture<'_, Result<()>> {
+        std::future::ready(Ok(())).boxed()
+    }
 
     /// All blobs, in no order.
     fn list(&self) -> BoxFuture<'_, Result<Vec<BlobInfo>>>;

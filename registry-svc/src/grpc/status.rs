@@ -96,6 +96,7 @@ pub fn of(error: &Error) -> Status {
             message,
             [("host", host.clone())],
         ),
+        Error::Bucket(_) => status(C::Unavailable, "STORE_UNAVAILABLE", message),
         Error::RateLimited { host, .. } => status_with(
             C::ResourceExhausted,
             "RATE_LIMITED",

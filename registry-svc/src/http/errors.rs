@@ -8,6 +8,9 @@ use tracing::error;
 use super::{body::Body, set};
 use crate::error::Error;
 
+/// Seconds until a client asks again when the bucket does not answer.
+const RETRY_AFTER: &str = "5";
+
 /// Status and code of an error.
 fn code_of(error: &Error) -> (StatusCode, &'static str) {
     use StatusCode as S;
@@ -38,6 +41,7 @@ fn code_of(error: &Error) -> (StatusCode, &'static str) {
             (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS")
         }
         Error::UpstreamUnavailable { .. } => (S::BAD_GATEWAY, "UNKNOWN"),
+        Error::Bucket(_) => (S::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
         Error::Interrupted(_) => (S::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             (S::INSUFFICIENT_STORAGE, "UNKNOWN")
@@ -65,6 +69,11 @@ pub fn response(error: &Error) -> Response<Body> {
             let mut response = plain(status, code, &error.to_string());
             let range = format!("0-{}", expected.saturating_sub(1));
             set(&mut response, "range", range);
+            response
+        }
+        Error::Bucket(_) => {
+            let mut response = plain(status, code, &error.to_string());
+            set(&mut response, "retry-after", RETRY_AFTER);
             response
         }
         Error::Conflict(_) => {

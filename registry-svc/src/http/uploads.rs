@@ -64,8 +64,10 @@ async fn mount(
     if !readable || registry.blobs.stat(&digest).await?.is_none() {
         return Ok(None);
     }
-    registry.share(repository, &digest).await?;
-    Ok(Some(digest))
+    match registry.share(repository, &digest).await {
+        Err(Error::BlobNotFound(_)) => Ok(None),
+        shared => shared.map(|()| Some(digest)),
+    }
 }
 
 /// Some repository that the caller may pull from over HTTP has this blob.

@@ -2,6 +2,7 @@
 //! rebuilt from them ([`crate::fsck`]), so no write here waits for the disk.
 
 mod blobs;
+mod shared;
 mod tags;
 
 use std::{collections::BTreeMap, path::Path};
@@ -10,6 +11,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use slipway_image::Digest;
 
 use crate::{error::Result, names::Repository};
+
+pub use shared::{Object, Waiting};
 
 /// Where a tag or manifest came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +82,10 @@ pub struct Index {
     waiting: sled::Tree,
     damaged: sled::Tree,
     checked: sled::Tree,
+    objects: sled::Tree,
+    promises: sled::Tree,
+    named: sled::Tree,
+    leaving: sled::Tree,
 }
 
 /// Form of the keys and records. One of another form is rebuilt from the files.
@@ -106,6 +113,10 @@ impl Index {
             waiting: db.open_tree("waiting")?,
             damaged: db.open_tree("damaged")?,
             checked: db.open_tree("checked")?,
+            objects: db.open_tree("objects")?,
+            promises: db.open_tree("promises")?,
+            named: db.open_tree("named")?,
+            leaving: db.open_tree("leaving")?,
             db,
         })
     }
