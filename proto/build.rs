@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("slipway.bin"), bare.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".slipway")
+        .skip_debug(["slipway.types.v1.RegistryAuth"])
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -9,7 +9,6 @@
 
 #![forbid(unsafe_code)]
 
-pub mod archive;
 pub mod attest;
 pub mod build;
 pub mod cache;

@@ -5,6 +5,7 @@
 #![recursion_limit = "512"]
 
 mod attach;
+mod auth;
 mod build;
 mod cli;
 mod client;

@@ -1,4 +1,5 @@
-//! The gRPC contracts of Slipway's services: generated code and nothing else.
+//! The gRPC contracts of Slipway's services: generated code, and nothing else but what hides
+//! passwords.
 //!
 //! The sources are the `.proto` files beside this crate's manifest; their comments are the reference.
 //! Byte fields are [`bytes::Bytes`](https://docs.rs/bytes), so that a chunk is never copied on its way.
@@ -10,6 +11,13 @@ pub mod types {
     /// Version 1.
     pub mod v1 {
         tonic::include_proto!("slipway.types.v1");
+
+        /// Messages find their way into logs, passwords must not.
+        impl std::fmt::Debug for RegistryAuth {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct("RegistryAuth").finish_non_exhaustive()
+            }
+        }
     }
 }
 

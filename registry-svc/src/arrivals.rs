@@ -6,11 +6,11 @@ use slipway_image::Digest;
 
 use crate::{
     blobs::{Verified, assembly::Assembled},
-    error::Result,
+    error::{Error, Result},
     ledger::{self, Change, Scope},
     names::Repository,
-    registry::Registry,
-    store::Index,
+    registry::{Registry, now},
+    store::{Index, Waiting},
     work::to_its_end,
 };
 
@@ -90,12 +90,50 @@ impl Registry {
 
     /// Lets a blob be read through a repository: it may be, also after a power cut.
     pub(crate) async fn link(&self, repository: &Repository, digest: &Digest) -> Result<()> {
-        let change = Change::Link {
+        let link = Change::Link {
             repository: repository.clone(),
             digest: digest.clone(),
         };
+        let wait = Change::Wait {
+            digest: digest.clone(),
+            who: Waiting::Repository(repository.clone()),
+            since: now(),
+        };
+        let (shared, named) = (self.ledger.is_shared(), digest.clone());
+        let decide = move |index: &Index| match shared {
+            // Another process may have removed it.
+            true if index.object(&named)?.is_none() => Err(Error::BlobNotFound(named.clone())),
+            true => Ok((vec![link.clone(), wait.clone()], ())),
+            false => Ok((vec![link.clone()], ())),
+        };
         let scope = Scope::Blob(digest.clone());
-        let decide = move |_: &Index| Ok((vec![change.clone()], ()));
+        ledger::commit(&*self.ledger, scope, decide).await
+    }
+
+    /// A client is told that a blob is here: it stays until he may have pushed the manifest that names it. The caller
+    /// holds a lease.
+    pub(crate) async fn promise(
+        &self,
+        digest: &Digest,
+        repository: Option<&Repository>,
+    ) -> Result<()> {
+        self.leases.grace(digest, repository);
+        if !self.ledger.is_shared() {
+            return Ok(());
+        }
+        let who = repository.map_or(Waiting::Anybody, |r| Waiting::Repository(r.clone()));
+        let enough = now().saturating_sub(self.leases.period().as_millis() as u64 / 3);
+        let told = self.index.promised_since(digest, &who)?;
+        if told.is_some_and(|since| since >= enough) {
+            return Ok(());
+        }
+        let wait = Change::Wait {
+            digest: digest.clone(),
+            who,
+            since: now(),
+        };
+        let scope = Scope::Blob(digest.clone());
+        let decide = move |_: &Index| Ok((vec![wait.clone()], ()));
         ledger::commit(&*self.ledger, scope, decide).await
     }
 }

@@ -6,10 +6,12 @@ use serde::Deserialize;
 
 use crate::{
     access::policy::AccessRule,
-    http::TlsFiles,
+    bucket::{BucketConfig, settings::StoreFile},
+    http::{Limits, TlsFiles},
     leases::GRACE,
     names::OwnNames,
     retention::rules::{RuleFile, Rules},
+    unfinished::UploadLimits,
 };
 
 /// Where the Distribution API listens when nothing is said.
@@ -29,10 +31,14 @@ pub struct RegistryFile {
     pub htpasswd: Option<PathBuf>,
     /// Who may do what; with no rule everybody everything.
     pub access: Vec<AccessRule>,
+    /// What one caller may take.
+    pub limits: LimitsFile,
     /// Further names of this registry, as they stand in image names: `registry.example.com`.
     pub names: Vec<String>,
     /// How long content stays for whoever was told that it is here and has not named it yet.
     pub grace: Option<String>,
+    /// Where everything is.
+    pub store: StoreFile,
     /// Upstream registries.
     pub upstream: Vec<UpstreamFile>,
     /// What is taken away because nobody needs it any more.
@@ -57,6 +63,42 @@ impl RegistryFile {
             Some(text) => parse_duration(text).ok_or_else(|| {
                 ConfigError::of("grace", format!("{text:?}: write 30s, 15m, 1h or 1d"))
             }),
+        }
+    }
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsFile {
+    /// Connections at once.
+    pub connections: Option<usize>,
+    /// Connections at once from one address.
+    pub connections_per_client: Option<usize>,
+    /// Uploads under way of one caller.
+    pub uploads: Option<usize>,
+    /// Bytes of them together.
+    pub upload_bytes: Option<u64>,
+}
+
+impl LimitsFile {
+    /// Of connections.
+    pub fn connections(&self) -> Limits {
+        let default = Limits::default();
+        let per_client = self.connections_per_client;
+        Limits {
+            connections: self.connections.unwrap_or(default.connections),
+            connections_per_client: per_client.unwrap_or(default.connections_per_client),
+            ..default
+        }
+    }
+
+    /// Of uploads.
+    pub fn uploads(&self) -> UploadLimits {
+        let default = UploadLimits::default();
+        UploadLimits {
+            count: self.uploads.unwrap_or(default.count),
+            bytes: self.upload_bytes.unwrap_or(default.bytes),
         }
     }
 }
@@ -145,6 +187,10 @@ pub struct Config {
     pub retention: Rules,
     /// Bytes a second that a check of the store reads.
     pub fsck_rate: u64,
+    /// What one caller may have under way over HTTP.
+    pub uploads: UploadLimits,
+    /// Where everything is, if not in the state folder.
+    pub bucket: Option<BucketConfig>,
 }
 
 impl Default for Config {
@@ -155,6 +201,8 @@ impl Default for Config {
             grace: GRACE,
             retention: Rules::default(),
             fsck_rate: FSCK_RATE,
+            uploads: UploadLimits::default(),
+            bucket: None,
         }
     }
 }

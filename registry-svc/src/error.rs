@@ -69,6 +69,9 @@ pub enum Error {
     /// A manifest whose bytes do not fit its media type, or are no manifest.
     #[error("manifest invalid: {0}")]
     ManifestInvalid(String),
+    /// An archive of images that is not one, or not sound.
+    #[error("invalid archive: {0}")]
+    ArchiveInvalid(String),
     /// Larger than a limit allows.
     #[error("{what} is larger than the limit of {limit} bytes")]
     TooLarge {
@@ -107,6 +110,9 @@ pub enum Error {
     /// Two requests write to one session at once.
     #[error("upload {0} is being written by another request")]
     UploadBusy(String),
+    /// One caller has more under way than he may.
+    #[error("too many uploads: {0}")]
+    TooManyUploads(String),
     /// docker's refusal to remove what others use.
     #[error("{0}")]
     Conflict(String),
@@ -160,6 +166,9 @@ pub enum Error {
     /// The index failed.
     #[error("the index database failed: {0}; restart registry-svc to rebuild it from the files")]
     Index(#[from] sled::Error),
+    /// The bucket that everything is in does not answer, or answers nonsense.
+    #[error("the bucket cannot be used now: {0}")]
+    Bucket(String),
     /// The transfer of content into the registry broke off.
     #[error("the transfer broke off: {0}")]
     Interrupted(String),

@@ -37,6 +37,26 @@ pub async fn open_index(
     repositories: &Path,
     blobs: &dyn BlobStore,
 ) -> Result<(Index, Vec<String>)> {
+    let (index, whole, mut warnings) = open(root)?;
+    if !whole || index.is_damaged()? {
+        index.set_uses_known_since(now())?;
+        let count = rebuild(&index, repositories, blobs, &mut warnings).await?;
+        slipway_fault::point("registry.open.rebuilt");
+        index.set_current()?;
+        if index.is_damaged()? {
+            warnings.push(
+                "nothing is collected as long as manifests cannot be read: pull or push them again, or remove them"
+                    .to_owned(),
+            );
+        }
+        index.flush()?;
+        info!(manifests = count, "index rebuilt from the files");
+    }
+    Ok((index, warnings))
+}
+
+/// Opens the index as it is, and says whether that is all that it should be. One that is damaged is made anew.
+pub fn open(root: &Path) -> Result<(Index, bool, Vec<String>)> {
     let path = root.join(INDEX);
     let clean = root.join(CLEAN);
     let ended = fs::read_to_string(&clean).ok();
@@ -53,21 +73,8 @@ pub async fn open_index(
     }
     let index = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let is_what_was_left = was_clean && ended.is_some() && index.last_end()? == ended;
-    if !is_what_was_left || !warnings.is_empty() || index.is_outdated()? || index.is_damaged()? {
-        index.set_uses_known_since(now())?;
-        let count = rebuild(&index, repositories, blobs, &mut warnings).await?;
-        slipway_fault::point("registry.open.rebuilt");
-        index.set_current()?;
-        if index.is_damaged()? {
-            warnings.push(
-                "nothing is collected as long as manifests cannot be read: pull or push them again, or remove them"
-                    .to_owned(),
-            );
-        }
-        index.flush()?;
-        info!(manifests = count, "index rebuilt from the files");
-    }
-    Ok((index, warnings))
+    let whole = is_what_was_left && warnings.is_empty() && !index.is_outdated()?;
+    Ok((index, whole, warnings))
 }
 
 /// Writes the index out and marks it as whole.

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::{
     error::Result,
     ledger::{self, Change, Scope},
-    registry::Registry,
+    registry::{Registry, now},
     store::Index,
     work::to_its_end,
 };
@@ -51,25 +51,40 @@ impl Registry {
         let Some(_doomed) = self.leases.doom(digest) else {
             return Ok(0);
         };
-        let mut freed = 0;
-        if !self.index.is_held(digest)? {
-            freed = self.blobs.delete(digest).await?;
-            self.index.touch(digest);
-            slipway_fault::point("registry.collect.deleted");
-            self.forget(digest);
-            let gone = Change::Gone {
-                digest: digest.clone(),
-            };
-            let scope = Scope::Blob(digest.clone());
-            let decide = move |_: &Index| Ok((vec![gone.clone()], ()));
-            ledger::commit(&*self.ledger, scope, decide).await?;
+        if self.index.is_held(digest)? {
+            self.index.clear_pending(digest)?;
+            return Ok(0);
         }
+        let (named, since) = (
+            digest.clone(),
+            now().saturating_sub(self.leases.period().as_millis() as u64),
+        );
+        if self.index.is_promised(&named, since)? {
+            return Ok(0);
+        }
+        let decide = move |index: &Index| {
+            let digest = named.clone();
+            // What others did meanwhile counts.
+            match index.is_held(&digest)? || index.is_promised(&digest, since)? {
+                true => Ok((Vec::new(), false)),
+                false => Ok((vec![Change::Gone { digest }], true)),
+            }
+        };
+        let scope = Scope::Blob(digest.clone());
+        if !ledger::commit(&*self.ledger, scope, decide).await? {
+            return Ok(0);
+        }
+        let freed = self.blobs.delete(digest).await?;
+        self.index.touch(digest);
+        slipway_fault::point("registry.collect.deleted");
+        self.forget(digest);
         self.index.clear_pending(digest)?;
         Ok(freed)
     }
 
     /// Looks at all that may be unneeded, once. Returns the bytes that became free.
     pub async fn sweep(self: &Arc<Self>) -> Result<u64> {
+        self.ledger.refresh().await?;
         self.leases.expire();
         for (repository, digest) in self.index.waiting()? {
             // Nobody waits any more, and a manifest that was there before holds it.
@@ -90,6 +105,7 @@ impl Registry {
         }
         self.uploads.expire()?;
         self.mirror.expire()?;
+        self.blobs.tidy().await?;
         self.release(self.index.pending()?).await
     }
 

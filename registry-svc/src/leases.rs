@@ -62,6 +62,11 @@ impl Default for Leases {
 }
 
 impl Leases {
+    /// How long content stays for whoever was told of it.
+    pub const fn period(&self) -> Duration {
+        self.grace
+    }
+
     /// With that long a grace.
     pub fn new(grace: Duration) -> Self {
         Self {

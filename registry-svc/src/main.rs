@@ -55,6 +55,7 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
     // Fails only when something in this process chose a provider already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let grace = file.grace()?;
+    let bucket = file.store.clone().check()?;
     let mut addresses = if args.http.is_empty() {
         file.http
     } else {
@@ -86,13 +87,15 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
         .is_some_and(|t| t.client_ca.is_some());
     let access = Access::open(&file.access, file.htpasswd.as_ref(), authority, &own, &root)?;
     let tls = file.http_tls.map(http::Tls::open).transpose()?;
-    let front = Arc::new(http::Front::new(access, tls, http::Limits::default()));
+    let front = Arc::new(http::Front::new(access, tls, file.limits.connections()));
     let config = Config {
         own,
         upstreams,
         grace,
         retention: Rules::check(file.retention)?,
         fsck_rate: file.fsck.rate()?,
+        uploads: file.limits.uploads(),
+        bucket,
     };
     let registry = Registry::open(&root, config)
         .await

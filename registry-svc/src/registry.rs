@@ -15,7 +15,7 @@ use tracing::warn;
 
 use crate::{
     blobs::{
-        BlobStore, FsStore,
+        BlobStore,
         staging::{blocking, digest_of},
     },
     cache::Cache,
@@ -24,9 +24,10 @@ use crate::{
     events::Events,
     files, fsck,
     leases::Leases,
-    ledger::{self, Change, Ledger, Scope, files::FileLedger},
+    ledger::{self, Change, Ledger, Scope},
     mirror::{Mirror, Ours},
     names::{OwnNames, Repository},
+    opening::{self, Opened},
     retention::{Rules, Uses},
     store::Index,
     uploads::Uploads,
@@ -80,16 +81,21 @@ impl Registry {
     /// Opens the registry below `root`, and mends its index if it must.
     pub async fn open(root: &Path, config: Config) -> Result<Arc<Self>> {
         let staging = root.join("tmp");
-        let repositories = root.join("repositories");
         let partial = root.join("partial");
         let upload_files = root.join("uploads");
-        for folder in [&staging, &repositories, &partial, &upload_files] {
+        for folder in [&staging, &partial, &upload_files] {
             files::create_folders(folder).map_err(Error::io("cannot make", folder))?;
         }
-        let blobs: Arc<dyn BlobStore> = Arc::new(FsStore::open(root.join("blobs"))?);
-        let (index, warnings) = fsck::open_index(root, &repositories, &*blobs).await?;
+        let Opened {
+            blobs,
+            index,
+            ledger,
+            warnings,
+        } = match &config.bucket {
+            Some(bucket) => opening::bucket(root, bucket).await?,
+            None => opening::folder(root).await?,
+        };
         fsck::remove_left_overs(&staging)?;
-        let index = Arc::new(index);
         let ours = Arc::new(Ours::new(root.join("ours")));
         let leases = Arc::new(Leases::new(config.grace));
         // Who was told before this start that content is here may still be about to name it.
@@ -100,8 +106,8 @@ impl Registry {
             leases.grace(&digest, Some(&repository));
         }
         Ok(Arc::new(Self {
-            ledger: Arc::new(FileLedger::new(repositories, Arc::clone(&index))),
-            uploads: Arc::new(Uploads::new(upload_files)),
+            ledger,
+            uploads: Arc::new(Uploads::new(upload_files, config.uploads)),
             leases,
             uses: Arc::new(Uses::new(Arc::clone(&index))),
             rules: Arc::new(config.retention),
@@ -129,6 +135,7 @@ impl Registry {
         let root = self.root.clone();
         self.uses.write(true)?;
         self.closed.store(true, Ordering::SeqCst);
+        self.ledger.close().await?;
         blocking(move || fsck::mark_clean(&index, &root)).await
     }
 

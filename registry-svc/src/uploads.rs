@@ -1,5 +1,5 @@
 //! Upload sessions: a growing file each, whose name says which it is, for which repository and whose
-//! (`uploads/<id>.<hash>`). Nothing else is noted of one, so it goes on after a restart, whatever that came from; the
+//! (`uploads/<id>.<hash>.<owner>`). Nothing else is noted of one, so it goes on after a restart, whatever that came from; the
 //! hash of its content is then computed again. When it was touched last says the file's own time.
 
 use std::{
@@ -20,6 +20,7 @@ use crate::{
     files,
     names::Repository,
     registry::Registry,
+    unfinished::{Room, Unfinished, UploadLimits, owner},
     work::to_its_end,
 };
 
@@ -34,6 +35,8 @@ pub struct Uploads {
     folder: PathBuf,
     /// By file name.
     open: Mutex<HashMap<String, Slot>>,
+    /// By caller.
+    pub unfinished: Arc<Unfinished>,
 }
 
 enum Slot {
@@ -51,12 +54,15 @@ pub struct Session {
     /// Of its file.
     name: String,
     staged: Option<Staged>,
+    /// What its caller may still send.
+    pub room: Room,
 }
 
 impl Uploads {
     /// Sessions in this folder.
-    pub fn new(folder: PathBuf) -> Self {
+    pub fn new(folder: PathBuf, limits: UploadLimits) -> Self {
         Self {
+            unfinished: Unfinished::new(&folder, limits),
             folder,
             open: Mutex::default(),
         }
@@ -70,14 +76,16 @@ impl Uploads {
     ) -> Result<Session> {
         let id = files::random_uuid();
         let name = file_name(repository, caller, &id);
+        let room = self.unfinished.begin(&name)?;
         self.slots().insert(name.clone(), Slot::Busy);
         let mut session = Session {
             uploads: Arc::clone(self),
             id,
             name,
             staged: None,
+            room,
         };
-        session.open().await?;
+        session.open().await.inspect_err(|_| session.room.end())?;
         slipway_fault::point("registry.upload.opened");
         Ok(session)
     }
@@ -104,6 +112,7 @@ impl Uploads {
         let mut session = Session {
             uploads: Arc::clone(self),
             id: id.to_owned(),
+            room: self.unfinished.room(&name),
             name,
             staged,
         };
@@ -115,6 +124,7 @@ impl Uploads {
             _ => Error::io("cannot open", path)(e),
         })?;
         session.open().await?;
+        session.room.note(session.written());
         Ok(session)
     }
 
@@ -145,6 +155,7 @@ impl Uploads {
             if old && !matches!(slots.get(&name), Some(Slot::Busy)) {
                 slots.remove(&name);
                 fs::remove_file(entry.path()).map_err(fail())?;
+                self.unfinished.end(&name);
             }
         }
         Ok(())
@@ -222,6 +233,7 @@ impl Session {
 
     fn forget(&mut self) -> Result<()> {
         self.staged = None;
+        self.room.end();
         let path = self.path();
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -273,8 +285,8 @@ fn is_id(text: &str) -> bool {
 
 /// A repository's own name may be longer than a file's.
 fn file_name(repository: &Repository, caller: &Caller, id: &str) -> String {
-    let hash = Digest::of(format!("{repository} {caller}"));
-    format!("{id}.{}", &hash.encoded()[..32])
+    let hash = Digest::of(repository.as_str());
+    format!("{id}.{}.{}", &hash.encoded()[..32], owner(caller))
 }
 
 #[cfg(test)]
@@ -284,7 +296,10 @@ mod tests {
     #[tokio::test]
     async fn a_session_that_nobody_touches_goes_after_a_while() {
         let folder = tempfile::tempdir().unwrap();
-        let uploads = Arc::new(Uploads::new(folder.path().to_owned()));
+        let uploads = Arc::new(Uploads::new(
+            folder.path().to_owned(),
+            UploadLimits::default(),
+        ));
         let caller = Caller::User("alice".to_owned());
         let repository = Repository::new("docker.io", "team/app").unwrap();
         let age = |session: &Session| {

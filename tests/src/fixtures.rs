@@ -43,17 +43,31 @@ impl Upstream {
     /// Starts one with the images of [`images`], which it cannot change.
     pub async fn of_images(site: &Site, port: u16) -> Self {
         let images = images().expect("the caller has asked whether there are images");
-        Self::start(site, port, &images.join("registry"), true).await
+        Self::start(site, port, &images.join("registry"), true, "").await
+    }
+
+    /// Starts one with nothing in it that wants to know who asks: `joe`, whose password is `open sesame`.
+    pub async fn private(site: &Site, port: u16) -> Self {
+        let storage = site.path(&format!("upstream-{port}"));
+        std::fs::create_dir_all(&storage).unwrap();
+        let accounts = site.path("htpasswd");
+        let joe = "joe:$2y$05$ZLTwm.O//OlI93/Zmaao2uuEwQp.GZqDdCEOTnT921ho/4GQJJBr6";
+        std::fs::write(&accounts, joe).unwrap();
+        let auth = format!(
+            "auth: {{htpasswd: {{realm: tests, path: {}}}}}\n",
+            accounts.display()
+        );
+        Self::start(site, port, &storage, false, &auth).await
     }
 
     /// Starts one with nothing in it.
     pub async fn empty(site: &Site, port: u16) -> Self {
         let storage = site.path(&format!("upstream-{port}"));
         std::fs::create_dir_all(&storage).unwrap();
-        Self::start(site, port, &storage, false).await
+        Self::start(site, port, &storage, false, "").await
     }
 
-    async fn start(site: &Site, port: u16, storage: &Path, read_only: bool) -> Self {
+    async fn start(site: &Site, port: u16, storage: &Path, read_only: bool, auth: &str) -> Self {
         let folder = site.path(&format!("docker-registry-{port}"));
         std::fs::create_dir_all(&folder).unwrap();
         let address = format!("127.0.0.1:{port}");
@@ -62,7 +76,7 @@ impl Upstream {
              log: {{level: warn}}\n\
              storage:\n  filesystem: {{rootdirectory: {}}}\n  \
              maintenance: {{readonly: {{enabled: {read_only}}}, uploadpurging: {{enabled: false}}}}\n\
-             http: {{addr: \"{address}\"}}\n",
+             http: {{addr: \"{address}\"}}\n{auth}",
             storage.display()
         );
         std::fs::write(folder.join("config.yml"), config).unwrap();
@@ -83,10 +97,8 @@ impl Upstream {
         };
         let url = format!("http://{}/v2/", upstream.address);
         eventually("docker-registry answers", async || {
-            site.output("curl", &["-sf", &url])
-                .status
-                .success()
-                .then_some(())
+            let said = site.output("curl", &["-s", &url]);
+            said.status.success().then_some(())
         })
         .await;
         upstream

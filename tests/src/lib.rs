@@ -7,10 +7,12 @@
 
 mod alive;
 pub mod audit;
+pub mod authority;
 mod calls;
 pub mod ctl;
 pub mod disk;
 pub mod docker;
+pub mod dockerd;
 mod faults;
 pub mod fixtures;
 pub mod gated;

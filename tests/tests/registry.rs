@@ -8,7 +8,8 @@ use std::{
 
 use slipway_image::{Digest, media_type};
 use slipway_tests::{
-    Reply, Server, Site, eventually,
+    Reply, Server, Site,
+    dockerd::Dockerd,
     fixtures::{self, Upstream},
     image, installed, ready, tree,
 };
@@ -485,65 +486,6 @@ async fn podman_pulls_and_pushes() {
     );
 }
 
-/// A dockerd of the site's own; its mounts are in a namespace of theirs and go with it.
-struct Docker {
-    daemon: Child,
-    host: String,
-}
-
-impl Docker {
-    async fn start(site: &Site) -> Self {
-        let path = |name: &str| site.path(name).to_str().unwrap().to_owned();
-        let host = format!("unix://{}", path("docker.sock"));
-        let log = std::fs::File::create(site.path("dockerd.log")).unwrap();
-        let daemon = site
-            .command("unshare", &["--mount", "dockerd", "-H", &host])
-            .args([
-                "--data-root",
-                &path("docker"),
-                "--exec-root",
-                &path("docker-run"),
-            ])
-            .args(["--pidfile", &path("docker.pid"), "--storage-driver", "vfs"])
-            .args([
-                "--bridge=none",
-                "--iptables=false",
-                "--ip-forward=false",
-                "--ip-masq=false",
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let docker = Self { daemon, host };
-        eventually("dockerd answers", async || {
-            site.output("docker", &["-H", &docker.host, "version"])
-                .status
-                .success()
-                .then_some(())
-        })
-        .await;
-        docker
-    }
-
-    #[track_caller]
-    fn ok(&self, site: &Site, arguments: &[&str]) -> String {
-        let mut all = vec!["-H", &self.host];
-        all.extend(arguments);
-        succeed(site, "docker", &all)
-    }
-}
-
-impl Drop for Docker {
-    fn drop(&mut self) {
-        // It ends its containerd itself when it is asked to.
-        slipway_tests::ctl::signal(&self.daemon, rustix::process::Signal::TERM);
-        // Ended already is fine.
-        let _ = self.daemon.wait();
-    }
-}
-
 #[tokio::test]
 async fn docker_pulls_and_pushes() {
     if !installed(&["dockerd", "docker", "containerd"]) {
@@ -552,7 +494,7 @@ async fn docker_pulls_and_pushes() {
     let Some((site, _upstream)) = mirroring("5m").await else {
         return;
     };
-    let docker = Docker::start(&site).await;
+    let docker = Dockerd::start(&site).await;
     let name = format!("{OURS}/library/debian:bookworm");
     docker.ok(&site, &["pull", "-q", &name]);
     let ours = site
@@ -581,20 +523,9 @@ async fn docker_pulls_and_pushes() {
             .ok()
             .starts_with("12")
     );
-    let missing = site.output(
-        "docker",
-        &[
-            "-H",
-            &docker.host,
-            "pull",
-            &format!("{OURS}/library/nosuch"),
-        ],
-    );
-    let error = String::from_utf8_lossy(&missing.stderr).into_owned();
-    assert!(
-        !missing.status.success() && error.contains("not found"),
-        "{error}"
-    );
+    let missing = docker.run(&site, &["pull", &format!("{OURS}/library/nosuch")]);
+    assert_ne!(missing.code, 0);
+    assert!(missing.err.contains("not found"), "{}", missing.err);
 }
 
 #[tokio::test]

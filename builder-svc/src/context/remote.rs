@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use slipway_image::layer::limits::Limits;
+use slipway_image::{archive, layer::limits::Limits};
 
 use super::{
     Fetcher, Kind, Manifest, Material,
@@ -11,7 +11,6 @@ use super::{
     tarball,
 };
 use crate::{
-    archive,
     caller::Caller,
     error::{Error, Result},
 };

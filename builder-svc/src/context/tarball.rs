@@ -9,12 +9,11 @@ use std::{
 };
 
 use slipway_image::{
-    Digest,
+    Digest, archive,
     layer::{self as tar, limits::Limits, tar_read::TarReader},
 };
 
 use super::{Capability, ContentStore, Entry, Kind, Manifest, capability};
-use crate::archive;
 
 /// Files up to this size are kept in memory until their digest is known.
 const SMALL: u64 = 256 << 10;

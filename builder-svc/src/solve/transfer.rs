@@ -5,8 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use slipway_image::layer::{
-    self as tar, limits::Limits, pack::Plain, pack::Sink as _, tar_read::TarReader,
+use slipway_image::{
+    archive,
+    layer::{self as tar, limits::Limits, pack::Plain, pack::Sink as _, tar_read::TarReader},
 };
 use slipway_pattern::{PatternList, has_wildcards};
 use slipway_service::chunks::{ChunkReader, ChunkWriter};
@@ -18,7 +19,6 @@ use super::{
     rewrite::Rewrite,
 };
 use crate::{
-    archive,
     context::{ContentStore, Entry, Kind, content::Checked},
     error::{Error, Result, Tried as _},
     layer::Layer,

@@ -184,6 +184,7 @@ impl Build {
                     let layouts = sources.layouts.iter().map(|(name, _)| name.clone());
                     named(&sources).into_iter().chain(layouts).collect()
                 },
+                auths: crate::auth::for_all().await,
                 ..BuildStart::default()
             };
             return call.run(site, start).await;
@@ -233,6 +234,7 @@ impl Build {
             places.push(place);
         }
         let mut start = BuildStart {
+            auths: crate::auth::for_all().await,
             cache_from: build::cache::sources(site, &self.cache_from).await?,
             cache_to,
             outputs: outputs.iter().map(|o| o.asked.clone()).collect(),

@@ -13,6 +13,7 @@ pub mod exec;
 mod flags;
 mod history;
 pub mod image;
+pub mod login;
 pub mod logs;
 pub mod network;
 mod often;
@@ -60,6 +61,10 @@ enum Command {
     System(system::Command),
     /// Build an image from a Dockerfile
     Build(Box<build::Build>),
+    /// Authenticate to a registry
+    Login(login::Login),
+    /// Log out from a registry
+    Logout(login::Logout),
     /// Manage builds
     #[command(subcommand, alias = "buildx")]
     Builder(builder::Command),
@@ -109,6 +114,8 @@ pub async fn main() -> Outcome {
         Command::Image(command) => command.run(&site).await,
         Command::System(command) => command.run(&site, &name).await,
         Command::Build(build) => build.run(&site).await,
+        Command::Login(login) => login.run(&site).await,
+        Command::Logout(logout) => logout.run().await,
         Command::Containers(group) => group.run(&site).await,
         Command::Images(group) => group.run(&site).await,
         Command::Network(command) => command.run(&site).await,

@@ -1,9 +1,13 @@
 //! `run`, `create`, `start`, `attach`: containers and their streams.
 
 use clap::Args;
-use slipway_proto::runtime::v1::{
-    AttachEvent, AttachRequest, ContainerSpec, CreateRequest, RunEvent, RunRequest, StartRequest,
-    Stream, StreamInput, attach_event, attach_request, run_event, run_request,
+use slipway_proto::{
+    registry::v1::{ResolveRequest, pull_request::Policy},
+    runtime::v1::{
+        AttachEvent, AttachRequest, ContainerSpec, CreateRequest, RunEvent, RunRequest,
+        StartRequest, Stream, StreamInput, attach_event, attach_request, run_event, run_request,
+    },
+    types::v1::RegistryAuth,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,6 +18,7 @@ use crate::{
         session::{self, Ended, Io, Proxy, Seen},
         terminal,
     },
+    auth,
     client::Site,
     failure::{Failure, Outcome},
     output::{self, progress::Show},
@@ -106,12 +111,14 @@ impl Run {
         spec.terminal_size = terminal::size().filter(|_| o.tty);
         reserve_cidfile(o.cidfile.as_deref())?;
         let image = spec.image.clone();
+        let pull = o.policy()?;
+        let auth = account(site, &image, pull).await;
         let start = run_request::Start {
             spec: Some(spec),
             detach: self.detach,
             attach: streams.iter().map(|s| (*s).into()).collect(),
-            pull: o.policy()?.into(),
-            auth: None,
+            pull: pull.into(),
+            auth,
             quiet: o.quiet,
         };
         let (sender, receiver) = mpsc::channel(16);
@@ -160,6 +167,24 @@ impl Run {
     }
 }
 
+/// The account with which the image is pulled, should it have to be.
+async fn account(site: &Site, image: &str, pull: Policy) -> Option<RegistryAuth> {
+    match pull {
+        Policy::Never => None,
+        Policy::Always => auth::for_image(image).await,
+        _ => {
+            auth::if_missing(image, async || {
+                let request = ResolveRequest {
+                    reference: image.to_owned(),
+                    platform: None,
+                };
+                site.registry().resolve(request).await.is_ok()
+            })
+            .await
+        }
+    }
+}
+
 impl Create {
     pub async fn run(self, site: &Site) -> Outcome {
         let o = &self.options;
@@ -168,6 +193,7 @@ impl Create {
         reserve_cidfile(o.cidfile.as_deref())?;
         let mut watch = Watch::new(spec.image.clone(), o.quiet, o.cidfile.clone());
         let streams = streams(&o.attach, o.interactive);
+        let auth = account(site, &spec.image, pull).await;
         let request = CreateRequest {
             spec: Some(ContainerSpec {
                 stdin_once: o.interactive,
@@ -177,7 +203,7 @@ impl Create {
                 ..spec
             }),
             pull: pull.into(),
-            auth: None,
+            auth,
             quiet: o.quiet,
         };
         let mut events = site.containers().create(request).await?.into_inner();

@@ -1,5 +1,6 @@
 //! What people and scripts see: tables, templates, progress.
 
+pub mod archive;
 pub mod human;
 pub mod ports;
 pub mod progress;

@@ -21,8 +21,9 @@
 //! All implementations pass `conformance`.
 
 use bytes::Bytes;
-use futures_util::{future::BoxFuture, stream::BoxStream};
+use futures_util::{FutureExt as _, future::BoxFuture, stream::BoxStream};
 use slipway_image::Digest;
+use url::Url;
 
 use crate::error::Result;
 
@@ -34,6 +35,7 @@ pub mod fs;
 pub mod parts;
 pub mod quarantine;
 pub mod reading;
+pub mod s3;
 pub mod staging;
 mod write_behind;
 
@@ -115,6 +117,15 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Moves a blob aside when its content is not what its digest says, or cannot be read: from then on it is not
     /// here, what there is of it is kept, durably ([`quarantine`]). False: it is whole, or not here.
     fn quarantine<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool>>;
+    /// Where a client may read a blob by itself for a while, if it is to.
+    fn address<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<Url>>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+
+    /// Removes what processes left that ended in the middle of something, if it is time to look for that.
+    fn tidy(&self) -> BoxFuture<'_, Result<()>> {
+        std::future::ready(Ok(())).boxed()
+    }
 
     /// All blobs, in no order.
     fn list(&self) -> BoxFuture<'_, Result<Vec<BlobInfo>>>;

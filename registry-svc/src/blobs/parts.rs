@@ -183,7 +183,8 @@ impl Parts {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn place(&self, part: &Digest) -> PathBuf {
+    /// Where a part is, if it is.
+    pub(super) fn place(&self, part: &Digest) -> PathBuf {
         let hex = part.encoded();
         self.root.join("parts").join(&hex[..2]).join(hex)
     }

@@ -10,16 +10,20 @@ use std::{
 
 use bytes::Bytes;
 use slipway_image::{Algorithm, Digest, Digester};
+use tracing::warn;
 
 use super::{exclusive::Exclusive, write_behind::WriteBehind};
 use crate::{
     error::{Error, Result},
     files,
+    work::to_its_end,
 };
 
 /// A file that grows. Dropping it removes the file, unless it was opened to be resumed.
 pub struct Staged {
     inner: Arc<Mutex<Inner>>,
+    /// Of all bytes so far.
+    digester: Arc<Mutex<Digester>>,
     /// Whose write it is; a write that nobody waits for any more has it until it has ended.
     turn: Arc<tokio::sync::Mutex<()>>,
     file: Arc<Exclusive>,
@@ -31,9 +35,30 @@ struct Inner {
     /// Here too, so that a write that nobody waits for any more has it until it has ended.
     file: Arc<Exclusive>,
     algorithm: Algorithm,
-    /// Of all bytes so far.
-    digester: Digester,
     behind: WriteBehind,
+}
+
+/// Bytes from which on they are hashed on one processor while another one writes them.
+const BESIDE: usize = 128 * 1024;
+
+impl Inner {
+    /// Writes behind what is there and was hashed. What is written in part only is taken away again: whoever goes on
+    /// goes on from where he was told that it stands.
+    fn put(&mut self, batch: &[Bytes], before: u64) -> Result<()> {
+        let file = &self.file;
+        let size: usize = batch.iter().map(Bytes::len).sum();
+        let put = batch
+            .iter()
+            .try_for_each(|chunk| file.file().write_all(chunk))
+            .and_then(|()| self.behind.go_on(file, before + size as u64));
+        put.map_err(|error| {
+            if let Err(error) = file.file().set_len(before) {
+                // Found out when it is to become a blob.
+                warn!(file = %file.path().display(), %error, "a piece that was written in part stays");
+            }
+            Error::io("cannot write", file.path())(error)
+        })
+    }
 }
 
 /// Content whose digest and size are right; only [`Staged::finish`] makes one.
@@ -94,10 +119,10 @@ impl Staged {
                 file: Arc::clone(&file),
                 algorithm,
                 behind: WriteBehind::after(digester.bytes()),
-                digester,
             };
             Ok(Self {
                 inner: Arc::new(Mutex::new(inner)),
+                digester: Arc::new(Mutex::new(digester)),
                 turn: Arc::default(),
                 file,
                 resumable,
@@ -106,27 +131,39 @@ impl Staged {
         .await
     }
 
-    /// Appends. When the caller goes away in between, the bytes are written all the same, so file and
-    /// hash never disagree.
+    /// Appends, all or nothing. When the caller goes away in between, the bytes are written all the same, so file
+    /// and hash never disagree.
     pub async fn write(&self, batch: Vec<Bytes>) -> Result<u64> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
-        let inner = Arc::clone(&self.inner);
-        blocking(move || {
+        let (inner, hash) = (Arc::clone(&self.inner), Arc::clone(&self.digester));
+        let mut digester = lock(&hash).clone();
+        let before = digester.bytes();
+        let size: usize = batch.iter().map(Bytes::len).sum();
+        if size < BESIDE {
+            return blocking(move || {
+                let _turn = turn;
+                lock(&inner).put(&batch, before)?;
+                batch.iter().for_each(|chunk| digester.update(chunk));
+                let written = digester.bytes();
+                *lock(&hash) = digester;
+                Ok(written)
+            })
+            .await;
+        }
+        to_its_end(async move {
             let _turn = turn;
-            let mut inner = lock(&inner);
-            let Inner {
-                file,
-                digester,
-                behind,
-                ..
-            } = &mut *inner;
-            let fail = || Error::io("cannot write", file.path());
-            for chunk in &batch {
-                file.file().write_all(chunk).map_err(fail())?;
-                digester.update(chunk);
-            }
+            let batch = Arc::new(batch);
+            let hashed = Arc::clone(&batch);
+            let hashing = blocking(move || {
+                hashed.iter().for_each(|chunk| digester.update(chunk));
+                Ok(digester)
+            });
+            let writing = blocking(move || lock(&inner).put(&batch, before));
+            let (digester, written) = tokio::join!(hashing, writing);
+            written?;
+            let digester = digester?;
             let written = digester.bytes();
-            behind.go_on(file, written).map_err(fail())?;
+            *lock(&hash) = digester;
             Ok(written)
         })
         .await
@@ -139,7 +176,7 @@ impl Staged {
 
     /// Bytes so far.
     pub fn written(&self) -> u64 {
-        lock(&self.inner).digester.bytes()
+        lock(&self.digester).bytes()
     }
 
     /// The file; readers may follow it while it grows.
@@ -169,7 +206,13 @@ impl Staged {
                 .behind
                 .finish()
                 .map_err(Error::io("cannot write", path))?;
-            let actual = inner.digester.bytes();
+            let written = lock(&self.digester).clone();
+            let actual = written.bytes();
+            let there = self.file.file().metadata();
+            if there.map_err(Error::io("cannot stat", path))?.len() != actual {
+                let torn = io::Error::other("the file is not what was written to it");
+                return Err(Error::io("cannot use", path)(torn));
+            }
             if let Some(expected) = size.filter(|size| *size != actual) {
                 return Err(Error::SizeMismatch { expected, actual });
             }
@@ -179,7 +222,7 @@ impl Staged {
                     let file = File::open(path).map_err(Error::io("cannot open", path))?;
                     hash(&file, expected.algorithm()).map_err(Error::io("cannot read", path))?
                 }
-                _ => inner.digester.clone(),
+                _ => written,
             };
             let digest = digester.finish();
             if let Some(expected) = expected.filter(|expected| *expected != digest) {
@@ -228,8 +271,8 @@ pub fn digest_of(content: &[u8], like: Option<&Digest>) -> Digest {
     digester.finish()
 }
 
-fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
-    inner.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs file work on the blocking pool.

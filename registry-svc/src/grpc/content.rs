@@ -199,7 +199,7 @@ pub async fn stat_blobs(
         // Leased before looking: what is told to be here stays until the caller used it.
         let lease = registry.leases.hold(&digest).await;
         if let Some(size) = registry.blobs.stat(&digest).await? {
-            registry.leases.grace(&digest, repository.as_ref());
+            registry.promise(&digest, repository.as_ref()).await?;
             present.push(Present { digest: text, size });
         }
         drop(lease);

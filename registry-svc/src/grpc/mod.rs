@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::registry::Registry;
 
+mod archive;
 mod content;
 mod convert;
 mod images;
@@ -35,6 +36,12 @@ impl Service {
     pub fn new(registry: Arc<Registry>, context: Context) -> Self {
         Self { registry, context }
     }
+
+    /// The registry with all that anybody was told until now.
+    async fn registry(&self) -> Result<&Arc<Registry>, Status> {
+        self.registry.ledger.refresh().await?;
+        Ok(&self.registry)
+    }
 }
 
 type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -45,68 +52,75 @@ impl Api for Service {
     type PullStream = ReceiverStream<Result<PullEvent, Status>>;
     type PushStream = ReceiverStream<Result<PushEvent, Status>>;
     type ReadBlobStream = Boxed<BlobChunk>;
+    type LoadStream = ReceiverStream<Result<LoadEvent, Status>>;
+    type SaveStream = ReceiverStream<Result<SaveChunk, Status>>;
     type EventsStream = Boxed<types::Event>;
 
     async fn resolve(&self, request: Request<ResolveRequest>) -> Answer<ResolvedImage> {
-        images::resolve(&self.registry, request.into_inner()).await
+        images::resolve(self.registry().await?, request.into_inner()).await
     }
 
     async fn pull(&self, request: Request<PullRequest>) -> Answer<Self::PullStream> {
-        transfer::pull(&self.registry, request.into_inner())
+        transfer::pull(self.registry().await?, request.into_inner())
     }
 
     async fn push(&self, request: Request<PushRequest>) -> Answer<Self::PushStream> {
-        transfer::push(&self.registry, request.into_inner())
+        transfer::push(self.registry().await?, request.into_inner())
     }
 
     async fn read_blob(&self, request: Request<ReadBlobRequest>) -> Answer<Self::ReadBlobStream> {
-        content::read_blob(&self.registry, request.into_inner()).await
+        content::read_blob(self.registry().await?, request.into_inner()).await
+    }
+
+    async fn login(&self, request: Request<LoginRequest>) -> Answer<LoginResponse> {
+        transfer::login(&self.registry, request.into_inner()).await
     }
 
     async fn write_blob(
         &self,
         request: Request<Streaming<WriteBlobRequest>>,
     ) -> Answer<WriteBlobResponse> {
-        content::write_blob(&self.registry, request.into_inner()).await
+        content::write_blob(self.registry().await?, request.into_inner()).await
     }
 
     async fn stat_blobs(&self, request: Request<StatBlobsRequest>) -> Answer<StatBlobsResponse> {
-        content::stat_blobs(&self.registry, request.into_inner()).await
+        content::stat_blobs(self.registry().await?, request.into_inner()).await
     }
 
     async fn get_manifest(
         &self,
         request: Request<GetManifestRequest>,
     ) -> Answer<GetManifestResponse> {
-        content::get_manifest(&self.registry, request.into_inner()).await
+        content::get_manifest(self.registry().await?, request.into_inner()).await
     }
 
     async fn put_manifest(
         &self,
         request: Request<PutManifestRequest>,
     ) -> Answer<PutManifestResponse> {
-        content::put_manifest(&self.registry, request.into_inner()).await
+        content::put_manifest(self.registry().await?, request.into_inner()).await
     }
 
     async fn list_tags(&self, request: Request<ListTagsRequest>) -> Answer<ListTagsResponse> {
-        images::list_tags(&self.registry, request.into_inner())
+        images::list_tags(self.registry().await?, request.into_inner())
     }
 
     async fn list_images(&self, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
-        images::list(&self.registry, request.into_inner()).await
+        images::list(self.registry().await?, request.into_inner()).await
     }
 
     async fn inspect_image(
         &self,
         request: Request<InspectImageRequest>,
     ) -> Answer<InspectImageResponse> {
-        images::inspect(&self.registry, request.into_inner()).await
+        images::inspect(self.registry().await?, request.into_inner()).await
     }
 
     async fn tag_image(&self, request: Request<TagImageRequest>) -> Answer<TagImageResponse> {
         let request = request.into_inner();
         let id = self
-            .registry
+            .registry()
+            .await?
             .tag_image(&request.source, &request.target)
             .await?;
         Ok(Response::new(TagImageResponse { id: id.to_string() }))
@@ -116,26 +130,34 @@ impl Api for Service {
         &self,
         request: Request<RemoveImageRequest>,
     ) -> Answer<RemoveImageResponse> {
-        images::remove(&self.registry, request.into_inner()).await
+        images::remove(self.registry().await?, request.into_inner()).await
     }
 
     async fn prune_images(
         &self,
         request: Request<PruneImagesRequest>,
     ) -> Answer<PruneImagesResponse> {
-        images::prune(&self.registry, request.into_inner()).await
+        images::prune(self.registry().await?, request.into_inner()).await
+    }
+
+    async fn load(&self, request: Request<Streaming<LoadRequest>>) -> Answer<Self::LoadStream> {
+        archive::load(self.registry().await?, request.into_inner()).await
+    }
+
+    async fn save(&self, request: Request<SaveRequest>) -> Answer<Self::SaveStream> {
+        archive::save(self.registry().await?, request.into_inner()).await
     }
 
     async fn events(&self, request: Request<EventsRequest>) -> Answer<Self::EventsStream> {
         transfer::events(
-            &self.registry,
+            self.registry().await?,
             request.into_inner(),
             self.context.shutdown.clone(),
         )
     }
 
     async fn disk_usage(&self, request: Request<DiskUsageRequest>) -> Answer<DiskUsageResponse> {
-        images::disk_usage(&self.registry, request.into_inner()).await
+        images::disk_usage(self.registry().await?, request.into_inner()).await
     }
 
     async fn info(&self, _: Request<InfoRequest>) -> Answer<types::ServiceInfo> {

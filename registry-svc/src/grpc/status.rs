@@ -65,6 +65,7 @@ pub fn of(error: &Error) -> Status {
             )],
         ),
         Error::ManifestInvalid(_) => status(C::InvalidArgument, "MANIFEST_INVALID", message),
+        Error::ArchiveInvalid(_) => status(C::InvalidArgument, "ARCHIVE_INVALID", message),
         Error::TooLarge { .. } => status(C::InvalidArgument, "TOO_LARGE", message),
         Error::DigestMismatch { expected, actual } => status_with(
             C::DataLoss,
@@ -79,6 +80,7 @@ pub fn of(error: &Error) -> Status {
         Error::UploadNotFound(_) => status(C::NotFound, "UPLOAD_NOT_FOUND", message),
         Error::UploadRange { .. } => status(C::OutOfRange, "UPLOAD_RANGE", message),
         Error::UploadBusy(_) => status(C::Aborted, "UPLOAD_BUSY", message),
+        Error::TooManyUploads(_) => status(C::ResourceExhausted, "TOO_MANY_UPLOADS", message),
         Error::Conflict(_) => status(C::FailedPrecondition, "CONFLICT", message),
         Error::PullDenied(_) => status(C::NotFound, "PULL_DENIED", message),
         Error::Unauthorized { host, .. } => status_with(
@@ -94,6 +96,7 @@ pub fn of(error: &Error) -> Status {
             message,
             [("host", host.clone())],
         ),
+        Error::Bucket(_) => status(C::Unavailable, "STORE_UNAVAILABLE", message),
         Error::RateLimited { host, .. } => status_with(
             C::ResourceExhausted,
             "RATE_LIMITED",

@@ -103,6 +103,15 @@ fn pull_message(event: Pulling) -> PullEvent {
     PullEvent { event: Some(event) }
 }
 
+pub async fn login(registry: &Registry, request: LoginRequest) -> Answer<LoginResponse> {
+    let Some(credentials) = convert::credentials(request.auth) else {
+        return Err(Error::InvalidArgument("no account was given".to_owned()).into());
+    };
+    let client = registry.mirror.client(&request.host, Some(credentials))?;
+    let identity_token = client.login().await?.unwrap_or_default();
+    Ok(Response::new(LoginResponse { identity_token }))
+}
+
 pub fn push(
     registry: &Arc<Registry>,
     request: PushRequest,

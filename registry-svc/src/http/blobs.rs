@@ -25,6 +25,17 @@ pub async fn get(
     must_be_visible(registry, repository, digest)?;
     let wanted = conditions::wanted_range(headers, digest).and_then(ByteRange::parse);
     let known = conditions::not_modified(headers, digest);
+    if known.is_none()
+        && let Some(address) = registry.blobs.address(digest).await?
+    {
+        // Whoever follows takes his range along.
+        let mut response = bare(StatusCode::TEMPORARY_REDIRECT);
+        set(&mut response, "location", address.as_str());
+        set(&mut response, "docker-content-digest", digest.to_string());
+        // The address is good for a while only.
+        set(&mut response, "cache-control", "no-store");
+        return Ok(response);
+    }
     let range = match (wanted, known) {
         (None, None) => Range::default(),
         (_, Some(known)) => {
@@ -72,7 +83,7 @@ pub async fn head(
     let _lease = registry.leases.hold(digest).await;
     let size = size_of(registry, repository, digest).await?;
     // The client will rely on it when it pushes the manifest, whatever is deleted meanwhile.
-    registry.leases.grace(digest, Some(repository));
+    registry.promise(digest, Some(repository)).await?;
     if let Some(known) = conditions::not_modified(headers, digest) {
         return Ok(known);
     }

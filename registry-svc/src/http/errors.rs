@@ -8,6 +8,9 @@ use tracing::error;
 use super::{body::Body, set};
 use crate::error::Error;
 
+/// Seconds until a client asks again when the bucket does not answer.
+const RETRY_AFTER: &str = "5";
+
 /// Status and code of an error.
 fn code_of(error: &Error) -> (StatusCode, &'static str) {
     use StatusCode as S;
@@ -25,15 +28,20 @@ fn code_of(error: &Error) -> (StatusCode, &'static str) {
         Error::BlobNotFound(_) | Error::PartUnknown(_) => (S::NOT_FOUND, "BLOB_UNKNOWN"),
         Error::RepositoryNotFound(_) | Error::PullDenied(_) => (S::NOT_FOUND, "NAME_UNKNOWN"),
         Error::ManifestBlobUnknown { .. } => (S::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN"),
-        Error::ManifestInvalid(_) => (S::BAD_REQUEST, "MANIFEST_INVALID"),
+        Error::ManifestInvalid(_) | Error::ArchiveInvalid(_) => {
+            (S::BAD_REQUEST, "MANIFEST_INVALID")
+        }
         Error::TooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
         Error::UploadNotFound(_) => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
         Error::UploadRange { .. } => (S::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
         Error::UploadBusy(_) => (S::CONFLICT, "BLOB_UPLOAD_INVALID"),
         Error::Conflict(_) => (S::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
         Error::Unauthorized { .. } | Error::PushDenied { .. } => (S::FORBIDDEN, "DENIED"),
-        Error::RateLimited { .. } => (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
+        Error::RateLimited { .. } | Error::TooManyUploads(_) => {
+            (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS")
+        }
         Error::UpstreamUnavailable { .. } => (S::BAD_GATEWAY, "UNKNOWN"),
+        Error::Bucket(_) => (S::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
         Error::Interrupted(_) => (S::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             (S::INSUFFICIENT_STORAGE, "UNKNOWN")
@@ -61,6 +69,11 @@ pub fn response(error: &Error) -> Response<Body> {
             let mut response = plain(status, code, &error.to_string());
             let range = format!("0-{}", expected.saturating_sub(1));
             set(&mut response, "range", range);
+            response
+        }
+        Error::Bucket(_) => {
+            let mut response = plain(status, code, &error.to_string());
+            set(&mut response, "retry-after", RETRY_AFTER);
             response
         }
         Error::Conflict(_) => {

@@ -140,6 +140,10 @@ async fn handle(
     // The same that was judged: one name has one key.
     let repository =
         |name: &str| -> Result<Repository> { registry.own.from_http(name, query.get("ns")) };
+    if route != Route::Base {
+        // What another process was told counts.
+        registry.ledger.refresh().await?;
+    }
     match (route, method) {
         (Route::Base, _) => {
             let mut response = Response::new(Body::Whole("{}".into()));

@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Result},
     names::{Repository, parse_digest},
     registry::Registry,
+    unfinished::Room,
     uploads::Session,
 };
 
@@ -33,8 +34,9 @@ pub async fn start(
         return Ok(accepted(name, &session, StatusCode::ACCEPTED));
     };
     // Nobody can come back for it.
+    let whole = registry.uploads.unfinished.begin_whole(permit.caller())?;
     let staged = Staged::create(&registry.staging, digest.algorithm()).await?;
-    receive(&staged, None, &mut body).await?;
+    receive(&staged, whole.room(), None, &mut body).await?;
     let verified = staged.finish(Some(&digest), None).await?;
     registry.admit(repository, verified).await?;
     Ok(created(name, &digest))
@@ -62,8 +64,10 @@ async fn mount(
     if !readable || registry.blobs.stat(&digest).await?.is_none() {
         return Ok(None);
     }
-    registry.share(repository, &digest).await?;
-    Ok(Some(digest))
+    match registry.share(repository, &digest).await {
+        Err(Error::BlobNotFound(_)) => Ok(None),
+        shared => shared.map(|()| Some(digest)),
+    }
 }
 
 /// Some repository that the caller may pull from over HTTP has this blob.
@@ -177,7 +181,7 @@ async fn chunk(session: &Session, headers: &HeaderMap, body: &mut Upload) -> Res
             expected: announced,
             actual: length,
         }),
-        _ => receive(session.staged(), announced, body).await,
+        _ => receive(session.staged(), &session.room, announced, body).await,
     }
 }
 
@@ -192,11 +196,17 @@ fn content_range(text: &str) -> Option<(u64, u64)> {
 }
 
 /// Takes a body, of so many bytes where that is known.
-async fn receive(staged: &Staged, announced: Option<u64>, body: &mut Upload) -> Result<()> {
+async fn receive(
+    staged: &Staged,
+    room: &Room,
+    announced: Option<u64>,
+    body: &mut Upload,
+) -> Result<()> {
     let mut actual = 0;
     let mut batch = body.batch().await?;
     loop {
-        actual += batch.iter().map(|b| b.len() as u64).sum::<u64>();
+        let more = batch.iter().map(|b| b.len() as u64).sum::<u64>();
+        actual += more;
         let ended = batch.is_empty();
         if let Some(expected) = announced
             && (actual > expected || ended && actual < expected)
@@ -206,6 +216,7 @@ async fn receive(staged: &Staged, announced: Option<u64>, body: &mut Upload) -> 
         if ended {
             return Ok(());
         }
+        room.grow(more)?;
         // The next comes while this is hashed and written, also when there is no next.
         let (written, next) = tokio::join!(staged.write(batch), body.batch());
         written?;

@@ -12,11 +12,14 @@ use crate::{
     registry::Registry,
 };
 
+pub mod archive;
 pub mod filter;
 pub mod list;
+pub mod load;
 pub mod pull;
 pub mod push;
 pub mod remove;
+pub mod save;
 pub mod usage;
 
 /// An image that is here: everything that is needed to run it or build upon it.

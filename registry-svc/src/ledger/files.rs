@@ -18,7 +18,7 @@ use crate::{
     links::Links,
     manifests,
     names::{Repository, Tag},
-    store::Index,
+    store::{Index, Waiting},
     tags,
 };
 
@@ -140,9 +140,15 @@ impl Inner {
             }
             Change::Link { repository, digest } => self.links.add_durably(repository, digest),
             Change::Unlink { repository, digest } => self.links.remove(repository, digest),
-            Change::Wait { repository, digest } => self.links.wait(repository, digest),
+            Change::Wait {
+                digest,
+                who: Waiting::Repository(repository),
+                ..
+            } => self.links.wait(repository, digest),
             Change::Held { repository, digest } => self.links.named(repository, digest),
             Change::Gone { digest } => self.links.remove_all(digest),
+            // The folder of blobs and the leases in memory say as much when nobody else is there.
+            Change::Stored { .. } | Change::Wait { .. } | Change::Checkpoint { .. } => Ok(()),
         }
     }
 
@@ -195,6 +201,7 @@ fn stripe_of(scope: &Scope) -> usize {
     match scope {
         Scope::Repository(repository) => repository.hash(&mut hasher),
         Scope::Blob(digest) => digest.hash(&mut hasher),
+        Scope::Nothing => {}
     }
     (hasher.finish() % STRIPES as u64) as usize
 }

@@ -5,24 +5,26 @@
 //! it durable and applies it to the index. Within one [`Scope`] nothing changes between a decision and what comes of
 //! it; a decision may therefore be asked for again, with another state of the index.
 //!
-//! Where the truth lies is the ledger's own affair: in small files ([`files`]).
+//! Where the truth lies is the ledger's own affair: in small files ([`files`]), or in a journal in a bucket that several
+//! processes share ([`journal`]).
 
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use serde::{Deserialize, Serialize};
 use slipway_image::Digest;
 
 use crate::{
     error::Result,
     names::{Repository, Tag},
-    store::{Index, ManifestRecord, Names, TagRecord},
+    store::{Index, ManifestRecord, Names, Object, TagRecord, Waiting},
 };
 
 pub mod files;
+pub mod journal;
 
 /// One step of a change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,14 +80,7 @@ pub enum Change {
         /// What.
         digest: Digest,
     },
-    /// A blob waits for a manifest of a repository.
-    Wait {
-        /// Which.
-        repository: Repository,
-        /// What.
-        digest: Digest,
-    },
-    /// It does not: one that was there before names it.
+    /// It waits for no manifest: one that was there before names it.
     Held {
         /// Which.
         repository: Repository,
@@ -97,6 +92,29 @@ pub enum Change {
         /// What.
         digest: Digest,
     },
+    /// A blob is in the bucket.
+    Stored {
+        /// What.
+        digest: Digest,
+        /// Where.
+        object: Object,
+    },
+    /// Somebody counts on a blob for [`GRACE`](crate::leases::GRACE).
+    Wait {
+        /// What.
+        digest: Digest,
+        /// Who.
+        who: Waiting,
+        /// Since when, Unix milliseconds.
+        since: u64,
+    },
+    /// All entries up to one are written down elsewhere.
+    Checkpoint {
+        /// Up to which.
+        entry: u64,
+        /// Bytes that it takes.
+        size: u64,
+    },
 }
 
 /// What a decision looks at and changes: two of the same scope are never made at once.
@@ -106,6 +124,8 @@ pub enum Scope {
     Repository(Repository),
     /// Whether a blob is here, and that it may be read through a repository.
     Blob(Digest),
+    /// Nothing that anybody decides on.
+    Nothing,
 }
 
 /// Decides what is to change.
@@ -128,6 +148,21 @@ pub trait Ledger: Send + Sync + 'static {
         repository: &'a Repository,
         digest: &'a Digest,
     ) -> BoxFuture<'a, Result<()>>;
+
+    /// Brings the index to what everybody was told until now, whoever told it.
+    fn refresh(&self) -> BoxFuture<'_, Result<()>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    /// Changes nothing any more.
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    /// Other processes change the same.
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 /// As [`Ledger::commit`], for a decision that also has something to tell.

@@ -165,12 +165,21 @@ impl Registry {
             .map(|d| d.digest.clone())
             .collect();
         let (media_type, key) = (kind.to_owned(), put.repository.clone());
-        let named = digest.clone();
+        let (named, shared) = (digest.clone(), self.ledger.is_shared());
+        let ended = children.clone();
         self.change(&key, move |index| {
             // In hand also when nobody waits for it any more.
             let _held = &leases;
             // Looked at when nobody else changes the repository.
             let before = index.manifest(&put.repository, &named)?;
+            if shared {
+                // Leases keep this process's own sweep away; another one's stands in the journal.
+                let wanted = children.iter().filter(|_| put.require != Require::Nothing);
+                let digests = index.without_object(wanted.chain([&named]))?;
+                if !digests.is_empty() {
+                    return Err(Error::ManifestBlobUnknown { digests });
+                }
+            }
             let record = ManifestRecord {
                 media_type: media_type.clone(),
                 size: put.content.len() as u64,
@@ -187,6 +196,11 @@ impl Registry {
                     names: names_in(&named, &record, &parsed, &put.content),
                     record,
                 });
+            } else if shared {
+                changes.extend(children.iter().map(|child| Change::Held {
+                    repository: put.repository.clone(),
+                    digest: child.clone(),
+                }));
             }
             changes.extend(put.tags.iter().map(|tag| Change::SetTag {
                 repository: put.repository.clone(),
@@ -196,7 +210,7 @@ impl Registry {
             Ok((changes, ()))
         })
         .await?;
-        for child in &children {
+        for child in &ended {
             self.leases.end_grace(child, &key);
         }
         Ok(digest)

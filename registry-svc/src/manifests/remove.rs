@@ -9,8 +9,8 @@ use crate::{
     error::Result,
     ledger::Change,
     names::{ImageName, Pointer, Repository},
-    registry::Registry,
-    store::Index,
+    registry::{Registry, now},
+    store::{Index, Waiting},
     work::to_its_end,
 };
 
@@ -124,8 +124,9 @@ impl Registry {
             let children = names.iter().flat_map(|names| &names.references);
             let promised = children.filter(|child| leases.is_promised(child, &repo));
             changes.extend(promised.map(|child| Change::Wait {
-                repository: repo.clone(),
                 digest: child.clone(),
+                who: Waiting::Repository(repo.clone()),
+                since: now(),
             }));
             changes.push(Change::RemoveManifest {
                 repository: repo.clone(),

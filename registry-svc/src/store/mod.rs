@@ -2,6 +2,7 @@
 //! rebuilt from them ([`crate::fsck`]), so no write here waits for the disk.
 
 mod blobs;
+mod shared;
 mod tags;
 mod upkeep;
 
@@ -11,6 +12,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use slipway_image::Digest;
 
 use crate::{error::Result, names::Repository};
+
+pub use shared::{Object, Waiting};
 
 /// Where a tag or manifest came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +85,10 @@ pub struct Index {
     checked: sled::Tree,
     uses: sled::Tree,
     touched: upkeep::Touched,
+    objects: sled::Tree,
+    promises: sled::Tree,
+    named: sled::Tree,
+    leaving: sled::Tree,
 }
 
 /// Form of the keys and records. One of another form is rebuilt from the files.
@@ -111,6 +118,10 @@ impl Index {
             checked: db.open_tree("checked")?,
             uses: db.open_tree("uses")?,
             touched: upkeep::Touched::default(),
+            objects: db.open_tree("objects")?,
+            promises: db.open_tree("promises")?,
+            named: db.open_tree("named")?,
+            leaving: db.open_tree("leaving")?,
             db,
         })
     }

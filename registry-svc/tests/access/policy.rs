@@ -1,13 +1,21 @@
 //! What callers may do, and what those who may not learn from it.
 
-use registry_svc::{http, names::Repository};
+use std::sync::Arc;
+
+use registry_svc::{
+    access::Access,
+    http,
+    http::{Front, Limits},
+    unfinished::UploadLimits,
+};
 use reqwest::StatusCode;
 use serde_json::Value;
 use slipway_image::{Digest, media_type};
 
 use crate::{
-    RULES, ask, guarded, header, json, send,
+    RULES, ask, guarded, header, json, rules, send,
     support::{Site, TestImage},
+    users,
 };
 
 /// Pushes an image in somebody's name.
@@ -334,5 +342,47 @@ async fn nothing_but_loopback_is_served_without_tls_and_policy() {
     http::bind("[::1]:0".parse().unwrap(), false, false)
         .await
         .unwrap();
-    assert!(Repository::new("docker.io", "a").is_ok());
+}
+
+#[tokio::test]
+async fn one_caller_does_not_fill_the_disk_with_what_he_never_ends() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let (file, state) = (users(&folder, &["alice", "bob"]), folder.path().to_owned());
+    let limits = UploadLimits {
+        count: 3,
+        bytes: 1000,
+    };
+    let site = Site::limited(folder, limits, |own| {
+        let access = Access::open(&rules(RULES), Some(&file), false, own, &state).unwrap();
+        Front::new(access, None, Limits::default())
+    })
+    .await;
+    let start = async |who: &str| {
+        let started = send(&site, who, "POST", "team/bobs/blobs/uploads/").await;
+        let place = header(&started, "location").trim_start_matches("/v2/");
+        (started.status().as_u16(), place.to_owned())
+    };
+    let fill = async |who: &str, method: &str, path: &str, size: usize| {
+        let sent = ask(&site, who, method, path).body(vec![0; size]).send();
+        sent.await.unwrap().status().as_u16()
+    };
+    let (_, one) = start("alice").await;
+    assert_eq!(fill("alice", "PATCH", &one, 900).await, 202);
+    assert_eq!(fill("alice", "PATCH", &one, 200).await, 429);
+    // Nor in one request.
+    let digest = Digest::of(vec![0; 200]);
+    let whole = format!("team/bobs/blobs/uploads/?digest={digest}");
+    assert_eq!(fill("alice", "POST", &whole, 200).await, 429);
+    assert_eq!(fill("bob", "POST", &whole, 200).await, 201);
+    let (_, two) = start("alice").await;
+    assert_eq!(start("alice").await.0, 202);
+    assert_eq!(start("alice").await.0, 429);
+    assert_eq!(start("bob").await.0, 202);
+    // What ends makes room.
+    assert_eq!(send(&site, "alice", "DELETE", &one).await.status(), 204);
+    assert_eq!(fill("alice", "PATCH", &two, 200).await, 202);
+    let end = format!("{two}?digest={digest}");
+    assert_eq!(send(&site, "alice", "PUT", &end).await.status(), 201);
+    assert_eq!(start("alice").await.0, 202);
+    assert_eq!(fill("alice", "POST", &whole, 200).await, 201);
 }

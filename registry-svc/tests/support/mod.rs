@@ -25,6 +25,7 @@ use registry_svc::{
     config::{Config, UpstreamConfig},
     http,
     names::OwnNames,
+    unfinished::UploadLimits,
 };
 use slipway_image::{Digest, media_type};
 use tempfile::TempDir;
@@ -84,6 +85,19 @@ impl Site {
         front: impl FnOnce(&OwnNames) -> http::Front,
     ) -> Self {
         Self::open(Config::default(), dir, docker_io(upstream, ttl), front).await
+    }
+
+    /// With limits of what is under way.
+    pub async fn limited(
+        dir: Arc<TempDir>,
+        uploads: UploadLimits,
+        front: impl FnOnce(&OwnNames) -> http::Front,
+    ) -> Self {
+        let config = Config {
+            uploads,
+            ..Config::default()
+        };
+        Self::open(config, dir, docker_io(None, 0), front).await
     }
 
     async fn open(
@@ -168,6 +182,15 @@ impl Site {
             .unwrap();
         assert_eq!(response.status(), 201, "{}", response.text().await.unwrap());
         image.digest()
+    }
+}
+
+/// docker.io. Without one it is a port where nobody listens: no test goes out.
+fn nowhere_or(upstream: Option<SocketAddr>, ttl_seconds: u64) -> UpstreamConfig {
+    let upstream = upstream.unwrap_or_else(|| "127.0.0.1:1".parse().unwrap());
+    UpstreamConfig {
+        tag_ttl: std::time::Duration::from_secs(ttl_seconds),
+        ..UpstreamConfig::at("docker.io", format!("http://{upstream}").parse().unwrap())
     }
 }
 

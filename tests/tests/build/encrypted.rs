@@ -1,103 +1,22 @@
 //! A builder, its worker and the registry on hosts of their own: everything between them by mutual TLS.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::Path;
 
-use slipway_tests::{installed, ready, site::SERVICES, uplink::Cable};
+use slipway_tests::{authority::Authority, installed, ready, site::SERVICES, uplink::Cable};
 
 use super::*;
 
-/// An authority and the certificates that it gives.
-struct Authority(PathBuf);
+/// What services have of an authority.
+struct Certified(Authority);
 
-impl Authority {
-    fn new(folder: PathBuf) -> Self {
-        fs::create_dir_all(&folder).unwrap();
-        let new = Self(folder);
-        new.openssl(&[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-subj",
-            "/CN=test",
-            "-days",
-            "2",
-            "-keyout",
-            "ca.key",
-            "-out",
-            "ca.pem",
-        ]);
-        new
-    }
-
-    fn openssl(&self, arguments: &[&str]) {
-        let done = Command::new("openssl")
-            .args(arguments)
-            .current_dir(&self.0)
-            .output()
-            .unwrap();
-        assert!(done.status.success(), "{done:?}");
-    }
-
-    /// A certificate for an address, as `<name>.pem` and `<name>.key`.
-    fn certify(&self, name: &str, address: &str) {
-        let [key, request, certificate] = ["key", "csr", "pem"].map(|e| format!("{name}.{e}"));
-        let (subject, names) = (
-            format!("/CN={name}"),
-            format!("subjectAltName=IP:{address}"),
-        );
-        self.openssl(&[
-            "req",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-subj",
-            &subject,
-            "-addext",
-            &names,
-            "-keyout",
-            &key,
-            "-out",
-            &request,
-        ]);
-        self.openssl(&[
-            "x509",
-            "-req",
-            "-in",
-            &request,
-            "-CA",
-            "ca.pem",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-            "-days",
-            "2",
-            "-copy_extensions",
-            "copyall",
-            "-out",
-            &certificate,
-        ]);
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-
+impl Certified {
     /// What a listener has of it.
     fn listens(&self, name: &str, address: &str) -> String {
         format!(
             "[service]\nlisten = [\"tcp://{address}\"]\ntls_cert = {:?}\ntls_key = {:?}\ntls_client_ca = {:?}\n",
-            self.file(&format!("{name}.pem")),
-            self.file(&format!("{name}.key")),
-            self.file("ca.pem"),
+            self.0.file(&format!("{name}.pem")),
+            self.0.file(&format!("{name}.key")),
+            self.0.file("ca.pem"),
         )
     }
 
@@ -105,9 +24,9 @@ impl Authority {
     fn registry(&self, name: &str, address: &str) -> String {
         format!(
             "registry = \"tcp://{address}\"\nregistry_tls = {{ cert = {:?}, key = {:?}, ca = {:?} }}\n",
-            self.file(&format!("{name}.pem")),
-            self.file(&format!("{name}.key")),
-            self.file("ca.pem"),
+            self.0.file(&format!("{name}.pem")),
+            self.0.file(&format!("{name}.key")),
+            self.0.file("ca.pem"),
         )
     }
 
@@ -115,8 +34,8 @@ impl Authority {
     fn worker(&self, name: &str, trusted: &Path, address: &str) -> String {
         format!(
             "[[workers]]\naddress = \"tcp://{address}\"\ntls_cert = {:?}\ntls_key = {:?}\ntls_ca = {trusted:?}\n",
-            self.file(&format!("{name}.pem")),
-            self.file(&format!("{name}.key")),
+            self.0.file(&format!("{name}.pem")),
+            self.0.file(&format!("{name}.key")),
         )
     }
 }
@@ -129,20 +48,20 @@ async fn everything_between_hosts_is_encrypted_and_shows_who_it_is() {
     let mut site = Site::bare();
     let mut other = Site::bare();
     let cable = Cable::between(&mut site, &mut other);
-    let ours = Authority::new(site.path("pki"));
-    let theirs = Authority::new(site.path("foreign"));
+    let ours = Certified(Authority::new(site.path("pki")));
+    let theirs = Certified(Authority::new(site.path("foreign")));
     for (authority, name, address) in [
         (&ours, "registry", "198.51.100.1"),
         (&ours, "worker", &*cable.address),
         (&ours, "builder", "198.51.100.1"),
         (&theirs, "builder", "198.51.100.1"),
     ] {
-        authority.certify(name, address);
+        authority.0.certify(name, address);
     }
     let (registry, worker) = ("198.51.100.1:7010", format!("{}:7012", cable.address));
     site.configure("registry.toml", &ours.listens("registry", registry));
-    let builder = |authority: &Authority| {
-        let trusted = ours.0.join("ca.pem");
+    let builder = |authority: &Certified| {
+        let trusted = ours.0.folder().join("ca.pem");
         ours.registry("builder", registry) + &authority.worker("builder", &trusted, &worker)
     };
     site.configure("builder.toml", &builder(&ours));
@@ -176,7 +95,7 @@ async fn everything_between_hosts_is_encrypted_and_shows_who_it_is() {
     assert!(said.err.contains("cannot be used"), "{}", said.err);
     // And nobody believes a worker that is somebody else's.
     site.kill_service("builder");
-    let foreign = theirs.0.join("ca.pem");
+    let foreign = theirs.0.folder().join("ca.pem");
     let settings = ours.registry("builder", registry) + &ours.worker("builder", &foreign, &worker);
     site.configure("builder.toml", &settings);
     site.start_service("builder").await;

@@ -9,6 +9,7 @@ mod deletes;
 mod lists;
 mod manifests;
 mod referrers;
+mod secured;
 mod uploads;
 
 use serde_json::Value;

@@ -7,13 +7,12 @@ use std::{
 };
 
 use slipway_image::{
-    Digest, Digester,
+    Digest, Digester, archive,
     digest::DigestReader,
     layer::{Kind, OPAQUE, WHITEOUT, limits::Limits, tar_read::TarReader},
 };
 
 use super::found::{Database, Facts, Found, may_replace};
-use crate::archive;
 
 /// Most files of a layer that name packages, most packages, and most names that are noted besides.
 const MOST: usize = 500_000;

@@ -10,6 +10,7 @@ use crate::{
     failure::{Failure, Outcome},
     output::{
         self,
+        archive::Archive,
         table::{self},
     },
 };
@@ -79,29 +80,16 @@ fn wanted_port(text: &str) -> Outcome<String> {
 
 /// `ctl export`
 pub async fn export(site: &Site, container: String, path: Option<String>) -> Outcome {
-    use std::io::{IsTerminal as _, Write as _};
-    if path.is_none() && std::io::stdout().is_terminal() {
-        return Err(Failure::new(
-            "cowardly refusing to save to a terminal. Use the -o flag or redirect",
-        ));
-    }
+    let mut out = Archive::to(path.as_deref())?;
     let mut chunks = site
         .containers()
         .export(ExportRequest { container })
         .await?
         .into_inner();
-    let mut out: Box<dyn std::io::Write> = match &path {
-        Some(path) => Box::new(
-            std::fs::File::create(path)
-                .map_err(|e| Failure::new(format!("cannot write {path}: {e}")))?,
-        ),
-        None => Box::new(std::io::stdout().lock()),
-    };
     while let Some(chunk) = chunks.message().await? {
-        out.write_all(&chunk.data)?;
+        out.write(&chunk.data)?;
     }
-    out.flush()?;
-    Ok(0)
+    out.finish()
 }
 
 /// "tcp", "udp", "sctp".

@@ -1,5 +1,6 @@
-//! Images: their [`list`], their way here and there ([`transfer`]), their removal ([`remove`]).
+//! Images: their [`list`], their way here and there ([`transfer`], [`archive`]), their removal ([`remove`]).
 
+mod archive;
 mod list;
 mod remove;
 mod transfer;
@@ -10,6 +11,7 @@ use slipway_proto::registry::v1::TagImageRequest;
 pub use list::{HIDDEN, rows};
 
 use self::{
+    archive::{Load, Save},
     list::Ls,
     remove::Rm,
     transfer::{Pull, Push},
@@ -26,6 +28,10 @@ pub enum Command {
     Pull(Pull),
     /// Upload an image to a registry
     Push(Push),
+    /// Save one or more images to a tar archive (streamed to STDOUT by default)
+    Save(Save),
+    /// Load an image from a tar archive or STDIN
+    Load(Load),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
     Tag { source: String, target: String },
     /// Remove one or more images
@@ -106,6 +112,8 @@ impl Command {
         match self {
             Self::Images(ls) => ls.run(site).await,
             Self::Pull(pull) => pull.run(site).await,
+            Self::Save(save) => save.run(site).await,
+            Self::Load(load) => load.run(site).await,
             Self::Rmi(rm) => rm.run(site).await,
             Self::Tag { source, target } => {
                 site.registry()

@@ -7,6 +7,7 @@ use slipway_proto::registry::v1::{
 
 use super::super::run::familiar;
 use crate::{
+    auth,
     client::Site,
     failure::{Failure, Outcome},
     output::{self, progress::Show},
@@ -41,6 +42,7 @@ impl Pull {
             platform: self.platform.as_deref().map(platform).transpose()?,
             policy: Policy::Always.into(),
             all_tags: self.all_tags,
+            auth: auth::for_image(&self.name).await,
             ..PullRequest::default()
         };
         let mut events = site.registry().pull(request).await?.into_inner();
@@ -102,11 +104,12 @@ pub struct Push {
 impl Push {
     pub async fn run(self, site: &Site) -> Outcome {
         let platform = self.platform.as_deref().map(platform).transpose()?;
+        let auth = auth::for_image(&self.name).await;
         let mut events = site
             .registry()
             .push(PushRequest {
                 reference: self.name,
-                auth: None,
+                auth,
                 all_tags: self.all_tags,
                 platform,
             })

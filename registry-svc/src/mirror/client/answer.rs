@@ -93,7 +93,7 @@ impl Client {
     }
 
     /// The first sentence of a distribution error body.
-    async fn message_of(&self, response: Response) -> String {
+    pub(super) async fn message_of(&self, response: Response) -> String {
         let body = self.content(response, "an error").await.unwrap_or_default();
         let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let message = value["errors"][0]["message"].as_str();

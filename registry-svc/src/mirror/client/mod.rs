@@ -23,6 +23,7 @@ use crate::{
 mod answer;
 mod auth;
 mod challenge;
+mod login;
 mod push;
 mod trust;
 

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use slipway_image::layer::{compression::decompress, limits::Limits, tar_read::is_tar_header};
+use crate::layer::{compression::decompress, limits::Limits, tar_read::is_tar_header};
 
 /// Most memory of an xz decoder: `xz -9` needs 65 MiB.
 const XZ_MEMORY: u64 = 160 << 20;
@@ -113,7 +113,7 @@ impl Read for Bounded<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use slipway_image::layer::{self as tar, pack::Plain, pack::Sink as _};
+    use crate::layer::{self as tar, pack::Plain, pack::Sink as _};
     use std::io::Write as _;
 
     fn sample() -> Vec<u8> {

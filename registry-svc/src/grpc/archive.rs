@@ -1,0 +1,139 @@
+//! Archives that are streamed: load and save.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use slipway_proto::registry::v1::{load_event, load_request::Part, *};
+use slipway_service::chunks::ChunkWriter;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status, Streaming};
+
+use super::{Answer, convert};
+use crate::{error::Error, images::load::LoadEvent as Loading, registry::Registry};
+
+/// Chunks, and events, on their way.
+const QUEUE: usize = 8;
+
+pub async fn load(
+    registry: &Arc<Registry>,
+    mut parts: Streaming<LoadRequest>,
+) -> Answer<ReceiverStream<Result<LoadEvent, Status>>> {
+    let first = parts.message().await?.and_then(|m| m.part);
+    let Some(Part::Header(header)) = first else {
+        return Err(Error::InvalidArgument("the first message must be the header".into()).into());
+    };
+    let platform = convert::platform(header.platform);
+    let (chunks, archive) = body();
+    let (sender, mut events) = mpsc::channel(QUEUE);
+    let (out, stream) = mpsc::channel(QUEUE);
+    let registry = Arc::clone(registry);
+    tokio::spawn(async move {
+        let feed = async move {
+            // A call that was cut off sends no more, and no end.
+            while let Ok(Some(message)) = parts.message().await {
+                let chunk = match message.part {
+                    Some(Part::Data(data)) => Some(data),
+                    Some(Part::End(_)) => None,
+                    Some(Part::Header(_)) | None => break,
+                };
+                let ends = chunk.is_none();
+                if chunks.send(chunk).await.is_err() || ends {
+                    break;
+                }
+            }
+        };
+        let tell = async {
+            while let Some(event) = events.recv().await {
+                // Who asked may be gone: then the archive has no end either.
+                let _ = out.send(Ok(load_message(event))).await;
+            }
+        };
+        let (result, (), ()) = tokio::join!(registry.load(archive, platform, sender), feed, tell);
+        if let Err(error) = result {
+            // As above.
+            let _ = out.send(Err(error.into())).await;
+        }
+    });
+    Ok(Response::new(ReceiverStream::new(stream)))
+}
+
+fn load_message(event: Loading) -> LoadEvent {
+    use load_event::Event as E;
+    let event = match event {
+        Loading::Progress(progress) => E::Progress(convert::progress(&progress)),
+        Loading::Loaded(name, id) => E::Loaded(Loaded {
+            reference: name.unwrap_or_default(),
+            id: id.to_string(),
+        }),
+    };
+    LoadEvent { event: Some(event) }
+}
+
+pub async fn save(
+    registry: &Arc<Registry>,
+    request: SaveRequest,
+) -> Answer<ReceiverStream<Result<SaveChunk, Status>>> {
+    let platform = convert::platform(request.platform);
+    let archive = registry.archive(&request.images, platform.as_ref()).await?;
+    let (out, stream) = mpsc::channel(QUEUE);
+    let registry = Arc::clone(registry);
+    tokio::spawn(async move {
+        let (chunks, mut written) = mpsc::channel::<Bytes>(QUEUE);
+        let forward = async {
+            while let Some(data) = written.recv().await {
+                if out.send(Ok(SaveChunk { data })).await.is_err() {
+                    // Nobody listens: the writer notices when nobody takes what it writes.
+                    break;
+                }
+            }
+            drop(written);
+        };
+        let writing = registry.write_archive(archive, ChunkWriter::new(chunks));
+        let (result, ()) = tokio::join!(writing, forward);
+        if let Err(error) = result {
+            // The caller may be gone.
+            let _ = out.send(Err(error.into())).await;
+        }
+    });
+    Ok(Response::new(ReceiverStream::new(stream)))
+}
+
+/// A body that comes in chunks, with `None` at its end, as a reader that blocks.
+pub fn body() -> (mpsc::Sender<Option<Bytes>>, Body) {
+    let (sender, chunks) = mpsc::channel(QUEUE);
+    let body = Body {
+        chunks,
+        chunk: Bytes::new(),
+        ended: false,
+    };
+    (sender, body)
+}
+
+/// See [`body`]: one that was cut off must not pass for a shorter one.
+pub struct Body {
+    chunks: mpsc::Receiver<Option<Bytes>>,
+    chunk: Bytes,
+    ended: bool,
+}
+
+impl io::Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            if self.ended {
+                return Ok(0);
+            }
+            match self.chunks.blocking_recv() {
+                Some(Some(chunk)) => self.chunk = chunk,
+                Some(None) => self.ended = true,
+                None => {
+                    let why = "it was cut off before its end";
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+                }
+            }
+        }
+        let n = buffer.len().min(self.chunk.len());
+        buffer[..n].copy_from_slice(&self.chunk.split_to(n));
+        Ok(n)
+    }
+}
