@@ -87,7 +87,7 @@ impl Stand {
         Some(stand)
     }
 
-    /// All that it has on the disk but its index.
+    /// All that it has on the disk but its index and which names are its own.
     fn files(&self) -> BTreeSet<String> {
         let root = self.site.path("state/registry");
         let mut found = BTreeSet::new();
@@ -98,7 +98,8 @@ impl Stand {
                 let name = path.strip_prefix(&root).unwrap().display().to_string();
                 if path.is_dir() {
                     folders.push(path);
-                } else if !name.starts_with("index") {
+                } else if !name.starts_with("index") && !name.starts_with("ours/") {
+                    // Which names are the site's own outlives what is below them.
                     found.insert(name);
                 }
             }
