@@ -15,15 +15,14 @@ use builder_svc::{
     caller::Caller,
     context::{
         Announced, BuildContext, ContentStore, Fetcher, Offered, fetch::Limits, git::ssh::Hosts,
-        guard::Guard,
     },
     events::Events,
     grpc::feed,
 };
 use libfuzzer_sys::fuzz_target;
 use slipway_proto::builder::v1::{
-    BuildRequest, ContentChunks, ContextEntries, ContextEntry, ContextStream, ManifestOffer, Secret,
-    build_request::Part, content_chunks::Chunk,
+    BuildRequest, ContentChunks, ContextEntries, ContextEntry, ContextStream, ManifestOffer,
+    Secret, build_request::Part, content_chunks::Chunk,
 };
 
 /// Operands, taken from the front.
@@ -122,7 +121,7 @@ fn fetcher() -> Arc<Fetcher> {
         let folder = tempfile::tempdir().unwrap();
         let store = ContentStore::open(folder.path().to_owned()).unwrap();
         let limits = Limits {
-            guard: Guard { allow: Vec::new() },
+            guard: slipway_egress::Guard::default(),
             bytes: 1 << 20,
             silence: Duration::from_secs(1),
         };
