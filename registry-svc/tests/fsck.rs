@@ -150,9 +150,13 @@ async fn mirrored_content_is_fetched_again() {
         .answer
         .store(0, std::sync::atomic::Ordering::SeqCst);
     let back = async || get(&site, &layer).await;
-    while back().await.1 != image.layer {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    let until_back = async {
+        while back().await.1 != image.layer {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    let patience = std::time::Duration::from_secs(30);
+    tokio::time::timeout(patience, until_back).await.unwrap();
 }
 
 #[tokio::test]

@@ -103,9 +103,13 @@ async fn a_rest_ends_by_itself() {
     assert_ne!(get(&site, "back").await.0, StatusCode::OK);
     answer(&upstream, 0, &[]);
     assert_ne!(get(&site, "back").await.0, StatusCode::OK);
-    while get(&site, "back").await.0 != StatusCode::OK {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    let until_back = async {
+        while get(&site, "back").await.0 != StatusCode::OK {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let patience = std::time::Duration::from_secs(30);
+    tokio::time::timeout(patience, until_back).await.unwrap();
 }
 
 #[tokio::test]
