@@ -189,9 +189,13 @@ impl Htpasswd {
 
     /// Whether this is the user's password. `from` is whom wrong ones are counted against.
     pub async fn verify(&self, name: &str, password: &str, from: IpAddr) -> Result<(), Refused> {
+        // Before anything that costs the more the longer it is.
+        if name.len() > LONGEST || password.len() > LONGEST {
+            return Err(Refused::Wrong);
+        }
         let users = self.users.get();
         let (hash, known) = users.hash_for(name, &self.key);
-        let Some(hash) = hash.filter(|_| name.len() <= LONGEST && password.len() <= LONGEST) else {
+        let Some(hash) = hash else {
             return Err(Refused::Wrong);
         };
         // The hash is part of it: another password in the file, and the old one is not remembered.

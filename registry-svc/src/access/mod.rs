@@ -71,6 +71,11 @@ pub enum AccessError {
     /// Users, and nothing that they may do.
     #[error("registry.toml: htpasswd says who may come in, and no [[access]] what he may do")]
     NoRules,
+    /// Somebody who vouches for certificates, and nothing that their holders may do.
+    #[error(
+        "registry.toml: client_ca says whose certificates are known, and no [[access]] what their holders may do"
+    )]
+    NoRulesForCertificates,
 }
 
 /// The policy of a registry, and how it knows its callers.
@@ -101,6 +106,7 @@ impl Access {
         if rules.is_empty() {
             return match htpasswd {
                 Some(_) => Err(AccessError::NoRules),
+                None if knows_certificates => Err(AccessError::NoRulesForCertificates),
                 None => Ok(None),
             };
         }

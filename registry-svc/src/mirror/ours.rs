@@ -5,7 +5,7 @@
 //! file (`ours/<name>/_own`) says so, which stays when the repository goes. It ends when somebody pulls that name by hand and the upstream has it: who
 //! tagged `nginx:dev` here before anything else may still pull `nginx`.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs, io, path::PathBuf, sync::Arc};
 
 use crate::{
     blobs::staging::blocking,
@@ -36,7 +36,11 @@ impl Ours {
 
     /// Whether a repository is our own.
     pub fn has(&self, repository: &Repository) -> bool {
-        fs::symlink_metadata(self.path(repository)).is_ok()
+        // What cannot be looked up is: a name of ours must not get out.
+        !matches!(
+            fs::symlink_metadata(self.path(repository)),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        )
     }
 
     /// It is ours from now on, also after a power cut.

@@ -127,7 +127,8 @@ impl Plan {
             .blob(&self.repository, &self.digest, offset)
             .await?;
         if let Some(length) = response.content_length() {
-            let announced = begins + length;
+            // No size that it may have is so large.
+            let announced = begins.saturating_add(length);
             let known = state.borrow().total;
             if known.is_some_and(|known| known != announced) {
                 return Err(Error::SizeMismatch {

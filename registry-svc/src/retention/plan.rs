@@ -1,6 +1,9 @@
 //! What goes, and why: a pure function of what is here, the rules and the time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use slipway_image::Digest;
 
@@ -53,6 +56,7 @@ pub fn plan(content: &Content, rules: &Rules, now: u64) -> Plan {
         state: State::new(content),
         content,
         now,
+        taken: BTreeSet::new(),
         plan: Plan::default(),
     };
     planning.own(rules);
@@ -64,6 +68,8 @@ struct Planning<'a> {
     content: &'a Content,
     state: State<'a>,
     now: u64,
+    /// Tags that went, by their manifest.
+    taken: BTreeSet<(usize, Tag)>,
     plan: Plan,
 }
 
@@ -79,9 +85,15 @@ impl<'a> Planning<'a> {
 
     /// An index is used with what it names.
     fn used(&self, manifest: usize) -> u64 {
-        let it = &self.content.manifests[manifest];
-        let children = it.children.iter().map(|child| self.used(*child));
-        children.max().unwrap_or(0).max(it.used)
+        // Indexes may name indexes, many the same ones: each is looked at once.
+        let (mut seen, mut left) = (BTreeSet::from([manifest]), vec![manifest]);
+        let mut last = 0;
+        while let Some(number) = left.pop() {
+            let it = &self.content.manifests[number];
+            last = last.max(it.used);
+            left.extend(it.children.iter().filter(|child| seen.insert(**child)));
+        }
+        last
     }
 
     /// Tags, then what no tag names.
@@ -262,8 +274,13 @@ impl<'a> Planning<'a> {
     }
 
     /// Takes tags away, and the manifest when nothing else names it.
-    fn take(&mut self, number: usize, tags: Vec<(Tag, u64)>, rule: &Rule, why: String) {
+    fn take(&mut self, number: usize, mut tags: Vec<(Tag, u64)>, rule: &Rule, why: String) {
+        if !self.state.alive[number] {
+            // With what it is about.
+            return;
+        }
         let manifest = &self.content.manifests[number];
+        tags.retain(|(tag, _)| self.taken.insert((number, tag.clone())));
         self.state.tags[number] -= tags.len();
         let goes = self.state.tags[number] == 0
             && self.state.parents[number] == 0

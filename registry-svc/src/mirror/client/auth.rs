@@ -13,6 +13,9 @@ use crate::{error::Result, mirror::lock};
 /// Tokens that are kept at once, one for each repository and kind of access.
 const TOKENS: usize = 256;
 
+/// Most bytes of a token.
+const LONGEST_TOKEN: usize = 64 << 10;
+
 /// Longest life of a token that is believed, in seconds.
 const LIFETIME: u64 = 24 * 3600;
 
@@ -199,6 +202,10 @@ impl Client {
                 .to_owned(),
             expires_in: value.get("expires_in").and_then(serde_json::Value::as_u64),
         };
+        // It goes into a header, and is kept.
+        if token.token.len() > LONGEST_TOKEN || !token.token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(self.nonsense("a token that is none"));
+        }
         // The token specification: 60 seconds when nothing is said. Renewed a little early.
         let lifetime = token.expires_in.unwrap_or(60).clamp(20, LIFETIME) - 10;
         let lifetime = Duration::from_secs(lifetime);

@@ -61,6 +61,9 @@ pub struct Client {
 /// How often a redirect is followed.
 const REDIRECTS: usize = 5;
 
+/// Most bytes of a list of tags, all pages together: some 500,000 tags.
+const MOST_TAGS: usize = 16 << 20;
+
 /// Most pages of a list of tags, and most bytes of one page.
 const PAGES: usize = 1000;
 
@@ -261,7 +264,7 @@ impl Client {
             tags: Option<Vec<String>>,
         }
         let mut url = Some(self.url(&format!("{path}/tags/list"))?);
-        let mut tags = Vec::new();
+        let (mut tags, mut bytes) = (Vec::new(), 0);
         for _ in 0..PAGES {
             let Some(current) = url.take() else {
                 return Ok(tags);
@@ -281,6 +284,13 @@ impl Client {
             let body = self
                 .content(response, "the upstream's list of tags")
                 .await?;
+            bytes += body.len();
+            if bytes > MOST_TAGS {
+                return Err(Error::TooLarge {
+                    what: "the upstream's list of tags",
+                    limit: MOST_TAGS as u64,
+                });
+            }
             let page: Page = serde_json::from_slice(&body)
                 .map_err(|_| self.nonsense("a tags list that is no JSON"))?;
             tags.extend(page.tags.unwrap_or_default());
