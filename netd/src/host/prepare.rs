@@ -3,6 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
@@ -105,7 +106,29 @@ impl Host {
             "1",
         ))?;
         netns.inside(|| inside_up(&name, wanted))?;
+        self.wait_for_frames(&host)?;
         Ok(name)
+    }
+
+    /// The host's end learns of its carrier by a work queue (linkwatch), which the kernel's other work on links
+    /// holds up: until then its bridge drops what the container sends, and a first DNS query that is lost costs
+    /// glibc five seconds. Asking for a link does that work at once (rtnl_getlink since Linux 6.8); before, it is
+    /// waited for. A link that does not come up in time is no reason to fail: it will.
+    fn wait_for_frames(&self, host: &str) -> io::Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        const PAUSE: Duration = Duration::from_millis(1);
+        let since = Instant::now();
+        loop {
+            let link = self.kernel().route.link(host)?;
+            if link.ok_or(io::ErrorKind::NotFound)?.running {
+                return Ok(());
+            }
+            if since.elapsed() > PATIENCE {
+                tracing::warn!(link = host, "has no carrier yet");
+                return Ok(());
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Deletes a link of ours; that it is gone already is the usual case.

@@ -35,6 +35,7 @@ const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 
 pub(super) const IFF_UP: u32 = 1;
+pub(super) const IFF_RUNNING: u32 = 0x40;
 const AF_INET: u8 = 2;
 
 /// `struct ifinfomsg`.

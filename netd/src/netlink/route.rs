@@ -7,7 +7,8 @@ use ipnet::Ipv4Net;
 use nix::errno::Errno;
 
 use super::link::{
-    IFA_ADDRESS, IFA_LOCAL, IFF_UP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_MASTER, RTA_DST, link_header,
+    IFA_ADDRESS, IFA_LOCAL, IFF_RUNNING, IFF_UP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_MASTER, RTA_DST,
+    link_header,
 };
 use super::socket::{Family, Socket};
 use super::wire::{DUMP, Message, Received, attributes, number, text};
@@ -34,6 +35,8 @@ pub struct Link {
     pub alias: String,
     /// It is switched on.
     pub up: bool,
+    /// It carries frames (RFC 2863's operational state is up).
+    pub running: bool,
 }
 
 /// An rtnetlink socket of one namespace.
@@ -126,12 +129,14 @@ fn parse_link(message: Received<'_>) -> Option<Link> {
         return None;
     }
     let payload = message.payload;
+    let flags: u32 = number(payload.get(8..12)?)?;
     let mut link = Link {
         index: number(payload.get(4..8)?)?,
         name: String::new(),
         master: None,
         alias: String::new(),
-        up: number(payload.get(8..12)?)? & IFF_UP != 0,
+        up: flags & IFF_UP != 0,
+        running: flags & IFF_RUNNING != 0,
     };
     for (kind, data) in attributes(payload.get(LINK_HEADER..)?) {
         match kind {

@@ -276,6 +276,35 @@ fn a_container_with_resolvers_of_its_own_finds_its_neighbours_too() {
 }
 
 #[test]
+fn the_first_question_of_a_container_is_heard() {
+    on_a_host(|world| {
+        // Namespaces that come and go keep the kernel's work on links waiting.
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let rest = |done: &std::sync::atomic::AtomicBool| {
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| rest(&done));
+            }
+            let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                for number in 1..=20 {
+                    let mut wanted = request(&format!("c{number}"), &[]);
+                    wanted.ipv4_address = format!("172.17.77.{number}");
+                    let container = world.attach(wanted).unwrap();
+                    let name = format!("c{number}.");
+                    assert_eq!(resolve(&container, &name, RecordType::A).answers.len(), 1);
+                }
+            }));
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            asked.unwrap();
+        });
+    });
+}
+
+#[test]
 fn a_flood_of_questions_is_nobody_elses() {
     on_a_host(|world| {
         serve_dns(UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)).unwrap(), tell);
