@@ -1,10 +1,9 @@
 //! What a container has on a network: the record that outlives netd.
 
-use std::net::Ipv4Addr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::id::{EndpointId, NetworkId};
+use crate::ipam::{DualStack, Wanted};
 use crate::netlink::Mac;
 use crate::ports::Published;
 
@@ -27,8 +26,9 @@ pub struct Endpoint {
     pub interface: String,
     /// MAC of the link inside.
     pub mac: Mac,
-    /// Address of the link inside.
-    pub address: Ipv4Addr,
+    /// Addresses of the link inside.
+    #[serde(flatten)]
+    pub address: DualStack,
     /// Published ports, host ports filled in.
     pub ports: Vec<Published>,
     /// The container's own resolvers; empty = netd's.
@@ -72,8 +72,8 @@ pub struct Request {
     pub aliases: Vec<String>,
     /// Ports to publish.
     pub ports: Vec<crate::ports::Binding>,
-    /// A certain address.
-    pub address: Option<Ipv4Addr>,
+    /// Certain addresses.
+    pub address: Wanted,
     /// A certain MAC.
     pub mac: Option<Mac>,
     /// An existing namespace instead of a new one.

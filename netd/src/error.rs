@@ -1,9 +1,9 @@
 //! What can go wrong, as something that the caller can act on.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::nft::Refused;
 
@@ -43,7 +43,7 @@ pub enum Error {
     #[error(
         "pool {0} overlaps with another network or a route of this host: choose another subnet"
     )]
-    Overlap(Ipv4Net),
+    Overlap(IpNet),
     /// No default pool is free.
     #[error("all predefined address pools are in use here: give the network a --subnet")]
     PoolsExhausted,
@@ -58,7 +58,7 @@ pub enum Error {
     NetworkFull(String),
     /// The asked-for address is taken.
     #[error("address {0} is already in use on this network")]
-    AddressInUse(Ipv4Addr),
+    AddressInUse(IpAddr),
     /// The container is on that network already.
     #[error("container {container} is already attached to network {network}")]
     AlreadyAttached {

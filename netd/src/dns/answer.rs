@@ -42,10 +42,9 @@ pub fn decide(zone: &Zone, query: &[u8], turn: usize) -> Decision {
     let name = question.name.to_ascii();
     if question.query_type == RecordType::PTR
         && let Ok(net) = question.name.parse_arpa_name()
-        && let IpAddr::V4(address) = net.addr()
-        && net.prefix_len() == 32
+        && net.prefix_len() == net.max_prefix_len()
     {
-        return match zone.reverse(address) {
+        return match zone.reverse(net.addr()) {
             None => foreign(zone, &query),
             Some(None) => error(&query, ResponseCode::NXDomain),
             Some(Some(host)) => match Name::from_ascii(format!("{host}.")) {
@@ -65,7 +64,10 @@ pub fn decide(zone: &Zone, query: &[u8], turn: usize) -> Decision {
     let data = match question.query_type {
         RecordType::A | RecordType::ANY => addresses
             .into_iter()
-            .map(|address| RData::A(A(address)))
+            .filter_map(|address| match address.v4 {
+                IpAddr::V4(v4) => Some(RData::A(A(v4))),
+                IpAddr::V6(_) => None,
+            })
             .collect(),
         _ => Vec::new(),
     };
@@ -131,8 +133,16 @@ mod tests {
     use super::*;
     use crate::endpoint::Endpoint;
     use crate::id::{EndpointId, NetworkId};
+    use crate::ipam::DualStack;
     use crate::netlink::Mac;
     use crate::network::Request;
+
+    fn at(last: u8) -> DualStack {
+        DualStack {
+            v4: [172, 20, 0, last].into(),
+            v6: None,
+        }
+    }
 
     fn zone() -> Zone {
         let request = Request {
@@ -140,10 +150,10 @@ mod tests {
             ..Request::default()
         };
         let network = request
-            .plan("172.20.0.0/16".parse().unwrap(), 1500)
+            .plan("172.20.0.0/16".parse().unwrap(), None, 1500)
             .unwrap();
         let mut zone = Zone::new(&network);
-        let address = [172, 20, 0, 2].into();
+        let address = at(2);
         zone.insert(&Endpoint {
             id: EndpointId::random(),
             network: NetworkId::random(),
@@ -152,7 +162,7 @@ mod tests {
             hostname: "box".into(),
             aliases: vec!["www".into()],
             interface: "eth0".into(),
-            mac: Mac::of(address),
+            mac: Mac::of(address.v4),
             address,
             ports: vec![],
             dns: vec![],
@@ -192,7 +202,7 @@ mod tests {
     fn those_who_share_a_name_take_turns() {
         let mut zone = zone();
         for last in [3, 4] {
-            let address = [172, 20, 0, last].into();
+            let address = at(last);
             zone.insert(&Endpoint {
                 id: EndpointId::random(),
                 network: NetworkId::random(),
@@ -201,7 +211,7 @@ mod tests {
                 hostname: String::new(),
                 aliases: vec!["www".into()],
                 interface: "eth0".into(),
-                mac: Mac::of(address),
+                mac: Mac::of(address.v4),
                 address,
                 ports: vec![],
                 dns: vec![],

@@ -1,7 +1,7 @@
 //! The server on one network's gateway: udp and tcp, a bounded number of questions at once.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -61,8 +61,10 @@ impl Resolver {
         zone: Arc<RwLock<Zone>>,
         resolv_conf: PathBuf,
     ) -> io::Result<Self> {
-        let (udp, tcp) = match sockets(network.gateway, PORT) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => elsewhere(network.gateway)?,
+        let (udp, tcp) = match sockets(network.v4.gateway, PORT) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                elsewhere(network.v4.gateway)?
+            }
             sockets => sockets?,
         };
         let port = udp
@@ -74,7 +76,7 @@ impl Resolver {
         let tcp = TcpListener::from_std(tcp.into())?;
         let service = Arc::new(Service {
             zone,
-            upstream: Upstream::new(resolv_conf, network.gateway),
+            upstream: Upstream::new(resolv_conf, network.v4.gateway),
             forwarded: Clients::new(FORWARDED.0, FORWARDED.1),
             turn: AtomicUsize::new(0),
         });
@@ -94,7 +96,7 @@ impl Resolver {
 /// Tries to find a port that is free for both.
 const TRIES: usize = 16;
 
-fn elsewhere(gateway: Ipv4Addr) -> io::Result<(Socket, Socket)> {
+fn elsewhere(gateway: IpAddr) -> io::Result<(Socket, Socket)> {
     let mut last = io::ErrorKind::AddrInUse.into();
     for _ in 0..TRIES {
         let any = bound(Type::DGRAM, gateway, 0)?;
@@ -110,25 +112,25 @@ fn elsewhere(gateway: Ipv4Addr) -> io::Result<(Socket, Socket)> {
     Err(last)
 }
 
-fn sockets(gateway: Ipv4Addr, port: u16) -> io::Result<(Socket, Socket)> {
+fn sockets(gateway: IpAddr, port: u16) -> io::Result<(Socket, Socket)> {
     Ok((
         bound(Type::DGRAM, gateway, port)?,
         listening(gateway, port)?,
     ))
 }
 
-fn listening(gateway: Ipv4Addr, port: u16) -> io::Result<Socket> {
+fn listening(gateway: IpAddr, port: u16) -> io::Result<Socket> {
     let socket = bound(Type::STREAM, gateway, port)?;
     socket.listen(64)?;
     Ok(socket)
 }
 
-fn bound(kind: Type, gateway: Ipv4Addr, port: u16) -> io::Result<Socket> {
+fn bound(kind: Type, gateway: IpAddr, port: u16) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, kind, None)?;
     // Shared with our own reservation of a published port 53, see `ports/reserve.rs`.
     socket.set_reuse_port(port == PORT)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SocketAddr::new(IpAddr::V4(gateway), port).into())?;
+    socket.bind(&SocketAddr::new(gateway, port).into())?;
     Ok(socket)
 }
 
@@ -138,11 +140,8 @@ impl Service {
     }
 
     /// The client, if it may ask.
-    fn client(&self, client: SocketAddr) -> Option<Ipv4Addr> {
-        match client.ip() {
-            IpAddr::V4(client) if self.zone().serves(client) => Some(client),
-            _ => None,
-        }
+    fn client(&self, client: SocketAddr) -> Option<IpAddr> {
+        Some(client.ip()).filter(|client| self.zone().serves(*client))
     }
 
     fn decide(&self, query: &[u8]) -> Decision {
@@ -152,7 +151,7 @@ impl Service {
 
     async fn forward(
         &self,
-        client: Ipv4Addr,
+        client: IpAddr,
         query: &[u8],
         tcp: bool,
         place: Option<Place>,
@@ -170,8 +169,8 @@ impl Service {
         }
     }
 
-    fn place(&self, client: Ipv4Addr) -> Option<Place> {
-        self.forwarded.place(client.into())
+    fn place(&self, client: IpAddr) -> Option<Place> {
+        self.forwarded.place(client)
     }
 }
 
@@ -231,7 +230,7 @@ async fn serve_tcp(listener: TcpListener, service: Arc<Service>) {
         let Some(client) = service.client(client) else {
             continue;
         };
-        let Some(place) = places.place(client.into()) else {
+        let Some(place) = places.place(client) else {
             continue;
         };
         let service = Arc::clone(&service);
@@ -243,7 +242,7 @@ async fn serve_tcp(listener: TcpListener, service: Arc<Service>) {
     }
 }
 
-async fn converse(mut stream: TcpStream, client: Ipv4Addr, service: &Service) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, client: IpAddr, service: &Service) -> io::Result<()> {
     loop {
         let len = timeout(IDLE, stream.read_u16()).await??;
         let mut query = vec![0; usize::from(len)];

@@ -59,7 +59,7 @@ impl ResolvConf {
 #[derive(Debug)]
 pub struct Upstream {
     path: PathBuf,
-    own: Ipv4Addr,
+    own: IpAddr,
     read: Mutex<Option<(SystemTime, Vec<SocketAddr>)>>,
     cache: Mutex<Cache>,
     /// Servers that gave no answer, and since when: they are asked last for a while.
@@ -71,7 +71,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 impl Upstream {
     /// Reads `path`; `own` is never asked, it is ourselves.
-    pub fn new(path: PathBuf, own: Ipv4Addr) -> Self {
+    pub fn new(path: PathBuf, own: IpAddr) -> Self {
         Self {
             path,
             own,
@@ -95,7 +95,7 @@ impl Upstream {
         let servers: Vec<SocketAddr> = ResolvConf::parse(&text)
             .nameservers
             .into_iter()
-            .filter(|server| *server != IpAddr::V4(self.own))
+            .filter(|server| *server != self.own)
             .map(|server| SocketAddr::new(server, PORT))
             .collect();
         if let Some(changed) = changed {

@@ -1,18 +1,19 @@
 //! The names on one network: a plain value.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::endpoint::Endpoint;
 use crate::id::EndpointId;
+use crate::ipam::DualStack;
 use crate::network::Network;
 
 #[derive(Debug)]
 struct Entry {
     names: Vec<String>,
-    address: Ipv4Addr,
+    address: DualStack,
     /// Whom to ask for it what is none of ours; empty = the host's resolvers.
     resolvers: Vec<IpAddr>,
 }
@@ -23,13 +24,12 @@ struct Entry {
 #[derive(Debug)]
 pub struct Zone {
     network: String,
-    subnet: Ipv4Net,
-    gateway: Ipv4Addr,
+    subnets: Vec<IpNet>,
     internal: bool,
     entries: HashMap<EndpointId, Entry>,
     /// Who has a name, in the order of their ids.
-    by_name: HashMap<String, BTreeMap<EndpointId, Ipv4Addr>>,
-    by_address: HashMap<Ipv4Addr, EndpointId>,
+    by_name: HashMap<String, BTreeMap<EndpointId, DualStack>>,
+    by_address: HashMap<IpAddr, EndpointId>,
 }
 
 impl Zone {
@@ -37,8 +37,7 @@ impl Zone {
     pub fn new(network: &Network) -> Self {
         Self {
             network: network.name.to_ascii_lowercase(),
-            subnet: network.subnet,
-            gateway: network.gateway,
+            subnets: network.pools().map(|pool| pool.subnet).collect(),
             internal: network.internal,
             entries: HashMap::new(),
             by_name: HashMap::new(),
@@ -59,7 +58,9 @@ impl Zone {
             let holders = self.by_name.entry(name.clone()).or_default();
             holders.insert(id.clone(), address);
         }
-        self.by_address.insert(address, id.clone());
+        for own in address.all() {
+            self.by_address.insert(own, id.clone());
+        }
         let resolvers = endpoint.dns.iter().filter_map(|text| text.parse().ok());
         let entry = Entry {
             names,
@@ -82,18 +83,20 @@ impl Zone {
                 }
             }
         }
-        if self.by_address.get(&entry.address) == Some(id) {
-            self.by_address.remove(&entry.address);
+        for own in entry.address.all() {
+            if self.by_address.get(&own) == Some(id) {
+                self.by_address.remove(&own);
+            }
         }
     }
 
     /// Whether a client may ask: containers on this network and the host itself.
-    pub fn serves(&self, client: Ipv4Addr) -> bool {
-        self.subnet.contains(&client)
+    pub fn serves(&self, client: IpAddr) -> bool {
+        self.subnets.iter().any(|subnet| subnet.contains(&client))
     }
 
     /// The resolvers that a client asked for, if any.
-    pub fn resolvers_of(&self, client: Ipv4Addr) -> &[IpAddr] {
+    pub fn resolvers_of(&self, client: IpAddr) -> &[IpAddr] {
         let id = self.by_address.get(&client);
         let entry = id.and_then(|id| self.entries.get(id));
         entry.map_or(&[], |entry| &entry.resolvers)
@@ -106,7 +109,7 @@ impl Zone {
 
     /// The addresses of a name, with or without the network's name behind it; several endpoints may
     /// share an alias. Empty = not one of ours.
-    pub fn lookup(&self, name: &str) -> Vec<Ipv4Addr> {
+    pub fn lookup(&self, name: &str) -> Vec<DualStack> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let found = self.exactly(&name);
         if !found.is_empty() {
@@ -120,25 +123,20 @@ impl Zone {
         }
     }
 
-    fn exactly(&self, name: &str) -> Vec<Ipv4Addr> {
+    fn exactly(&self, name: &str) -> Vec<DualStack> {
         let holders = self.by_name.get(name);
         holders.map_or_else(Vec::new, |holders| holders.values().copied().collect())
     }
 
     /// The name that belongs to an address, as docker gives it: `web.front`. `None` outside the
-    /// subnet: somebody else may know.
-    pub fn reverse(&self, address: Ipv4Addr) -> Option<Option<String>> {
-        if !self.subnet.contains(&address) {
+    /// subnets: somebody else may know.
+    pub fn reverse(&self, address: IpAddr) -> Option<Option<String>> {
+        if !self.serves(address) {
             return None;
         }
         let holder = self.by_address.get(&address);
         let entry = holder.and_then(|id| self.entries.get(id));
         Some(entry.and_then(|entry| Some(format!("{}.{}", entry.names.first()?, self.network))))
-    }
-
-    /// The address that the server listens on.
-    pub fn gateway(&self) -> Ipv4Addr {
-        self.gateway
     }
 }
 
@@ -162,9 +160,14 @@ mod tests {
             name: "front".to_owned(),
             ..Request::default()
         };
-        let network = request.plan("10.0.0.0/24".parse().unwrap(), 1500).unwrap();
+        let network = request
+            .plan("10.0.0.0/24".parse().unwrap(), None, 1500)
+            .unwrap();
         let mut zone = Zone::new(&network);
-        let (a, b) = ("10.0.0.2".parse().unwrap(), "10.0.0.3".parse().unwrap());
+        let [a, b] = ["10.0.0.2", "10.0.0.3"].map(|v4| DualStack {
+            v4: v4.parse().unwrap(),
+            v6: None,
+        });
         zone.insert(&endpoint("1", "one", "10.0.0.2"));
         zone.insert(&endpoint("2", "two", "10.0.0.3"));
         assert_eq!(zone.lookup("shared"), [a, b]);
@@ -175,13 +178,13 @@ mod tests {
             (zone.lookup("two"), zone.lookup("three")),
             (vec![], vec![b])
         );
-        assert_eq!(zone.reverse(b), Some(Some("three.front".to_owned())));
+        assert_eq!(zone.reverse(b.v4), Some(Some("three.front".to_owned())));
         zone.remove(&EndpointId::named("1"));
         assert_eq!(
             (zone.lookup("shared"), zone.lookup("one")),
             (vec![b], vec![])
         );
-        assert_eq!(zone.reverse(a), Some(None));
+        assert_eq!(zone.reverse(a.v4), Some(None));
         zone.remove(&EndpointId::named("2"));
         assert!(zone.by_name.is_empty() && zone.by_address.is_empty());
     }

@@ -1,15 +1,18 @@
 //! Messages into the domain's types, parsed once, and back.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use ipnet::{IpNet, Ipv4Net};
 use slipway_proto::netd::v1 as pb;
 
 use crate::dns::ResolvConf;
 use crate::endpoint;
 use crate::error::Error;
 use crate::host::{Attached, Details};
-use crate::network::{self, Network};
+use crate::ipam::Wanted;
+use crate::network::{self, Network, Pool, PoolRequest};
 use crate::ports::{Binding, HostAddress, Protocol, Published};
 
 fn unsupported<T>(sentence: &str) -> Result<T, Error> {
@@ -104,7 +107,7 @@ pub(super) fn endpoint_request(
         )));
     }
     for server in &message.dns {
-        optional::<std::net::IpAddr>(server, "the address of a name server")?;
+        optional::<IpAddr>(server, "the address of a name server")?;
     }
     let mac = match message.mac_address.as_str() {
         "" => None,
@@ -112,7 +115,10 @@ pub(super) fn endpoint_request(
     };
     Ok(endpoint::Request {
         ports: bindings(&message.ports)?,
-        address: optional(&message.ipv4_address, "an IPv4 address")?,
+        address: Wanted {
+            v4: optional::<Ipv4Addr>(&message.ipv4_address, "an IPv4 address")?.map(IpAddr::V4),
+            v6: optional::<Ipv6Addr>(&message.ipv6_address, "an IPv6 address")?.map(IpAddr::V6),
+        },
         mac,
         netns: (!message.netns.is_empty()).then(|| message.netns.into()),
         network: message.network,
@@ -158,12 +164,12 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
         netns_path,
         interface_name: endpoint.interface.clone(),
         mac_address: endpoint.mac.to_string(),
-        ipv4_address: endpoint.address.to_string(),
-        ipv4_prefix_len: network.subnet.prefix_len().into(),
+        ipv4_address: endpoint.address.v4.to_string(),
+        ipv4_prefix_len: network.v4.subnet.prefix_len().into(),
         ipv4_gateway: if network.internal {
             String::new()
         } else {
-            network.gateway.to_string()
+            network.v4.gateway.to_string()
         },
         ipv6_address: String::new(),
         ipv6_prefix_len: 0,
@@ -196,17 +202,10 @@ pub(super) fn network_request(
     if pools.next().is_some() {
         return unsupported("a network has one subnet for now");
     }
-    let mut reserved = BTreeMap::new();
-    for (name, address) in pool.reserved {
-        let parsed = optional(&address, "an IPv4 address")?;
-        reserved.extend(parsed.map(|address| (name, address)));
-    }
     Ok(network::Request {
         name: message.name,
-        subnet: optional(&pool.subnet, "an IPv4 subnet, as 10.1.0.0/24")?,
-        gateway: optional(&pool.gateway, "an IPv4 address")?,
-        range: optional(&pool.ip_range, "an IPv4 range, as 10.1.0.0/25")?,
-        reserved,
+        v4: pool_request::<Ipv4Net, Ipv4Addr>(pool, "IPv4", "10.1.0.0/24")?,
+        v6: None,
         internal: message.internal,
         attachable: message.attachable,
         labels: message.labels.into_iter().collect(),
@@ -214,23 +213,48 @@ pub(super) fn network_request(
     })
 }
 
+/// A pool whose addresses are all of one version of IP.
+fn pool_request<N: FromStr + Into<IpNet>, A: FromStr + Into<IpAddr>>(
+    message: pb::create_network_request::Pool,
+    version: &str,
+    example: &str,
+) -> Result<PoolRequest, Error> {
+    let net = |text: &str, what: &str| -> Result<Option<IpNet>, Error> {
+        let what = format!("an {version} {what}, as {example}");
+        Ok(optional::<N>(text, &what)?.map(Into::into))
+    };
+    let address = |text: &str| -> Result<Option<IpAddr>, Error> {
+        Ok(optional::<A>(text, &format!("an {version} address"))?.map(Into::into))
+    };
+    let mut reserved = BTreeMap::new();
+    for (name, text) in &message.reserved {
+        reserved.extend(address(text)?.map(|address| (name.clone(), address)));
+    }
+    Ok(PoolRequest {
+        subnet: net(&message.subnet, "subnet")?,
+        gateway: address(&message.gateway)?,
+        range: net(&message.ip_range, "range")?,
+        reserved,
+    })
+}
+
+fn pool(pool: &Pool) -> pb::create_network_request::Pool {
+    let reserved = pool.reserved.iter();
+    pb::create_network_request::Pool {
+        subnet: pool.subnet.to_string(),
+        gateway: pool.gateway.to_string(),
+        ip_range: pool
+            .range
+            .map(|range| range.to_string())
+            .unwrap_or_default(),
+        reserved: reserved.map(|(k, v)| (k.clone(), v.to_string())).collect(),
+    }
+}
+
 pub(super) fn network(details: Details, host: &ResolvConf) -> pb::NetworkDetails {
     let Details { network, endpoints } = details;
     let text = |map: &BTreeMap<String, String>| -> HashMap<String, String> {
         map.clone().into_iter().collect()
-    };
-    let pool = pb::create_network_request::Pool {
-        subnet: network.subnet.to_string(),
-        gateway: network.gateway.to_string(),
-        ip_range: network
-            .range
-            .map(|range| range.to_string())
-            .unwrap_or_default(),
-        reserved: network
-            .reserved
-            .iter()
-            .map(|(k, v)| (k.clone(), v.to_string()))
-            .collect(),
     };
     let mut options = text(&network.options);
     if network.is_default() {
@@ -244,7 +268,7 @@ pub(super) fn network(details: Details, host: &ResolvConf) -> pb::NetworkDetails
         name: network.name.clone(),
         driver: "bridge".to_owned(),
         scope: "local".to_owned(),
-        pools: vec![pool],
+        pools: network.pools().map(pool).collect(),
         internal: network.internal,
         ipv6: false,
         attachable: network.attachable,
@@ -313,7 +337,7 @@ fn has_label(network: &Network, wanted: &str) -> bool {
 /// but not one on a loopback address: that is the container's.
 fn nameservers(own: &[String], has_resolver: bool, servers: Vec<String>) -> Vec<String> {
     let is_inside = |server: &String| {
-        let address = server.parse::<std::net::IpAddr>();
+        let address = server.parse::<IpAddr>();
         address.is_ok_and(|address| address.is_loopback())
     };
     match own {

@@ -285,7 +285,7 @@ impl Network for NetworkService {
                 ("nftables table", host.table_state().to_owned()),
             ];
             let default = networks.iter().find(|details| details.network.is_default());
-            let subnet = default.map(|d| ("default subnet", d.network.subnet.to_string()));
+            let subnet = default.map(|d| ("default subnet", d.network.v4.subnet.to_string()));
             Ok(ServiceInfo {
                 name: "netd".to_owned(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,13 +1,12 @@
 //! Attaching a container: address, links, names and ports, all or nothing.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::endpoint::{Endpoint, Request};
 use crate::error::{Doing as _, Error};
 use crate::firewall;
 use crate::id::EndpointId;
-use crate::ipam::Unavailable;
+use crate::ipam::{DualStack, Refusal, Unavailable, Wanted as WantedAddress};
 use crate::netlink::{Mac, conntrack};
 use crate::network::{DEFAULT, Network};
 use crate::ports::{Binding, Protocol, Published};
@@ -33,7 +32,7 @@ enum HeldBy {
 #[derive(Debug, Default)]
 pub(super) struct Shape<'a> {
     network: &'a str,
-    address: Option<Ipv4Addr>,
+    address: WantedAddress,
     mac: Option<Mac>,
     netns: Option<&'a std::path::Path>,
     interface: &'a str,
@@ -58,7 +57,7 @@ impl<'a> Shape<'a> {
     }
 
     fn fits_the_pool(&self) -> bool {
-        self.address.is_none()
+        self.address.is_any()
             && self.mac.is_none()
             && self.netns.is_none()
             && matches!(self.interface, "" | "eth0")
@@ -111,7 +110,7 @@ impl Host {
             network: &network,
             bridge,
             address,
-            mac: shape.mac.unwrap_or(Mac::of(address)),
+            mac: shape.mac.unwrap_or(Mac::of(address.v4)),
             netns: shape.netns,
             interface: shape.interface,
         };
@@ -129,7 +128,7 @@ impl Host {
     }
 
     /// An address, also one that somebody is just leaving, or that was only prepared.
-    fn take_address(&self, shape: &Shape<'_>) -> Result<(Network, u32, Ipv4Addr), Error> {
+    fn take_address(&self, shape: &Shape<'_>) -> Result<(Network, u32, DualStack), Error> {
         let mut tries = 0..3;
         loop {
             let (error, held_by) = match self.try_address(shape)? {
@@ -152,45 +151,44 @@ impl Host {
     fn try_address(
         &self,
         shape: &Shape<'_>,
-    ) -> Result<Result<(Network, u32, Ipv4Addr), (Error, HeldBy)>, Error> {
+    ) -> Result<Result<(Network, u32, DualStack), (Error, HeldBy)>, Error> {
         let mut state = self.state();
         let id = state.find(shape.network)?.network.id.clone();
         let live = state
             .networks
             .get_mut(&id)
             .ok_or_else(|| Error::NoNetwork(id.to_string()))?;
-        let prepared = |address| match live.network.is_default() && self.pool.holds(address) {
+        let prepared = |wanted| match live.network.is_default() && self.pool.holds(wanted) {
             true => HeldBy::Pool,
             false => HeldBy::Somebody,
         };
-        let address = match shape.address {
-            None => live.addresses.allocate().ok_or_else(|| {
-                let error = Error::AddressesExhausted(live.network.name.clone());
-                match live.addresses.is_any_leaving() {
-                    true => (error, HeldBy::Leaving),
-                    false => (error, prepared(None)),
+        let address = live.addresses.take(shape.address).map_err(|refusal| {
+            let name = &live.network.name;
+            match refusal {
+                Refusal::Exhausted { leaving } => {
+                    let held = match leaving {
+                        true => HeldBy::Leaving,
+                        false => prepared(WantedAddress::default()),
+                    };
+                    (Error::AddressesExhausted(name.clone()), held)
                 }
-            }),
-            Some(address) => match live.addresses.claim(address) {
-                Ok(()) => Ok(address),
-                Err(Unavailable::Leaving) => Err((Error::AddressInUse(address), HeldBy::Leaving)),
-                Err(Unavailable::Taken) => {
-                    Err((Error::AddressInUse(address), prepared(Some(address))))
+                Refusal::Unavailable(address, Unavailable::Leaving) => {
+                    (Error::AddressInUse(address), HeldBy::Leaving)
                 }
-                Err(Unavailable::Outside) => {
-                    return Err(Error::Invalid(format!(
-                        "address {address} is not a host address of subnet {}",
-                        live.network.subnet
-                    )));
+                Refusal::Unavailable(address, Unavailable::Taken) => {
+                    (Error::AddressInUse(address), prepared(shape.address))
                 }
-            },
-        };
+                Refusal::Unavailable(address, Unavailable::Outside) => {
+                    (live.network.refuses(address), HeldBy::Somebody)
+                }
+            }
+        });
         Ok(address.map(|address| (live.network.clone(), live.index, address)))
     }
 
     /// What was prepared with this address, or all of it, gives way to somebody who needs it.
-    fn take_from_pool(&self, address: Option<Ipv4Addr>) {
-        for prepared in self.pool.remove(address) {
+    fn take_from_pool(&self, wanted: WantedAddress) {
+        for prepared in self.pool.remove(wanted) {
             self.discard(prepared);
         }
         self.reaper.wait(REAPING);
@@ -291,7 +289,7 @@ impl Host {
     }
 
     /// Puts ports into the maps; if somebody has flushed the table, all of it is put back first.
-    fn publish(&self, state: &mut State, ports: &[Published], to: Ipv4Addr) -> Result<(), Error> {
+    fn publish(&self, state: &mut State, ports: &[Published], to: DualStack) -> Result<(), Error> {
         let forwards: Vec<_> = ports.iter().filter_map(|port| port.forward(to)).collect();
         let published = self.kernel().nft.apply(firewall::publish(&forwards));
         match published {
@@ -416,7 +414,7 @@ impl State {
         }
         match request.mac {
             Some(mac)
-                if mac == Mac::of(network.gateway) || on_it().any(|other| other.mac == mac) =>
+                if mac == Mac::of(network.v4.gateway) || on_it().any(|other| other.mac == mac) =>
             {
                 Err(Error::Invalid(format!(
                     "MAC address {mac} is already in use on network {}",

@@ -226,8 +226,9 @@ impl Host {
         for live in state.networks.values_mut() {
             let network = &live.network;
             let is_it = |link: &&Link| link.name == network.device && link.index == live.index;
-            let address = (live.index, network.gateway_net());
-            if links.iter().find(is_it).is_some_and(|link| link.up) && addresses.contains(&address)
+            let mut gateways = network.pools().map(|pool| (live.index, pool.gateway_net()));
+            if links.iter().find(is_it).is_some_and(|link| link.up)
+                && gateways.all(|gateway| addresses.contains(&gateway))
             {
                 continue;
             }

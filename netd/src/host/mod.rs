@@ -15,7 +15,7 @@ mod release;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
@@ -27,7 +27,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{Doing, Error};
 use crate::firewall::{Forward, Ownership};
 use crate::id::{EndpointId, NetworkId};
-use crate::ipam::Addresses;
+use crate::ipam::DualAddresses;
 use crate::netlink::{Netns, Route};
 use crate::network::{DEFAULT, Network};
 use crate::nft;
@@ -42,7 +42,7 @@ pub use release::Synced;
 #[derive(Debug)]
 struct Live {
     network: Network,
-    addresses: Addresses,
+    addresses: DualAddresses,
     index: u32,
     zone: Arc<RwLock<Zone>>,
     /// The server on the gateway; none if another program has port 53 of all addresses.
@@ -78,7 +78,7 @@ pub struct Attached {
     /// Its network.
     pub network: Network,
     /// Who answers names on its network, if netd does.
-    pub nameserver: Option<Ipv4Addr>,
+    pub nameserver: Option<IpAddr>,
     /// Where its namespace can be opened; empty after a restart of netd.
     pub netns_path: String,
 }
@@ -221,7 +221,7 @@ impl State {
         Some(Attached {
             endpoint: endpoint.clone(),
             network: live.network.clone(),
-            nameserver: live.resolver.as_ref().map(|_| live.network.gateway),
+            nameserver: live.resolver.as_ref().map(|_| live.network.v4.gateway),
             netns_path: self
                 .namespaces
                 .get(&endpoint.id)

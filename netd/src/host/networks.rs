@@ -30,14 +30,14 @@ impl Host {
             return Err(Error::NetworkExists(request.name));
         }
         let in_use = self.subnets_in_use(&state)?;
-        let subnet = match request.subnet {
+        let subnet = match request.v4.subnet {
             Some(subnet) => match in_use.iter().any(|used| pools::overlap(subnet, *used)) {
                 true => return Err(Error::Overlap(subnet)),
                 false => subnet,
             },
             None => pools::first_free(&in_use).ok_or(Error::PoolsExhausted)?,
         };
-        let network = request.plan(subnet, self.config.mtu)?;
+        let network = request.plan(subnet, None, self.config.mtu)?;
         if state
             .networks
             .values()

@@ -5,11 +5,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::ipam::Wanted;
 
 use super::prepare::Prepared;
 use super::{Host, attach};
@@ -59,15 +59,15 @@ impl Pool {
         self.lock().push_front(prepared);
     }
 
-    /// Whether one was prepared with that address, or any.
-    pub fn holds(&self, address: Option<Ipv4Addr>) -> bool {
-        let is_it = |prepared: &Prepared| address.is_none_or(|a| prepared.address == a);
+    /// Whether one was prepared with such an address, or any.
+    pub fn holds(&self, wanted: Wanted) -> bool {
+        let is_it = |prepared: &Prepared| wanted.is_any() || wanted.meets(prepared.address);
         self.lock().iter().any(is_it)
     }
 
     /// Takes those out.
-    pub fn remove(&self, address: Option<Ipv4Addr>) -> Vec<Prepared> {
-        let is_it = |prepared: &Prepared| address.is_none_or(|a| prepared.address == a);
+    pub fn remove(&self, wanted: Wanted) -> Vec<Prepared> {
+        let is_it = |prepared: &Prepared| wanted.is_any() || wanted.meets(prepared.address);
         let mut ready = self.lock();
         let (out, stay) = ready.drain(..).partition(is_it);
         *ready = stay;

@@ -1,15 +1,15 @@
 //! Making the links of one endpoint: a veth pair between a bridge and a network namespace.
 
 use std::io;
-use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use nix::errno::Errno;
 
 use crate::error::{Doing, Error};
 use crate::id::{EndpointId, NetworkId};
+use crate::ipam::DualStack;
 use crate::netlink::{Mac, Netns, Route, link};
 use crate::network::Network;
 use crate::sysctl;
@@ -23,7 +23,7 @@ pub(super) struct Prepared {
     pub network: NetworkId,
     /// That its link was put into.
     pub bridge: u32,
-    pub address: Ipv4Addr,
+    pub address: DualStack,
     pub mac: Mac,
     pub interface: String,
     pub netns: Netns,
@@ -33,7 +33,7 @@ pub(super) struct Prepared {
 pub(super) struct Wanted<'a> {
     pub network: &'a Network,
     pub bridge: u32,
-    pub address: Ipv4Addr,
+    pub address: DualStack,
     pub mac: Mac,
     pub netns: Option<&'a Path>,
     pub interface: &'a str,
@@ -158,12 +158,16 @@ fn inside_up(name: &str, wanted: &Wanted<'_>) -> io::Result<()> {
     inside.apply(&[
         link::set_up(1),
         link::set_up(index),
-        link::add_address(index, wanted.address, wanted.network.subnet),
+        link::add_address(index, wanted.address.v4, wanted.network.v4.subnet),
     ])?;
     if !wanted.network.internal {
-        let everywhere = Ipv4Net::default();
+        let everywhere = IpNet::V4(Ipv4Net::default());
         // The first endpoint of a namespace has the default route; it stays so.
-        inside.apply_idempotent(&[link::add_route(everywhere, wanted.network.gateway, index)])?;
+        inside.apply_idempotent(&[link::add_route(
+            everywhere,
+            wanted.network.v4.gateway,
+            index,
+        )])?;
     }
     Ok(())
 }

@@ -1,12 +1,13 @@
 //! Deleting links off the way of requests: the kernel waits tens of milliseconds for its readers.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use crate::id::NetworkId;
+use crate::ipam::DualStack;
 use crate::netlink::{Route, conntrack, link};
 
 use super::Host;
@@ -24,8 +25,8 @@ const LOOK: Duration = Duration::from_millis(5);
 pub(super) struct Doomed {
     /// A host's end of a veth pair.
     pub link: String,
-    /// The address that it had: its connections are forgotten, and then it is somebody else's.
-    pub address: Option<(NetworkId, Ipv4Addr)>,
+    /// The addresses that it had: their connections are forgotten, and then they are somebody else's.
+    pub address: Option<(NetworkId, DualStack)>,
 }
 
 /// The way to it.
@@ -135,7 +136,7 @@ fn reap(route: &mut Route, batch: &[Doomed]) {
     delete(route, &links);
     // After them: whoever can still send would begin new ones.
     let addresses = batch.iter().filter_map(|d| d.address.as_ref());
-    let addresses: Vec<Ipv4Addr> = addresses.map(|(_, address)| *address).collect();
+    let addresses: Vec<IpAddr> = addresses.flat_map(|(_, address)| address.all()).collect();
     if !addresses.is_empty()
         && let Err(error) = conntrack::forget_addresses(&addresses)
     {

@@ -1,16 +1,16 @@
 //! Making kernel and store agree: at start-up, after somebody flushed our table, and for good-bye.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::dns::{Resolver, Zone};
 use crate::endpoint::Endpoint;
 use crate::error::{Doing, Error};
 use crate::id::{EndpointId, HOST_LINK_PREFIX};
-use crate::ipam::pools;
+use crate::ipam::{DualStack, pools};
 use crate::netlink::{self, Link, Mac, conntrack, link};
 use crate::network::{DEFAULT, Network, Request};
 use crate::sysctl;
@@ -70,22 +70,27 @@ impl Host {
 
     fn plan_default(&self, state: &State, stored: &[Network]) -> Result<Network, Error> {
         let mut in_use = self.subnets_in_use(state)?;
-        in_use.extend(stored.iter().map(|network| network.subnet));
+        in_use.extend(
+            stored
+                .iter()
+                .flat_map(Network::pools)
+                .map(|pool| pool.subnet),
+        );
         let subnet = match self.config.subnet {
-            Some(subnet) => subnet,
+            Some(subnet) => subnet.into(),
             None => pools::first_free(&in_use).ok_or(Error::PoolsExhausted)?,
         };
         let request = Request {
             name: DEFAULT.to_owned(),
             ..Request::default()
         };
-        let mut network = request.plan(subnet, self.config.mtu)?;
+        let mut network = request.plan(subnet, None, self.config.mtu)?;
         network.device.clone_from(&self.config.bridge);
         Ok(network)
     }
 
     /// Subnets of our networks, and all that this host has an address or a route in.
-    pub(super) fn subnets_in_use(&self, state: &State) -> Result<Vec<Ipv4Net>, Error> {
+    pub(super) fn subnets_in_use(&self, state: &State) -> Result<Vec<IpNet>, Error> {
         let mut kernel = self.kernel();
         let bridge = kernel
             .route
@@ -96,19 +101,23 @@ impl Host {
             .route
             .addresses()
             .doing(|| "list addresses".to_owned())?;
-        let own: Vec<Ipv4Net> = addresses
+        let own: Vec<IpNet> = addresses
             .iter()
             .filter(|(index, _)| Some(*index) == ours)
             .map(|(_, net)| net.trunc())
             .collect();
-        let mut in_use: Vec<Ipv4Net> = addresses
+        let mut in_use: Vec<IpNet> = addresses
             .iter()
             .filter(|(index, _)| Some(*index) != ours)
             .map(|(_, net)| *net)
             .collect();
         let routes = kernel.route.routes().doing(|| "list routes".to_owned())?;
         in_use.extend(routes.into_iter().filter(|net| !own.contains(net)));
-        in_use.extend(state.networks.values().map(|live| live.network.subnet));
+        let live = state
+            .networks
+            .values()
+            .flat_map(|live| live.network.pools());
+        in_use.extend(live.map(|pool| pool.subnet));
         Ok(in_use)
     }
 
@@ -134,7 +143,7 @@ impl Host {
         let resolver = match resolver {
             Ok(resolver) => Some(resolver),
             Err(error) => {
-                tracing::error!(network = network.name, gateway = %network.gateway, %error,
+                tracing::error!(network = network.name, gateway = %network.v4.gateway, %error,
                     "no DNS on this network");
                 None
             }
@@ -173,15 +182,18 @@ impl Host {
         let mut kernel = self.kernel();
         let route = &mut kernel.route;
         if route.link(&network.device)?.is_none() {
-            let mac = Mac::of(network.gateway);
+            let mac = Mac::of(network.v4.gateway);
             route.apply(&[link::create_bridge(&network.device, mac, network.mtu)])?;
         }
         let index = route
             .link(&network.device)?
             .ok_or(std::io::ErrorKind::NotFound)?
             .index;
-        let address = link::add_address(index, network.gateway, network.subnet);
-        route.apply_idempotent(&[link::set_up(index), address])?;
+        let addresses = network
+            .pools()
+            .map(|pool| link::add_address(index, pool.gateway, pool.subnet));
+        let requests: Vec<_> = [link::set_up(index)].into_iter().chain(addresses).collect();
+        route.apply_idempotent(&requests)?;
         Ok(index)
     }
 
@@ -245,9 +257,15 @@ impl Host {
         // Now, not later: nobody knows which addresses they have.
         reaper::delete(&mut self.kernel().route, &gone);
         let networks = || state.networks.values().map(|live| &live.network);
-        let known: Vec<Ipv4Addr> = state.endpoints.values().map(|e| e.address).collect();
-        let known = [known, networks().map(|n| n.gateway).collect()].concat();
-        let subnets: Vec<Ipv4Net> = networks().map(|network| network.subnet).collect();
+        let containers = state.endpoints.values().map(|e| e.address);
+        let known: Vec<IpAddr> = containers
+            .chain(networks().map(Network::gateways))
+            .flat_map(DualStack::all)
+            .collect();
+        let subnets: Vec<IpNet> = networks()
+            .flat_map(Network::pools)
+            .map(|pool| pool.subnet)
+            .collect();
         if let Err(error) = conntrack::forget_strangers(&subnets, &known) {
             tracing::warn!(%error, "cannot forget the connections of containers that are gone");
         }

@@ -1,11 +1,11 @@
 //! Taking endpoints back, one, a container's, or all whose container is gone.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
 
 use crate::error::Error;
 use crate::firewall;
 use crate::id::EndpointId;
+use crate::ipam::DualStack;
 use crate::ports::Published;
 
 use super::reaper::Doomed;
@@ -87,7 +87,7 @@ impl Host {
 
     /// Takes ports out of the maps. What is not there needs no taking out: then the rest is put
     /// right by writing the whole table at the next change or start.
-    pub(super) fn withdraw(&self, ports: &[Published], to: Ipv4Addr) {
+    pub(super) fn withdraw(&self, ports: &[Published], to: DualStack) {
         let forwards: Vec<_> = ports.iter().filter_map(|port| port.forward(to)).collect();
         let mut kernel = self.kernel();
         if kernel.nft.apply(firewall::withdraw(&forwards)).is_ok() {

@@ -16,7 +16,7 @@ impl Host {
         let mut forwards = state.forwards();
         let mut resolvers = Vec::new();
         for live in state.networks.values() {
-            let gateway = live.network.gateway;
+            let gateway = live.network.v4.gateway;
             match live.resolver.as_ref().map(Resolver::port) {
                 // Another program has port 53 of all addresses: containers never get to it.
                 Some(port) if port != dns::PORT => {

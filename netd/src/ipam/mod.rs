@@ -1,12 +1,15 @@
 //! Which addresses of a subnet are taken: a plain value, so that its one rule, no address twice,
-//! is tested as such.
+//! is tested as such. Both families count alike: an address is a number of 128 bits.
 
+mod dual;
 pub mod pools;
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
+
+pub use dual::{DualAddresses, DualStack, Refusal, Wanted};
 
 /// Why an address cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,24 +22,50 @@ pub enum Unavailable {
     Leaving,
 }
 
-/// The addresses of one network.
+/// The addresses of one subnet.
 #[derive(Debug, Clone)]
 pub struct Addresses {
-    subnet: Ipv4Net,
-    range: Ipv4Net,
-    taken: BTreeSet<Ipv4Addr>,
+    subnet: IpNet,
+    range: IpNet,
+    taken: BTreeSet<IpAddr>,
     /// Of those that are taken: see [`Unavailable::Leaving`].
-    leaving: BTreeSet<Ipv4Addr>,
-    last: Option<Ipv4Addr>,
+    leaving: BTreeSet<IpAddr>,
+    last: Option<IpAddr>,
+}
+
+/// An address as a number.
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
+    }
+}
+
+/// The address with that number, of the family of `net`.
+fn address(net: IpNet, number: u128) -> IpAddr {
+    match net {
+        // Of an address of 32 bits, no more is ever set.
+        IpNet::V4(_) => Ipv4Addr::from(number as u32).into(),
+        IpNet::V6(_) => Ipv6Addr::from(number).into(),
+    }
+}
+
+/// The n-th address of a subnet.
+pub fn nth(subnet: IpNet, n: u32) -> IpAddr {
+    address(subnet, number(subnet.network()).saturating_add(n.into()))
+}
+
+/// Whether no host can have it: the network's own address, which IPv6 gives to all its routers (RFC 4291, 2.6.1), and
+/// the broadcast address of IPv4. A /31 has neither (RFC 3021), and so has a /127 (RFC 6164).
+pub fn is_edge(subnet: IpNet, address: IpAddr) -> bool {
+    let last = subnet.max_prefix_len() - 1;
+    let broadcast = matches!(subnet, IpNet::V4(_)) && address == subnet.broadcast();
+    subnet.prefix_len() < last && (address == subnet.network() || broadcast)
 }
 
 impl Addresses {
     /// Hands out from `range` (within `subnet`), never what is in `reserved` (the gateway).
-    pub fn new(
-        subnet: Ipv4Net,
-        range: Ipv4Net,
-        reserved: impl IntoIterator<Item = Ipv4Addr>,
-    ) -> Self {
+    pub fn new(subnet: IpNet, range: IpNet, reserved: impl IntoIterator<Item = IpAddr>) -> Self {
         Self {
             subnet,
             range,
@@ -46,27 +75,21 @@ impl Addresses {
         }
     }
 
-    fn usable(&self, address: Ipv4Addr) -> bool {
-        // A /31 has two hosts and neither network nor broadcast address (RFC 3021).
-        let edges = self.subnet.prefix_len() < 31
-            && (address == self.subnet.network() || address == self.subnet.broadcast());
-        self.subnet.contains(&address) && !edges
+    fn usable(&self, address: IpAddr) -> bool {
+        self.subnet.contains(&address) && !is_edge(self.subnet, address)
     }
 
     /// The next free address after the one handed out last, as docker does: an address just given
     /// back is used again as late as possible, when nobody's ARP entry or connection knows it any more.
-    pub fn allocate(&mut self) -> Option<Ipv4Addr> {
-        let (low, high) = (
-            u32::from(self.range.network()),
-            u32::from(self.range.broadcast()),
-        );
-        let start = match self.last.map(u32::from) {
+    pub fn allocate(&mut self) -> Option<IpAddr> {
+        let (low, high) = (number(self.range.network()), number(self.range.broadcast()));
+        let start = match self.last.map(number) {
             Some(last) if last >= low && last < high => last + 1,
             _ => low,
         };
         let free = (start..=high)
             .chain(low..start)
-            .map(Ipv4Addr::from)
+            .map(|number| address(self.range, number))
             .find(|address| self.usable(*address) && !self.taken.contains(address))?;
         self.taken.insert(free);
         self.last = Some(free);
@@ -74,7 +97,7 @@ impl Addresses {
     }
 
     /// Takes a certain address.
-    pub fn claim(&mut self, address: Ipv4Addr) -> Result<(), Unavailable> {
+    pub fn claim(&mut self, address: IpAddr) -> Result<(), Unavailable> {
         if !self.usable(address) {
             return Err(Unavailable::Outside);
         }
@@ -88,7 +111,7 @@ impl Addresses {
     }
 
     /// Whoever had it is gone, and somebody else gets it once it is [released](Self::release).
-    pub fn leave(&mut self, address: Ipv4Addr) {
+    pub fn leave(&mut self, address: IpAddr) {
         if self.taken.contains(&address) {
             self.leaving.insert(address);
         }
@@ -100,13 +123,13 @@ impl Addresses {
     }
 
     /// Gives an address back.
-    pub fn release(&mut self, address: Ipv4Addr) {
+    pub fn release(&mut self, address: IpAddr) {
         self.leaving.remove(&address);
         self.taken.remove(&address);
     }
 
     /// Whether somebody has it.
-    pub fn is_taken(&self, address: Ipv4Addr) -> bool {
+    pub fn is_taken(&self, address: IpAddr) -> bool {
         self.taken.contains(&address)
     }
 }
@@ -117,24 +140,32 @@ mod tests {
 
     use super::*;
 
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
     fn docker() -> Addresses {
-        let subnet = "172.17.0.0/16".parse().unwrap();
-        Addresses::new(subnet, subnet, [Ipv4Addr::new(172, 17, 0, 1)])
+        let subnet = net("172.17.0.0/16");
+        Addresses::new(subnet, subnet, [ip("172.17.0.1")])
     }
 
     #[test]
     fn next_fit_as_docker() {
         let mut pool = docker();
-        assert_eq!(pool.allocate(), Some(Ipv4Addr::new(172, 17, 0, 2)));
-        assert_eq!(pool.allocate(), Some(Ipv4Addr::new(172, 17, 0, 3)));
-        pool.release(Ipv4Addr::new(172, 17, 0, 2));
-        assert_eq!(pool.allocate(), Some(Ipv4Addr::new(172, 17, 0, 4)));
+        assert_eq!(pool.allocate(), Some(ip("172.17.0.2")));
+        assert_eq!(pool.allocate(), Some(ip("172.17.0.3")));
+        pool.release(ip("172.17.0.2"));
+        assert_eq!(pool.allocate(), Some(ip("172.17.0.4")));
     }
 
     #[test]
     fn wraps_around_and_ends() {
-        let subnet = "10.0.0.0/29".parse().unwrap();
-        let mut pool = Addresses::new(subnet, subnet, [Ipv4Addr::new(10, 0, 0, 1)]);
+        let subnet = net("10.0.0.0/29");
+        let mut pool = Addresses::new(subnet, subnet, [ip("10.0.0.1")]);
         let all: Vec<_> = std::iter::from_fn(|| pool.allocate()).collect();
         assert_eq!(all.len(), 5);
         pool.release(all[1]);
@@ -151,10 +182,21 @@ mod tests {
                 Err(Unavailable::Outside)
             );
         }
-        assert_eq!(
-            pool.claim(Ipv4Addr::new(172, 17, 0, 1)),
-            Err(Unavailable::Taken)
-        );
+        assert_eq!(pool.claim(ip("172.17.0.1")), Err(Unavailable::Taken));
+    }
+
+    #[test]
+    fn of_ipv6_only_the_routers_own_address_is_kept_back() {
+        let subnet = net("fd00::fffc/126");
+        let mut pool = Addresses::new(subnet, subnet, [ip("fd00::fffd")]);
+        assert_eq!(pool.allocate(), Some(ip("fd00::fffe")));
+        assert_eq!(pool.allocate(), Some(ip("fd00::ffff")));
+        assert_eq!(pool.allocate(), None);
+        assert_eq!(pool.claim(ip("fd00::fffc")), Err(Unavailable::Outside));
+        assert_eq!(pool.claim(ip("10.0.0.1")), Err(Unavailable::Outside));
+        let last = net("ffff:ffff:ffff:ffff::/64");
+        let mut pool = Addresses::new(last, last, []);
+        assert_eq!(pool.allocate(), Some(nth(last, 1)));
     }
 
     #[derive(Debug, Clone)]
@@ -178,10 +220,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_address_is_given_twice(steps in steps()) {
-            let subnet: Ipv4Net = "10.0.0.0/27".parse().unwrap();
-            let gateway = Ipv4Addr::new(10, 0, 0, 1);
+            let subnet = net("10.0.0.0/27");
+            let gateway = ip("10.0.0.1");
             let mut pool = Addresses::new(subnet, subnet, [gateway]);
-            let mut held: Vec<Ipv4Addr> = Vec::new();
+            let mut held: Vec<IpAddr> = Vec::new();
             for step in steps {
                 match step {
                     Step::Allocate => match pool.allocate() {
@@ -193,7 +235,7 @@ mod tests {
                         None => prop_assert_eq!(held.len(), 29),
                     },
                     Step::Claim(last) => {
-                        let address = Ipv4Addr::new(10, 0, 0, last);
+                        let address = IpAddr::from([10, 0, 0, last]);
                         if pool.claim(address).is_ok() {
                             prop_assert!(!held.contains(&address) && address != gateway);
                             held.push(address);

@@ -3,23 +3,23 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 /// docker's default local pools, in its order: 172.17-172.31 as /16, then 192.168 as /20.
-pub fn defaults() -> impl Iterator<Item = Ipv4Net> {
+pub fn defaults() -> impl Iterator<Item = IpNet> {
     let big = (17..=31).map(|second| Ipv4Net::new_assert(Ipv4Addr::new(172, second, 0, 0), 16));
     let small =
         (0..16).map(|block| Ipv4Net::new_assert(Ipv4Addr::new(192, 168, block << 4, 0), 20));
-    big.chain(small)
+    big.chain(small).map(IpNet::V4)
 }
 
-/// Whether two subnets share an address.
-pub fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
+/// Whether two subnets share an address; never across families.
+pub fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 
 /// The first default pool that overlaps nothing in use.
-pub fn first_free(in_use: &[Ipv4Net]) -> Option<Ipv4Net> {
+pub fn first_free(in_use: &[IpNet]) -> Option<IpNet> {
     defaults().find(|pool| !in_use.iter().any(|used| overlap(*pool, *used)))
 }
 
@@ -29,7 +29,7 @@ mod tests {
 
     #[test]
     fn the_hosts_own_routes_are_avoided() {
-        let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
         assert_eq!(first_free(&[]), Some(net("172.17.0.0/16")));
         assert_eq!(
             first_free(&[net("172.17.5.0/24")]),

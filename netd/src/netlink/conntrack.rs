@@ -4,10 +4,11 @@
 //! that is gone, and the next owner of the address or port would get, or miss, its packets.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
+use super::route::address;
 use super::socket::{Family, Socket};
 use super::wire::{DUMP, Message, attributes};
 
@@ -18,22 +19,23 @@ const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V6_SRC: u16 = 3;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const UDP: u8 = 17;
 const NESTED: u16 = 0x8000;
-/// `struct nfgenmsg` of IPv4.
-const IPV4: [u8; 4] = [2, 0, 0, 0];
+/// `struct nfgenmsg` of both families.
+const ANY: [u8; 4] = [0; 4];
 
 /// Forgets every connection from one of the addresses, and every one that was led to it.
-pub fn forget_addresses(addresses: &[Ipv4Addr]) -> io::Result<usize> {
+pub fn forget_addresses(addresses: &[IpAddr]) -> io::Result<usize> {
     let is_one = |tuple: &[u8]| source(tuple).is_some_and(|found| addresses.contains(&found));
     forget(|original, reply| is_one(original) || is_one(reply))
 }
 
 /// Forgets every connection from or to an address of these subnets that nobody has.
-pub fn forget_strangers(subnets: &[Ipv4Net], known: &[Ipv4Addr]) -> io::Result<usize> {
+pub fn forget_strangers(subnets: &[IpNet], known: &[IpAddr]) -> io::Result<usize> {
     let is_one = |tuple: &[u8]| {
         source(tuple).is_some_and(|found| {
             subnets.iter().any(|subnet| subnet.contains(&found)) && !known.contains(&found)
@@ -54,8 +56,8 @@ fn forget(doom: impl Fn(&[u8], &[u8]) -> bool) -> io::Result<usize> {
     }
     let mut socket = Socket::open(Family::Netfilter)?;
     let mut doomed = Vec::new();
-    socket.query(&Message::new(GET, DUMP, &IPV4), true, |message| {
-        let Some(body) = message.payload.get(IPV4.len()..) else {
+    socket.query(&Message::new(GET, DUMP, &ANY), true, |message| {
+        let Some((header, body)) = message.payload.split_first_chunk::<{ ANY.len() }>() else {
             return;
         };
         let tuple = |kind| child(body, kind);
@@ -63,7 +65,8 @@ fn forget(doom: impl Fn(&[u8], &[u8]) -> bool) -> io::Result<usize> {
             return;
         };
         if doom(original, reply) {
-            let mut delete = Message::new(DELETE, 0, &IPV4);
+            // The kernel answers with the family of each.
+            let mut delete = Message::new(DELETE, 0, &[header[0], 0, 0, 0]);
             delete.attr(CTA_TUPLE_ORIG | NESTED, original);
             doomed.push(delete);
         }
@@ -88,9 +91,9 @@ fn child(bytes: &[u8], kind: u16) -> Option<&[u8]> {
         .map(|(_, data)| data)
 }
 
-fn source(tuple: &[u8]) -> Option<Ipv4Addr> {
-    let bytes = child(child(tuple, CTA_TUPLE_IP)?, CTA_IP_V4_SRC)?;
-    Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))
+fn source(tuple: &[u8]) -> Option<IpAddr> {
+    let ip = child(tuple, CTA_TUPLE_IP)?;
+    address(child(ip, CTA_IP_V4_SRC).or_else(|| child(ip, CTA_IP_V6_SRC))?)
 }
 
 fn udp_port(tuple: &[u8]) -> Option<u16> {

@@ -1,9 +1,9 @@
 //! rtnetlink(7) requests as values: links, addresses, routes.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::mac::Mac;
 use super::wire::{CREATE, EXCL, Message};
@@ -36,7 +36,22 @@ const RTA_GATEWAY: u16 = 5;
 
 pub(super) const IFF_UP: u32 = 1;
 pub(super) const IFF_RUNNING: u32 = 0x40;
-const AF_INET: u8 = 2;
+
+/// `AF_INET` or `AF_INET6`.
+fn family(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 2,
+        IpAddr::V6(_) => 10,
+    }
+}
+
+/// An address as the kernel takes it.
+pub fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
 
 /// `struct ifinfomsg`.
 pub(super) fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
@@ -162,31 +177,34 @@ pub fn delete_doomed() -> Message {
     message
 }
 
-/// Gives a link an address with its subnet.
-pub fn add_address(index: u32, address: Ipv4Addr, subnet: Ipv4Net) -> Message {
+/// Gives a link an address with its subnet. One of IPv6 can be used at once: who hands it out knows that nobody has it,
+/// so that the kernel need not ask for a second first (RFC 4862, 5.4).
+pub fn add_address(index: u32, address: IpAddr, subnet: IpNet) -> Message {
+    const IFA_F_NODAD: u8 = 0x02;
     let mut header = [0; 8];
-    header[0] = AF_INET;
+    header[0] = family(address);
     header[1] = subnet.prefix_len();
+    header[2] = if address.is_ipv6() { IFA_F_NODAD } else { 0 };
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     let mut message = Message::new(RTM_NEWADDR, CREATE | EXCL, &header);
     message
-        .attr(IFA_LOCAL, &address.octets())
-        .attr(IFA_ADDRESS, &address.octets());
-    if subnet.prefix_len() < 31 {
-        message.attr(IFA_BROADCAST, &subnet.broadcast().octets());
+        .attr(IFA_LOCAL, &octets(address))
+        .attr(IFA_ADDRESS, &octets(address));
+    if address.is_ipv4() && subnet.prefix_len() < 31 {
+        message.attr(IFA_BROADCAST, &octets(subnet.broadcast()));
     }
     message
 }
 
 /// `struct rtmsg` of a unicast route in the main table.
-fn route_header(prefix: u8) -> [u8; 12] {
+fn route_header(destination: IpNet) -> [u8; 12] {
     const RT_TABLE_MAIN: u8 = 254;
     const RTPROT_BOOT: u8 = 3;
     const RT_SCOPE_UNIVERSE: u8 = 0;
     const RTN_UNICAST: u8 = 1;
     [
-        AF_INET,
-        prefix,
+        family(destination.addr()),
+        destination.prefix_len(),
         0,
         0,
         RT_TABLE_MAIN,
@@ -200,18 +218,14 @@ fn route_header(prefix: u8) -> [u8; 12] {
     ]
 }
 
-/// A route to a destination (`0.0.0.0/0` = the default route) by way of a gateway.
-pub fn add_route(destination: Ipv4Net, gateway: Ipv4Addr, index: u32) -> Message {
-    let mut message = Message::new(
-        RTM_NEWROUTE,
-        CREATE | EXCL,
-        &route_header(destination.prefix_len()),
-    );
+/// A route to a destination (`0.0.0.0/0` or `::/0` = the default route) by way of a gateway.
+pub fn add_route(destination: IpNet, gateway: IpAddr, index: u32) -> Message {
+    let mut message = Message::new(RTM_NEWROUTE, CREATE | EXCL, &route_header(destination));
     if destination.prefix_len() > 0 {
-        message.attr(RTA_DST, &destination.network().octets());
+        message.attr(RTA_DST, &octets(destination.network()));
     }
     message
-        .attr(RTA_GATEWAY, &gateway.octets())
+        .attr(RTA_GATEWAY, &octets(gateway))
         .u32(RTA_OIF, index);
     message
 }

@@ -1,7 +1,7 @@
 //! Ethernet addresses.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,11 @@ pub struct Mac(pub [u8; 6]);
 impl Mac {
     /// docker's rule: 02:42 and the address. Stable for an address, so neighbours' ARP entries
     /// stay right when the address is given to the next container.
-    pub fn of(address: Ipv4Addr) -> Self {
-        let [a, b, c, d] = address.octets();
+    pub fn of(address: IpAddr) -> Self {
+        let [a, b, c, d] = match address {
+            IpAddr::V4(address) => address.octets(),
+            IpAddr::V6(address) => *address.octets().last_chunk().expect("it has sixteen"),
+        };
         Self([0x02, 0x42, a, b, c, d])
     }
 }
@@ -74,7 +77,7 @@ mod tests {
     #[test]
     fn derived_as_docker_does() {
         assert_eq!(
-            Mac::of(Ipv4Addr::new(172, 17, 0, 2)).to_string(),
+            Mac::of([172, 17, 0, 2].into()).to_string(),
             "02:42:ac:11:00:02"
         );
     }
@@ -83,7 +86,7 @@ mod tests {
     fn parsing() {
         assert_eq!(
             "02:42:AC:11:00:02".parse(),
-            Ok(Mac::of(Ipv4Addr::new(172, 17, 0, 2)))
+            Ok(Mac::of([172, 17, 0, 2].into()))
         );
         for wrong in [
             "",

@@ -9,6 +9,7 @@ mod route;
 mod socket;
 pub mod wire;
 
+pub use link::octets;
 pub use mac::Mac;
 pub use netns::Netns;
 pub use route::{Link, Route};

@@ -1,9 +1,9 @@
 //! An rtnetlink client: what links, addresses and routes a namespace has, and changes to them.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::link::{
@@ -20,7 +20,6 @@ const RTM_GETROUTE: u16 = 26;
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
 const ROUTE_HEADER: usize = 12;
-const AF_INET: u8 = 2;
 
 /// A link as the kernel lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,10 +95,9 @@ impl Route {
         Ok(links)
     }
 
-    /// All IPv4 addresses with the index of their link.
-    pub fn addresses(&mut self) -> io::Result<Vec<(u32, Ipv4Net)>> {
-        let mut header = [0; ADDRESS_HEADER];
-        header[0] = AF_INET;
+    /// All addresses, of both families, with the index of their link.
+    pub fn addresses(&mut self) -> io::Result<Vec<(u32, IpNet)>> {
+        let header = [0; ADDRESS_HEADER];
         let mut found = Vec::new();
         self.socket
             .query(&Message::new(RTM_GETADDR, DUMP, &header), true, |message| {
@@ -108,10 +106,9 @@ impl Route {
         Ok(found)
     }
 
-    /// The destinations of all IPv4 routes but the default one.
-    pub fn routes(&mut self) -> io::Result<Vec<Ipv4Net>> {
-        let mut header = [0; ROUTE_HEADER];
-        header[0] = AF_INET;
+    /// The destinations of all routes, of both families, but the default ones.
+    pub fn routes(&mut self) -> io::Result<Vec<IpNet>> {
+        let header = [0; ROUTE_HEADER];
         let mut found = Vec::new();
         self.socket.query(
             &Message::new(RTM_GETROUTE, DUMP, &header),
@@ -149,30 +146,34 @@ fn parse_link(message: Received<'_>) -> Option<Link> {
     Some(link)
 }
 
-fn ipv4(data: &[u8]) -> Option<Ipv4Addr> {
-    Some(Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?))
+/// Four bytes or sixteen.
+pub(super) fn address(data: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(data)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(data).map(IpAddr::from))
+        .ok()
 }
 
-fn parse_address(payload: &[u8]) -> Option<(u32, Ipv4Net)> {
+fn parse_address(payload: &[u8]) -> Option<(u32, IpNet)> {
     let prefix = *payload.get(1)?;
     let index = number(payload.get(4..8)?)?;
-    let mut address = None;
+    let mut found = None;
     for (kind, data) in attributes(payload.get(ADDRESS_HEADER..)?) {
         match kind {
-            IFA_LOCAL => address = ipv4(data),
-            IFA_ADDRESS => address = address.or_else(|| ipv4(data)),
+            IFA_LOCAL => found = address(data),
+            IFA_ADDRESS => found = found.or_else(|| address(data)),
             _ => {}
         }
     }
-    Some((index, Ipv4Net::new(address?, prefix).ok()?))
+    Some((index, IpNet::new(found?, prefix).ok()?))
 }
 
-fn parse_route(payload: &[u8]) -> Option<Ipv4Net> {
+fn parse_route(payload: &[u8]) -> Option<IpNet> {
     const RT_TABLE_LOCAL: u8 = 255;
     let prefix = *payload.get(1)?;
     if prefix == 0 || *payload.get(4)? == RT_TABLE_LOCAL {
         return None;
     }
     let (_, data) = attributes(payload.get(ROUTE_HEADER..)?).find(|(kind, _)| *kind == RTA_DST)?;
-    Ipv4Net::new(ipv4(data)?, prefix).ok()
+    IpNet::new(address(data)?, prefix).ok()
 }

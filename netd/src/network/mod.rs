@@ -1,14 +1,18 @@
 //! What a network is, and the rules that make a request one.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+mod pool;
 
-use ipnet::Ipv4Net;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::id::NetworkId;
-use crate::ipam::Addresses;
+use crate::ipam::{DualAddresses, DualStack};
+
+pub use pool::{Pool, PoolRequest};
 
 /// Name of the default network.
 pub const DEFAULT: &str = "bridge";
@@ -22,14 +26,12 @@ pub struct Network {
     pub name: String,
     /// Its bridge.
     pub device: String,
-    /// Its addresses.
-    pub subnet: Ipv4Net,
-    /// The host's address on it.
-    pub gateway: Ipv4Addr,
-    /// Where containers' addresses come from, if not the whole subnet.
-    pub range: Option<Ipv4Net>,
-    /// Addresses that are never handed out, by the name of what has them.
-    pub reserved: BTreeMap<String, Ipv4Addr>,
+    /// Its addresses of IPv4.
+    #[serde(flatten)]
+    pub v4: Pool,
+    /// Its addresses of IPv6, if it has that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v6: Option<Pool>,
     /// No way out.
     pub internal: bool,
     /// docker's attachable flag; kept and shown.
@@ -50,15 +52,37 @@ impl Network {
         self.name == DEFAULT
     }
 
-    /// Its addresses, with none handed out yet.
-    pub fn addresses(&self) -> Addresses {
-        let reserved = self.reserved.values().copied().chain([self.gateway]);
-        Addresses::new(self.subnet, self.range.unwrap_or(self.subnet), reserved)
+    /// Its pools, that of IPv4 first.
+    pub fn pools(&self) -> impl Iterator<Item = &Pool> {
+        std::iter::once(&self.v4).chain(&self.v6)
     }
 
-    /// The gateway with the subnet's prefix.
-    pub fn gateway_net(&self) -> Ipv4Net {
-        Ipv4Net::new_assert(self.gateway, self.subnet.prefix_len())
+    /// Its addresses, with none handed out yet.
+    pub fn addresses(&self) -> DualAddresses {
+        DualAddresses::new(self.v4.addresses(), self.v6.as_ref().map(Pool::addresses))
+    }
+
+    /// The host's addresses on it.
+    pub fn gateways(&self) -> DualStack {
+        DualStack {
+            v4: self.v4.gateway,
+            v6: self.v6.as_ref().map(|pool| pool.gateway),
+        }
+    }
+
+    /// Why nobody can have an address that is none of its hosts'.
+    pub fn refuses(&self, address: IpAddr) -> Error {
+        let same = |pool: &&Pool| pool.gateway.is_ipv4() == address.is_ipv4();
+        Error::Invalid(match self.pools().find(same) {
+            Some(pool) => format!(
+                "address {address} is not a host address of subnet {}",
+                pool.subnet
+            ),
+            None => format!(
+                "network {} has no IPv6: it can have no address {address}",
+                self.name
+            ),
+        })
     }
 }
 
@@ -67,14 +91,10 @@ impl Network {
 pub struct Request {
     /// Its name.
     pub name: String,
-    /// Its subnet; unset = a default pool.
-    pub subnet: Option<Ipv4Net>,
-    /// The host's address; unset = the first.
-    pub gateway: Option<Ipv4Addr>,
-    /// See [`Network::range`].
-    pub range: Option<Ipv4Net>,
-    /// See [`Network::reserved`].
-    pub reserved: BTreeMap<String, Ipv4Addr>,
+    /// See [`Network::v4`].
+    pub v4: PoolRequest,
+    /// See [`Network::v6`].
+    pub v6: Option<PoolRequest>,
     /// See [`Network::internal`].
     pub internal: bool,
     /// See [`Network::attachable`].
@@ -89,8 +109,9 @@ const OPTION_MTU: &str = "com.docker.network.driver.mtu";
 const OPTION_BRIDGE: &str = "com.docker.network.bridge.name";
 
 impl Request {
-    /// Checks everything that does not depend on the host, and makes the network.
-    pub fn plan(self, subnet: Ipv4Net, default_mtu: u32) -> Result<Network, Error> {
+    /// Checks everything that does not depend on the host, and makes the network of these subnets. Without one for
+    /// IPv6 it has none.
+    pub fn plan(self, v4: IpNet, v6: Option<IpNet>, default_mtu: u32) -> Result<Network, Error> {
         let invalid = |sentence: String| Err(Error::Invalid(sentence));
         if !is_name(&self.name) {
             return invalid(format!(
@@ -98,27 +119,11 @@ impl Request {
                 self.name
             ));
         }
-        if subnet.prefix_len() > 30 || subnet.prefix_len() < 8 {
-            return invalid(format!(
-                "subnet {subnet}: a bridge network needs a /8 to /30"
-            ));
-        }
-        let subnet = subnet.trunc();
-        let first = Ipv4Addr::from(u32::from(subnet.network()) + 1);
-        let gateway = self.gateway.unwrap_or(first);
-        for address in self.reserved.values().chain([&gateway]) {
-            if !subnet.contains(address) {
-                return invalid(format!("address {address} is not in subnet {subnet}"));
-            }
-        }
-        if gateway == subnet.network() || gateway == subnet.broadcast() {
-            return invalid(format!(
-                "{gateway} cannot be a gateway: it is an edge of {subnet}"
-            ));
-        }
-        if let Some(range) = self.range.filter(|range| !subnet.contains(range)) {
-            return invalid(format!("ip-range {range} is not within subnet {subnet}"));
-        }
+        let v4 = self.v4.plan(v4)?;
+        let v6 = match v6 {
+            Some(subnet) => Some(self.v6.unwrap_or_default().plan(subnet)?),
+            None => None,
+        };
         let mut mtu = default_mtu;
         let id = NetworkId::random();
         let mut device = id.bridge_link();
@@ -145,10 +150,8 @@ impl Request {
             id,
             name: self.name,
             device,
-            subnet,
-            gateway,
-            range: self.range.map(|range| range.trunc()),
-            reserved: self.reserved,
+            v4,
+            v6,
             internal: self.internal,
             attachable: self.attachable,
             mtu,
@@ -186,25 +189,44 @@ mod tests {
     #[test]
     fn the_gateway_is_the_first_address() {
         let network = request()
-            .plan("10.9.0.7/24".parse().unwrap(), 1500)
+            .plan("10.9.0.7/24".parse().unwrap(), None, 1500)
             .unwrap();
-        assert_eq!(network.gateway_net().to_string(), "10.9.0.1/24");
-        assert_eq!(network.subnet.to_string(), "10.9.0.0/24");
+        assert_eq!(network.v4.gateway_net().to_string(), "10.9.0.1/24");
+        assert_eq!(network.v4.subnet.to_string(), "10.9.0.0/24");
         assert!(network.device.len() <= 15);
     }
 
     #[test]
+    fn records_of_before_are_networks_of_ipv4() {
+        let mut network = request()
+            .plan("10.9.0.0/24".parse().unwrap(), None, 1500)
+            .unwrap();
+        let text = serde_json::to_value(&network).unwrap();
+        assert_eq!(text["subnet"], "10.9.0.0/24");
+        assert_eq!(text["gateway"], "10.9.0.1");
+        network.v6 = Some(
+            PoolRequest::default()
+                .plan("fd00::/64".parse().unwrap())
+                .unwrap(),
+        );
+        let read: Network =
+            serde_json::from_str(&serde_json::to_string(&network).unwrap()).unwrap();
+        assert_eq!(read, network);
+        assert_eq!(network.gateways().to_string(), "10.9.0.1 and fd00::1");
+    }
+
+    #[test]
     fn contradictions_are_refused_with_the_reason() {
-        let subnet: Ipv4Net = "10.9.0.0/24".parse().unwrap();
+        let subnet: IpNet = "10.9.0.0/24".parse().unwrap();
         let with = |change: fn(&mut Request)| {
             let mut request = request();
             change(&mut request);
-            request.plan(subnet, 1500).unwrap_err().to_string()
+            request.plan(subnet, None, 1500).unwrap_err().to_string()
         };
         assert!(with(|r| r.name = "a b".into()).contains("not a network name"));
-        assert!(with(|r| r.gateway = Some([10, 8, 0, 1].into())).contains("not in subnet"));
-        assert!(with(|r| r.gateway = Some([10, 9, 0, 255].into())).contains("edge"));
-        assert!(with(|r| r.range = Some("10.8.0.0/25".parse().unwrap())).contains("ip-range"));
+        assert!(with(|r| r.v4.gateway = Some([10, 8, 0, 1].into())).contains("not in subnet"));
+        assert!(with(|r| r.v4.gateway = Some([10, 9, 0, 255].into())).contains("edge"));
+        assert!(with(|r| r.v4.range = Some("10.8.0.0/25".parse().unwrap())).contains("ip-range"));
         assert!(with(|r| drop(r.options.insert("x".into(), "y".into()))).contains("not supported"));
     }
 }

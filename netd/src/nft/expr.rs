@@ -8,7 +8,40 @@ const NFTA_EXPR_DATA: u16 = 2;
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
 
-const NFPROTO_IPV4: u32 = 2;
+/// A version of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpVersion {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+}
+
+impl IpVersion {
+    /// That of an address.
+    pub fn of(address: std::net::IpAddr) -> Self {
+        match address.is_ipv4() {
+            true => Self::V4,
+            false => Self::V6,
+        }
+    }
+
+    /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+
+    /// How many 32-bit registers an address takes.
+    pub(super) fn registers(self) -> u32 {
+        match self {
+            Self::V4 => 1,
+            Self::V6 => 4,
+        }
+    }
+}
 
 /// The first register: 16 bytes, or four of the 32-bit registers.
 pub const REG: u32 = 1;
@@ -41,10 +74,10 @@ pub enum Field {
     Family,
     /// 6, 17, 132.
     Layer4,
-    /// Source address of an IPv4 packet.
-    Source,
-    /// Destination address of an IPv4 packet.
-    Destination,
+    /// Source address.
+    Source(IpVersion),
+    /// Destination address.
+    Destination(IpVersion),
     /// Destination port of tcp, udp and sctp.
     DestinationPort,
     /// State bits of the connection.
@@ -77,8 +110,8 @@ pub enum Expr {
     InSet(&'static str, Compare),
     /// Replaces the register by what the map holds for it; goes on only if it does.
     Map(&'static str),
-    /// Rewrites the destination to the address in part 0 and the port in part 1 of the register.
-    Dnat,
+    /// Rewrites the destination to the address that the register begins with and the port behind it.
+    Dnat(IpVersion),
     /// Rewrites the source to the address of the link that it leaves by.
     Masquerade,
     /// Decides.
@@ -97,14 +130,14 @@ impl Expr {
         match self {
             Self::Load(field, _) => match field {
                 Field::InName | Field::OutName | Field::Family | Field::Layer4 => "meta",
-                Field::Source | Field::Destination | Field::DestinationPort => "payload",
+                Field::Source(_) | Field::Destination(_) | Field::DestinationPort => "payload",
                 Field::ConnectionState | Field::ConnectionStatus => "ct",
                 Field::DestinationType => "fib",
             },
             Self::Mask(_) => "bitwise",
             Self::Cmp(..) => "cmp",
             Self::InSet(..) | Self::Map(_) => "lookup",
-            Self::Dnat => "nat",
+            Self::Dnat(_) => "nat",
             Self::Masquerade => "masq",
             Self::Do(_) => "immediate",
         }
@@ -143,12 +176,12 @@ impl Expr {
                 // NFTA_LOOKUP_SET, SREG, DREG
                 data.str(1, map).be32(2, REG).be32(3, REG);
             }
-            Self::Dnat => {
+            Self::Dnat(version) => {
                 // NFTA_NAT_TYPE (NFT_NAT_DNAT = 1), FAMILY, REG_ADDR_MIN, REG_PROTO_MIN
                 data.be32(1, 1)
-                    .be32(2, NFPROTO_IPV4)
+                    .be32(2, version.number().into())
                     .be32(3, part(0))
-                    .be32(5, part(1));
+                    .be32(5, part(version.registers()));
             }
             Self::Masquerade => {}
             Self::Do(verdict) => {
@@ -172,8 +205,10 @@ fn write_load(field: Field, register: u32, data: &mut Message) {
         Field::OutName => data.be32(2, 7),
         Field::Family => data.be32(2, 15),
         Field::Layer4 => data.be32(2, 16),
-        Field::Source => data.be32(2, NETWORK).be32(3, 12).be32(4, 4),
-        Field::Destination => data.be32(2, NETWORK).be32(3, 16).be32(4, 4),
+        Field::Source(IpVersion::V4) => data.be32(2, NETWORK).be32(3, 12).be32(4, 4),
+        Field::Destination(IpVersion::V4) => data.be32(2, NETWORK).be32(3, 16).be32(4, 4),
+        Field::Source(IpVersion::V6) => data.be32(2, NETWORK).be32(3, 8).be32(4, 16),
+        Field::Destination(IpVersion::V6) => data.be32(2, NETWORK).be32(3, 24).be32(4, 16),
         Field::DestinationPort => data.be32(2, TRANSPORT).be32(3, 2).be32(4, 2),
         Field::ConnectionState => data.be32(2, 0),
         Field::ConnectionStatus => data.be32(2, 2),

@@ -24,7 +24,7 @@ const INET: [u8; 4] = [NFPROTO_INET, 0, 0, 0];
 /// `struct nfgenmsg` of a batch: the resource id is the subsystem, in network order.
 const BATCH: [u8; 4] = [0, 0, 0, 10];
 
-/// Elements in a message: a nest's length has 16 bits, and an element of ours takes at most 76 bytes.
+/// Elements in a message: a nest's length has 16 bits, and an element of ours takes at most 100 bytes.
 const ELEMENTS_A_MESSAGE: usize = 500;
 
 /// Where a base chain is hooked in (inet: prerouting 0, input 1, forward 2, output 3, postrouting 4).
@@ -54,6 +54,8 @@ pub enum DataType {
     LinkName,
     /// `ipv4_addr`, 4 bytes.
     Ipv4,
+    /// `ipv6_addr`, 16 bytes.
+    Ipv6,
     /// `inet_proto`, 1 byte.
     Layer4,
     /// `inet_service`, 2 bytes.
@@ -65,6 +67,7 @@ impl DataType {
         match self {
             Self::LinkName => 41,
             Self::Ipv4 => 7,
+            Self::Ipv6 => 8,
             Self::Layer4 => 12,
             Self::Port => 13,
         }
@@ -72,7 +75,7 @@ impl DataType {
 
     fn len(self) -> u32 {
         match self {
-            Self::LinkName => 16,
+            Self::LinkName | Self::Ipv6 => 16,
             _ => 4,
         }
     }

@@ -1,12 +1,11 @@
 //! Rules written the way one reads them: conditions, then what to do.
 
-use std::net::Ipv4Addr;
+use ipnet::IpNet;
 
-use ipnet::Ipv4Net;
+use crate::netlink::octets;
 
-use super::expr::{Compare, Expr, Field, REG, Verdict, part};
+use super::expr::{Compare, Expr, Field, IpVersion, REG, Verdict, part};
 
-const IPV4: u8 = 2;
 const RTN_LOCAL: u32 = 2;
 const CT_INVALID: u32 = 0b1;
 const CT_ESTABLISHED_OR_RELATED: u32 = 0b110;
@@ -68,28 +67,28 @@ impl Rule {
         self.push([Expr::Load(Field::OutName, REG), Expr::InSet(set, compare)])
     }
 
-    /// Is IPv4. In an `inet` table every look at an IPv4 header needs this first.
-    pub fn ipv4(self) -> Self {
+    /// Is of that version. In an `inet` table every look at an IP header needs this first.
+    pub fn ip(self, version: IpVersion) -> Self {
         self.push([
             Expr::Load(Field::Family, REG),
-            Expr::Cmp(Compare::Is, vec![IPV4]),
+            Expr::Cmp(Compare::Is, vec![version.number()]),
         ])
     }
 
-    /// IPv4 source in a subnet.
-    pub fn source(self, compare: Compare, net: Ipv4Net) -> Self {
+    /// Source in a subnet, or of its version and not in it.
+    pub fn source(self, compare: Compare, net: IpNet) -> Self {
         self.subnet(Field::Source, compare, net)
     }
 
-    /// IPv4 destination in a subnet.
-    pub fn destination(self, compare: Compare, net: Ipv4Net) -> Self {
+    /// Destination in a subnet, or of its version and not in it.
+    pub fn destination(self, compare: Compare, net: IpNet) -> Self {
         self.subnet(Field::Destination, compare, net)
     }
 
-    fn subnet(self, field: Field, compare: Compare, net: Ipv4Net) -> Self {
-        let octets = |address: Ipv4Addr| address.octets().to_vec();
-        let rule = self.ipv4().push([Expr::Load(field, REG)]);
-        let rule = if net.prefix_len() < 32 {
+    fn subnet(self, field: fn(IpVersion) -> Field, compare: Compare, net: IpNet) -> Self {
+        let version = IpVersion::of(net.addr());
+        let rule = self.ip(version).push([Expr::Load(field(version), REG)]);
+        let rule = if net.prefix_len() < net.max_prefix_len() {
             rule.push([Expr::Mask(octets(net.netmask()))])
         } else {
             rule
@@ -97,18 +96,18 @@ impl Rule {
         rule.push([Expr::Cmp(compare, octets(net.network()))])
     }
 
-    /// IPv4 destination in a set of addresses.
-    pub fn destination_in(self, set: &'static str) -> Self {
-        self.ipv4().push([
-            Expr::Load(Field::Destination, REG),
+    /// Destination in a set of addresses of a version.
+    pub fn destination_in(self, version: IpVersion, set: &'static str) -> Self {
+        self.ip(version).push([
+            Expr::Load(Field::Destination(version), REG),
             Expr::InSet(set, Compare::Is),
         ])
     }
 
-    /// IPv4 source in a set of addresses.
-    pub fn source_in(self, set: &'static str) -> Self {
-        self.ipv4().push([
-            Expr::Load(Field::Source, REG),
+    /// Source in a set of addresses of a version.
+    pub fn source_in(self, version: IpVersion, set: &'static str) -> Self {
+        self.ip(version).push([
+            Expr::Load(Field::Source(version), REG),
             Expr::InSet(set, Compare::Is),
         ])
     }
@@ -152,24 +151,24 @@ impl Rule {
         ])
     }
 
-    /// Rewrites the destination by a map of protocol and port.
-    pub fn dnat_by_port(self, map: &'static str) -> Self {
+    /// Rewrites the destination by a map of protocol and port to addresses of a version.
+    pub fn dnat_by_port(self, version: IpVersion, map: &'static str) -> Self {
         self.push([
             Expr::Load(Field::Layer4, part(0)),
             Expr::Load(Field::DestinationPort, part(1)),
             Expr::Map(map),
-            Expr::Dnat,
+            Expr::Dnat(version),
         ])
     }
 
-    /// Rewrites the destination by a map of protocol, address and port.
-    pub fn dnat_by_address_and_port(self, map: &'static str) -> Self {
-        self.ipv4().push([
+    /// Rewrites the destination by a map of protocol, address of a version, and port.
+    pub fn dnat_by_address_and_port(self, version: IpVersion, map: &'static str) -> Self {
+        self.ip(version).push([
             Expr::Load(Field::Layer4, part(0)),
-            Expr::Load(Field::Destination, part(1)),
-            Expr::Load(Field::DestinationPort, part(2)),
+            Expr::Load(Field::Destination(version), part(1)),
+            Expr::Load(Field::DestinationPort, part(1 + version.registers())),
             Expr::Map(map),
-            Expr::Dnat,
+            Expr::Dnat(version),
         ])
     }
 

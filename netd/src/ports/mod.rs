@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::firewall::Forward;
+use crate::ipam::DualStack;
 
 pub use table::PortTable;
 
@@ -144,13 +145,13 @@ pub struct Published {
 
 impl Published {
     /// What the packet filter has to do for it.
-    pub fn forward(&self, to: Ipv4Addr) -> Option<Forward> {
+    pub fn forward(&self, to: DualStack) -> Option<Forward> {
         let host = self.host.v4()?;
         Some(Forward {
             protocol: self.protocol,
-            host: (!host.is_unspecified()).then_some(host),
+            host: (!host.is_unspecified()).then_some(host.into()),
             host_port: self.host_port,
-            to,
+            to: to.v4,
             to_port: self.container_port,
         })
     }

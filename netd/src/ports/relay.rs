@@ -5,7 +5,7 @@
 //! the host's own `::1`, are relayed.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Relay {
         runtime: &Handle,
         address: Ipv6Addr,
         port: u16,
-        to: (Ipv4Addr, u16),
+        to: (IpAddr, u16),
     ) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
         socket.set_only_v6(true)?;
@@ -53,7 +53,7 @@ impl Drop for Relay {
     }
 }
 
-async fn accept(listener: TcpListener, to: (Ipv4Addr, u16)) {
+async fn accept(listener: TcpListener, to: (IpAddr, u16)) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     // Dropped with the task, and its connections with it.
     let mut connections = JoinSet::new();
@@ -79,7 +79,7 @@ async fn accept(listener: TcpListener, to: (Ipv4Addr, u16)) {
     }
 }
 
-async fn relay(mut client: TcpStream, to: (Ipv4Addr, u16)) -> io::Result<()> {
+async fn relay(mut client: TcpStream, to: (IpAddr, u16)) -> io::Result<()> {
     let mut server = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to))
         .await
         .map_err(io::Error::from)??;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
 
 use tokio::runtime::Handle;
 
 use crate::error::Error;
 use crate::id::EndpointId;
+use crate::ipam::DualStack;
 
 use super::relay::Relay;
 use super::reserve::{Reservation, reserve};
@@ -50,7 +50,7 @@ impl PortTable {
     pub fn take(
         &mut self,
         endpoint: &EndpointId,
-        to: Ipv4Addr,
+        to: DualStack,
         bindings: &[Binding],
     ) -> Result<Vec<Published>, Error> {
         let mut taken = Vec::with_capacity(bindings.len());
@@ -75,7 +75,7 @@ impl PortTable {
     pub fn take_again(
         &mut self,
         endpoint: &EndpointId,
-        to: Ipv4Addr,
+        to: DualStack,
         port: Published,
     ) -> Result<(), Error> {
         let binding = Binding {
@@ -114,7 +114,7 @@ impl PortTable {
     fn take_ephemeral(
         &mut self,
         endpoint: &EndpointId,
-        to: Ipv4Addr,
+        to: DualStack,
         binding: &Binding,
     ) -> Result<Published, Error> {
         for _ in EPHEMERAL {
@@ -135,7 +135,7 @@ impl PortTable {
     fn take_one(
         &mut self,
         endpoint: &EndpointId,
-        to: Ipv4Addr,
+        to: DualStack,
         binding: &Binding,
         port: u16,
     ) -> Result<Published, Error> {
@@ -172,7 +172,7 @@ impl PortTable {
         };
         let relay = match binding.host.v6() {
             Some(address) if binding.protocol == Protocol::Tcp => {
-                let to = (to, binding.container_port);
+                let to = (to.v4, binding.container_port);
                 match Relay::start(&self.runtime, address, port, to) {
                     Ok(relay) => Some(relay),
                     // Hosts without IPv6, and programs that listen on ::1 alone, take nothing from
@@ -222,11 +222,18 @@ mod tests {
         }
     }
 
+    fn container() -> DualStack {
+        DualStack {
+            v4: [172, 17, 0, 2].into(),
+            v6: None,
+        }
+    }
+
     #[tokio::test]
     async fn conflicts_speak_dockers_words() {
         let mut table = PortTable::new(Handle::current());
         let (one, two) = (EndpointId::random(), EndpointId::random());
-        let to = Ipv4Addr::new(172, 17, 0, 2);
+        let to = container();
         let port = table.take(&one, to, &[binding("", 0)]).unwrap()[0].host_port;
         assert!(EPHEMERAL.contains(&port));
         let error = table
@@ -253,7 +260,7 @@ mod tests {
         let foreign = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = foreign.local_addr().unwrap().port();
         let mut table = PortTable::new(Handle::current());
-        let to = Ipv4Addr::new(172, 17, 0, 2);
+        let to = container();
         let id = EndpointId::random();
         let error = table.take(
             &id,

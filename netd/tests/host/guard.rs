@@ -1,12 +1,12 @@
 //! What others do to our table, our bridges and the host's settings, and what becomes of it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netd::netlink::{Mac, Netns, Route, link};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, socket,
@@ -177,8 +177,8 @@ fn forwarding_that_was_switched_off_is_on_again() {
 /// A second LAN of the host's, with somebody on it who answers on port 80.
 fn other_lan() -> Netns {
     let mut route = Route::open().unwrap();
-    let net: Ipv4Net = "198.51.100.0/24".parse().unwrap();
-    let [host, there] = [1, 2].map(|last| Ipv4Addr::new(198, 51, 100, last));
+    let net: IpNet = "198.51.100.0/24".parse().unwrap();
+    let [host, there] = [1, 2].map(|last| IpAddr::from([198, 51, 100, last]));
     let far = Netns::create().unwrap();
     let pair = link::Veth {
         host: "lan1",
@@ -197,7 +197,7 @@ fn other_lan() -> Netns {
         inside.apply(&[
             link::set_up(index),
             link::add_address(index, there, net),
-            link::add_route(Ipv4Net::default(), host, index),
+            link::add_route("0.0.0.0/0".parse().unwrap(), host, index),
         ])
     };
     far.inside(up).unwrap();

@@ -115,7 +115,7 @@ fn the_lan_reaches_neither_loopback_ports_nor_container_addresses() {
                 std::fs::write("/proc/sys/net/ipv4/conf/lan0/route_localnet", "1")?;
                 route.apply(&[netd::netlink::link::add_route(
                     "127.9.0.0/16".parse().unwrap(),
-                    HOST,
+                    HOST.into(),
                     index,
                 )])?;
                 assert!(ask((Ipv4Addr::new(127, 9, 0, 1), 3000)).is_err());

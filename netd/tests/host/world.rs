@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netd::netlink::{Mac, Netns, Route, link};
 use nix::sched::{CloneFlags, unshare};
 use slipway_proto::netd::v1::network_client::NetworkClient;
@@ -63,13 +63,13 @@ impl World {
         // A new namespace has what the machine has.
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         let mut route = Route::open().unwrap();
-        let net: Ipv4Net = "192.0.2.0/24".parse().unwrap();
+        let net: IpNet = "192.0.2.0/24".parse().unwrap();
         let neighbour = Netns::create().unwrap();
         let pair = link::Veth {
             host: "lan0",
             bridge: None,
             peer: "lan0",
-            peer_mac: Mac::of(NEIGHBOUR),
+            peer_mac: Mac::of(NEIGHBOUR.into()),
             netns: neighbour.as_fd(),
             mtu: 1500,
         };
@@ -80,14 +80,14 @@ impl World {
             inside.apply(&[
                 link::set_up(1),
                 link::set_up(index),
-                link::add_address(index, NEIGHBOUR, net),
-                link::add_route(Ipv4Net::default(), HOST, index),
+                link::add_address(index, NEIGHBOUR.into(), net),
+                link::add_route("0.0.0.0/0".parse().unwrap(), HOST.into(), index),
             ])
         };
         neighbour.inside(up).unwrap();
         let index = route.link("lan0").unwrap().unwrap().index;
         route
-            .apply(&[link::set_up(1), link::add_address(index, HOST, net)])
+            .apply(&[link::set_up(1), link::add_address(index, HOST.into(), net)])
             .unwrap();
 
         let runtime = tokio::runtime::Builder::new_current_thread()
