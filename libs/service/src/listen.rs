@@ -10,6 +10,8 @@ use std::{
 
 use tokio::net::{TcpListener, UnixListener};
 
+use crate::tls::TlsFiles;
+
 /// Where a service listens or is reached.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -93,12 +95,12 @@ pub enum ListenError {
         /// Why.
         source: io::Error,
     },
-    /// Plain tcp off loopback: whoever reaches it owns the service.
+    /// A listener off loopback that asks nobody who he is: whoever reaches it owns the service.
     #[error(
-        "refusing to listen on {address} without TLS: give --tls-cert, --tls-key and \
+        "refusing to listen on {address} without client certificates: give --tls-cert, --tls-key and \
          --tls-client-ca, or say --allow-plain-tcp if that network is trusted"
     )]
-    PlainTcp {
+    OpenTcp {
         /// Where.
         address: Address,
     },
@@ -123,11 +125,12 @@ pub fn bind_unix(path: &Path) -> Result<UnixListener, ListenError> {
     Ok(listener)
 }
 
-/// Binds a tcp socket; without TLS on loopback only, unless `allow_plain` says otherwise.
+/// Binds a tcp socket; on loopback only, unless clients show certificates or `allow_plain` says otherwise. A
+/// certificate of our own says who we are, and nothing of who calls.
 pub async fn bind_tcp(
     host: &str,
     port: u16,
-    tls: bool,
+    tls: Option<&TlsFiles>,
     allow_plain: bool,
 ) -> Result<TcpListener, ListenError> {
     let address = Address::Tcp {
@@ -142,8 +145,9 @@ pub async fn bind_tcp(
         .await
         .map_err(bind)?
         .collect();
-    if !tls && !allow_plain && resolved.iter().any(|a| !a.ip().is_loopback()) {
-        return Err(ListenError::PlainTcp { address });
+    let open = !tls.is_some_and(TlsFiles::is_mutual) && !allow_plain;
+    if open && resolved.iter().any(|a| !a.ip().is_loopback()) {
+        return Err(ListenError::OpenTcp { address });
     }
     TcpListener::bind(&resolved[..]).await.map_err(bind)
 }
@@ -188,10 +192,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn plain_tcp_off_loopback_is_refused_unless_asked_for() {
-        let refused = bind_tcp("0.0.0.0", 0, false, false).await;
-        assert!(matches!(refused, Err(ListenError::PlainTcp { .. })));
-        assert!(bind_tcp("0.0.0.0", 0, false, true).await.is_ok());
-        assert!(bind_tcp("127.0.0.1", 0, false, false).await.is_ok());
+    async fn tcp_off_loopback_is_refused_unless_clients_show_who_they_are_or_it_is_asked_for() {
+        let certified = |ca: Option<&str>| TlsFiles {
+            cert: "cert.pem".into(),
+            key: "key.pem".into(),
+            ca: ca.map(Into::into),
+        };
+        let (one_sided, mutual) = (certified(None), certified(Some("ca.pem")));
+        for (host, tls, allow_plain, opened) in [
+            ("0.0.0.0", None, false, false),
+            ("0.0.0.0", Some(&one_sided), false, false),
+            ("::", Some(&one_sided), false, false),
+            ("0.0.0.0", Some(&mutual), false, true),
+            ("0.0.0.0", None, true, true),
+            ("127.0.0.1", None, false, true),
+            ("127.0.0.1", Some(&one_sided), false, true),
+        ] {
+            let bound = bind_tcp(host, 0, tls, allow_plain).await;
+            assert_eq!(bound.is_ok(), opened, "{host} {tls:?} {allow_plain}");
+            if let Err(error) = bound {
+                assert!(error.to_string().contains("--tls-client-ca"), "{error}");
+            }
+        }
     }
 }

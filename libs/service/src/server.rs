@@ -170,7 +170,7 @@ async fn serve(context: &Context, settings: &Settings, routes: Routes) -> anyhow
     }
     for (host, port) in tcp {
         let plain = settings.allow_plain_tcp;
-        let listener = listen::bind_tcp(&host, port, settings.tls.is_some(), plain).await?;
+        let listener = listen::bind_tcp(&host, port, settings.tls.as_ref(), plain).await?;
         info!(address = %listener.local_addr()?, tls = settings.tls.is_some(), "listening");
         let server = router(&context.metrics, routes.clone(), Some(settings))?;
         let stop = context.shutdown.clone();
@@ -185,7 +185,7 @@ async fn serve(context: &Context, settings: &Settings, routes: Routes) -> anyhow
         let listener = listen::bind_tcp(
             &address.ip().to_string(),
             address.port(),
-            false,
+            None,
             settings.allow_plain_tcp,
         )
         .await?;

@@ -28,10 +28,10 @@ pub struct ServiceArgs {
     /// Private key of this service (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Authorities whose client certificates are accepted (PEM)
+    /// Authorities that clients must show a certificate from (PEM): whoever has one may do everything
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_client_ca: Option<PathBuf>,
-    /// Allow tcp listeners off loopback without TLS: anybody who reaches the port is root here
+    /// Allow tcp listeners off loopback without client certificates: anybody who reaches the port is root here
     #[arg(long)]
     pub allow_plain_tcp: bool,
     /// Serve Prometheus metrics over HTTP on this address
@@ -127,7 +127,7 @@ pub struct Settings {
     pub listen: Vec<Address>,
     /// Certificate files for tcp listeners.
     pub tls: Option<TlsFiles>,
-    /// Plain tcp off loopback was asked for by name.
+    /// Tcp off loopback without client certificates was asked for by name.
     pub allow_plain_tcp: bool,
     /// Address of the metrics endpoint.
     pub metrics: Option<std::net::SocketAddr>,
@@ -157,7 +157,9 @@ pub enum SettingsError {
         message: String,
     },
     /// TLS settings that do not belong together.
-    #[error("tls_cert and tls_key go together: {path} has only one of them")]
+    #[error(
+        "tls_cert and tls_key go together, and tls_client_ca with both: {path} has only some of them"
+    )]
     HalfTls {
         /// The file.
         path: PathBuf,

@@ -26,7 +26,7 @@ pub struct TlsError {
 }
 
 impl TlsFiles {
-    /// All or nothing: `Err` when only one of certificate and key is there.
+    /// All or nothing: `Err` when only one of certificate and key is there, or an authority without them.
     pub(crate) fn from_parts(
         cert: Option<PathBuf>,
         key: Option<PathBuf>,
@@ -34,9 +34,14 @@ impl TlsFiles {
     ) -> Result<Option<Self>, ()> {
         match (cert, key) {
             (Some(cert), Some(key)) => Ok(Some(Self { cert, key, ca })),
-            (None, None) => Ok(None),
+            (None, None) if ca.is_none() => Ok(None),
             _ => Err(()),
         }
+    }
+
+    /// The other side must show a certificate, too.
+    pub const fn is_mutual(&self) -> bool {
+        self.ca.is_some()
     }
 
     fn read(path: &PathBuf) -> Result<Vec<u8>, TlsError> {
@@ -69,5 +74,20 @@ impl TlsFiles {
             Some(ca) => config.ca_certificate(Certificate::from_pem(Self::read(ca)?)),
             None => config,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_without_a_certificate_of_our_own_is_not_ignored() {
+        let path = || Some(PathBuf::from("x.pem"));
+        assert_eq!(TlsFiles::from_parts(None, None, None), Ok(None));
+        assert!(TlsFiles::from_parts(None, None, path()).is_err());
+        assert!(TlsFiles::from_parts(path(), None, path()).is_err());
+        let both = TlsFiles::from_parts(path(), path(), None).unwrap().unwrap();
+        assert!(!both.is_mutual());
     }
 }
