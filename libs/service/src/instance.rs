@@ -1,9 +1,9 @@
 //! One running instance per run folder: a lock on the pid file.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, Permissions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -85,14 +85,19 @@ pub fn running(path: &Path) -> Result<Option<u32>, InstanceError> {
     }
 }
 
+/// Its owner's alone: a file that can be read can be locked (flock(2)), and whoever does that keeps the service from
+/// starting.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        .mode(0o644)
-        .open(path)
+        .mode(0o600)
+        .open(path)?;
+    // One that an earlier version left.
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -112,5 +117,18 @@ mod tests {
         assert_eq!(running(&path).unwrap(), Some(std::process::id()));
         drop(held);
         assert_eq!(running(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn nobody_else_can_hold_the_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.pid");
+        let mode = || path.metadata().unwrap().permissions().mode() & 0o777;
+        let held = lock(&path).unwrap();
+        assert_eq!(mode(), 0o600);
+        drop(held);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let _held = lock(&path).unwrap();
+        assert_eq!(mode(), 0o600, "left by an earlier version");
     }
 }
