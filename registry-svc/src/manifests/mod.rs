@@ -2,6 +2,9 @@
 //! (`repositories/<name>/_manifests/<algorithm>/<hex>`): put, read, point tags at, remove.
 
 mod remove;
+mod tag;
+
+pub(crate) use remove::Named;
 
 use bytes::Bytes;
 use serde_json::json;
@@ -311,28 +314,6 @@ impl Registry {
         }
     }
 
-    /// Points a tag at a manifest of another or the same repository.
-    pub async fn tag(&self, source: &ImageName, target: &Repository, tag: &Tag) -> Result<Digest> {
-        let Some(stored) = self.stored(source).await? else {
-            return Err(Error::ImageNotFound(source.familiar()));
-        };
-        // An index brings along what is here of it.
-        if let Manifest::Index(index) = stored.parse()? {
-            for child in &index.manifests {
-                let name = ImageName {
-                    repository: source.repository.clone(),
-                    pointer: Pointer::Digest(child.digest.clone()),
-                };
-                if let Some(child) = self.stored(&name).await? {
-                    self.put_manifest(copy_of(&child, target, Vec::new()))
-                        .await?;
-                }
-            }
-        }
-        self.put_manifest(copy_of(&stored, target, vec![tag.clone()]))
-            .await
-    }
-
     /// Takes a tag away. The manifest stays, also when nothing names it any more.
     pub async fn untag(&self, repository: &Repository, tag: &Tag) -> Result<bool> {
         let (repo, tag) = (repository.clone(), tag.clone());
@@ -347,18 +328,5 @@ impl Registry {
     /// Tags of a repository that name this digest.
     pub fn tags_naming(&self, repository: &Repository, digest: &Digest) -> Result<Vec<Tag>> {
         self.index.tags_naming(repository, digest)
-    }
-}
-
-fn copy_of(stored: &Stored, repository: &Repository, tags: Vec<Tag>) -> Put {
-    Put {
-        repository: repository.clone(),
-        tags,
-        media_type: stored.record.media_type.clone(),
-        content: stored.content.clone(),
-        expected: Some(stored.digest.clone()),
-        origin: Origin::Local,
-        by_digest: false,
-        require: Require::Nothing,
     }
 }

@@ -8,7 +8,7 @@ use super::names_in;
 use crate::{
     error::Result,
     ledger::Change,
-    names::{ImageName, Pointer, Repository},
+    names::{ImageName, Pointer, Repository, Tag},
     registry::{Registry, now},
     store::{Index, Waiting},
     work::to_its_end,
@@ -16,6 +16,27 @@ use crate::{
 
 /// Says whether a manifest is to go.
 type Judge = Box<dyn FnMut(&Index) -> Result<bool> + Send>;
+
+/// On what terms a manifest goes.
+enum Terms {
+    /// Whatever names it.
+    Always,
+    /// If this one agrees.
+    If(Judge),
+    /// If this one agrees, and nobody has it in hand.
+    IfUnused(Judge),
+}
+
+/// What became of a manifest whose names were taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// It is gone; bytes that became free.
+    Gone(u64),
+    /// It is there without the names.
+    Unnamed,
+    /// It is there as it was.
+    Stays,
+}
 
 impl Registry {
     /// Removes a manifest from a repository with the tags that name it, what only an index of it held,
@@ -25,8 +46,61 @@ impl Registry {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<u64> {
-        let removed = self.remove(repository, digest, None).await?;
+        let removed = self.remove(repository, digest, Terms::Always).await?;
         Ok(removed.unwrap_or(0))
+    }
+
+    /// The same as a user of images means it: only the names that he saw go, and the manifest stays as long as an
+    /// index of the repository names it or somebody has tagged it since.
+    pub(crate) async fn remove_named(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        seen: Vec<Tag>,
+    ) -> Result<Named> {
+        let (repo, named, tags) = (repository.clone(), digest.clone(), seen.clone());
+        let judge = move |index: &Index| {
+            let now = index.tags_naming(&repo, &named)?;
+            Ok(now.iter().all(|tag| tags.contains(tag)) && !is_held(index, &repo, &named)?)
+        };
+        let terms = Terms::If(Box::new(judge));
+        if let Some(freed) = self.remove(repository, digest, terms).await? {
+            return Ok(Named::Gone(freed));
+        }
+        let name = ImageName {
+            repository: repository.clone(),
+            pointer: Pointer::Digest(digest.clone()),
+        };
+        let stored = self.stored(&name).await?;
+        let (repo, named) = (repository.clone(), digest.clone());
+        let unname = move |index: &Index| {
+            let mut changes = Vec::new();
+            for tag in index.tags_naming(&repo, &named)? {
+                if seen.contains(&tag) {
+                    let repository = repo.clone();
+                    changes.push(Change::RemoveTag { repository, tag });
+                }
+            }
+            // Nobody wants it by its digest any more.
+            if let (Some(stored), Some(mut record)) = (&stored, index.manifest(&repo, &named)?)
+                && record.by_digest
+            {
+                record.by_digest = false;
+                let parsed = stored.parse()?;
+                changes.push(Change::SetManifest {
+                    repository: repo.clone(),
+                    digest: named.clone(),
+                    names: names_in(&named, &record, &parsed, &stored.content),
+                    record,
+                });
+            }
+            let kept = match changes.is_empty() {
+                true => Named::Stays,
+                false => Named::Unnamed,
+            };
+            Ok((changes, kept))
+        };
+        self.change(repository, unname).await
     }
 
     /// The same, if nobody has it in hand and `judge` agrees, who looks while nobody changes the repository.
@@ -37,19 +111,20 @@ impl Registry {
         digest: &Digest,
         judge: impl FnMut(&Index) -> Result<bool> + Send + 'static,
     ) -> Result<Option<u64>> {
-        self.remove(repository, digest, Some(Box::new(judge))).await
+        let terms = Terms::IfUnused(Box::new(judge));
+        self.remove(repository, digest, terms).await
     }
 
     async fn remove(
         self: &Arc<Self>,
         repository: &Repository,
         digest: &Digest,
-        judge: Option<Judge>,
+        terms: Terms,
     ) -> Result<Option<u64>> {
         let (registry, repository) = (Arc::clone(self), repository.clone());
         let top = digest.clone();
         to_its_end(async move {
-            let taken = registry.take_out(&repository, &top, judge).await?;
+            let taken = registry.take_out(&repository, &top, terms).await?;
             let Some(mut released) = taken else {
                 return Ok(None);
             };
@@ -60,7 +135,8 @@ impl Registry {
                 if was_in_index {
                     let (repo, child) = (repository.clone(), digest.clone());
                     let judge: Judge = Box::new(move |index| is_orphan(index, &repo, &child));
-                    let taken = registry.take_out(&repository, &digest, Some(judge)).await?;
+                    let terms = Terms::IfUnused(judge);
+                    let taken = registry.take_out(&repository, &digest, terms).await?;
                     released.extend(taken.unwrap_or_default());
                 }
             }
@@ -71,19 +147,20 @@ impl Registry {
         .await
     }
 
-    /// Takes a manifest out of a repository; with a judge, only if that one agrees and nobody has it in hand.
-    /// Returns what it named, and whether as an index; `None`: it stays.
+    /// Takes a manifest out of a repository. Returns what it named, and whether as an index; `None`: it stays.
     async fn take_out(
         &self,
         repository: &Repository,
         digest: &Digest,
-        judge: Option<Judge>,
+        terms: Terms,
     ) -> Result<Option<Vec<(Digest, bool)>>> {
         // Whoever is to name it waits, and finds that it is gone.
         let doomed = self.leases.doom(digest);
-        if judge.is_some() && doomed.is_none() {
-            return Ok(None);
-        }
+        let mut judge = match terms {
+            Terms::IfUnused(_) if doomed.is_none() => return Ok(None),
+            Terms::IfUnused(judge) | Terms::If(judge) => Some(judge),
+            Terms::Always => None,
+        };
         let name = ImageName {
             repository: repository.clone(),
             pointer: Pointer::Digest(digest.clone()),
@@ -106,7 +183,6 @@ impl Registry {
         let children = parsed.as_ref().map_or_else(Vec::new, named);
         let leases = Arc::clone(&self.leases);
         let (repo, gone) = (repository.clone(), digest.clone());
-        let mut judge = judge;
         let taken = self.change(repository, move |index| {
             if let Some(judge) = &mut judge
                 && !judge(index)?
@@ -144,9 +220,13 @@ fn is_orphan(index: &Index, repository: &Repository, digest: &Digest) -> Result<
     let Some(record) = index.manifest(repository, digest)? else {
         return Ok(false);
     };
-    let named = index
-        .holders(digest)?
-        .iter()
-        .any(|(r, m)| r == repository && m != digest);
-    Ok(!record.by_digest && !named && index.tags_naming(repository, digest)?.is_empty())
+    Ok(!record.by_digest
+        && !is_held(index, repository, digest)?
+        && index.tags_naming(repository, digest)?.is_empty())
+}
+
+/// An index of the repository names it.
+fn is_held(index: &Index, repository: &Repository, digest: &Digest) -> Result<bool> {
+    let holders = index.holders(digest)?;
+    Ok(holders.iter().any(|(r, m)| r == repository && m != digest))
 }
