@@ -37,6 +37,12 @@ pub struct Endpoint {
     pub dns_search: Vec<String>,
     /// Resolver options; empty = the host's.
     pub dns_options: Vec<String>,
+    /// The endpoint with the highest one has the container's default route.
+    #[serde(default)]
+    pub gateway_priority: i32,
+    /// Inode of its network namespace; 0 = a version before this one did not say.
+    #[serde(default)]
+    pub netns: u64,
 }
 
 impl Endpoint {
@@ -86,4 +92,6 @@ pub struct Request {
     pub dns_search: Vec<String>,
     /// See [`Endpoint::dns_options`].
     pub dns_options: Vec<String>,
+    /// See [`Endpoint::gateway_priority`].
+    pub gateway_priority: i32,
 }

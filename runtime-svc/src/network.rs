@@ -161,8 +161,8 @@ impl Netd {
 
     async fn try_release(&self, id: &str) -> Result<(), Status> {
         let request = ReleaseEndpointRequest {
-            endpoint_id: String::new(),
             container_id: id.to_owned(),
+            ..ReleaseEndpointRequest::default()
         };
         self.client.clone().release_endpoint(request).await?;
         Ok(())

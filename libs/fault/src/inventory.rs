@@ -253,6 +253,7 @@ pub const NETD: &[Point] = &[
     step("netd.unnetwork.deleted"),
     step("netd.rename.recorded"),
     step("netd.sync.released"),
+    step("netd.sync.settled"),
     step("netd.recover.networks"),
     step("netd.recover.endpoints"),
     step("netd.recover.orphans"),

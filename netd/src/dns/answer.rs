@@ -33,29 +33,41 @@ pub fn decide(zone: &Zone, query: &[u8], turn: usize) -> Decision {
     if query.metadata.op_code != OpCode::Query {
         return error(&query, ResponseCode::NotImp);
     }
-    let [question] = query.queries.as_slice() else {
+    if query.queries.len() != 1 {
         return error(&query, ResponseCode::FormErr);
+    }
+    known(zone, &query, turn).unwrap_or_else(|| foreign(zone, &query))
+}
+
+/// The answer if it asks for a name or an address of this zone.
+pub fn answer_of(zone: &Zone, query: &[u8], turn: usize) -> Option<Decision> {
+    let query = Message::from_vec(query).ok()?;
+    known(zone, &query, turn)
+}
+
+fn known(zone: &Zone, query: &Message, turn: usize) -> Option<Decision> {
+    let [question] = query.queries.as_slice() else {
+        return None;
     };
     if question.query_class != DNSClass::IN {
-        return foreign(zone, &query);
+        return None;
     }
     let name = question.name.to_ascii();
     if question.query_type == RecordType::PTR
         && let Ok(net) = question.name.parse_arpa_name()
         && net.prefix_len() == net.max_prefix_len()
     {
-        return match zone.reverse(net.addr()) {
-            None => foreign(zone, &query),
-            Some(None) => error(&query, ResponseCode::NXDomain),
-            Some(Some(host)) => match Name::from_ascii(format!("{host}.")) {
-                Ok(host) => answer(&query, vec![RData::PTR(PTR(host))]),
-                Err(_) => error(&query, ResponseCode::ServFail),
+        return Some(match zone.reverse(net.addr())? {
+            None => error(query, ResponseCode::NXDomain),
+            Some(host) => match Name::from_ascii(format!("{host}.")) {
+                Ok(host) => answer(query, vec![RData::PTR(PTR(host))]),
+                Err(_) => error(query, ResponseCode::ServFail),
             },
-        };
+        });
     }
     let mut addresses = zone.lookup(&name);
     if addresses.is_empty() {
-        return foreign(zone, &query);
+        return None;
     }
     let first = turn % addresses.len();
     addresses.rotate_left(first);
@@ -71,7 +83,7 @@ pub fn decide(zone: &Zone, query: &[u8], turn: usize) -> Decision {
             .collect(),
         _ => Vec::new(),
     };
-    answer(&query, data)
+    Some(answer(query, data))
 }
 
 /// The answer when no resolver could be asked.
@@ -168,6 +180,8 @@ mod tests {
             dns: vec![],
             dns_search: vec![],
             dns_options: vec![],
+            gateway_priority: 0,
+            netns: 0,
         });
         zone
     }
@@ -217,6 +231,8 @@ mod tests {
                 dns: vec![],
                 dns_search: vec![],
                 dns_options: vec![],
+                gateway_priority: 0,
+                netns: 0,
             });
         }
         let mut query = Message::query();

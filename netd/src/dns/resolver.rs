@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::network::Network;
 
-use super::answer::{Decision, decide, failure};
+use super::answer::{Decision, answer_of, decide, failure};
 use super::clients::{Clients, Place};
 use super::upstream::Upstream;
 use super::wire::{cut, payload};
@@ -144,9 +144,21 @@ impl Service {
         Some(client.ip()).filter(|client| self.zone().serves(*client))
     }
 
-    fn decide(&self, query: &[u8]) -> Decision {
+    /// Never with two zones locked: whoever else does that would wait for us.
+    fn decide(&self, client: IpAddr, query: &[u8]) -> Decision {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        decide(&self.zone(), query, turn)
+        let (decision, others) = {
+            let zone = self.zone();
+            (decide(&zone, query, turn), zone.others_of(client))
+        };
+        if others.is_empty() || answer_of(&self.zone(), query, turn).is_some() {
+            return decision;
+        }
+        let names_of = |other: &Arc<RwLock<Zone>>| {
+            let zone = other.read().unwrap_or_else(PoisonError::into_inner);
+            answer_of(&zone, query, turn)
+        };
+        others.iter().find_map(names_of).unwrap_or(decision)
     }
 
     async fn forward(
@@ -193,7 +205,7 @@ async fn serve_udp(socket: Arc<UdpSocket>, service: Arc<Service>) {
         };
         let query = &buffer[..read];
         let limit = payload(query);
-        let response = match service.decide(query) {
+        let response = match service.decide(own, query) {
             Decision::Ignore => None,
             Decision::Answer(response) => Some(response),
             Decision::Forward => match service.place(own) {
@@ -247,7 +259,7 @@ async fn converse(mut stream: TcpStream, client: IpAddr, service: &Service) -> i
         let len = timeout(IDLE, stream.read_u16()).await??;
         let mut query = vec![0; usize::from(len)];
         timeout(IDLE, stream.read_exact(&mut query)).await??;
-        let response = match service.decide(&query) {
+        let response = match service.decide(client, &query) {
             Decision::Ignore => return Ok(()),
             Decision::Answer(response) => Some(response),
             Decision::Forward => {

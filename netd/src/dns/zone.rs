@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::{Arc, RwLock, Weak};
 
 use ipnet::IpNet;
 
@@ -16,6 +17,8 @@ struct Entry {
     address: DualStack,
     /// Whom to ask for it what is none of ours; empty = the host's resolvers.
     resolvers: Vec<IpAddr>,
+    /// Of the other networks that its container is on.
+    others: Vec<Weak<RwLock<Zone>>>,
 }
 
 /// Names and addresses of the endpoints on one network.
@@ -66,6 +69,7 @@ impl Zone {
             names,
             address,
             resolvers: resolvers.collect(),
+            others: Vec::new(),
         };
         self.entries.insert(id.clone(), entry);
     }
@@ -100,6 +104,22 @@ impl Zone {
         let id = self.by_address.get(&client);
         let entry = id.and_then(|id| self.entries.get(id));
         entry.map_or(&[], |entry| &entry.resolvers)
+    }
+
+    /// Its container is on these networks as well: their names are known to it.
+    pub fn set_others(&mut self, id: &EndpointId, others: Vec<Weak<RwLock<Zone>>>) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.others = others;
+        }
+    }
+
+    /// The zones of the other networks that a client is on.
+    pub fn others_of(&self, client: IpAddr) -> Vec<Arc<RwLock<Zone>>> {
+        let id = self.by_address.get(&client);
+        let entry = id.and_then(|id| self.entries.get(id));
+        entry.map_or_else(Vec::new, |entry| {
+            entry.others.iter().filter_map(Weak::upgrade).collect()
+        })
     }
 
     /// Whether queries for foreign names must not leave.

@@ -89,9 +89,6 @@ pub(super) fn endpoint_request(
     if !message.ipv6_address.is_empty() {
         return unsupported("containers have no IPv6 addresses yet: leave --ip6 out");
     }
-    if message.gateway_priority != 0 {
-        return unsupported("gateway priorities are not supported yet");
-    }
     if let Some(key) = message.options.keys().next() {
         return Err(Error::Unsupported(format!(
             "endpoint option {key} is not supported"
@@ -130,6 +127,7 @@ pub(super) fn endpoint_request(
         dns: message.dns,
         dns_search: message.dns_search,
         dns_options: message.dns_options,
+        gateway_priority: message.gateway_priority,
     })
 }
 
@@ -140,6 +138,7 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
         network,
         nameserver,
         netns_path,
+        default_route,
     } = attached;
     // Without a server of ours containers ask the host's resolvers themselves; those on the host's
     // loopback they cannot reach.
@@ -180,6 +179,9 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
         resolv_options: or(&endpoint.dns_options, &host.options),
         dns_names: endpoint.names(),
         aliases: endpoint.aliases,
+        gateway_priority: endpoint.gateway_priority,
+        default_route,
+        host_address: network.v4.gateway.to_string(),
     }
 }
 

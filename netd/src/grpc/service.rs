@@ -1,6 +1,7 @@
 //! The `Network` service.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -22,13 +23,13 @@ type Answer<T> = Result<Response<T>, Status>;
 #[derive(Debug, Clone)]
 pub struct NetworkService {
     host: Arc<Host>,
-    resolv_conf: std::path::PathBuf,
+    resolv_conf: PathBuf,
     started: SystemTime,
 }
 
 impl NetworkService {
     /// `resolv_conf` is the host's: containers get its search domains and options.
-    pub fn new(host: Arc<Host>, resolv_conf: std::path::PathBuf, started: SystemTime) -> Self {
+    pub fn new(host: Arc<Host>, resolv_conf: PathBuf, started: SystemTime) -> Self {
         Self {
             host,
             resolv_conf,
@@ -103,6 +104,10 @@ impl Network for NetworkService {
                     ));
                 }
                 ("", container) => host.release_container(container)?,
+                (id, _) if !request.netns.is_empty() => {
+                    let id = EndpointId::named(id);
+                    usize::from(host.release_from(&id, request.netns.as_ref())?)
+                }
                 (id, _) => usize::from(host.release(&EndpointId::named(id))?),
             };
             Ok(ReleaseEndpointResponse {
@@ -113,11 +118,9 @@ impl Network for NetworkService {
     }
 
     async fn sync(&self, request: Request<SyncRequest>) -> Answer<SyncResponse> {
-        let live: HashSet<String> = request
-            .into_inner()
-            .live
-            .into_iter()
-            .map(|live| live.container_id)
+        let live = request.into_inner().live.into_iter();
+        let live: HashMap<String, PathBuf> = live
+            .map(|live| (live.container_id, live.netns.into()))
             .collect();
         self.on_pool(move |host, _| {
             let synced = host.sync(&live)?;

@@ -16,7 +16,7 @@ use super::reaper::Doomed;
 use super::{Attached, Host, State};
 
 /// How long a full bridge is waited for whose links are just being deleted.
-const REAPING: Duration = Duration::from_secs(10);
+pub(super) const REAPING: Duration = Duration::from_secs(10);
 
 /// Who has an address that somebody wants.
 #[derive(Debug, Clone, Copy)]
@@ -225,12 +225,26 @@ impl Host {
         slipway_fault::point("netd.attach.prepared");
         let mut state = self.state();
         // Nobody looked since the links were begun.
+        let inode = || {
+            prepared
+                .netns
+                .inode()
+                .doing(|| "look at a network namespace".to_owned())
+        };
         let may = state.may_have(&request, &prepared);
-        if let Err(error) = may.and_then(|bridge| self.follow(&prepared, bridge)) {
-            drop(state);
-            self.discard(prepared);
-            return Err(error);
-        }
+        let may = may.and_then(|bridge| self.follow(&prepared, bridge));
+        let netns = match may.and_then(|()| inode()).and_then(|inode| {
+            let path = request.netns.as_deref().unwrap_or("a new one".as_ref());
+            state.is_its_namespace(&request.container, inode, path)?;
+            Ok(inode)
+        }) {
+            Ok(netns) => netns,
+            Err(error) => {
+                drop(state);
+                self.discard(prepared);
+                return Err(error);
+            }
+        };
         let ports = match state
             .ports
             .take(&prepared.id, prepared.address, &request.ports)
@@ -257,6 +271,8 @@ impl Host {
             dns: request.dns,
             dns_search: request.dns_search,
             dns_options: request.dns_options,
+            gateway_priority: request.gateway_priority,
+            netns,
         };
         // The record first: what it says is put into the kernel again by every start, while rules
         // without a record would be nobody's.
@@ -281,15 +297,26 @@ impl Host {
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
                 .insert(&endpoint);
         }
-        let id = endpoint.id.clone();
+        let (id, container) = (endpoint.id.clone(), endpoint.container.clone());
         state.endpoints.insert(id.clone(), endpoint);
         state.namespaces.insert(id.clone(), prepared.netns);
         slipway_fault::point("netd.attach.known");
+        if request.netns.is_some()
+            && let Err(error) = self.settle(&mut state, &container, None)
+        {
+            self.release_in(&mut state, &id)?;
+            return Err(error);
+        }
         state.answer(&id)
     }
 
     /// Puts ports into the maps; if somebody has flushed the table, all of it is put back first.
-    fn publish(&self, state: &mut State, ports: &[Published], to: DualStack) -> Result<(), Error> {
+    pub(super) fn publish(
+        &self,
+        state: &mut State,
+        ports: &[Published],
+        to: DualStack,
+    ) -> Result<(), Error> {
         let forwards: Vec<_> = ports.iter().filter_map(|port| port.forward(to)).collect();
         let published = self.kernel().nft.apply(firewall::publish(&forwards));
         match published {
@@ -381,6 +408,7 @@ impl Host {
             }
             state.endpoints.insert(id.clone(), endpoint);
         }
+        state.tell_zones(container);
         match ids.first() {
             Some(id) => state.answer(id),
             None => Err(Error::NoEndpoint(format!("of container {container}"))),

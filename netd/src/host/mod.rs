@@ -4,6 +4,7 @@
 //! takes `State` first. Making a namespace holds neither while the kernel works.
 
 mod attach;
+mod gateway;
 mod guard;
 mod neighbours;
 mod networks;
@@ -49,6 +50,12 @@ struct Live {
     resolver: Option<Resolver>,
 }
 
+impl Live {
+    fn network(&self) -> &Network {
+        &self.network
+    }
+}
+
 #[derive(Debug)]
 struct State {
     networks: BTreeMap<NetworkId, Live>,
@@ -81,6 +88,8 @@ pub struct Attached {
     pub nameserver: Option<IpAddr>,
     /// Where its namespace can be opened; empty after a restart of netd.
     pub netns_path: String,
+    /// Whether its container's default route goes by it.
+    pub default_route: bool,
 }
 
 /// Everything netd owns on one host.
@@ -227,6 +236,9 @@ impl State {
                 .get(&endpoint.id)
                 .map(Netns::proc_path)
                 .unwrap_or_default(),
+            default_route: self
+                .way_out_of(&endpoint.container, None)
+                .is_some_and(|(out, _)| out.id == endpoint.id),
         })
     }
 

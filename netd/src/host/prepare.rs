@@ -14,7 +14,7 @@ use crate::netlink::{Mac, Netns, Route, link};
 use crate::network::Network;
 use crate::sysctl;
 
-use super::Host;
+use super::{Host, gateway};
 
 /// An endpoint's links, addressed and up, not yet given to anybody.
 #[derive(Debug)]
@@ -52,10 +52,7 @@ impl Host {
             Some(path) => {
                 let netns = Netns::open(path).doing(making)?;
                 if netns.same_as(&self.own_netns).doing(making)? {
-                    return Err(Error::Invalid(format!(
-                        "{} is the host's own network namespace",
-                        path.display()
-                    )));
+                    return Err(gateway::host_s_own(path));
                 }
                 netns
             }
@@ -160,9 +157,9 @@ fn inside_up(name: &str, wanted: &Wanted<'_>) -> io::Result<()> {
         link::set_up(index),
         link::add_address(index, wanted.address.v4, wanted.network.v4.subnet),
     ])?;
-    if !wanted.network.internal {
+    // In one that was there before, the way out depends on what else is in it.
+    if !wanted.network.internal && wanted.netns.is_none() {
         let everywhere = IpNet::V4(Ipv4Net::default());
-        // The first endpoint of a namespace has the default route; it stays so.
         inside.apply_idempotent(&[link::add_route(
             everywhere,
             wanted.network.v4.gateway,

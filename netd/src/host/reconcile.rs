@@ -15,6 +15,7 @@ use crate::netlink::{self, Link, Mac, conntrack, link};
 use crate::network::{DEFAULT, Network, Request};
 use crate::sysctl;
 
+use super::gateway::gather_ports;
 use super::{Host, Live, State, reaper};
 
 pub(super) const FORWARDING: &str = "ipv4/ip_forward";
@@ -43,8 +44,12 @@ impl Host {
             .links()
             .doing(|| "list links".to_owned())?;
         let by_name: HashMap<&str, &Link> = links.iter().map(|link| (&*link.name, link)).collect();
-        for endpoint in self.store.endpoints()? {
+        for endpoint in self.recorded_endpoints(state)? {
             self.endpoint_up(state, endpoint, &by_name)?;
+        }
+        let several = state.endpoints.values().map(|e| e.container.clone());
+        for container in several.collect::<HashSet<_>>() {
+            state.tell_zones(&container);
         }
         slipway_fault::point("netd.recover.endpoints");
         self.remove_orphans(state, &links);
@@ -195,6 +200,19 @@ impl Host {
         let requests: Vec<_> = [link::set_up(index)].into_iter().chain(addresses).collect();
         route.apply_idempotent(&requests)?;
         Ok(index)
+    }
+
+    /// Ports that were being moved when we ended are where they belong.
+    fn recorded_endpoints(&self, state: &State) -> Result<Vec<Endpoint>, Error> {
+        let mut endpoints = self.store.endpoints()?;
+        let network =
+            |endpoint: &Endpoint| state.networks.get(&endpoint.network).map(Live::network);
+        for changed in gather_ports(&mut endpoints, network) {
+            if let Some(endpoint) = endpoints.iter().find(|e| e.id == changed) {
+                self.store.put_endpoint(endpoint)?;
+            }
+        }
+        Ok(endpoints)
     }
 
     fn endpoint_up(

@@ -1,6 +1,7 @@
 //! Taking endpoints back, one, a container's, or all whose container is gone.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::firewall;
@@ -8,6 +9,7 @@ use crate::id::EndpointId;
 use crate::ipam::DualStack;
 use crate::ports::Published;
 
+use super::attach::REAPING;
 use super::reaper::Doomed;
 use super::{Host, State};
 
@@ -26,6 +28,26 @@ impl Host {
         self.release_in(&mut self.state(), id)
     }
 
+    /// Takes one endpoint of a container back that goes on in its namespace. Others take over what led there, and
+    /// nothing of it is left inside when this returns.
+    pub fn release_from(&self, id: &EndpointId, netns: &Path) -> Result<bool, Error> {
+        let mut state = self.state();
+        let Some(container) = state.endpoints.get(id).map(|e| e.container.clone()) else {
+            return Ok(false);
+        };
+        // One that has just ended needs no route.
+        let led = self
+            .remember_namespace(&mut state, &container, netns)
+            .and_then(|()| self.settle(&mut state, &container, Some(id)));
+        if let Err(error) = led {
+            tracing::warn!(container, %error, "nothing takes the place of a network that it leaves");
+        }
+        let released = self.release_in(&mut state, id);
+        drop(state);
+        self.reaper.wait(REAPING);
+        released
+    }
+
     /// Takes all endpoints of a container back.
     pub fn release_container(&self, container: &str) -> Result<usize, Error> {
         let mut state = self.state();
@@ -40,18 +62,31 @@ impl Host {
         released
     }
 
-    /// Takes back what belongs to no living container.
-    pub fn sync(&self, live: &HashSet<String>) -> Result<Synced, Error> {
+    /// Takes back what belongs to no living container, and finishes changes of the networks of those that live in
+    /// the namespaces that are told.
+    pub fn sync(&self, live: &HashMap<String, PathBuf>) -> Result<Synced, Error> {
         let mut state = self.state();
-        let released = state.ids(|owner| !live.contains(owner));
+        let released = state.ids(|owner| !live.contains_key(owner));
         for id in &released {
             self.release_in(&mut state, id)?;
         }
         slipway_fault::point("netd.sync.released");
+        for (container, netns) in live {
+            if state.of(container).count() < 2 {
+                continue;
+            }
+            let settled = self
+                .remember_namespace(&mut state, container, netns)
+                .and_then(|()| self.settle(&mut state, container, None));
+            if let Err(error) = settled {
+                tracing::warn!(container, %error, "it may be led out by the wrong one of its networks");
+            }
+        }
+        slipway_fault::point("netd.sync.settled");
         let lost = std::mem::take(&mut state.lost);
         let lost = lost
             .into_iter()
-            .filter(|(_, owner)| live.contains(owner))
+            .filter(|(_, owner)| live.contains_key(owner))
             .map(|(id, _)| id);
         Ok(Synced {
             released,
@@ -76,6 +111,7 @@ impl Host {
             live.addresses.leave(endpoint.address);
         }
         state.namespaces.remove(id);
+        state.tell_zones(&endpoint.container);
         self.store.remove_endpoint(id)?;
         slipway_fault::point("netd.release.forgotten");
         self.reap(Doomed {

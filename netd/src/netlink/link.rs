@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use ipnet::IpNet;
 
 use super::mac::Mac;
-use super::wire::{CREATE, EXCL, Message};
+use super::wire::{CREATE, EXCL, Message, REPLACE};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -31,7 +31,7 @@ pub(super) const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 
 pub(super) const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
+pub(super) const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 
 pub(super) const IFF_UP: u32 = 1;
@@ -220,7 +220,16 @@ fn route_header(destination: IpNet) -> [u8; 12] {
 
 /// A route to a destination (`0.0.0.0/0` or `::/0` = the default route) by way of a gateway.
 pub fn add_route(destination: IpNet, gateway: IpAddr, index: u32) -> Message {
-    let mut message = Message::new(RTM_NEWROUTE, CREATE | EXCL, &route_header(destination));
+    route(CREATE | EXCL, destination, gateway, index)
+}
+
+/// The same in the place of the one that leads there now, if any does.
+pub fn replace_route(destination: IpNet, gateway: IpAddr, index: u32) -> Message {
+    route(CREATE | REPLACE, destination, gateway, index)
+}
+
+fn route(flags: u16, destination: IpNet, gateway: IpAddr, index: u32) -> Message {
+    let mut message = Message::new(RTM_NEWROUTE, flags, &route_header(destination));
     if destination.prefix_len() > 0 {
         message.attr(RTA_DST, &octets(destination.network()));
     }

@@ -52,13 +52,14 @@ impl Netns {
         })
     }
 
-    /// Whether both are the same namespace (same inode of nsfs).
+    /// Its inode in nsfs, of which there is one: no two namespaces that are there have the same.
+    pub fn inode(&self) -> io::Result<u64> {
+        Ok(File::from(self.fd.try_clone()?).metadata()?.ino())
+    }
+
+    /// Whether both are the same namespace.
     pub fn same_as(&self, other: &Netns) -> io::Result<bool> {
-        let inode = |ns: &Netns| -> io::Result<(u64, u64)> {
-            let meta = File::from(ns.fd.try_clone()?).metadata()?;
-            Ok((meta.dev(), meta.ino()))
-        };
-        Ok(inode(self)? == inode(other)?)
+        Ok(self.inode()? == other.inode()?)
     }
 
     /// Where another process finds this namespace while we hold it open.

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::link::{
     IFA_ADDRESS, IFA_LOCAL, IFF_RUNNING, IFF_UP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_MASTER, RTA_DST,
-    link_header,
+    RTA_OIF, link_header,
 };
 use super::socket::{Family, Socket};
 use super::wire::{DUMP, Message, Received, attributes, number, text};
@@ -108,16 +108,22 @@ impl Route {
 
     /// The destinations of all routes, of both families, but the default ones.
     pub fn routes(&mut self) -> io::Result<Vec<IpNet>> {
-        let header = [0; ROUTE_HEADER];
         let mut found = Vec::new();
-        self.socket.query(
-            &Message::new(RTM_GETROUTE, DUMP, &header),
-            true,
-            |message| {
-                found.extend(parse_route(message.payload));
-            },
-        )?;
+        self.each_route(|payload| found.extend(parse_route(payload)))?;
         Ok(found)
+    }
+
+    /// Indexes of the links that IPv4 default routes lead by.
+    pub fn default_routes(&mut self) -> io::Result<Vec<u32>> {
+        let mut found = Vec::new();
+        self.each_route(|payload| found.extend(parse_default_route(payload)))?;
+        Ok(found)
+    }
+
+    fn each_route(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let request = Message::new(RTM_GETROUTE, DUMP, &[0; ROUTE_HEADER]);
+        self.socket
+            .query(&request, true, |message| each(message.payload))
     }
 }
 
@@ -166,6 +172,17 @@ fn parse_address(payload: &[u8]) -> Option<(u32, IpNet)> {
         }
     }
     Some((index, IpNet::new(found?, prefix).ok()?))
+}
+
+fn parse_default_route(payload: &[u8]) -> Option<u32> {
+    const AF_INET: u8 = 2;
+    const RT_TABLE_MAIN: u8 = 254;
+    let of_family = *payload.first()? == AF_INET;
+    if !of_family || *payload.get(1)? != 0 || *payload.get(4)? != RT_TABLE_MAIN {
+        return None;
+    }
+    let (_, data) = attributes(payload.get(ROUTE_HEADER..)?).find(|(kind, _)| *kind == RTA_OIF)?;
+    number(data)
 }
 
 fn parse_route(payload: &[u8]) -> Option<IpNet> {

@@ -5,5 +5,6 @@ mod addresses;
 mod guard;
 mod names;
 mod published;
+mod several;
 mod speed;
 mod world;

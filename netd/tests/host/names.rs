@@ -7,7 +7,7 @@ use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use slipway_proto::netd::v1::*;
 
-fn resolve(from: &Container, name: &str, kind: RecordType) -> Message {
+pub fn resolve(from: &Container, name: &str, kind: RecordType) -> Message {
     let server: Ipv4Addr = from.endpoint.nameservers[0].parse().unwrap();
     let mut query = Message::query();
     query.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));

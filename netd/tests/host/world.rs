@@ -197,7 +197,7 @@ impl World {
     pub fn release(&self, container: &str) {
         let request = ReleaseEndpointRequest {
             container_id: container_id(container),
-            endpoint_id: String::new(),
+            ..ReleaseEndpointRequest::default()
         };
         let done = self
             .call(async |mut netd| netd.release_endpoint(request).await)

@@ -1,0 +1,296 @@
+//! Which of its networks is a container's way out: its default route and its published ports go by that one.
+
+use std::cmp::Reverse;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::endpoint::Endpoint;
+use crate::error::{Doing as _, Error};
+use crate::id::EndpointId;
+use crate::netlink::{Netns, Route, link};
+use crate::network::Network;
+
+use super::{Host, Live, State};
+
+/// Of a container's endpoints the one with the highest priority; of equal ones that whose network's name comes
+/// first, as with docker 28. From an internal network there is no way out.
+fn way_out<'a>(
+    on: impl Iterator<Item = (&'a Endpoint, &'a Network)>,
+) -> Option<(&'a Endpoint, &'a Network)> {
+    on.filter(|(_, network)| !network.internal)
+        .max_by_key(|(endpoint, network)| (endpoint.gateway_priority, Reverse(&network.name)))
+}
+
+/// Puts all published ports of each container on its way out, as they were when nobody was in the middle of moving
+/// them. Returns whose records are others now, those first that have more.
+pub(super) fn gather_ports<'n>(
+    endpoints: &mut [Endpoint],
+    network: impl Fn(&Endpoint) -> Option<&'n Network>,
+) -> Vec<EndpointId> {
+    let (mut more, mut fewer) = (Vec::new(), Vec::new());
+    for one in 0..endpoints.len() {
+        let Some(giver) = endpoints.get(one).filter(|giver| !giver.ports.is_empty()) else {
+            continue;
+        };
+        let same = endpoints.iter().filter(|e| e.container == giver.container);
+        let out = way_out(same.filter_map(|e| Some((e, network(e)?))));
+        let Some(out) = out.map(|(out, _)| out.id.clone()) else {
+            continue;
+        };
+        if out == giver.id {
+            continue;
+        }
+        let Some(ports) = endpoints.get_mut(one).map(|giver| {
+            fewer.push(giver.id.clone());
+            std::mem::take(&mut giver.ports)
+        }) else {
+            continue;
+        };
+        if let Some(taker) = endpoints.iter_mut().find(|e| e.id == out) {
+            let new: Vec<_> = ports
+                .into_iter()
+                .filter(|p| !taker.ports.contains(p))
+                .collect();
+            taker.ports.extend(new);
+            more.push(out);
+        }
+    }
+    more.extend(fewer);
+    more
+}
+
+impl Host {
+    /// Leads the container out by the right one of its networks, after one came or before `but` goes.
+    pub(super) fn settle(
+        &self,
+        state: &mut State,
+        container: &str,
+        but: Option<&EndpointId>,
+    ) -> Result<(), Error> {
+        state.tell_zones(container);
+        self.settle_ports(state, container, but)?;
+        self.settle_route(state, container, but)?;
+        Ok(())
+    }
+
+    fn settle_ports(
+        &self,
+        state: &mut State,
+        container: &str,
+        but: Option<&EndpointId>,
+    ) -> Result<(), Error> {
+        let Some(mut taker) = state.way_out_of(container, but).map(|(out, _)| out.clone()) else {
+            return Ok(());
+        };
+        let has_others = |e: &&Endpoint| e.id != taker.id && !e.ports.is_empty();
+        let givers: Vec<Endpoint> = state.of(container).filter(has_others).cloned().collect();
+        for mut giver in givers {
+            let ports = std::mem::take(&mut giver.ports);
+            taker.ports.extend(&ports);
+            // With both records the next start finds the ports, and whose they are.
+            self.store.put_endpoint(&taker)?;
+            self.store.put_endpoint(&giver)?;
+            self.withdraw(&ports, giver.address);
+            state.ports.give_back(&giver.id, &ports);
+            for port in &ports {
+                if let Err(error) = state.ports.take_again(&taker.id, taker.address, *port) {
+                    tracing::warn!(container = taker.container_name, %error,
+                        "a published port is led to its container still; nothing keeps other programs off it");
+                }
+            }
+            state.endpoints.insert(giver.id.clone(), giver);
+            state.endpoints.insert(taker.id.clone(), taker.clone());
+            self.publish(state, &ports, taker.address)?;
+        }
+        Ok(())
+    }
+
+    /// A route that the container made for itself, by a link that is none of ours, stays.
+    fn settle_route(
+        &self,
+        state: &State,
+        container: &str,
+        but: Option<&EndpointId>,
+    ) -> Result<(), Error> {
+        let Some((out, network)) = state.way_out_of(container, but) else {
+            return Ok(());
+        };
+        let Some(netns) = state.namespace_of(container) else {
+            return Ok(());
+        };
+        let names: Vec<&str> = state.of(container).map(|e| e.interface.as_str()).collect();
+        let lead = || {
+            let mut inside = Route::open()?;
+            let links = inside.links()?;
+            let index = |name: &str| links.iter().find(|l| l.name == name).map(|l| l.index);
+            let own = index(&out.interface).ok_or(io::ErrorKind::NotFound)?;
+            let now = inside.default_routes()?;
+            let is_ours = |by: &u32| names.iter().any(|name| index(name) == Some(*by));
+            if now.contains(&own) || !now.iter().all(is_ours) {
+                return Ok(());
+            }
+            let everywhere = IpNet::V4(Ipv4Net::default());
+            inside.apply(&[link::replace_route(everywhere, network.v4.gateway, own)])
+        };
+        netns.inside(lead).doing(|| {
+            format!(
+                "lead container {} out by network {}",
+                out.container_name, network.name
+            )
+        })
+    }
+
+    /// Opens the namespace of a container's endpoints, where it is not open already: after a restart it is not.
+    pub(super) fn remember_namespace(
+        &self,
+        state: &mut State,
+        container: &str,
+        path: &Path,
+    ) -> Result<(), Error> {
+        if state.namespace_of(container).is_some() {
+            return Ok(());
+        }
+        let what = || format!("use network namespace {}", path.display());
+        let inode = Netns::open(path)
+            .and_then(|netns| netns.inode())
+            .doing(what)?;
+        state.is_its_namespace(container, inode, path)?;
+        if inode == self.own_netns.inode().doing(what)? {
+            return Err(host_s_own(path));
+        }
+        let ids: Vec<EndpointId> = state.of(container).map(|e| e.id.clone()).collect();
+        for id in ids {
+            let netns = Netns::open(path).doing(what)?;
+            state.namespaces.insert(id, netns);
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn host_s_own(path: &Path) -> Error {
+    Error::Invalid(format!(
+        "{} is the host's own network namespace",
+        path.display()
+    ))
+}
+
+impl State {
+    /// A container knows the names on all its networks, whichever resolver it asks.
+    pub(super) fn tell_zones(&self, container: &str) {
+        let on: Vec<&Endpoint> = self.of(container).collect();
+        for endpoint in &on {
+            let others = on.iter().filter(|other| other.id != endpoint.id);
+            let others = others.filter_map(|other| self.zone(&other.network));
+            let others = others.map(Arc::downgrade).collect();
+            if let Some(zone) = self.zone(&endpoint.network) {
+                zone.write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .set_others(&endpoint.id, others);
+            }
+        }
+    }
+
+    /// The endpoints of a container.
+    pub(super) fn of(&self, container: &str) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints
+            .values()
+            .filter(move |e| e.container == container)
+    }
+
+    /// A container's way out, `but` not by that endpoint.
+    pub(super) fn way_out_of(
+        &self,
+        container: &str,
+        but: Option<&EndpointId>,
+    ) -> Option<(&Endpoint, &Network)> {
+        let stays = self.of(container).filter(|e| Some(&e.id) != but);
+        let network = |e: &Endpoint| self.networks.get(&e.network).map(Live::network);
+        way_out(stays.filter_map(|e| Some((e, network(e)?))))
+    }
+
+    fn namespace_of(&self, container: &str) -> Option<&Netns> {
+        self.of(container).find_map(|e| self.namespaces.get(&e.id))
+    }
+
+    /// A number of a process is soon another's: only the namespace that its endpoints are in will do.
+    pub(super) fn is_its_namespace(
+        &self,
+        container: &str,
+        inode: u64,
+        path: &Path,
+    ) -> Result<(), Error> {
+        let differs = |e: &Endpoint| e.netns != 0 && e.netns != inode;
+        match self.of(container).any(differs) {
+            true => Err(Error::Invalid(format!(
+                "{} is not the network namespace of container {container}",
+                path.display()
+            ))),
+            false => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::{HostAddress, Protocol, Published};
+
+    fn network(name: &str, internal: bool) -> Network {
+        let request = crate::network::Request {
+            name: name.to_owned(),
+            internal,
+            ..Default::default()
+        };
+        request
+            .plan("10.0.0.0/24".parse().unwrap(), None, 1500)
+            .unwrap()
+    }
+
+    fn on(network: &Network, container: &str, gateway_priority: i32) -> Endpoint {
+        let text = format!(
+            r#"{{"id":"{container}-{}","network":"{}","container":"{container}","container_name":"c","hostname":"",
+                "aliases":[],"interface":"eth0","mac":"02:42:ac:11:00:02","address":"10.0.0.2","ports":[],"dns":[],
+                "dns_search":[],"dns_options":[],"gateway_priority":{gateway_priority}}}"#,
+            network.name, network.id
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn the_highest_priority_leads_out_then_the_first_name_and_never_an_internal_network() {
+        let (a, b, closed) = (network("a", false), network("b", false), network("0", true));
+        let out = |all: &[(&Endpoint, &Network)]| {
+            way_out(all.iter().copied()).map(|(_, network)| network.name.clone())
+        };
+        let (low, lower, high) = (on(&a, "c", 0), on(&b, "c", 0), on(&b, "c", 1));
+        let shut = on(&closed, "c", 9);
+        assert_eq!(out(&[(&lower, &b), (&low, &a)]).unwrap(), "a");
+        assert_eq!(out(&[(&low, &a), (&high, &b)]).unwrap(), "b");
+        assert_eq!(out(&[(&shut, &closed), (&low, &a)]).unwrap(), "a");
+        assert_eq!(out(&[(&shut, &closed)]), None);
+    }
+
+    #[test]
+    fn ports_that_were_being_moved_are_on_the_way_out_once() {
+        let (a, b) = (network("a", false), network("b", false));
+        let port = |host_port| Published {
+            protocol: Protocol::Tcp,
+            container_port: 80,
+            host: HostAddress::Any,
+            host_port,
+        };
+        let mut all = [on(&a, "c", 0), on(&b, "c", 5), on(&a, "d", 0)];
+        all[0].ports = vec![port(1), port(2)];
+        all[1].ports = vec![port(1)];
+        all[2].ports = vec![port(3)];
+        let of = |e: &Endpoint| [&a, &b].into_iter().find(|n| n.id == e.network);
+        let changed = gather_ports(&mut all, of);
+        assert_eq!(changed, [all[1].id.clone(), all[0].id.clone()]);
+        let ports = all.each_ref().map(|e| e.ports.clone());
+        assert_eq!(ports, [vec![], vec![port(1), port(2)], vec![port(3)]]);
+        assert!(gather_ports(&mut all, of).is_empty());
+    }
+}
