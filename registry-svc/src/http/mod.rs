@@ -23,6 +23,7 @@ mod limits;
 mod lists;
 mod manifests;
 mod needs;
+mod pages;
 mod route;
 mod serve;
 mod tls;
@@ -87,6 +88,11 @@ impl Asked<'_> {
                 message,
             ));
         }
+        let own = &self.registry.own;
+        let open = self.front.access.is_none();
+        if let Some(refusal) = pages::refusal(&head.uri, &head.headers, own, open) {
+            return Ok(refusal);
+        }
         let Some(route) = Route::parse(head.uri.path()) else {
             return Ok(nothing_here());
         };
@@ -96,7 +102,6 @@ impl Asked<'_> {
         if !allowed.split(", ").any(|m| m == head.method.as_str()) {
             return Ok(not_allowed(allowed));
         }
-        let own = &self.registry.own;
         let needs = needs::required(&route, &head.method, &query, own)?;
         let permit = match &self.front.access {
             None if route == Route::Token => return Ok(nothing_here()),

@@ -38,6 +38,15 @@ impl OwnNames {
         self.hosts.contains(&host.to_ascii_lowercase())
     }
 
+    /// This registry has a name of this host, with whatever port.
+    pub fn has_host(&self, host: &str) -> bool {
+        let host = host.to_ascii_lowercase();
+        self.hosts.iter().any(|own| {
+            let rest = own.strip_prefix(&host);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        })
+    }
+
     /// The repository at `/v2/<name>/...?ns=<ns>`. The platform's own are not served: whoever could
     /// write there would choose what other people's builds find in their cache.
     pub fn from_http(&self, name: &str, ns: Option<&str>) -> Result<Repository> {

@@ -56,7 +56,7 @@ async fn who_sends_nothing_is_let_go() {
         "",
         "GET /v2/ HT",
         "PRI * HTTP/2.0\r\n",
-        "GET /v2/ HTTP/1.1\r\nHost: a\r\n",
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n",
     ] {
         let mut stream = from(&site, 1).await;
         stream.write_all(begun.as_bytes()).await.unwrap();
@@ -65,7 +65,7 @@ async fn who_sends_nothing_is_let_go() {
     // Also after a request.
     let mut stream = from(&site, 1).await;
     stream
-        .write_all(b"GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n")
+        .write_all(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await
         .unwrap();
     assert!(ended(stream).await.starts_with("HTTP/1.1 200"));
@@ -77,7 +77,8 @@ async fn who_sends_a_body_byte_by_byte_is_let_go() {
     let mut stream = from(&site, 1).await;
     let head = "POST /v2/a/blobs/uploads/?digest=sha256:";
     let digest = "a".repeat(64);
-    let head = format!("{head}{digest} HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    let head =
+        format!("{head}{digest} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     let (mut read, mut write) = stream.into_split();
     let sends = tokio::spawn(async move {
@@ -100,7 +101,9 @@ async fn who_reads_next_to_nothing_is_let_go_and_who_reads_is_not() {
     let site = limited(quick()).await;
     let content = vec![7; 32 << 20];
     let digest = site.push_blob("a", &content).await;
-    let get = format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let get = format!(
+        "GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    );
     let mut slow = from(&site, 1).await;
     slow.write_all(get.as_bytes()).await.unwrap();
     // Slowly, and longer than the window all the same: some 10 MB a second.
@@ -142,9 +145,9 @@ async fn hundreds_of_slow_clients_do_not_hold_the_service() {
     site.push_blob("a", b"content").await;
     // Connected, and nothing more; a head without an end; a body without one.
     let post = format!(
-        "POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\n\r\nc"
+        "POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\r\nc"
     );
-    let begun = ["", "GET /v2/ HTTP/1.1\r\nHost: a\r\n", &post];
+    let begun = ["", "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n", &post];
     let mut slow = Vec::new();
     for number in 0..600 {
         let mut stream = from(&site, 2 + (number % 3) as u8).await;
@@ -174,22 +177,25 @@ async fn heads_have_an_end() {
     let long = "x".repeat(10_000);
     for (head, status) in [
         (
-            format!("GET /v2/{long}/tags/list HTTP/1.1\r\nHost: a\r\n"),
+            format!("GET /v2/{long}/tags/list HTTP/1.1\r\nHost: localhost\r\n"),
             "414",
         ),
         (
-            format!("GET /v2/_catalog?last={long} HTTP/1.1\r\nHost: a\r\n"),
+            format!("GET /v2/_catalog?last={long} HTTP/1.1\r\nHost: localhost\r\n"),
             "414",
         ),
         (
             format!(
-                "GET /v2/ HTTP/1.1\r\nHost: a\r\nX: {}\r\n",
+                "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n",
                 "x".repeat(200_000)
             ),
             "431",
         ),
         (
-            format!("GET /v2/ HTTP/1.1\r\nHost: a\r\n{}", "X: y\r\n".repeat(200)),
+            format!(
+                "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n{}",
+                "X: y\r\n".repeat(200)
+            ),
             "431",
         ),
     ] {
