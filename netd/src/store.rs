@@ -10,9 +10,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv6Net;
+
 use crate::endpoint::Endpoint;
 use crate::error::{Doing, Error};
 use crate::id::{EndpointId, NetworkId};
+use crate::ipam::ula;
 use crate::network::Network;
 
 /// netd's memory.
@@ -70,6 +73,18 @@ impl Store {
         self.networks.remove(id.as_str())?;
         self.db.flush()?;
         Ok(())
+    }
+
+    /// The prefix of this host's unique local addresses: chosen at the first need, and kept.
+    pub fn ula_prefix(&self) -> Result<Ipv6Net, Error> {
+        const KEY: &str = "ula";
+        if let Some(known) = self.db.get(KEY)? {
+            return parse(&known, || "the prefix of unique local addresses".to_owned());
+        }
+        let prefix = ula::random_prefix();
+        self.db.insert(KEY, encode(&prefix, KEY)?)?;
+        self.db.flush()?;
+        Ok(prefix)
     }
 
     /// What was remembered of sysctls in an earlier boot (`/proc/sys/kernel/random/boot_id`) is not so any more.

@@ -4,6 +4,8 @@
 //!   whatever the number of ports. Each version of IP has sets of its own, for their keys differ in length.
 //! * Nothing from outside reaches a container's address or 127.0.0.0/8 directly; both are dropped
 //!   before routing, where destinations are still what the sender wrote.
+//! * Containers with addresses of IPv6 that others have a way to send and answer as who they are; they are reached by
+//!   published ports only, as all others. IPv6 of a network that has none goes nowhere.
 //! * Where netd had to switch forwarding on, the host forwards for its containers and for nobody else.
 //! * `accept` in this table never overrides a drop in another. On a host whose `ip filter FORWARD`
 //!   policy is drop (Docker's doing), the administrator has to let our bridges through there:
@@ -114,8 +116,9 @@ pub struct Plan<'a> {
     pub resolvers: &'a [IpAddr],
     /// Whose it is.
     pub ownership: Ownership,
-    /// This host forwards because of its containers only: what neither comes from one nor goes to one is dropped.
-    pub no_router: bool,
+    /// Of these versions of IP this host forwards because of its containers only: what neither comes from one nor goes to
+    /// one is dropped.
+    pub no_router: &'a [IpVersion],
 }
 
 /// Takes the table away.

@@ -1,6 +1,6 @@
 //! The chains of the table and their rules.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -8,26 +8,31 @@ use crate::nft::{
     Batch, Chain,
     Compare::{Is, IsNot},
     Hook,
-    IpVersion::V4,
+    IpVersion::{V4, V6},
     Rule, Verdict,
 };
 
 use super::Plan;
-use super::sets::{BRIDGES, Names};
+use super::sets::{BRIDGES, BRIDGES6, GATEWAYS, Names};
 
 const DNS: u16 = 53;
 
 const RAW: &str = "raw";
 const TO_CONTAINER: &str = "to_container";
+const TO_CONTAINER6: &str = "to_container6";
 const PREROUTING: &str = "prerouting";
 const OUTPUT: &str = "output";
 const POSTROUTING: &str = "postrouting";
 const FORWARD: &str = "forward";
 
-const CHAINS: [Chain; 6] = [
+const CHAINS: [Chain; 7] = [
     hooked(RAW, "filter", 0, -300),
     Chain {
         name: TO_CONTAINER,
+        hook: None,
+    },
+    Chain {
+        name: TO_CONTAINER6,
         hook: None,
     },
     hooked(PREROUTING, "nat", 0, -100),
@@ -52,55 +57,102 @@ pub fn write(batch: &mut Batch, plan: &Plan<'_>) {
     for chain in CHAINS {
         batch.chain(chain);
     }
-    let (networks, names) = (plan.networks, Names::of(V4));
-    let loopback = IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8);
+    raw(batch, plan);
+    to_container(batch);
+    forward(batch, plan);
+}
 
+fn net(address: impl Into<std::net::IpAddr>, prefix: u8) -> IpNet {
+    IpNet::new_assert(address.into(), prefix)
+}
+
+/// Before anything is translated or routed: destinations are still what the sender wrote.
+fn raw(batch: &mut Batch, plan: &Plan<'_>) {
     batch
         .rule(Rule::on(RAW).input(Is, "lo").then(Verdict::Accept))
         // route_localnet on our bridges would otherwise open 127.0.0.0/8 to containers
         // (CVE-2020-8558 was that hole in kube-proxy).
-        .rule(Rule::on(RAW).destination(Is, loopback).then(Verdict::Drop))
-        // A neighbour that routes to containers' addresses, or pretends to be one.
         .rule(
             Rule::on(RAW)
-                .input_in(IsNot, BRIDGES)
-                .destination_in(V4, names.subnets)
-                .then(Verdict::Drop),
-        )
-        .rule(
-            Rule::on(RAW)
-                .input_in(IsNot, BRIDGES)
-                .source_in(V4, names.subnets)
+                .destination(Is, net(Ipv4Addr::new(127, 0, 0, 0), 8))
                 .then(Verdict::Drop),
         );
-    for network in networks {
+    for version in [V4, V6] {
+        let names = Names::of(version);
+        let from_outside = || Rule::on(RAW).input_in(IsNot, BRIDGES);
+        batch
+            // A neighbour that routes to containers' addresses, or pretends to be one.
+            .rule(
+                from_outside()
+                    .destination_in(version, names.hidden)
+                    .then(Verdict::Drop),
+            )
+            .rule(
+                from_outside()
+                    .source_in(version, names.subnets)
+                    .then(Verdict::Drop),
+            );
+    }
+    for network in plan.networks {
+        let from = || Rule::on(RAW).input(Is, &network.device);
+        batch.rule(from().source(IsNot, network.v4.subnet).then(Verdict::Drop));
+        if let Some(pool) = &network.v6 {
+            batch.rule(from().source(Is, pool.subnet).then(Verdict::Accept));
+        }
+    }
+    let link_local = net(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+    let unspecified = net(Ipv6Addr::UNSPECIFIED, 128);
+    for neighbours in [link_local, unspecified] {
+        // Neighbours find each other so (RFC 4861, 4.3), and what has such a source is never forwarded.
         batch.rule(
             Rule::on(RAW)
-                .input(Is, &network.device)
-                .source(IsNot, network.v4.subnet)
-                .then(Verdict::Drop),
+                .input_in(Is, BRIDGES6)
+                .source(Is, neighbours)
+                .then(Verdict::Accept),
         );
     }
+    batch.rule(
+        Rule::on(RAW)
+            .input_in(Is, BRIDGES)
+            .ip(V6)
+            .then(Verdict::Drop),
+    );
+}
 
-    batch
-        .rule(
-            Rule::on(TO_CONTAINER)
-                .to_this_host(IsNot)
-                .then(Verdict::Return),
-        )
-        // A published port 53 must not take the containers' own resolver away.
-        .rule(
-            Rule::on(TO_CONTAINER)
-                .destination_in(V4, names.gateways)
-                .port(DNS)
-                .then(Verdict::Return),
-        )
-        .rule(Rule::on(TO_CONTAINER).dnat_by_address_and_port(V4, names.published_at))
-        .rule(Rule::on(TO_CONTAINER).dnat_by_port(V4, names.published));
-    for chain in [PREROUTING, OUTPUT] {
-        batch.rule(Rule::on(chain).ip(V4).then(Verdict::Jump(TO_CONTAINER)));
+/// Published ports lead to their containers.
+fn to_container(batch: &mut Batch) {
+    for chain in [TO_CONTAINER, TO_CONTAINER6] {
+        batch.rule(Rule::on(chain).to_this_host(IsNot).then(Verdict::Return));
     }
+    // A published port 53 must not take the containers' own resolver away.
+    batch.rule(
+        Rule::on(TO_CONTAINER)
+            .destination_in(V4, GATEWAYS)
+            .port(DNS)
+            .then(Verdict::Return),
+    );
+    let link_local = net(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+    for unroutable in [net(Ipv6Addr::LOCALHOST, 128), link_local] {
+        // There is no route_localnet for IPv6: the answer to ::1 would be dropped. The relay serves it.
+        batch.rule(
+            Rule::on(TO_CONTAINER6)
+                .destination(Is, unroutable)
+                .then(Verdict::Return),
+        );
+    }
+    for (version, chain) in [(V4, TO_CONTAINER), (V6, TO_CONTAINER6)] {
+        let names = Names::of(version);
+        batch
+            .rule(Rule::on(chain).dnat_by_address_and_port(version, names.published_at))
+            .rule(Rule::on(chain).dnat_by_port(version, names.published));
+        for hook in [PREROUTING, OUTPUT] {
+            batch.rule(Rule::on(hook).ip(version).then(Verdict::Jump(chain)));
+        }
+    }
+}
 
+/// Who may send to whom, and by which address.
+fn forward(batch: &mut Batch, plan: &Plan<'_>) {
     batch
         .rule(Rule::on(FORWARD).established().then(Verdict::Accept))
         // What conntrack cannot place is not translated: it would leave with a container's address.
@@ -111,33 +163,26 @@ pub fn write(batch: &mut Batch, plan: &Plan<'_>) {
                 .invalid()
                 .then(Verdict::Drop),
         );
-    if plan.no_router {
+    for version in plan.no_router {
         batch.rule(
             Rule::on(FORWARD)
+                .ip(*version)
                 .input_in(IsNot, BRIDGES)
                 .output_in(IsNot, BRIDGES)
                 .then(Verdict::Drop),
         );
     }
-    for network in networks {
-        let (device, subnet) = (network.device.as_str(), network.v4.subnet);
+    for network in plan.networks {
+        let device = network.device.as_str();
         batch
             // From the host's own loopback: the container must be able to answer.
             .rule(
                 Rule::on(POSTROUTING)
                     .output(Is, device)
-                    .source(Is, loopback)
+                    .source(Is, net(Ipv4Addr::new(127, 0, 0, 0), 8))
                     .masquerade(),
             )
-            // Hairpin: the answer has to come back through us to be translated back.
-            .rule(
-                Rule::on(POSTROUTING)
-                    .output(Is, device)
-                    .source(Is, subnet)
-                    .published()
-                    .masquerade(),
-            )
-            // Only one subnet's neighbours, also where bridged packets pass here (br_netfilter).
+            // Only one network's neighbours, also where bridged packets pass here (br_netfilter).
             .rule(
                 Rule::on(FORWARD)
                     .input(Is, device)
@@ -147,13 +192,24 @@ pub fn write(batch: &mut Batch, plan: &Plan<'_>) {
         if network.internal {
             batch.rule(Rule::on(FORWARD).input(Is, device).then(Verdict::Drop));
             batch.rule(Rule::on(FORWARD).output(Is, device).then(Verdict::Drop));
-        } else {
+        }
+        for pool in network.pools() {
+            // Hairpin: the answer has to come back through us to be translated back.
             batch.rule(
                 Rule::on(POSTROUTING)
-                    .output(IsNot, device)
-                    .source(Is, subnet)
+                    .output(Is, device)
+                    .source(Is, pool.subnet)
+                    .published()
                     .masquerade(),
             );
+            if !network.internal && pool.is_hidden() {
+                batch.rule(
+                    Rule::on(POSTROUTING)
+                        .output(IsNot, device)
+                        .source(Is, pool.subnet)
+                        .masquerade(),
+                );
+            }
         }
     }
     batch

@@ -12,14 +12,18 @@ use super::{Plan, by_map};
 
 /// All our bridges.
 pub const BRIDGES: &str = "bridges";
+/// Those of networks with IPv6.
+pub const BRIDGES6: &str = "bridges6";
+/// Addresses whose port 53 is a resolver's: of IPv4, which every container has.
+pub const GATEWAYS: &str = "gateways";
 
 /// What is called how for one version of IP.
 #[derive(Debug)]
 pub struct Names {
     /// All our subnets.
     pub subnets: &'static str,
-    /// Addresses that are resolvers.
-    pub gateways: &'static str,
+    /// What nobody outside of this host may send to: the subnets that are hidden, and the gateways of the others.
+    pub hidden: &'static str,
     /// Ports of all addresses of the host.
     pub published: &'static str,
     /// Ports of one address of the host.
@@ -28,7 +32,7 @@ pub struct Names {
 
 const V4: Names = Names {
     subnets: "subnets",
-    gateways: "gateways",
+    hidden: "hidden",
     published: "published",
     published_at: "published_at",
 };
@@ -50,7 +54,7 @@ impl Names {
 
 const V6: Names = Names {
     subnets: "subnets6",
-    gateways: "gateways6",
+    hidden: "hidden6",
     published: "published6",
     published_at: "published6_at",
 };
@@ -72,8 +76,10 @@ pub fn declare(batch: &mut Batch, plan: &Plan<'_>) {
     };
     batch
         .set(set(BRIDGES, &[LinkName], &[], false))
+        .set(set(BRIDGES6, &[LinkName], &[], false))
         .set(set(V4.subnets, &[Ipv4], &[], true))
-        .set(set(V4.gateways, &[Ipv4], &[], false))
+        .set(set(V4.hidden, &[Ipv4], &[], true))
+        .set(set(GATEWAYS, &[Ipv4], &[], false))
         .set(set(V4.published, &[Layer4, Port], &[Ipv4, Port], false))
         .set(set(
             V4.published_at,
@@ -82,7 +88,7 @@ pub fn declare(batch: &mut Batch, plan: &Plan<'_>) {
             false,
         ))
         .set(set(V6.subnets, &[Ipv6], &[], true))
-        .set(set(V6.gateways, &[Ipv6], &[], false))
+        .set(set(V6.hidden, &[Ipv6], &[], true))
         .set(set(V6.published, &[Layer4, Port], &[Ipv6, Port], false))
         .set(set(
             V6.published_at,
@@ -90,31 +96,34 @@ pub fn declare(batch: &mut Batch, plan: &Plan<'_>) {
             &[Ipv6, Port],
             false,
         ));
-    let devices: Vec<_> = plan
-        .networks
-        .iter()
-        .map(|network| device(network))
-        .collect();
-    batch.add(BRIDGES, &devices);
+    let all = plan.networks.iter();
+    let devices = |fits: fn(&Network) -> bool| -> Vec<_> {
+        let fitting = all.clone().filter(|network| fits(network));
+        fitting
+            .map(|network| Element::member(link_name(&network.device)))
+            .collect()
+    };
+    let resolvers: Vec<_> = plan.resolvers.iter().copied().map(member).collect();
+    batch
+        .add(BRIDGES, &devices(|_| true))
+        .add(BRIDGES6, &devices(|network| network.v6.is_some()))
+        .add(GATEWAYS, &resolvers);
     for version in [IpVersion::V4, IpVersion::V6] {
         let names = Names::of(version);
-        let resolvers = plan.resolvers.iter().copied();
-        let resolvers: Vec<_> = resolvers
-            .filter(|address| IpVersion::of(*address) == version)
-            .map(member)
-            .collect();
-        let subnets = pools(plan, version).map(|pool| pool.subnet);
+        let hidden = pools(plan, version).map(|pool| match pool.is_hidden() {
+            true => pool.subnet,
+            false => pool.gateway.into(),
+        });
         batch
-            .add(names.subnets, &ranges(subnets))
-            .add(names.gateways, &resolvers);
+            .add(
+                names.subnets,
+                &ranges(pools(plan, version).map(|pool| pool.subnet)),
+            )
+            .add(names.hidden, &ranges(hidden));
     }
     for map in Names::maps() {
         batch.add(map, &by_map(plan.forwards, map));
     }
-}
-
-fn device(network: &Network) -> Element {
-    Element::member(link_name(&network.device))
 }
 
 fn member(address: IpAddr) -> Element {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use slipway_proto::netd::v1 as pb;
 
 use crate::dns::ResolvConf;
@@ -86,9 +86,6 @@ pub(super) fn endpoint_request(
             "an endpoint needs a container_id".to_owned(),
         ));
     }
-    if !message.ipv6_address.is_empty() {
-        return unsupported("containers have no IPv6 addresses yet: leave --ip6 out");
-    }
     if let Some(key) = message.options.keys().next() {
         return Err(Error::Unsupported(format!(
             "endpoint option {key} is not supported"
@@ -155,6 +152,7 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
         [] => other.to_vec(),
         own => own.to_vec(),
     };
+    let text = |address: Option<IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();
     pb::Endpoint {
         id: endpoint.id.to_string(),
         network_id: network.id.to_string(),
@@ -170,9 +168,12 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
         } else {
             network.v4.gateway.to_string()
         },
-        ipv6_address: String::new(),
-        ipv6_prefix_len: 0,
-        ipv6_gateway: String::new(),
+        ipv6_address: text(endpoint.address.v6),
+        ipv6_prefix_len: network
+            .v6
+            .as_ref()
+            .map_or(0, |pool| pool.subnet.prefix_len().into()),
+        ipv6_gateway: text(network.gateways().v6.filter(|_| !network.internal)),
         ports: endpoint.ports.iter().map(published).collect(),
         nameservers: nameservers(&endpoint.dns, nameserver.is_some(), servers),
         search: or(&endpoint.dns_search, &host.search),
@@ -196,23 +197,48 @@ pub(super) fn network_request(
             )));
         }
     }
-    if message.ipv6 {
-        return unsupported("networks have no IPv6 yet: leave --ipv6 out");
-    }
-    let mut pools = message.pools.into_iter();
-    let pool = pools.next().unwrap_or_default();
-    if pools.next().is_some() {
-        return unsupported("a network has one subnet for now");
-    }
+    let (v6, v4): (Vec<_>, Vec<_>) = message.pools.into_iter().partition(is_ipv6);
+    let one = |pools: Vec<pb::create_network_request::Pool>, version: &str| match <[_; 1]>::try_from(
+        pools,
+    ) {
+        Ok([pool]) => Ok(Some(pool)),
+        Err(pools) if pools.is_empty() => Ok(None),
+        Err(_) => Err(Error::Unsupported(format!(
+            "a network has one subnet of {version}: make a network for each"
+        ))),
+    };
+    let v6 = match one(v6, "IPv6")? {
+        Some(_) if !message.ipv6 => {
+            return Err(Error::Invalid(
+                "the network has a subnet of IPv6: ask for --ipv6 as well".to_owned(),
+            ));
+        }
+        Some(pool) => Some(pool_request::<Ipv6Net, Ipv6Addr>(
+            pool,
+            "IPv6",
+            "fd12:3456:789a::/64",
+        )?),
+        None => message.ipv6.then(PoolRequest::default),
+    };
+    let v4 = one(v4, "IPv4")?.unwrap_or_default();
     Ok(network::Request {
         name: message.name,
-        v4: pool_request::<Ipv4Net, Ipv4Addr>(pool, "IPv4", "10.1.0.0/24")?,
-        v6: None,
+        v4: pool_request::<Ipv4Net, Ipv4Addr>(v4, "IPv4", "10.1.0.0/24")?,
+        v6,
         internal: message.internal,
         attachable: message.attachable,
         labels: message.labels.into_iter().collect(),
         options: message.options.into_iter().collect(),
     })
+}
+
+/// Whether a pool is one of IPv6: by its subnet, or by whatever else it names.
+fn is_ipv6(pool: &pb::create_network_request::Pool) -> bool {
+    [&pool.subnet, &pool.gateway, &pool.ip_range]
+        .into_iter()
+        .chain(pool.reserved.values())
+        .find(|text| !text.is_empty())
+        .is_some_and(|text| text.contains(':'))
 }
 
 /// A pool whose addresses are all of one version of IP.
@@ -272,7 +298,7 @@ pub(super) fn network(details: Details, host: &ResolvConf) -> pb::NetworkDetails
         scope: "local".to_owned(),
         pools: network.pools().map(pool).collect(),
         internal: network.internal,
-        ipv6: false,
+        ipv6: network.v6.is_some(),
         attachable: network.attachable,
         labels: text(&network.labels),
         options,

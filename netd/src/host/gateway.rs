@@ -2,16 +2,18 @@
 
 use std::cmp::Reverse;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::endpoint::Endpoint;
 use crate::error::{Doing as _, Error};
 use crate::id::EndpointId;
 use crate::netlink::{Netns, Route, link};
 use crate::network::Network;
+use crate::nft::IpVersion;
 
 use super::{Host, Live, State};
 
@@ -108,39 +110,43 @@ impl Host {
         Ok(())
     }
 
-    /// A route that the container made for itself, by a link that is none of ours, stays.
+    /// Of each version of IP by the best network that has it. A route that the container made for itself, by a link
+    /// that is none of ours, stays.
     fn settle_route(
         &self,
         state: &State,
         container: &str,
         but: Option<&EndpointId>,
     ) -> Result<(), Error> {
-        let Some((out, network)) = state.way_out_of(container, but) else {
-            return Ok(());
-        };
         let Some(netns) = state.namespace_of(container) else {
             return Ok(());
         };
         let names: Vec<&str> = state.of(container).map(|e| e.interface.as_str()).collect();
-        let lead = || {
-            let mut inside = Route::open()?;
-            let links = inside.links()?;
-            let index = |name: &str| links.iter().find(|l| l.name == name).map(|l| l.index);
-            let own = index(&out.interface).ok_or(io::ErrorKind::NotFound)?;
-            let now = inside.default_routes()?;
-            let is_ours = |by: &u32| names.iter().any(|name| index(name) == Some(*by));
-            if now.contains(&own) || !now.iter().all(is_ours) {
-                return Ok(());
-            }
-            let everywhere = IpNet::V4(Ipv4Net::default());
-            inside.apply(&[link::replace_route(everywhere, network.v4.gateway, own)])
-        };
-        netns.inside(lead).doing(|| {
-            format!(
-                "lead container {} out by network {}",
-                out.container_name, network.name
-            )
-        })
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let Some((out, network, gateway)) = state.gateway_of(container, but, version) else {
+                continue;
+            };
+            let lead = || {
+                let mut inside = Route::open()?;
+                let links = inside.links()?;
+                let index = |name: &str| links.iter().find(|l| l.name == name).map(|l| l.index);
+                let own = index(&out.interface).ok_or(io::ErrorKind::NotFound)?;
+                let everywhere = everywhere(version);
+                let now = inside.default_routes(everywhere)?;
+                let is_ours = |by: &u32| names.iter().any(|name| index(name) == Some(*by));
+                if now.contains(&own) || !now.iter().all(is_ours) {
+                    return Ok(());
+                }
+                inside.apply(&[link::replace_route(everywhere, gateway, own)])
+            };
+            netns.inside(lead).doing(|| {
+                format!(
+                    "lead container {} out by network {}",
+                    out.container_name, network.name
+                )
+            })?;
+        }
+        Ok(())
     }
 
     /// Opens the namespace of a container's endpoints, where it is not open already: after a restart it is not.
@@ -177,6 +183,14 @@ pub(super) fn host_s_own(path: &Path) -> Error {
     ))
 }
 
+/// What a default route leads to.
+pub(super) fn everywhere(version: IpVersion) -> IpNet {
+    match version {
+        IpVersion::V4 => IpNet::V4(Ipv4Net::default()),
+        IpVersion::V6 => IpNet::V6(Ipv6Net::default()),
+    }
+}
+
 impl State {
     /// A container knows the names on all its networks, whichever resolver it asks.
     pub(super) fn tell_zones(&self, container: &str) {
@@ -209,6 +223,24 @@ impl State {
         let stays = self.of(container).filter(|e| Some(&e.id) != but);
         let network = |e: &Endpoint| self.networks.get(&e.network).map(Live::network);
         way_out(stays.filter_map(|e| Some((e, network(e)?))))
+    }
+
+    /// Its way out by a version of IP, and the gateway there.
+    fn gateway_of(
+        &self,
+        container: &str,
+        but: Option<&EndpointId>,
+        version: IpVersion,
+    ) -> Option<(&Endpoint, &Network, IpAddr)> {
+        let gateway = |network: &Network| {
+            let mut own = network.gateways().all();
+            own.find(|gateway| IpVersion::of(*gateway) == version)
+        };
+        let stays = self.of(container).filter(|e| Some(&e.id) != but);
+        let network = |e: &Endpoint| self.networks.get(&e.network).map(Live::network);
+        let on = stays.filter_map(|e| Some((e, network(e)?)));
+        let (out, network) = way_out(on.filter(|(_, network)| gateway(network).is_some()))?;
+        Some((out, network, gateway(network)?))
     }
 
     fn namespace_of(&self, container: &str) -> Option<&Netns> {

@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 use crate::error::{Doing, Error};
 use crate::firewall::TABLE;
 use crate::id::EndpointId;
-use crate::netlink::wire::{Received, number};
+use crate::netlink::wire::{Received, attributes, number};
 use crate::netlink::{Family, Link, Socket, link};
 use crate::nft::{TABLE_EVENTS, is_event_of};
 use crate::sysctl;
@@ -28,8 +28,11 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// After so many failures our bridges are switched off until one succeeds.
 const FAILURES: u32 = 3;
 
-/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV4_NETCONF` as a bit mask (`linux/rtnetlink.h`).
-const LINK_EVENTS: u32 = 1 | 1 << 4 | 1 << 23;
+const AF_INET6: u8 = 10;
+
+/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR`, `RTNLGRP_IPV4_NETCONF` and `RTNLGRP_IPV6_NETCONF` as a
+/// bit mask (`linux/rtnetlink.h`).
+const LINK_EVENTS: u32 = 1 | 1 << 4 | 1 << 8 | 1 << 23 | 1 << 24;
 
 /// What is damaged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -113,6 +116,7 @@ async fn read(
 fn is_damage(event: &Received<'_>, bridges: &BTreeSet<u32>) -> bool {
     const RTM_NEWLINK: u16 = 16;
     const RTM_DELLINK: u16 = 17;
+    const RTM_NEWADDR: u16 = 20;
     const RTM_DELADDR: u16 = 21;
     const RTM_NEWNETCONF: u16 = 80;
     const IFF_UP: u32 = 1;
@@ -130,9 +134,28 @@ fn is_damage(event: &Received<'_>, bridges: &BTreeSet<u32>) -> bool {
         // What a bridge says of its ports has its own family, and their indexes.
         RTM_NEWLINK => is_ours() && is_off(),
         RTM_DELLINK | RTM_DELADDR => is_ours(),
+        // A link that others may reach us by from now on: it has to forward, too.
+        RTM_NEWADDR => payload.starts_with(&[AF_INET6]) && payload.get(3) == Some(&0) && !is_ours(),
+        RTM_NEWNETCONF if payload.starts_with(&[AF_INET6]) => may_stop_forwarding(payload),
         RTM_NEWNETCONF => sysctl::read(FORWARDING).is_ok_and(|value| value == "0"),
         _ => false,
     }
+}
+
+/// Whether some setting of IPv6 that lets packets through may have been switched off. Of `force_forwarding` the kernel
+/// tells no more than the link (6.18); of a new link it tells everything, and that is no change.
+fn may_stop_forwarding(payload: &[u8]) -> bool {
+    const NETCONFA_IFINDEX: u16 = 1;
+    const NETCONFA_FORWARDING: u16 = 2;
+    const NETCONFA_PROXY_NEIGH: u16 = 5;
+    const NETCONFA_FORCE_FORWARDING: u16 = 9;
+    let told = || attributes(payload.get(4..).unwrap_or_default());
+    let is_off = |(kind, value): (u16, &[u8])| {
+        matches!(kind, NETCONFA_FORWARDING | NETCONFA_FORCE_FORWARDING) && number(value) == Some(0)
+    };
+    let only_link = || told().all(|(kind, _)| kind == NETCONFA_IFINDEX);
+    let all = || told().any(|(kind, _)| kind == NETCONFA_PROXY_NEIGH);
+    only_link() || (told().any(is_off) && !all())
 }
 
 /// Puts things right whenever somebody else touches them. Never ends by itself.
@@ -206,6 +229,9 @@ impl Host {
         }
         // Also those that a table that could not be written had switched off.
         self.mend_links(&mut state)?;
+        if self.forward_ipv6(&state)? {
+            self.write_table(&state)?;
+        }
         if sysctl::read(FORWARDING).is_ok_and(|value| value == "0") {
             self.enable_forwarding()?;
             self.write_table(&state)?;
@@ -318,5 +344,33 @@ mod tests {
         };
         assert!(event(17, 7, 1) && event(21, 7, 0) && event(16, 7, 0));
         assert!(!event(17, 8, 1) && !event(16, 7, 1) && !event(16, 8, 0) && !event(20, 7, 0));
+        // `struct ifaddrmsg`: family, prefix, flags, scope (0 = everywhere, 253 = the link), link.
+        let address = |family: u8, scope: u8, index: u8| {
+            let event = Received {
+                kind: 20,
+                sequence: 0,
+                port: 0,
+                payload: &[family, 64, 0, scope, index, 0, 0, 0],
+            };
+            is_damage(&event, &bridges)
+        };
+        assert!(address(10, 0, 8));
+        assert!(!address(10, 0, 7) && !address(10, 253, 8) && !address(2, 0, 8));
+    }
+
+    #[test]
+    fn a_link_that_forwards_no_more_is_noticed_and_a_new_one_is_not() {
+        // `struct netconfmsg`, and settings: NETCONFA_FORCE_FORWARDING, NETCONFA_PROXY_NEIGH.
+        let setting = |kind: u8, value: u8| [8, 0, kind, 0, value, 0, 0, 0];
+        let told = |settings: &[[u8; 8]]| {
+            let payload = [[10, 0, 0, 0].as_slice(), settings.concat().as_slice()].concat();
+            may_stop_forwarding(&payload)
+        };
+        assert!(told(&[setting(9, 0)]) && told(&[setting(2, 0)]) && told(&[setting(1, 7)]));
+        assert!(!told(&[setting(9, 1)]) && !told(&[setting(4, 0)]));
+        assert!(
+            !told(&[setting(2, 0), setting(5, 0)]),
+            "all of a new link's"
+        );
     }
 }

@@ -6,6 +6,7 @@
 mod attach;
 mod gateway;
 mod guard;
+mod ipv6;
 mod neighbours;
 mod networks;
 mod pool;

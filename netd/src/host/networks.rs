@@ -1,8 +1,11 @@
 //! Networks as users see them: made, listed, removed.
 
+use ipnet::IpNet;
+
 use crate::error::Error;
-use crate::ipam::pools;
-use crate::network::{Network, Request};
+use crate::ipam::{pools, ula};
+use crate::network::{Network, PoolRequest, Request};
+use crate::sysctl;
 
 use super::{Attached, Host, State};
 
@@ -30,14 +33,20 @@ impl Host {
             return Err(Error::NetworkExists(request.name));
         }
         let in_use = self.subnets_in_use(&state)?;
-        let subnet = match request.v4.subnet {
-            Some(subnet) => match in_use.iter().any(|used| pools::overlap(subnet, *used)) {
-                true => return Err(Error::Overlap(subnet)),
-                false => subnet,
-            },
-            None => pools::first_free(&in_use).ok_or(Error::PoolsExhausted)?,
+        let v4 = chosen(&request.v4, &in_use, || Ok(pools::first_free(&in_use)))?;
+        let v6 = match &request.v6 {
+            Some(pool) => Some(chosen(pool, &in_use, || {
+                Ok(ula::first_free(self.store.ula_prefix()?, &in_use))
+            })?),
+            None => None,
         };
-        let network = request.plan(subnet, None, self.config.mtu)?;
+        if v6.is_some() && !sysctl::has_ipv6() {
+            return Err(Error::Unsupported(
+                "this kernel has no IPv6 (it may be switched off by ipv6.disable=1): leave --ipv6 out"
+                    .to_owned(),
+            ));
+        }
+        let network = request.plan(v4, v6, self.config.mtu)?;
         if state
             .networks
             .values()
@@ -138,6 +147,21 @@ impl Host {
             }
         }
         Ok(removed)
+    }
+}
+
+/// The subnet asked for, or a free one.
+fn chosen(
+    pool: &PoolRequest,
+    in_use: &[IpNet],
+    free: impl FnOnce() -> Result<Option<IpNet>, Error>,
+) -> Result<IpNet, Error> {
+    match pool.subnet {
+        Some(subnet) if in_use.iter().any(|used| pools::overlap(subnet, *used)) => {
+            Err(Error::Overlap(subnet))
+        }
+        Some(subnet) => Ok(subnet),
+        None => free()?.ok_or(Error::PoolsExhausted),
     }
 }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ipnet::{IpNet, Ipv4Net};
 use nix::errno::Errno;
 
 use crate::error::{Doing, Error};
@@ -12,6 +11,7 @@ use crate::id::{EndpointId, NetworkId};
 use crate::ipam::DualStack;
 use crate::netlink::{Mac, Netns, Route, link};
 use crate::network::Network;
+use crate::nft::IpVersion;
 use crate::sysctl;
 
 use super::{Host, gateway};
@@ -98,7 +98,7 @@ impl Host {
         slipway_fault::point("netd.attach.paired");
         // A port of a bridge needs no address. The kernel would give it one as soon as the other end is up,
         // with two routes that it looks for among those of all other ports, here and when the link goes.
-        ignore_missing(sysctl::write(
+        sysctl::ignore_missing(sysctl::write(
             &format!("ipv6/conf/{host}/disable_ipv6"),
             "1",
         ))?;
@@ -144,29 +144,38 @@ impl Host {
 
 /// Runs on a thread inside the namespace.
 fn inside_up(name: &str, wanted: &Wanted<'_>) -> io::Result<()> {
-    // IPv6 would give the container a link-local address and a way to its neighbours that
-    // no rule of ours looks at. A kernel without IPv6 has no such file.
-    ignore_missing(sysctl::write_apart(
-        &format!("ipv6/conf/{name}/disable_ipv6"),
-        "1",
-    ))?;
+    sysctl::write_apart(&ipv6_of(name, wanted.address.v6.is_some()))?;
     let mut inside = Route::open()?;
     let index = inside.link(name)?.ok_or(io::ErrorKind::NotFound)?.index;
-    inside.apply(&[
-        link::set_up(1),
-        link::set_up(index),
-        link::add_address(index, wanted.address.v4, wanted.network.v4.subnet),
-    ])?;
+    let addresses = wanted.address.all().zip(wanted.network.pools());
+    let mut requests = vec![link::set_up(1), link::set_up(index)];
+    requests
+        .extend(addresses.map(|(address, pool)| link::add_address(index, address, pool.subnet)));
+    inside.apply(&requests)?;
     // In one that was there before, the way out depends on what else is in it.
-    if !wanted.network.internal && wanted.netns.is_none() {
-        let everywhere = IpNet::V4(Ipv4Net::default());
-        inside.apply_idempotent(&[link::add_route(
-            everywhere,
-            wanted.network.v4.gateway,
-            index,
-        )])?;
+    if wanted.network.internal || wanted.netns.is_some() {
+        return Ok(());
     }
-    Ok(())
+    let ways_out = wanted.network.pools().map(|pool| {
+        let everywhere = gateway::everywhere(IpVersion::of(pool.gateway));
+        link::add_route(everywhere, pool.gateway, index)
+    });
+    inside.apply(&ways_out.collect::<Vec<_>>())
+}
+
+/// Settings of a container's link, before it is up.
+fn ipv6_of(name: &str, has_ipv6: bool) -> Vec<(String, &'static str)> {
+    let of = |setting: &str| format!("ipv6/conf/{name}/{setting}");
+    match has_ipv6 {
+        // Addresses and routes are what netd says, whatever a neighbour advertises; and they are nobody else's.
+        true => vec![
+            (of("accept_ra"), "0"),
+            (of("accept_dad"), "0"),
+            (of("disable_ipv6"), "0"),
+        ],
+        // IPv6 would give the container a link-local address and a way to its neighbours that no rule of ours looks at.
+        false => vec![(of("disable_ipv6"), "1")],
+    }
 }
 
 /// The kernel's word for a bridge without a free port is EXFULL (find_portno in net/bridge/br_if.c).
@@ -176,13 +185,6 @@ fn or_full(error: Error, network: &Network) -> Error {
             Error::NetworkFull(network.name.clone())
         }
         error => error,
-    }
-}
-
-fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }
 

@@ -123,6 +123,8 @@ impl Host {
             .values()
             .flat_map(|live| live.network.pools());
         in_use.extend(live.map(|pool| pool.subnet));
+        // Every link has those: no network can.
+        in_use.retain(|net| !is_link_local(*net));
         Ok(in_use)
     }
 
@@ -162,6 +164,7 @@ impl Host {
         };
         state.networks.insert(live.network.id.clone(), live);
         self.note_bridges(state);
+        self.forward_ipv6(state)?;
         Ok(())
     }
 
@@ -174,13 +177,7 @@ impl Host {
         // outside to 127.0.0.0/8 are dropped in our table before they are routed.
         let conf = format!("ipv4/conf/{}/route_localnet", network.device);
         sysctl::write(&conf, "1").doing(|| format!("set net/{conf} to 1"))?;
-        let conf = format!("ipv6/conf/{}/disable_ipv6", network.device);
-        match sysctl::write(&conf, "1") {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).doing(|| format!("set net/{conf} to 1"))
-            }
-            _ => Ok(index),
-        }
+        Ok(index)
     }
 
     fn bridge_link(&self, network: &Network) -> std::io::Result<u32> {
@@ -194,6 +191,8 @@ impl Host {
             .link(&network.device)?
             .ok_or(std::io::ErrorKind::NotFound)?
             .index;
+        // Before its addresses: one of IPv6 needs it on.
+        Self::bridge_ipv6(network)?;
         let addresses = network
             .pools()
             .map(|pool| link::add_address(index, pool.gateway, pool.subnet));
@@ -307,9 +306,15 @@ impl Host {
             self.delete_link(&live.network.device);
         }
         for (name, before) in self.store.sysctls()? {
-            sysctl::write(&name, &before).doing(|| format!("put net/{name} back to {before}"))?;
+            // That of a link may have gone with it.
+            sysctl::ignore_missing(sysctl::write(&name, &before))
+                .doing(|| format!("put net/{name} back to {before}"))?;
             tracing::info!(name, before, "a sysctl is back to what it was");
         }
         self.store.forget_sysctls()
     }
+}
+
+fn is_link_local(net: IpNet) -> bool {
+    matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local())
 }

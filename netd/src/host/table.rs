@@ -4,6 +4,7 @@ use crate::dns::{self, Resolver};
 use crate::error::Error;
 use crate::firewall::{self, Forward, Ownership, Plan};
 use crate::network::Network;
+use crate::nft::IpVersion;
 use crate::ports::Protocol;
 
 use super::reconcile::FORWARDING;
@@ -33,13 +34,18 @@ impl Host {
             }
         }
         let switched_on = self.store.sysctls()?.iter().any(|(n, _)| n == FORWARDING);
+        let mut no_router = Vec::new();
+        if !self.config.ip_forward_no_drop {
+            no_router.extend(switched_on.then_some(IpVersion::V4));
+            no_router.extend(self.forwards_ipv6_for_us()?.then_some(IpVersion::V6));
+        }
         let mut kernel = self.kernel();
         let mut plan = Plan {
             networks: &networks,
             forwards: &forwards,
             resolvers: &resolvers,
             ownership: kernel.ownership,
-            no_router: switched_on && !self.config.ip_forward_no_drop,
+            no_router: &no_router,
         };
         match kernel.nft.apply(firewall::replace(&plan)) {
             Err(refused) if plan.ownership == Ownership::Owned && refused.is_unsupported() => {

@@ -3,6 +3,7 @@
 
 mod dual;
 pub mod pools;
+pub mod ula;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -38,7 +38,7 @@ pub(super) const IFF_UP: u32 = 1;
 pub(super) const IFF_RUNNING: u32 = 0x40;
 
 /// `AF_INET` or `AF_INET6`.
-fn family(address: IpAddr) -> u8 {
+pub(super) fn family(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => 2,
         IpAddr::V6(_) => 10,

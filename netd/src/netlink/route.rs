@@ -113,10 +113,11 @@ impl Route {
         Ok(found)
     }
 
-    /// Indexes of the links that IPv4 default routes lead by.
-    pub fn default_routes(&mut self) -> io::Result<Vec<u32>> {
+    /// Indexes of the links that default routes lead by: those to `everywhere`, `0.0.0.0/0` or `::/0`.
+    pub fn default_routes(&mut self, everywhere: IpNet) -> io::Result<Vec<u32>> {
         let mut found = Vec::new();
-        self.each_route(|payload| found.extend(parse_default_route(payload)))?;
+        let family = super::link::family(everywhere.addr());
+        self.each_route(|payload| found.extend(parse_default_route(family, payload)))?;
         Ok(found)
     }
 
@@ -174,10 +175,9 @@ fn parse_address(payload: &[u8]) -> Option<(u32, IpNet)> {
     Some((index, IpNet::new(found?, prefix).ok()?))
 }
 
-fn parse_default_route(payload: &[u8]) -> Option<u32> {
-    const AF_INET: u8 = 2;
+fn parse_default_route(family: u8, payload: &[u8]) -> Option<u32> {
     const RT_TABLE_MAIN: u8 = 254;
-    let of_family = *payload.first()? == AF_INET;
+    let of_family = *payload.first()? == family;
     if !of_family || *payload.get(1)? != 0 || *payload.get(4)? != RT_TABLE_MAIN {
         return None;
     }

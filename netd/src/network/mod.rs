@@ -223,6 +223,16 @@ mod tests {
             change(&mut request);
             request.plan(subnet, None, 1500).unwrap_err().to_string()
         };
+        for reserved in [
+            "0.0.0.0/8",
+            "127.1.0.0/16",
+            "224.0.0.0/24",
+            "fe80::/64",
+            "ff02::/16",
+        ] {
+            let plan = PoolRequest::default().plan(reserved.parse().unwrap());
+            assert!(plan.unwrap_err().to_string().contains("not for hosts"));
+        }
         assert!(with(|r| r.name = "a b".into()).contains("not a network name"));
         assert!(with(|r| r.v4.gateway = Some([10, 8, 0, 1].into())).contains("not in subnet"));
         assert!(with(|r| r.v4.gateway = Some([10, 9, 0, 255].into())).contains("edge"));

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::ipam::pools::overlap;
 use crate::ipam::{self, Addresses};
 
 /// A subnet, and what of it is whose.
@@ -27,6 +28,15 @@ impl Pool {
     pub fn addresses(&self) -> Addresses {
         let reserved = self.reserved.values().copied().chain([self.gateway]);
         Addresses::new(self.subnet, self.range.unwrap_or(self.subnet), reserved)
+    }
+
+    /// Whether nobody outside of this host knows a way to it, so that its containers are seen by an address of the
+    /// host's: IPv4, and the unique local addresses of IPv6.
+    pub fn is_hidden(&self) -> bool {
+        match self.subnet {
+            IpNet::V4(_) => true,
+            IpNet::V6(subnet) => subnet.addr().is_unique_local(),
+        }
     }
 
     /// The gateway with the subnet's prefix.
@@ -59,6 +69,11 @@ impl PoolRequest {
             ));
         }
         let subnet = subnet.trunc();
+        if !is_unicast(subnet) {
+            return invalid(format!(
+                "subnet {subnet}: its addresses are not for hosts; use one of your own, or none to have one chosen"
+            ));
+        }
         let gateway = self.gateway.unwrap_or(ipam::nth(subnet, 1));
         for address in self.reserved.values().chain([&gateway]) {
             if !subnet.contains(address) {
@@ -80,4 +95,14 @@ impl PoolRequest {
             reserved: self.reserved,
         })
     }
+}
+
+/// Whether links can have such addresses: no loopback, link-local, multicast or reserved ones (RFC 6890, RFC 4291).
+fn is_unicast(subnet: IpNet) -> bool {
+    let others = match subnet {
+        IpNet::V4(_) => &["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"][..],
+        IpNet::V6(_) => &["::/8", "fe80::/10", "ff00::/8"],
+    };
+    let others = others.iter().filter_map(|net| net.parse::<IpNet>().ok());
+    !others.into_iter().any(|other| overlap(subnet, other))
 }

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod guard;
+mod ipv6;
 mod names;
 mod published;
 mod several;

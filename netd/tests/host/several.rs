@@ -48,7 +48,10 @@ fn disconnect(world: &World, one: &Container) {
 fn ways(container: &Container) -> (Vec<String>, Option<String>) {
     let look = || {
         let mut route = Route::open()?;
-        Ok((route.links()?, route.default_routes()?))
+        Ok((
+            route.links()?,
+            route.default_routes("0.0.0.0/0".parse().unwrap())?,
+        ))
     };
     let (links, out) = container.netns.inside(look).unwrap();
     let by = out.first().map(|by| {

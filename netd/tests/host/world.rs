@@ -1,7 +1,7 @@
 //! A host, its LAN and its containers, as network namespaces of the test's own.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -19,6 +19,8 @@ use tonic::transport::Channel;
 
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+pub const NEIGHBOUR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 
 /// A host with netd on it and a neighbour on its LAN.
 pub struct World {
@@ -103,6 +105,32 @@ impl World {
         };
         world.wait_until_ready();
         world
+    }
+
+    /// Gives the LAN IPv6 as well; the host is the neighbour's router.
+    pub fn with_ipv6(&self) {
+        let net = IpNet::new(HOST6.into(), 64).unwrap();
+        let address = |route: &mut Route, own: Ipv6Addr| {
+            let index = route.link("lan0")?.unwrap().index;
+            route.apply(&[link::add_address(index, own.into(), net)])?;
+            io::Result::Ok(index)
+        };
+        let far = || {
+            let mut inside = Route::open()?;
+            let index = address(&mut inside, NEIGHBOUR6)?;
+            inside.apply(&[link::add_route(
+                "::/0".parse().unwrap(),
+                HOST6.into(),
+                index,
+            )])
+        };
+        self.neighbour.inside(far).unwrap();
+        address(&mut Route::open().unwrap(), HOST6).unwrap();
+    }
+
+    /// Makes a network.
+    pub fn network(&self, request: CreateNetworkRequest) -> Result<NetworkDetails, Status> {
+        self.call(async |mut netd| netd.create_network(request).await)
     }
 
     pub fn call<T>(
@@ -291,14 +319,19 @@ impl Container {
         self.endpoint.ipv4_address.parse().unwrap()
     }
 
+    pub fn address6(&self) -> Ipv6Addr {
+        self.endpoint.ipv6_address.parse().unwrap()
+    }
+
     /// Serves tcp: tells every client its address as seen here.
     pub fn serve(&self, port: u16) -> &Self {
-        let bind = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
+        let bind = || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port));
         let listener = self.netns.inside(bind).unwrap();
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream: TcpStream = stream.unwrap();
-                let text = stream.peer_addr().unwrap().ip().to_string();
+                let client = stream.peer_addr().unwrap().ip();
+                let text = client.to_canonical().to_string();
                 // A client that hangs up first is its own business.
                 let _ = stream.write_all(text.as_bytes());
             }
@@ -308,12 +341,13 @@ impl Container {
 
     /// The same over udp.
     pub fn serve_udp(&self, port: u16) -> &Self {
-        let bind = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port));
+        let bind = || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port));
         let socket = self.netns.inside(bind).unwrap();
         thread::spawn(move || {
             let mut buffer = [0; 512];
             while let Ok((_, client)) = socket.recv_from(&mut buffer) {
-                let _ = socket.send_to(client.ip().to_string().as_bytes(), client);
+                let text = client.ip().to_canonical().to_string();
+                let _ = socket.send_to(text.as_bytes(), client);
             }
         });
         self
@@ -332,9 +366,14 @@ pub fn ask(server: impl Into<SocketAddr>) -> io::Result<String> {
 }
 
 pub fn ask_udp(server: impl Into<SocketAddr>, question: &[u8]) -> io::Result<Vec<u8>> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let server = server.into();
+    let any: IpAddr = match server {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    socket.connect(server.into())?;
+    socket.connect(server)?;
     socket.send(question)?;
     let mut buffer = vec![0; 1024];
     let read = socket.recv(&mut buffer)?;
