@@ -25,9 +25,11 @@ mod auth;
 mod challenge;
 mod login;
 mod push;
+mod roots;
 mod trust;
 
 use answer::unavailable;
+pub use roots::Roots;
 use trust::Trust;
 
 /// An account at a foreign registry.
@@ -90,10 +92,17 @@ impl Client {
         config: &UpstreamConfig,
         credentials: Option<Credentials>,
         observed: Arc<Observed>,
+        roots: &Roots,
     ) -> Result<Self> {
         let trust = Trust::of(config);
+        let tls = roots.tls().map_err(|message| Error::UpstreamUnavailable {
+            host: config.host.clone(),
+            message,
+            scope: Scope::Repository,
+        })?;
         let builder = || {
             let builder = reqwest::Client::builder()
+                .tls_backend_preconfigured(tls.clone())
                 .user_agent(concat!("slipway/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(config.timeout.min(Duration::from_secs(10)))
                 .read_timeout(config.timeout)
