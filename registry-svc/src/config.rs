@@ -9,6 +9,7 @@ use crate::{
     bucket::{BucketConfig, settings::StoreFile},
     http::{Limits, TlsFiles},
     leases::GRACE,
+    mirror::MirrorLimits,
     names::OwnNames,
     retention::rules::{RuleFile, Rules},
     unfinished::UploadLimits,
@@ -41,6 +42,8 @@ pub struct RegistryFile {
     pub store: StoreFile,
     /// Upstream registries.
     pub upstream: Vec<UpstreamFile>,
+    /// What they may take.
+    pub mirror: MirrorFile,
     /// What is taken away because nobody needs it any more.
     pub retention: Vec<RuleFile>,
     /// Checks of the store.
@@ -100,6 +103,38 @@ impl LimitsFile {
             count: self.uploads.unwrap_or(default.count),
             bytes: self.upload_bytes.unwrap_or(default.bytes),
         }
+    }
+}
+
+/// `[mirror]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MirrorFile {
+    /// The largest blob.
+    pub max_blob: Option<String>,
+    /// What broken transfers may leave.
+    pub partial: Option<String>,
+    /// What stays free.
+    pub min_free: Option<String>,
+}
+
+impl MirrorFile {
+    /// Checks the sizes.
+    pub fn check(&self) -> Result<MirrorLimits, ConfigError> {
+        let size = |name: &str, text: &Option<String>| {
+            let parse = |text: &String| {
+                parse_size(text).ok_or_else(|| {
+                    ConfigError::of(format!("mirror: {name}"), format!("{text:?}: write 20GB"))
+                })
+            };
+            text.as_ref().map(parse).transpose()
+        };
+        let default = MirrorLimits::default();
+        Ok(MirrorLimits {
+            max_blob: size("max_blob", &self.max_blob)?.unwrap_or(default.max_blob),
+            partial: size("partial", &self.partial)?.unwrap_or(default.partial),
+            min_free: size("min_free", &self.min_free)?,
+        })
     }
 }
 
@@ -181,6 +216,8 @@ pub struct Config {
     pub own: OwnNames,
     /// Configured upstreams; other hosts are asked over https.
     pub upstreams: Vec<UpstreamConfig>,
+    /// What they may take.
+    pub mirror: MirrorLimits,
     /// How long content stays for whoever was told that it is here and has not named it yet.
     pub grace: Duration,
     /// What is taken away because nobody needs it any more.
@@ -198,6 +235,7 @@ impl Default for Config {
         Self {
             own: OwnNames::default(),
             upstreams: Vec::new(),
+            mirror: MirrorLimits::default(),
             grace: GRACE,
             retention: Rules::default(),
             fsck_rate: FSCK_RATE,
@@ -410,6 +448,24 @@ mod tests {
         let file: RegistryFile = toml::from_str("[fsck]\nrate = \"0MB\"\n").unwrap();
         let error = file.fsck.rate().unwrap_err().to_string();
         assert!(error.contains("bytes a second"), "{error}");
+    }
+
+    #[test]
+    fn what_upstreams_may_take_is_sizes() {
+        let check = |text: &str| {
+            let file: RegistryFile = toml::from_str(text).unwrap();
+            file.mirror.check().map_err(|e| e.to_string())
+        };
+        assert_eq!(check(""), Ok(MirrorLimits::default()));
+        let set = MirrorLimits {
+            max_blob: 1000,
+            partial: 2000,
+            min_free: Some(0),
+        };
+        let text = "[mirror]\nmax_blob = '1kB'\npartial = '2kB'\nmin_free = '0'";
+        assert_eq!(check(text), Ok(set));
+        let error = check("[mirror]\nmin_free = 'much'").unwrap_err();
+        assert!(error.contains("mirror: min_free: \"much\""), "{error}");
     }
 
     #[test]

@@ -91,6 +91,7 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
     let config = Config {
         own,
         upstreams,
+        mirror: file.mirror.check()?,
         grace,
         retention: Rules::check(file.retention)?,
         fsck_rate: file.fsck.rate()?,

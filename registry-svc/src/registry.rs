@@ -117,7 +117,7 @@ impl Registry {
             fsck_rate: config.fsck_rate,
             own: config.own,
             ours,
-            mirror: Mirror::new(config.upstreams, partial),
+            mirror: Mirror::new(config.upstreams, partial, config.mirror),
             events: Events::default(),
             warnings,
             staging,

@@ -6,6 +6,8 @@ use std::sync::{Arc, atomic::Ordering};
 
 use registry_svc::{
     Error,
+    config::Config,
+    mirror::MirrorLimits,
     images::pull::{Policy, PullEvent, PullRequest},
 };
 use support::{Site, TestImage, Upstream, client};
@@ -270,4 +272,56 @@ async fn a_pushed_tag_is_never_asked_about_upstream() {
     let got = client().get(url).send().await.unwrap().bytes().await;
     assert_eq!(got.unwrap(), mine.manifest);
     assert_eq!(upstream.state.manifest_requests.load(Ordering::SeqCst), 0);
+}
+
+/// Fetches a layer that its manifest tells of already, with these limits.
+async fn layer_within(limits: MirrorLimits, upstream: &Upstream, name: &str) -> (u16, u64) {
+    let config = Config {
+        mirror: limits,
+        ..Config::default()
+    };
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let site = Site::with(config, dir, Some(upstream.address), 300).await;
+    pull_manifest(&site, name).await;
+    let layer = TestImage::new(name, 500_000).layer_digest();
+    let partial = site.dir.path().join("partial");
+    std::fs::write(partial.join("another"), [0; 2000]).unwrap();
+    let url = site.url(&format!("{name}/blobs/{layer}"));
+    let response = client().get(url).send().await.unwrap();
+    let status = response.status().as_u16();
+    let _ = response.bytes().await;
+    let left = support::files_below(&partial);
+    let left = left.iter().map(|file| file.metadata().unwrap().len());
+    (status, left.sum())
+}
+
+#[tokio::test]
+async fn upstreams_do_not_fill_the_disk() {
+    let upstream = Upstream::start().await;
+    let image = TestImage::new("large", 500_000);
+    upstream.add("large:latest", &image);
+    let asked = || upstream.requests_of(&image.layer_digest()).len();
+    let limits = MirrorLimits::default;
+    let too_large = MirrorLimits {
+        max_blob: 400_000,
+        ..limits()
+    };
+    let got = layer_within(too_large, &upstream, "large").await;
+    assert_eq!(got, (502, 2000));
+    let too_full = MirrorLimits {
+        min_free: Some(1 << 60),
+        ..limits()
+    };
+    assert_eq!(layer_within(too_full, &upstream, "large").await, (507, 0));
+    assert_eq!(asked(), 0);
+    // What transfers left that broke off is looked at when one more does.
+    let too_much = MirrorLimits {
+        partial: 1000,
+        ..limits()
+    };
+    upstream.state.blobs.lock().unwrap().clear();
+    for (limits, left) in [(limits(), 2000), (too_much, 0)] {
+        let got = layer_within(limits, &upstream, "large").await;
+        assert_eq!(got, (404, left));
+    }
 }

@@ -40,7 +40,8 @@ impl Registry {
             size,
             repository: repository.path().to_owned(),
             client,
-            partial: self.mirror.partial.join(partial),
+            partial: self.mirror.incoming.folder.join(partial),
+            incoming: Arc::clone(&self.mirror.incoming),
             blobs: Arc::clone(&self.blobs),
         };
         let registry = Arc::clone(self);

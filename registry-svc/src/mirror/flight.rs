@@ -184,7 +184,7 @@ mod tests {
     use crate::{
         blobs::{BlobStore, FsStore, Staged},
         config::UpstreamConfig,
-        mirror::Mirror,
+        mirror::{Mirror, MirrorLimits},
     };
 
     /// The last byte came, and the only reader went away while it was verified.
@@ -195,7 +195,11 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         // Nobody is asked: all bytes are here already.
         let nowhere = UpstreamConfig::at("up.example", "http://127.0.0.1:1".parse().unwrap());
-        let mirror = Mirror::new(vec![nowhere], folder.path().to_owned());
+        let mirror = Mirror::new(
+            vec![nowhere],
+            folder.path().to_owned(),
+            MirrorLimits::default(),
+        );
         let store = Arc::new(FsStore::open(folder.path().join("blobs")).unwrap());
         let plan = Plan {
             digest: Digest::of(&content),
@@ -203,6 +207,7 @@ mod tests {
             repository: "team/app".to_owned(),
             client: mirror.client("up.example", None).unwrap(),
             partial: partial.clone(),
+            incoming: Arc::clone(&mirror.incoming),
             blobs: Arc::<FsStore>::clone(&store),
         };
         let staged = Staged::resume(partial, Algorithm::Sha256).await.unwrap();

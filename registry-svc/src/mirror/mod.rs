@@ -9,7 +9,6 @@ use std::{
 };
 
 use crate::{
-    blobs::Exclusive,
     config::{TAG_TTL, UpstreamConfig},
     error::{Error, Result},
     names::{ImageName, Repository},
@@ -25,6 +24,7 @@ mod metrics;
 mod ours;
 mod referrers;
 mod rest;
+mod room;
 mod transfer;
 mod upstreams;
 
@@ -35,10 +35,9 @@ pub use flight::{Flight, State};
 pub use metrics::Counts;
 pub use ours::Ours;
 pub use rest::Scope;
+use room::Incoming;
+pub use room::MirrorLimits;
 use upstreams::Upstreams;
-
-/// How long the beginning of a blob is kept for somebody to ask for the rest.
-const PARTIAL_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Whose turn it is to ask about a name, and when the last answer came.
 type Turn = Arc<tokio::sync::Mutex<Option<Instant>>>;
@@ -51,12 +50,16 @@ pub struct Mirror {
     referrers: referrers::Answers,
     absent: absent::Absent,
     rests: rest::Rests,
-    partial: PathBuf,
+    incoming: Arc<Incoming>,
 }
 
 impl Mirror {
     /// With these upstreams configured; partial transfers are kept in `partial`.
-    pub fn new(configured: Vec<UpstreamConfig>, partial: PathBuf) -> Self {
+    pub fn new(configured: Vec<UpstreamConfig>, partial: PathBuf, limits: MirrorLimits) -> Self {
+        let incoming = Incoming {
+            folder: partial,
+            limits,
+        };
         Self {
             upstreams: Upstreams::new(configured),
             asking: Mutex::default(),
@@ -64,7 +67,7 @@ impl Mirror {
             referrers: referrers::Answers::default(),
             absent: absent::Absent::default(),
             rests: rest::Rests::default(),
-            partial,
+            incoming: Arc::new(incoming),
         }
     }
 
@@ -88,17 +91,9 @@ impl Mirror {
         troubles.map(|(_, trouble)| trouble).collect()
     }
 
-    /// Removes what broken transfers left and nobody resumed for a week.
+    /// Removes what broken transfers left and nobody resumed for a week, and what is too much of it.
     pub fn expire(&self) -> Result<()> {
-        let fail = || Error::io("cannot clean", &self.partial);
-        for entry in std::fs::read_dir(&self.partial).map_err(fail())? {
-            let entry = entry.map_err(fail())?;
-            let age = entry.metadata().and_then(|m| m.modified()).ok();
-            if age.is_some_and(|at| at.elapsed().is_ok_and(|age| age > PARTIAL_EXPIRY)) {
-                Exclusive::remove_unused(&entry.path()).map_err(fail())?;
-            }
-        }
-        Ok(())
+        self.incoming.tidy()
     }
 
     /// Upstreams by name: their place, what they say of their limits, and what is wrong with them now.

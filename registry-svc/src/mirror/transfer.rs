@@ -7,9 +7,9 @@ use slipway_image::Digest;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::{Scope, State, client::Client};
+use super::{Incoming, Scope, State, client::Client};
 use crate::{
-    blobs::{BlobStore, Staged},
+    blobs::{BlobStore, Staged, staging::blocking},
     error::{Error, Result},
 };
 
@@ -31,6 +31,8 @@ pub struct Plan {
     pub client: Arc<Client>,
     /// Where the partial file is.
     pub partial: PathBuf,
+    /// What may be there.
+    pub incoming: Arc<Incoming>,
     /// Where it goes when it is verified.
     pub blobs: Arc<dyn BlobStore>,
 }
@@ -38,6 +40,17 @@ pub struct Plan {
 impl Plan {
     /// `None` when nobody waits any more and bytes are missing.
     pub(super) async fn run(&self, state: &watch::Sender<State>) -> Option<Result<()>> {
+        let ended = self.attempt(state).await;
+        if !matches!(ended, Some(Ok(()))) {
+            let incoming = Arc::clone(&self.incoming);
+            if let Err(error) = blocking(move || incoming.tidy()).await {
+                warn!(%error, "what broken transfers left is too much, and stays");
+            }
+        }
+        ended
+    }
+
+    async fn attempt(&self, state: &watch::Sender<State>) -> Option<Result<()>> {
         let once = |failed| match failed {
             Ok(()) => Ok(()),
             Err((error, _)) => Err(error),
@@ -85,6 +98,10 @@ impl Plan {
 
     /// Receives until nothing is missing. Returns how many bytes were there at the start.
     async fn collect(&self, state: &watch::Sender<State>) -> Result<(Staged, u64), (Error, u64)> {
+        self.incoming
+            .limits
+            .check_size(self.size.unwrap_or(0))
+            .map_err(|e| (e, 0))?;
         let staged = Staged::resume(self.partial.clone(), self.digest.algorithm())
             .await
             .map_err(|e| (e, 0))?;
@@ -96,6 +113,9 @@ impl Plan {
             if total.is_some_and(|total| before >= total) {
                 return Ok((staged, resumed));
             }
+            let wanted = total.map_or(0, |total| total - before);
+            let room = self.incoming.make_room(wanted).await;
+            room.map_err(|e| (e, resumed))?;
             match self.receive(&staged, state, resumed > 0).await {
                 Ok(()) => return Ok((staged, resumed)),
                 Err(error) if is_final(&error) => return Err((error, resumed)),
@@ -136,6 +156,10 @@ impl Plan {
                     actual: announced,
                 });
             }
+            self.incoming.limits.check_size(announced)?;
+            if known.is_none() {
+                self.incoming.make_room(announced.saturating_sub(offset)).await?;
+            }
             state.send_modify(|s| s.total = Some(announced));
         }
         // Upstream ignored the range: what is here already is passed over.
@@ -157,9 +181,12 @@ impl Plan {
                         actual: staged.written() + size as u64,
                     });
                 }
+                let limits = &self.incoming.limits;
+                limits.check_size(staged.written() + size as u64)?;
                 batch.push(chunk);
             }
             if size >= BATCH || (ended && size > 0) {
+                self.incoming.has_room(size as u64)?;
                 let written = staged.write(std::mem::take(&mut batch)).await?;
                 slipway_fault::point("registry.fetch.written");
                 size = 0;

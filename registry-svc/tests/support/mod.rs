@@ -299,7 +299,7 @@ pub struct Upstream {
 pub struct UpstreamState {
     tags: Mutex<HashMap<String, Bytes>>,
     manifests: Mutex<HashMap<String, Bytes>>,
-    blobs: Mutex<HashMap<String, Bytes>>,
+    pub blobs: Mutex<HashMap<String, Bytes>>,
     /// Pages of what the referrers API answers; none = it does not know that.
     pub referrers: Mutex<Vec<Bytes>>,
     /// Questions to that.
