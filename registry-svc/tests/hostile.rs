@@ -444,3 +444,40 @@ async fn an_upstream_that_falls_silent_is_given_up() {
     let (status, content) = get_blob(&site, &digest).await;
     assert!(status == 502 || content.is_none());
 }
+
+#[tokio::test]
+async fn what_one_repository_is_told_slowly_or_wrongly_the_others_are_not() {
+    let image = TestImage::new("shared", 300_000);
+    let (digest, layer) = (image.layer_digest(), image.layer.clone());
+    let registry = Server::start(move |seen| {
+        let garbage = || Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; 280_000]));
+        match seen.path.contains("/blobs/") {
+            true if seen.path.contains("/evil/") => {
+                let body =
+                    futures_util::StreamExt::chain(stream::iter([garbage()]), stream::pending());
+                let response = Response::builder().header("content-length", layer.len());
+                response.body(Body::from_stream(body)).unwrap()
+            }
+            true => Response::new(layer.clone().into()),
+            false => manifest(&image),
+        }
+    })
+    .await;
+    let site = site(registry.config()).await;
+    let get = |path: String| {
+        let url = site.url(&format!("up.example/{path}"));
+        client().get(url).timeout(Duration::from_secs(60)).send()
+    };
+    for name in ["evil/app", "team/app"] {
+        let got = get(format!("{name}/manifests/latest")).await.unwrap();
+        assert_eq!(got.status(), 200);
+    }
+    let evil = get(format!("evil/app/blobs/{digest}"));
+    let mut evil = evil.await.unwrap();
+    assert!(evil.chunk().await.unwrap().unwrap().starts_with(b"x"));
+    let got = get(format!("team/app/blobs/{digest}")).await.unwrap();
+    assert_eq!(Digest::of(got.bytes().await.unwrap()), digest);
+    // What it left is nobody's beginning either.
+    drop(evil);
+    assert_eq!(get_blob(&site, &digest).await.0, 200);
+}

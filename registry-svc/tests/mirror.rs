@@ -7,9 +7,10 @@ use std::sync::{Arc, atomic::Ordering};
 use registry_svc::{
     Error,
     config::Config,
-    mirror::MirrorLimits,
     images::pull::{Policy, PullEvent, PullRequest},
+    mirror::MirrorLimits,
 };
+use slipway_image::Digest;
 use support::{Site, TestImage, Upstream, client};
 use tokio::sync::mpsc;
 
@@ -139,9 +140,12 @@ async fn a_partial_transfer_survives_a_restart_and_a_torn_one_is_started_again()
     let site = Site::with_upstream(Some(&upstream), 300).await;
     pull_manifest(&site, "restart").await;
     let dir = site.crash().await;
-    let partial = dir
-        .path()
-        .join(format!("partial/sha256-{}", image.layer_digest().encoded()));
+    let repository = Digest::of("docker.io/library/restart");
+    let partial = dir.path().join(format!(
+        "partial/sha256-{}-{}",
+        image.layer_digest().encoded(),
+        &repository.encoded()[..16]
+    ));
     for (left, expected) in [
         (
             image.layer[..200_000].to_vec(),

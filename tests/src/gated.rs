@@ -82,10 +82,15 @@ impl Layer {
             .join(self.diff_id.encoded())
     }
 
-    /// Where a site's registry-svc has what came of it until it has all.
-    pub fn partial(&self, site: &Site) -> PathBuf {
-        let name = format!("sha256-{}", self.digest.encoded());
-        site.path("state/registry/partial").join(name)
+    /// Where a site's registry-svc has what came of it until it has all; none before the first byte.
+    pub fn partial(&self, site: &Site) -> Option<PathBuf> {
+        let name = format!("sha256-{}-", self.digest.encoded());
+        let folder = site.path("state/registry/partial").read_dir().ok()?;
+        let found = folder.flatten().find(|entry| {
+            let file = entry.file_name();
+            file.to_string_lossy().starts_with(&name)
+        });
+        found.map(|entry| entry.path())
     }
 
     /// Lets all of it through.

@@ -124,7 +124,7 @@ async fn half_way(site: &Site, layers: &[(&Layer, &str)]) {
     for (layer, name) in layers {
         // Not only sent: what is in a socket goes with who should have read it.
         eventually("half of each layer has come", async || {
-            let written = std::fs::metadata(layer.partial(site)).ok()?.len();
+            let written = std::fs::metadata(layer.partial(site)?).ok()?.len();
             (written + GATHERED >= layer.size() / 2).then_some(())
         })
         .await;

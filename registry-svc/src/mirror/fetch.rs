@@ -34,13 +34,12 @@ impl Registry {
         let client = self
             .mirror
             .client(repository.host(), credentials.cloned())?;
-        let partial = format!("{}-{}", digest.algorithm().as_str(), digest.encoded());
         let plan = Plan {
             digest: digest.clone(),
             size,
-            repository: repository.path().to_owned(),
+            repository: repository.clone(),
             client,
-            partial: self.mirror.incoming.folder.join(partial),
+            partial: self.mirror.incoming.path(repository, digest),
             incoming: Arc::clone(&self.mirror.incoming),
             blobs: Arc::clone(&self.blobs),
         };
@@ -73,7 +72,7 @@ impl Registry {
             return Err(Error::BlobNotFound(digest.clone()));
         };
         let host = repository.host();
-        if !self.mirror.flights.is_going(digest)
+        if !self.mirror.flights.is_going(&repository, digest)
             && let Some(error) = self.mirror.rests.blobs(host)
         {
             self.mirror

@@ -1,5 +1,6 @@
-//! Single flight: one transfer of a blob from upstream, however many read it, each following the file
-//! while it grows.
+//! Single flight: one transfer of a blob from upstream into a repository, however many read it, each following the
+//! file while it grows. Repositories share none: what one upstream says, or how slowly, is not for others, and what it
+//! gives is for those who may read that repository.
 
 use std::{
     collections::HashMap,
@@ -16,12 +17,13 @@ use super::transfer::Plan;
 use crate::{
     blobs::{BlobReader, Range, reading::Source},
     error::{Error, Result},
+    names::Repository,
 };
 
 /// All transfers that are going on.
 #[derive(Default)]
 pub struct Flights {
-    going: Mutex<HashMap<Digest, Entry>>,
+    going: Mutex<HashMap<(Repository, Digest), Entry>>,
 }
 
 struct Entry {
@@ -53,9 +55,10 @@ pub struct State {
 
 impl Flights {
     /// Somebody waits for this blob already.
-    pub fn is_going(&self, digest: &Digest) -> bool {
+    pub fn is_going(&self, repository: &Repository, digest: &Digest) -> bool {
+        let key = (repository.clone(), digest.clone());
         let going = self.going.lock().unwrap_or_else(PoisonError::into_inner);
-        let flight = going.get(digest).and_then(|e| e.flight.upgrade());
+        let flight = going.get(&key).and_then(|e| e.flight.upgrade());
         flight.is_some_and(|flight| flight.state.borrow().outcome.is_none())
     }
 
@@ -67,7 +70,8 @@ impl Flights {
         ended: impl FnOnce(Result<()>) -> BoxFuture<'static, Result<()>> + Send + 'static,
     ) -> Arc<Flight> {
         let mut going = self.going.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = going.get(&plan.digest);
+        let key = (plan.repository.clone(), plan.digest.clone());
+        let entry = going.get(&key);
         if let Some(flight) = entry.and_then(|e| e.flight.upgrade())
             && flight.state.borrow().outcome.is_none()
         {
@@ -85,7 +89,7 @@ impl Flights {
         let weak = Arc::downgrade(&flight);
         going.retain(|_, e| e.flight.strong_count() > 0 || Arc::strong_count(&e.turn) > 1);
         going.insert(
-            plan.digest.clone(),
+            key,
             Entry {
                 flight: weak,
                 turn: Arc::clone(&turn),
@@ -204,7 +208,7 @@ mod tests {
         let plan = Plan {
             digest: Digest::of(&content),
             size: Some(content.len() as u64),
-            repository: "team/app".to_owned(),
+            repository: Repository::from_key("up.example/team/app").unwrap(),
             client: mirror.client("up.example", None).unwrap(),
             partial: partial.clone(),
             incoming: Arc::clone(&mirror.incoming),

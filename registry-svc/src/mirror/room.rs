@@ -6,11 +6,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use slipway_image::Digest;
 use slipway_service::disk::{self, Room};
 
 use crate::{
     blobs::{Exclusive, staging::blocking},
     error::{Error, Result},
+    names::Repository,
 };
 
 /// How long the beginning of a blob is kept for somebody to ask for the rest.
@@ -77,6 +79,14 @@ struct Beginning {
 }
 
 impl Incoming {
+    /// Where a blob is until all of it is here. Repositories share none: see [`super::flight`].
+    pub fn path(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+        let (algorithm, hex) = (digest.algorithm().as_str(), digest.encoded());
+        let whose = Digest::of(repository.as_str());
+        let name = format!("{algorithm}-{hex}-{}", &whose.encoded()[..16]);
+        self.folder.join(name)
+    }
+
     /// Whether so many more bytes may come; where there is no room for them, beginnings that nobody works with go
     /// first, oldest first. The error is that of a full disk.
     pub async fn make_room(&self, bytes: u64) -> Result<()> {

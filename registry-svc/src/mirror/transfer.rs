@@ -11,6 +11,7 @@ use super::{Incoming, Scope, State, client::Client};
 use crate::{
     blobs::{BlobStore, Staged, staging::blocking},
     error::{Error, Result},
+    names::Repository,
 };
 
 /// Tries without a single new byte before a transfer is given up.
@@ -25,8 +26,8 @@ pub struct Plan {
     pub digest: Digest,
     /// Its size, where a manifest told it.
     pub size: Option<u64>,
-    /// Path of the repository at the upstream.
-    pub repository: String,
+    /// Of which repository.
+    pub repository: Repository,
     /// From where.
     pub client: Arc<Client>,
     /// Where the partial file is.
@@ -144,7 +145,7 @@ impl Plan {
         let offset = staged.written();
         let (mut response, begins) = self
             .client
-            .blob(&self.repository, &self.digest, offset)
+            .blob(self.repository.path(), &self.digest, offset)
             .await?;
         if let Some(length) = response.content_length() {
             // No size that it may have is so large.
@@ -158,7 +159,9 @@ impl Plan {
             }
             self.incoming.limits.check_size(announced)?;
             if known.is_none() {
-                self.incoming.make_room(announced.saturating_sub(offset)).await?;
+                self.incoming
+                    .make_room(announced.saturating_sub(offset))
+                    .await?;
             }
             state.send_modify(|s| s.total = Some(announced));
         }
@@ -204,7 +207,7 @@ impl Plan {
         }
         match limit {
             Some(limit) if staged.written() < limit => Err(Error::UpstreamUnavailable {
-                host: self.repository.clone(),
+                host: self.repository.host().to_owned(),
                 message: "the transfer ended early".to_owned(),
                 scope: Scope::Repository,
             }),
