@@ -1,5 +1,6 @@
 //! The connections that are open: so many in all and from one address. One more takes the place of one that has no
-//! request, of whoever has most of them.
+//! request, of whoever has most of them; where all have one, of whoever has more than his share, the one that waits
+//! most for its client.
 
 use std::{
     collections::HashMap,
@@ -34,9 +35,17 @@ impl Connections {
             make_room(table.get_mut(&network)?)?;
         }
         if table.values().map(Vec::len).sum::<usize>() >= limits.connections {
+            let (networks, has) = (table.len(), table.get(&network).map_or(0, Vec::len));
             let mut by_size: Vec<_> = table.values_mut().collect();
             by_size.sort_by_key(|own| std::cmp::Reverse(own.len()));
-            by_size.into_iter().find_map(make_room)?;
+            if by_size.iter_mut().find_map(|own| make_room(own)).is_none() {
+                let most = by_size.into_iter().next()?;
+                let share = limits.connections / (networks + usize::from(has == 0));
+                if has >= share || most.len() <= share {
+                    return None;
+                }
+                end_slowest(most);
+            }
         }
         let traffic = Traffic::new();
         table.entry(network).or_default().push(Arc::clone(&traffic));
@@ -59,6 +68,14 @@ fn make_room(own: &mut Vec<Arc<Traffic>>) -> Option<()> {
     let (_, at) = idle.min()?;
     own.remove(at).cut.cancel();
     Some(())
+}
+
+/// Ends the one that waits most for its client.
+fn end_slowest(own: &mut Vec<Arc<Traffic>>) {
+    let slowest = own.iter().enumerate().max_by_key(|(_, t)| t.drag());
+    if let Some((at, _)) = slowest {
+        own.remove(at).cut.cancel();
+    }
 }
 
 impl Drop for Place {
@@ -103,5 +120,39 @@ mod tests {
         assert!(!one[0].traffic.cut.is_cancelled());
         drop((busy, one, fourth, two, three, four, five));
         assert!(connections.table().is_empty());
+    }
+
+    #[test]
+    fn who_holds_more_than_his_share_by_being_slow_gives_way() {
+        let connections = Arc::new(Connections::default());
+        let limits = Limits {
+            connections: 8,
+            connections_per_client: 4,
+            ..Limits::default()
+        };
+        let admit = |last: u8| connections.admit(IpAddr::from([192, 0, 2, last]), &limits);
+        let hold = |last: u8, moved: usize| {
+            let place = admit(last)?;
+            let (busy, meter) = (place.traffic.begin(), place.traffic.meter());
+            meter.moved(moved);
+            meter.waits(true);
+            Some((place, busy, meter))
+        };
+        let held = [1, 2].map(|last| {
+            let moved = [64 << 20, 10, 64 << 20, 64 << 20];
+            moved.map(|moved| hold(last, moved).unwrap())
+        });
+        let cut = |n: usize, at: usize| held[n][at].0.traffic.cut.is_cancelled();
+        let third = [hold(3, 0).unwrap(), hold(3, 0).unwrap()];
+        assert!(cut(0, 1) && cut(1, 1), "the slow ones, one of each");
+        let all = [(0, 0), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3)];
+        assert!(all.iter().all(|(n, at)| !cut(*n, *at)));
+        // All have their share now.
+        assert!(hold(3, 0).is_none() && hold(1, 0).is_none());
+        assert!(
+            third
+                .iter()
+                .all(|(place, ..)| !place.traffic.cut.is_cancelled())
+        );
     }
 }

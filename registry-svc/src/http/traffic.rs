@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -76,6 +76,13 @@ impl Traffic {
         meter
     }
 
+    /// How much its client keeps it waiting: nanoseconds for each KiB that moved, of the body that is worst.
+    pub fn drag(&self) -> u128 {
+        let state = self.state();
+        let meters = state.meters.iter().filter_map(Weak::upgrade);
+        meters.map(|meter| meter.drag()).max().unwrap_or(0)
+    }
+
     /// Waits until there is a reason to end it.
     pub async fn watch(&self, limits: &Limits) -> Ended {
         let tick = limits.idle.min(limits.window) / 6;
@@ -119,8 +126,16 @@ impl Drop for Busy {
 #[derive(Default)]
 pub struct Meter {
     moved: AtomicU64,
-    waits: AtomicBool,
+    waits: Mutex<Waits>,
     judged: Mutex<Judged>,
+}
+
+#[derive(Default)]
+struct Waits {
+    /// Since when the client is waited for; none: he is not.
+    since: Option<Instant>,
+    /// How long he was before, in all.
+    before: Duration,
 }
 
 #[derive(Default)]
@@ -134,12 +149,27 @@ struct Judged {
 impl Meter {
     /// From now on the client is waited for, or is not.
     pub fn waits(&self, waits: bool) {
-        self.waits.store(waits, Relaxed);
+        let mut state = self.waiting();
+        if let Some(since) = state.since.take() {
+            state.before += since.elapsed();
+        }
+        state.since = waits.then(Instant::now);
     }
 
     /// So many bytes moved.
     pub fn moved(&self, bytes: usize) {
         self.moved.fetch_add(bytes as u64, Relaxed);
+    }
+
+    fn drag(&self) -> u128 {
+        let waits = self.waiting();
+        let waited = waits.before + waits.since.map_or(Duration::ZERO, |at| at.elapsed());
+        // A body that began just now has moved nothing yet.
+        waited.as_nanos() / u128::from(64 + self.moved.load(Relaxed) / 1024)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waits> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asked every `tick`.
@@ -152,7 +182,7 @@ impl Meter {
                 waited: Duration::ZERO,
             };
         }
-        if self.waits.load(Relaxed) {
+        if self.waiting().since.is_some() {
             judged.waited += tick;
         }
         judged.waited >= limits.window
