@@ -10,7 +10,7 @@ use crate::{
     http::{Limits, TlsFiles},
     leases::GRACE,
     mirror::MirrorLimits,
-    names::OwnNames,
+    names::{OwnNames, plain_host},
     retention::rules::{RuleFile, Rules},
     unfinished::UploadLimits,
 };
@@ -282,7 +282,7 @@ fn default_url(host: &str) -> Option<url::Url> {
 impl UpstreamFile {
     /// Checks the settings and reads the password.
     pub fn check(self) -> Result<UpstreamConfig, ConfigError> {
-        let host = self.host.to_ascii_lowercase();
+        let host = plain_host(&self.host);
         let fail = |message: String| ConfigError::of(format!("upstream {host:?}"), message);
         let url = match &self.url {
             Some(url) => url
@@ -405,6 +405,8 @@ mod tests {
         let defaults = upstream("[[upstream]]\nhost = \"docker.io\"\n").unwrap();
         assert_eq!(defaults.url.as_str(), "https://registry-1.docker.io/");
         assert_eq!(defaults.tag_ttl, TAG_TTL);
+        let named = upstream("[[upstream]]\nhost = \"Reg.example:443\"\n").unwrap();
+        assert_eq!(named.host, "reg.example");
         assert_eq!((defaults.private, defaults.timeout), (false, TIMEOUT));
     }
 

@@ -48,17 +48,21 @@ const MAX_PATH: usize = 255;
 pub struct Repository(Arc<str>);
 
 impl Repository {
-    /// From a host and a path; `docker.io/nginx` becomes `docker.io/library/nginx`.
+    /// From a host and a path; `docker.io/nginx` becomes `docker.io/library/nginx`, `ghcr.io:443` becomes `ghcr.io`.
     pub fn new(host: &str, path: &str) -> Result<Self> {
+        Self::checked(&plain_host(host), path)
+    }
+
+    fn checked(host: &str, path: &str) -> Result<Self> {
         let invalid = |reason: &str| Error::InvalidReference {
             text: format!("{host}/{path}"),
             reason: reason.to_owned(),
         };
-        let host = match host.to_ascii_lowercase() {
-            h if h == "index.docker.io" || h == "registry-1.docker.io" => DEFAULT_HOST.to_owned(),
-            h => h,
+        let host = match host {
+            "index.docker.io" | "registry-1.docker.io" => DEFAULT_HOST,
+            host => host,
         };
-        if !is_host(&host) {
+        if !is_host(host) {
             return Err(invalid("that is not a host name"));
         }
         if path.is_empty() || path.len() > MAX_PATH || !path.split('/').all(is_component) {
@@ -71,13 +75,14 @@ impl Repository {
         Ok(Self(format!("{host}/{infix}{path}").into()))
     }
 
-    /// From the key's own text, as the index and the file names hold it.
+    /// From the key's own text, as the index and the file names hold it. One with `:443`, which older versions kept,
+    /// stays another repository, that no name leads to.
     pub fn from_key(key: &str) -> Result<Self> {
         let (host, path) = key.split_once('/').ok_or_else(|| Error::InvalidReference {
             text: key.to_owned(),
             reason: "a repository's key has a host".to_owned(),
         })?;
-        Self::new(host, path)
+        Self::checked(host, path)
     }
 
     /// `docker.io/library/goals`
@@ -245,6 +250,16 @@ impl ImageName {
 impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}{}", self.repository, self.separator(), self.pointer)
+    }
+}
+
+/// A host as keys have it: in lower case, and without the port that https has anyway, so that no rule for it is got
+/// round.
+pub fn plain_host(host: &str) -> String {
+    let host = host.to_ascii_lowercase();
+    match host.strip_suffix(":443") {
+        Some(plain) => plain.to_owned(),
+        None => host,
     }
 }
 

@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use slipway_image::Reference;
 
-use super::{DEFAULT_HOST, ImageName, Pointer, Repository, Tag, grammar::looks_like_host};
+use super::{
+    DEFAULT_HOST, ImageName, Pointer, Repository, Tag, grammar::looks_like_host, plain_host,
+};
 use crate::error::{Error, Result};
 
 /// Which hosts are this registry itself.
@@ -16,17 +18,17 @@ pub struct OwnNames {
 impl OwnNames {
     /// From the addresses that are listened on and names that were configured.
     pub fn new(listeners: &[SocketAddr], names: &[String]) -> Self {
-        let mut hosts: BTreeSet<String> = names.iter().map(|n| n.to_ascii_lowercase()).collect();
+        let mut hosts: BTreeSet<String> = names.iter().map(|n| plain_host(n)).collect();
         for address in listeners {
-            hosts.insert(address.to_string());
+            hosts.insert(plain_host(&address.to_string()));
             if address.ip().is_loopback() || address.ip().is_unspecified() {
                 let port = address.port();
-                hosts.insert(format!("localhost:{port}"));
+                hosts.insert(plain_host(&format!("localhost:{port}")));
                 if address.is_ipv4() || address.ip().is_unspecified() {
-                    hosts.insert(format!("127.0.0.1:{port}"));
+                    hosts.insert(plain_host(&format!("127.0.0.1:{port}")));
                 }
                 if address.is_ipv6() {
-                    hosts.insert(format!("[::1]:{port}"));
+                    hosts.insert(plain_host(&format!("[::1]:{port}")));
                 }
             }
         }
@@ -35,7 +37,7 @@ impl OwnNames {
 
     /// This host is this registry itself.
     pub fn is_own(&self, host: &str) -> bool {
-        self.hosts.contains(&host.to_ascii_lowercase())
+        self.hosts.contains(&plain_host(host))
     }
 
     /// This registry has a name of this host, with whatever port.
@@ -128,17 +130,32 @@ mod tests {
             ("reg.site/team/app", None, "docker.io/team/app"),
             ("ghcr.io/org/app", None, "ghcr.io/org/app"),
             ("org/app", Some("ghcr.io"), "ghcr.io/org/app"),
+            ("ghcr.io:443/org/app", None, "ghcr.io/org/app"),
+            ("org/app", Some("GHCR.io:443"), "ghcr.io/org/app"),
+            ("docker.io:443/goals", None, "docker.io/library/goals"),
+            ("index.docker.io:443/goals", None, "docker.io/library/goals"),
+            ("reg.site:443/team/app", None, "docker.io/team/app"),
+            ("ghcr.io:4443/org/app", None, "ghcr.io:4443/org/app"),
             ("localhost/app", None, "localhost/app"),
             ("localhost:5001/app", None, "localhost:5001/app"),
         ] {
             let got = own.from_http(name, ns).unwrap();
             assert_eq!(got.as_str(), key, "{name} ns={ns:?}");
         }
+        let https = OwnNames::new(&["127.0.0.1:443".parse().unwrap()], &[]);
+        for name in ["localhost:443/app", "127.0.0.1:443/app"] {
+            let got = https.from_http(name, None).unwrap();
+            assert_eq!(got.as_str(), "docker.io/library/app", "{name}");
+        }
+        // What is kept under such a name already is not taken for another.
+        let kept = Repository::from_key("ghcr.io:443/org/app").unwrap();
+        assert_eq!(kept.as_str(), "ghcr.io:443/org/app");
         for (image, full) in [
             ("goals", "docker.io/library/goals:latest"),
             ("127.0.0.1:5000/goals:v1", "docker.io/library/goals:v1"),
             ("localhost:5000/team/app", "docker.io/team/app:latest"),
             ("quay.io/x/y:z", "quay.io/x/y:z"),
+            ("quay.io:443/x/y:z", "quay.io/x/y:z"),
         ] {
             assert_eq!(own.parse_image(image).unwrap().to_string(), full, "{image}");
         }
