@@ -144,6 +144,11 @@ impl BlobStore for FsStore {
     fn adopt(&self, verified: Verified) -> BoxFuture<'_, Result<bool>> {
         let (path, parts) = (self.path(verified.digest()), Arc::clone(&self.parts));
         blocking(move || {
+            let fail = || Error::io("cannot store", &path);
+            // Before anybody looks whether it is here already: by how long that takes nobody learns it.
+            slipway_fault::fallible("registry.store.sync")
+                .and_then(|()| verified.sync())
+                .map_err(fail())?;
             // A blob of the wrong size is the remains of a power cut on a filesystem that renames
             // before it writes: replaced.
             if fs::metadata(&path).is_ok_and(|m| m.len() == verified.size()) {
@@ -156,11 +161,7 @@ impl BlobStore for FsStore {
                 return remove_torn(&path, verified.size()).map(|()| false);
             }
             let folder = path.parent().expect("blobs have a folder");
-            let fail = || Error::io("cannot store", &path);
             files::create_folders(folder).map_err(fail())?;
-            slipway_fault::fallible("registry.store.sync")
-                .and_then(|()| verified.sync())
-                .map_err(fail())?;
             fs::rename(verified.path(), &path).map_err(fail())?;
             slipway_fault::point("registry.store.renamed");
             files::sync_folder(folder).map_err(fail())?;
@@ -342,6 +343,36 @@ mod tests {
         let store = FsStore::open(dir.path().join("blobs")).unwrap();
         let parts = super::super::conformance::Parts::AreContent;
         super::super::conformance::run(Arc::new(store), dir.path(), parts).await;
+    }
+
+    /// In a process of its own, in which a wait for the disk can be told from none.
+    #[cfg(debug_assertions)]
+    #[tokio::test]
+    async fn what_is_here_already_waits_for_the_disk_as_all_else() {
+        let Some(faults) = std::env::var_os(slipway_fault::VARIABLE) else {
+            let faults = tempfile::tempdir().unwrap();
+            let name = "what_is_here_already_waits_for_the_disk_as_all_else";
+            let own = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", &format!("blobs::fs::tests::{name}")])
+                .env(slipway_fault::VARIABLE, faults.path())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&own.stdout);
+            assert!(own.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let store = FsStore::open(dir.path().join("blobs")).unwrap();
+        let put = async || {
+            let staged = Staged::create(dir.path(), Algorithm::Sha256).await.unwrap();
+            staged.write(vec!["content".into()]).await.unwrap();
+            store.adopt(staged.finish(None, None).await.unwrap()).await
+        };
+        assert!(put().await.unwrap());
+        assert!(!put().await.unwrap());
+        let fails = slipway_fault::Action::Fail(28).to_string();
+        fs::write(Path::new(&faults).join("registry.store.sync"), fails).unwrap();
+        put().await.unwrap_err();
     }
 
     #[tokio::test]
