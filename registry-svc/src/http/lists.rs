@@ -5,10 +5,12 @@ use std::sync::Arc;
 use http::Response;
 use serde_json::json;
 use slipway_image::{Digest, manifest::MAX_SIZE, media_type};
+use tokio::sync::Semaphore;
 
 use super::{Query, body::Body, set, set_warning};
 use crate::{
     access::Permit,
+    blobs::staging::blocking,
     error::{Error, Result},
     names::{Repository, parse_digest},
     registry::Registry,
@@ -20,13 +22,44 @@ const PAGE: usize = 1000;
 /// Bytes of an index around its descriptors, at most.
 const FRAME: usize = 256;
 
+/// Walks through all repositories at once: each may take as long as there are repositories, for one who sees none.
+static WALKS: Semaphore = Semaphore::const_new(2);
+
 /// All repositories with something in them that the caller may pull from, the platform's own left out.
-pub fn catalog(registry: &Arc<Registry>, permit: &Permit, query: &Query) -> Result<Response<Body>> {
+pub async fn catalog(
+    registry: &Arc<Registry>,
+    permit: &Permit,
+    query: &Query,
+) -> Result<Response<Body>> {
     let limit = page(query)?;
     let last = query
         .get("last")
         .map(|last| registry.own.from_name(last))
         .transpose()?;
+    let turn = WALKS.acquire().await.expect("nobody closes it");
+    let (walked, permit) = (Arc::clone(registry), permit.clone());
+    let (found, more) = blocking(move || {
+        // Until it has ended, also when nobody waits for it any more.
+        let _turn = turn;
+        walk(&walked, &permit, last, limit)
+    })
+    .await?;
+    let names: Vec<&str> = found.iter().map(Repository::familiar).collect();
+    let mut response = json_response("application/json", &json!({ "repositories": names }));
+    if let (true, Some(last)) = (more, names.last()) {
+        let pairs = [("n", &*limit.to_string()), ("last", last)];
+        link(&mut response, "/v2/_catalog", pairs, query);
+    }
+    Ok(response)
+}
+
+/// A page of what a caller sees, and whether there is another one.
+fn walk(
+    registry: &Registry,
+    permit: &Permit,
+    last: Option<Repository>,
+    limit: usize,
+) -> Result<(Vec<Repository>, bool)> {
     let mut found = Vec::new();
     let mut after = last.map(|last| last.as_str().to_owned());
     // One more than asked for tells whether there is a next page.
@@ -40,13 +73,7 @@ pub fn catalog(registry: &Arc<Registry>, permit: &Permit, query: &Query) -> Resu
     }
     let more = found.len() > limit;
     found.truncate(limit);
-    let names: Vec<&str> = found.iter().map(Repository::familiar).collect();
-    let mut response = json_response("application/json", &json!({ "repositories": names }));
-    if let (true, Some(last)) = (more, names.last()) {
-        let pairs = [("n", &*limit.to_string()), ("last", last)];
-        link(&mut response, "/v2/_catalog", pairs, query);
-    }
-    Ok(response)
+    Ok((found, more))
 }
 
 /// Tags of a repository, in lexical order.
@@ -162,4 +189,30 @@ pub fn json_response(media_type: &str, value: &serde_json::Value) -> Response<Bo
     let mut response = Response::new(Body::Whole(value.to_string().into()));
     set(&mut response, "content-type", media_type);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn a_few_catalogs_are_walked_at_once_and_no_worker_waits_for_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::open(folder.path(), Config::default())
+            .await
+            .unwrap();
+        let (permit, query) = (Permit::open(), Query::parse(None));
+        let mut first = Box::pin(catalog(&registry, &permit, &query));
+        assert!(poll!(&mut first).is_pending(), "it is walked elsewhere");
+        first.await.unwrap();
+        let walking = WALKS.acquire_many(2).await.unwrap();
+        let mut next = Box::pin(catalog(&registry, &permit, &query));
+        assert!(poll!(&mut next).is_pending());
+        assert_eq!(WALKS.available_permits(), 0);
+        drop(walking);
+        next.await.unwrap();
+    }
 }

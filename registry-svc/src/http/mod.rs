@@ -159,7 +159,7 @@ async fn handle(
             Ok(response)
         }
         (Route::Token, _) => Ok(nothing_here()),
-        (Route::Catalog, _) => lists::catalog(registry, permit, query),
+        (Route::Catalog, _) => lists::catalog(registry, permit, query).await,
         (Route::Tags(name), _) => lists::tags(registry, &repository(&name)?, &name, query),
         (Route::Referrers(name, digest), _) => {
             let (repository, subject) = (repository(&name)?, parse_digest(&digest)?);
