@@ -246,13 +246,14 @@ impl Permit {
         }
     }
 
-    /// Whether this repository may be known of. A list is of all that the policy lets the caller see: no client asks
-    /// for a token for each name that it does not know yet.
+    /// Whether this repository may be known of. A token that was asked for no repository is for lists of all that the
+    /// policy lets the caller see: no client asks for one for each name that it does not know yet.
     pub fn sees(&self, repository: &Repository) -> bool {
-        let Some(access) = &self.access else {
-            return true;
-        };
-        access.policy.allows(&self.caller, repository, Action::Pull)
+        match self.check(repository, Action::Pull) {
+            Ok(()) => true,
+            Err(Denied::NotInToken) => self.grants.as_ref().is_some_and(Vec::is_empty),
+            Err(_) => false,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use slipway_image::Digest;
 
 use super::{Query, Upload, bare, body::Body, errors, set};
 use crate::{
-    access::Permit,
+    access::{Permit, policy::Action},
     blobs::Staged,
     error::{Error, Result},
     names::{Repository, parse_digest},
@@ -70,11 +70,11 @@ async fn mount(
     }
 }
 
-/// Some repository that the caller may pull from over HTTP has this blob.
+/// Some repository that the caller, with the token that he shows, may pull from over HTTP has this blob.
 fn is_seen(registry: &Registry, permit: &Permit, digest: &Digest) -> Result<bool> {
     for repository in registry.index.linked_in(digest) {
         let repository = repository?;
-        if !repository.is_internal() && permit.sees(&repository) {
+        if !repository.is_internal() && permit.check(&repository, Action::Pull).is_ok() {
             return Ok(true);
         }
     }

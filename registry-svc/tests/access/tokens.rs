@@ -2,6 +2,7 @@
 
 use registry_svc::access::token::Kind;
 use serde_json::Value;
+use slipway_image::{Digest, media_type};
 
 use crate::{
     RULES, ask, guarded, header, json, send,
@@ -99,6 +100,34 @@ async fn a_token_is_good_for_what_was_asked_for_and_is_allowed() {
         assert_eq!(got.status(), status, "{method} {path}");
         let scope = header(&got, "www-authenticate").contains("error=\"insufficient_scope\"");
         assert_eq!(scope, status == 401, "{path}");
+    }
+    // Neither content nor names of other repositories.
+    for name in ["team/app", "team/other"] {
+        let blob = Digest::of(name);
+        let path = format!("{name}/blobs/uploads/?digest={blob}");
+        let pushed = ask(&site, "alice", "POST", &path).body(name.to_owned());
+        assert_eq!(pushed.send().await.unwrap().status(), 201);
+        let mount = format!("team/bobs/blobs/uploads/?mount={blob}");
+        let status = if name == "team/app" { 201 } else { 202 };
+        let got = with(&site, bobs, "POST", &mount).await;
+        assert_eq!(got.status(), status, "{name}");
+        let config = format!("{name}/manifests/v1");
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "layers": [],
+            "config": { "mediaType": "text/plain", "digest": blob.to_string(), "size": name.len() },
+        });
+        let put = ask(&site, "alice", "PUT", &config)
+            .header("content-type", media_type::OCI_MANIFEST)
+            .body(manifest.to_string());
+        assert_eq!(put.send().await.unwrap().status(), 201);
+    }
+    let (_, all) = token(&site, "bob", "scope=registry:catalog:*").await;
+    for (token, names) in [
+        (bobs, &["team/app"][..]),
+        (&all["token"], &["team/app", "team/other"]),
+    ] {
+        let listed = json(with(&site, token, "GET", "_catalog").await).await;
+        assert_eq!(listed["repositories"], serde_json::json!(names));
     }
     let (_, nobodys) = token(&site, "-", "scope=repository:public/app:pull,push").await;
     let nobodys = &nobodys["token"];
