@@ -11,6 +11,8 @@ pub struct Limits {
     pub connections_per_client: usize,
     /// How long a connection may be open without a request, its head being sent included.
     pub idle: Duration,
+    /// How old a connection becomes before it takes no more requests: certificates are judged when it begins.
+    pub age: Duration,
     /// How long the head of a request may take, and a TLS handshake.
     pub head: Duration,
     /// Of a body that waits for its client ...
@@ -27,6 +29,7 @@ impl Default for Limits {
             connections: 1024,
             connections_per_client: 256,
             idle: Duration::from_secs(120),
+            age: Duration::from_secs(60 * 60),
             head: Duration::from_secs(30),
             window: Duration::from_secs(60),
             window_bytes: 64 * 1024,

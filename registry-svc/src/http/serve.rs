@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -171,17 +172,26 @@ impl Served {
             async move { Ok::<_, Infallible>(answer(&registry, &front, &traffic, &peer, request).await) }
         });
         let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
-        let ended = tokio::select! {
-            ended = connection.as_mut() => Some(ended),
-            ended = traffic.watch(&self.front.limits) => {
-                debug!(?ended, peer = %address, "the connection is ended");
-                if ended == Ended::Slow {
-                    return;
+        let limits = &self.front.limits;
+        let mut watch = std::pin::pin!(traffic.watch(limits));
+        let mut old = std::pin::pin!(tokio::time::sleep(limits.age).fuse());
+        let ended = loop {
+            tokio::select! {
+                ended = connection.as_mut() => break Some(ended),
+                ended = &mut watch => {
+                    debug!(?ended, peer = %address, "the connection is ended");
+                    if ended == Ended::Slow {
+                        return;
+                    }
+                    break None;
                 }
-                None
+                () = &mut old => {
+                    // What is under way is finished, however long it takes.
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = traffic.cut.cancelled() => return,
+                () = self.stop.cancelled() => break None,
             }
-            () = traffic.cut.cancelled() => return,
-            () = self.stop.cancelled() => None,
         };
         let ended = match ended {
             Some(ended) => ended,

@@ -172,6 +172,33 @@ async fn hundreds_of_slow_clients_do_not_hold_the_service() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_old_finishes_what_it_has_and_takes_no_more() {
+    let limits = Limits {
+        age: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    let site = limited(limits).await;
+    let digest = Digest::of("content");
+    let mut busy = from(&site, 1).await;
+    let head = format!(
+        "POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\r\ncon"
+    );
+    busy.write_all(head.as_bytes()).await.unwrap();
+    // It is younger, and has had an answer, so the other one is old and has its request by then.
+    let mut idle = from(&site, 1).await;
+    let get = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    idle.write_all(get).await.unwrap();
+    let begun = Instant::now();
+    assert!(ended(idle).await.starts_with("HTTP/1.1 200"));
+    assert!(begun.elapsed() < Limits::default().head / 2, "not as idle");
+    busy.write_all(b"tent").await.unwrap();
+    busy.write_all(get).await.unwrap();
+    let said = ended(busy).await;
+    assert!(said.starts_with("HTTP/1.1 201"), "{said}");
+    assert_eq!(said.matches("HTTP/1.1").count(), 1, "{said}");
+}
+
+#[tokio::test]
 async fn heads_have_an_end() {
     let site = limited(Limits::default()).await;
     let long = "x".repeat(10_000);
