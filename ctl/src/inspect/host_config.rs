@@ -48,7 +48,7 @@ pub fn json(d: &ContainerDetails) -> Value {
     let mut value = json!({
         "Binds": list(&binds(&s.mounts)), "ContainerIDFile": s.container_id_file,
         "LogConfig": {"Type": or(&log.driver, "local"), "Config": log.options},
-        "NetworkMode": or(&n.mode, "bridge"), "PortBindings": port_map(&n.ports, &[], &[""]),
+        "NetworkMode": or(&n.mode, "bridge"), "PortBindings": port_map(&n.ports, &[], |port| vec![&port.host_address]),
         "RestartPolicy": {"Name": or(&restart.name, "no"), "MaximumRetryCount": restart.maximum_retry_count},
         "AutoRemove": s.auto_remove, "VolumeDriver": "", "VolumesFrom": list(&s.volumes_from),
         "ConsoleSize": [size.rows, size.columns], "CapAdd": list(&capabilities(&s.cap_add)), "CapDrop": list(&capabilities(&s.cap_drop)),

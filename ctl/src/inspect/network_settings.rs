@@ -7,26 +7,24 @@ use slipway_proto::{
 };
 
 use crate::cli::container::protocol;
-
-/// Both families of the host's addresses: what a port is published on that names none.
-const EVERYWHERE: [&str; 2] = ["0.0.0.0", "::"];
+use crate::output::ports::addresses;
 
 /// `{"80/tcp": [{"HostIp": "", "HostPort": "3000"}], "443/tcp": null}`
-pub fn port_map(published: &[PortBinding], exposed: &[String], everywhere: &[&str]) -> Value {
+pub fn port_map(
+    published: &[PortBinding],
+    exposed: &[String],
+    addresses: impl Fn(&PortBinding) -> Vec<&str>,
+) -> Value {
     let mut map: Map<String, Value> = exposed.iter().map(|p| (p.clone(), Value::Null)).collect();
     for port in published {
         let host_port = match port.host_port {
             0 => String::new(),
             number => number.to_string(),
         };
-        let addresses = match port.host_address.as_str() {
-            "" => everywhere,
-            one => &[one],
-        };
         let entry = map
             .entry(format!("{}/{}", port.container_port, protocol(port)))
             .or_insert(Value::Null);
-        for address in addresses {
+        for address in addresses(port) {
             let binding = json!({"HostIp": address, "HostPort": host_port});
             match entry.as_array_mut() {
                 Some(list) => list.push(binding),
@@ -47,7 +45,7 @@ pub fn json(d: &ContainerDetails) -> Value {
     // Nothing is published while it does not run.
     let ports = match d.endpoints.is_empty() {
         true => json!({}),
-        false => port_map(&summary.ports, &summary.exposed, &EVERYWHERE),
+        false => port_map(&summary.ports, &summary.exposed, addresses),
     };
     json!({
         "Bridge": "", "SandboxID": "", "SandboxKey": first.netns_path, "Ports": ports, "HairpinMode": false,
@@ -126,10 +124,11 @@ mod tests {
             container_port: 80,
             host_port: 3000,
             protocol: 1,
+            covers_ipv6: true,
             ..PortBinding::default()
         };
         assert_eq!(
-            port_map(&[port], &["80/tcp".into(), "443/tcp".into()], &EVERYWHERE).to_string(),
+            port_map(&[port], &["80/tcp".into(), "443/tcp".into()], addresses).to_string(),
             r#"{"443/tcp":null,"80/tcp":[{"HostIp":"0.0.0.0","HostPort":"3000"},{"HostIp":"::","HostPort":"3000"}]}"#
         );
     }

@@ -43,6 +43,16 @@ pub fn column(published: &[PortBinding], exposed: &[String]) -> String {
     ranges.join(", ")
 }
 
+/// The host's addresses that a port is published on. "Every address" docker lists by version of IP: that of IPv6 is
+/// there where the container has IPv6.
+pub fn addresses(port: &PortBinding) -> Vec<&str> {
+    match port.host_address.as_str() {
+        "" if port.covers_ipv6 => vec!["0.0.0.0", "::"],
+        "" => vec!["0.0.0.0"],
+        one => vec![one],
+    }
+}
+
 struct Group {
     /// Address and protocol.
     key: (String, String),
@@ -68,12 +78,7 @@ impl Group {
 fn all(published: &[PortBinding], exposed: &[String]) -> Vec<Port> {
     let mut ports = Vec::new();
     for port in published {
-        // Every address of the host: docker lists both families.
-        let addresses = match port.host_address.as_str() {
-            "" => vec!["0.0.0.0", "::"],
-            one => vec![one],
-        };
-        ports.extend(addresses.into_iter().map(|address| Port {
+        ports.extend(addresses(port).into_iter().map(|address| Port {
             inside: port.container_port,
             address: address.to_owned(),
             host: port.host_port,
@@ -104,7 +109,8 @@ fn all(published: &[PortBinding], exposed: &[String]) -> Vec<Port> {
     ports
 }
 
-fn joined(address: &str, port: impl std::fmt::Display) -> String {
+/// An address with a port.
+pub fn joined(address: &str, port: impl std::fmt::Display) -> String {
     if address.contains(':') {
         format!("[{address}]:{port}")
     } else {
@@ -138,6 +144,14 @@ mod tests {
         );
         assert_eq!(
             column(&[bound("", 3000, 80)], &exposed(&["443/tcp", "80/tcp"])),
+            "443/tcp, 0.0.0.0:3000->80/tcp"
+        );
+        let both = PortBinding {
+            covers_ipv6: true,
+            ..bound("", 3000, 80)
+        };
+        assert_eq!(
+            column(&[both], &exposed(&["443/tcp", "80/tcp"])),
             "443/tcp, 0.0.0.0:3000->80/tcp, [::]:3000->80/tcp"
         );
         assert_eq!(
@@ -152,7 +166,7 @@ mod tests {
                 &[bound("", 80, 80)],
                 &exposed(&["53/udp", "9000-9002/tcp", "9010"])
             ),
-            "9000-9002/tcp, 53/udp, 0.0.0.0:80->80/tcp, [::]:80->80/tcp, 9010/tcp"
+            "9000-9002/tcp, 53/udp, 0.0.0.0:80->80/tcp, 9010/tcp"
         );
         assert_eq!(column(&[], &[]), "");
     }

@@ -47,7 +47,7 @@ pub fn publish(text: &str) -> Result<Vec<PortBinding>, String> {
             container_port: u32::from(first + n),
             host_address: address.to_owned(),
             host_port: hosts.map_or(0, |(from, _)| u32::from(from + n)),
-            allow_from: Vec::new(),
+            ..PortBinding::default()
         })
         .collect())
 }

@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, PTR};
+use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+
+use crate::ipam::DualStack;
 
 use super::zone::Zone;
 
@@ -71,19 +73,19 @@ fn known(zone: &Zone, query: &Message, turn: usize) -> Option<Decision> {
     }
     let first = turn % addresses.len();
     addresses.rotate_left(first);
-    // A name of ours has A records only: everything else is "exists, but no such data", never
-    // "no such name", which would make resolvers that ask for AAAA give up.
-    let data = match question.query_type {
-        RecordType::A | RecordType::ANY => addresses
-            .into_iter()
-            .filter_map(|address| match address.v4 {
-                IpAddr::V4(v4) => Some(RData::A(A(v4))),
-                IpAddr::V6(_) => None,
-            })
-            .collect(),
-        _ => Vec::new(),
+    // A name of ours has addresses only: everything else, and AAAA where there is no IPv6, is "exists, but no such
+    // data", never "no such name", which would make resolvers that ask for both give up.
+    let asked = |address: &IpAddr| match question.query_type {
+        RecordType::A => address.is_ipv4(),
+        RecordType::AAAA => address.is_ipv6(),
+        kind => kind == RecordType::ANY,
     };
-    Some(answer(query, data))
+    let own = addresses.into_iter().flat_map(DualStack::all);
+    let data = own.filter(asked).map(|address| match address {
+        IpAddr::V4(v4) => RData::A(A(v4)),
+        IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
+    });
+    Some(answer(query, data.collect()))
 }
 
 /// The answer when no resolver could be asked.
@@ -145,7 +147,6 @@ mod tests {
     use super::*;
     use crate::endpoint::Endpoint;
     use crate::id::{EndpointId, NetworkId};
-    use crate::ipam::DualStack;
     use crate::netlink::Mac;
     use crate::network::Request;
 
@@ -258,6 +259,44 @@ mod tests {
         let response = ask("web.", RecordType::AAAA).unwrap();
         assert_eq!(response.metadata.response_code, ResponseCode::NoError);
         assert!(response.answers.is_empty());
+    }
+
+    #[test]
+    fn who_has_ipv6_is_found_by_it_and_it_by_him() {
+        let request = Request {
+            name: "front".into(),
+            ..Request::default()
+        };
+        let network = request
+            .plan(
+                "172.20.0.0/16".parse().unwrap(),
+                Some("fd00::/64".parse().unwrap()),
+                1500,
+            )
+            .unwrap();
+        let mut zone = Zone::new(&network);
+        let own = r#"{"id":"1","network":"n","container":"c","container_name":"web","hostname":"","aliases":[],
+            "interface":"eth0","mac":"02:42:ac:14:00:02","address":"172.20.0.2","address6":"fd00::2","ports":[],
+            "dns":[],"dns_search":[],"dns_options":[]}"#;
+        zone.insert(&serde_json::from_str(own).unwrap());
+        let said = |name: &str, kind: RecordType| -> Option<Vec<String>> {
+            let mut query = Message::query();
+            query.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+            match decide(&zone, &query.to_vec().unwrap(), 0) {
+                Decision::Answer(bytes) => {
+                    let answers = Message::from_vec(&bytes).unwrap().answers;
+                    Some(answers.iter().map(|r| r.data.to_string()).collect())
+                }
+                _ => None,
+            }
+        };
+        assert_eq!(said("web.", RecordType::AAAA).unwrap(), ["fd00::2"]);
+        assert_eq!(said("web.", RecordType::A).unwrap(), ["172.20.0.2"]);
+        assert_eq!(said("web.", RecordType::ANY).unwrap().len(), 2);
+        let arpa = |last: char| format!("{last}.{}0.0.d.f.ip6.arpa.", "0.".repeat(27));
+        assert_eq!(said(&arpa('2'), RecordType::PTR).unwrap(), ["web.front."]);
+        assert!(said(&arpa('3'), RecordType::PTR).unwrap().is_empty());
+        assert_eq!(said("1.8.b.d.0.1.0.0.2.ip6.arpa.", RecordType::PTR), None);
     }
 
     #[test]

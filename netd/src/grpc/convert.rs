@@ -11,7 +11,7 @@ use crate::dns::ResolvConf;
 use crate::endpoint;
 use crate::error::Error;
 use crate::host::{Attached, Details};
-use crate::ipam::Wanted;
+use crate::ipam::{DualStack, Wanted};
 use crate::network::{self, Network, Pool, PoolRequest};
 use crate::ports::{Binding, HostAddress, Protocol, Published};
 
@@ -58,7 +58,7 @@ pub(super) fn bindings(messages: &[pb::PortBinding]) -> Result<Vec<Binding>, Err
     messages.iter().map(binding).collect()
 }
 
-fn published(port: &Published) -> pb::PortBinding {
+fn published(port: &Published, to: DualStack) -> pb::PortBinding {
     let host_address = match port.host {
         HostAddress::Any => String::new(),
         HostAddress::V4(address) => address.to_string(),
@@ -75,6 +75,7 @@ fn published(port: &Published) -> pb::PortBinding {
         host_address,
         host_port: port.host_port.into(),
         allow_from: Vec::new(),
+        covers_ipv6: port.covers_ipv6(to),
     }
 }
 
@@ -174,7 +175,11 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
             .as_ref()
             .map_or(0, |pool| pool.subnet.prefix_len().into()),
         ipv6_gateway: text(network.gateways().v6.filter(|_| !network.internal)),
-        ports: endpoint.ports.iter().map(published).collect(),
+        ports: endpoint
+            .ports
+            .iter()
+            .map(|port| published(port, endpoint.address))
+            .collect(),
         nameservers: nameservers(&endpoint.dns, nameserver.is_some(), servers),
         search: or(&endpoint.dns_search, &host.search),
         resolv_options: or(&endpoint.dns_options, &host.options),

@@ -317,7 +317,7 @@ impl Host {
         ports: &[Published],
         to: DualStack,
     ) -> Result<(), Error> {
-        let forwards: Vec<_> = ports.iter().filter_map(|port| port.forward(to)).collect();
+        let forwards: Vec<_> = ports.iter().flat_map(|port| port.forwards(to)).collect();
         let published = self.kernel().nft.apply(firewall::publish(&forwards));
         match published {
             Err(refused) if refused.is_missing() => {

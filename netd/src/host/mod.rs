@@ -250,9 +250,8 @@ impl State {
                 endpoint
                     .ports
                     .iter()
-                    .map(|port| port.forward(endpoint.address))
+                    .flat_map(|port| port.forwards(endpoint.address))
             })
-            .flatten()
             .collect()
     }
 

@@ -124,7 +124,7 @@ impl Host {
     /// Takes ports out of the maps. What is not there needs no taking out: then the rest is put
     /// right by writing the whole table at the next change or start.
     pub(super) fn withdraw(&self, ports: &[Published], to: DualStack) {
-        let forwards: Vec<_> = ports.iter().filter_map(|port| port.forward(to)).collect();
+        let forwards: Vec<_> = ports.iter().flat_map(|port| port.forwards(to)).collect();
         let mut kernel = self.kernel();
         if kernel.nft.apply(firewall::withdraw(&forwards)).is_ok() {
             return;

@@ -72,35 +72,41 @@ impl HostAddress {
         }
     }
 
-    /// The IPv4 addresses that it covers: none, one, or all (`0.0.0.0`).
-    fn v4(self) -> Option<Ipv4Addr> {
+    /// What it takes of the host's addresses for a container with these of its own.
+    fn taken(self, to: DualStack) -> Taken {
         match self {
-            Self::Any => Some(Ipv4Addr::UNSPECIFIED),
-            Self::V4(address) => Some(address),
-            Self::V6(_) => None,
+            Self::Any => Taken {
+                v4: Some(Ipv4Addr::UNSPECIFIED),
+                v6: to.v6.map(|_| Ipv6Addr::UNSPECIFIED),
+            },
+            Self::V4(address) => Taken {
+                v4: Some(address),
+                v6: None,
+            },
+            Self::V6(address) => Taken {
+                v4: None,
+                v6: Some(address),
+            },
         }
     }
+}
 
-    /// The IPv6 addresses that the relay listens on for it.
-    fn v6(self) -> Option<Ipv6Addr> {
-        match self {
-            // Only the host itself: a relay hides the client's address, so that a port published
-            // to the world is never relayed without being asked for.
-            Self::Any => Some(Ipv6Addr::LOCALHOST),
-            Self::V4(_) => None,
-            Self::V6(address) => Some(address),
-        }
-    }
+/// Addresses of the host that a port is published on: of each version of IP none, one, or all (the unspecified one).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Taken {
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
+}
 
+impl Taken {
     /// Whether some packet would fit both.
-    pub fn overlaps(self, other: Self) -> bool {
-        let v4 = match (self.v4(), other.v4()) {
+    fn overlaps(self, other: Self) -> bool {
+        let v4 = match (self.v4, other.v4) {
             (Some(a), Some(b)) => a == b || a.is_unspecified() || b.is_unspecified(),
             _ => false,
         };
-        let v6 = match (self, other) {
-            // The loopback relay of `Any` gives way to an explicit one.
-            (Self::V6(a), Self::V6(b)) => a == b || a.is_unspecified() || b.is_unspecified(),
+        let v6 = match (self.v6, other.v6) {
+            (Some(a), Some(b)) => a == b || a.is_unspecified() || b.is_unspecified(),
             _ => false,
         };
         v4 || v6
@@ -144,15 +150,24 @@ pub struct Published {
 }
 
 impl Published {
-    /// What the packet filter has to do for it.
-    pub fn forward(&self, to: DualStack) -> Option<Forward> {
-        let host = self.host.v4()?;
-        Some(Forward {
+    /// What the packet filter has to do for it. The host's own `::1` is the relay's.
+    pub fn forwards(&self, to: DualStack) -> impl Iterator<Item = Forward> + use<> {
+        let taken = self.host.taken(to);
+        let forward = |host: IpAddr, to: IpAddr| Forward {
             protocol: self.protocol,
-            host: (!host.is_unspecified()).then_some(host.into()),
+            host: (!host.is_unspecified()).then_some(host),
             host_port: self.host_port,
-            to: to.v4,
+            to,
             to_port: self.container_port,
-        })
+        };
+        let v4 = taken.v4.map(|host| forward(host.into(), to.v4));
+        let v6 = taken.v6.filter(|host| !host.is_loopback()).zip(to.v6);
+        let v6 = v6.map(|(host, to)| forward(host.into(), to));
+        v4.into_iter().chain(v6)
+    }
+
+    /// Whether it is published on the host's addresses of IPv6 without having been asked for any of them.
+    pub fn covers_ipv6(&self, to: DualStack) -> bool {
+        self.host == HostAddress::Any && to.v6.is_some()
     }
 }

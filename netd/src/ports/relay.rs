@@ -1,11 +1,12 @@
-//! IPv6 clients of containers that have IPv4 only: a relay for tcp inside netd, no process a port.
+//! A relay for tcp inside netd, no process a port, where the kernel cannot translate: there is no `route_localnet` for
+//! IPv6, so that the answer to a client on the host's own `::1` would be dropped, and no way from IPv6 to a container
+//! that has IPv4 only.
 //!
-//! There is no `route_localnet` for IPv6, so `::1` cannot be translated by the kernel. The container
-//! sees the bridge's gateway as the client; that is why only ports asked for on an IPv6 address, and
-//! the host's own `::1`, are relayed.
+//! The container sees the bridge's gateway as the client; that is why a container with IPv6 is led to by it from the
+//! host's own loopback only, and one without from nowhere else unless it was asked for.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,15 @@ use tokio::task::{JoinHandle, JoinSet};
 const CONNECTIONS: usize = 256;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Whom a relay serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clients {
+    /// Everybody who can connect.
+    All,
+    /// Those on the host's loopback.
+    OnThisHost,
+}
+
 /// A running relay; dropping it ends it and its connections.
 #[derive(Debug)]
 pub struct Relay {
@@ -26,12 +36,14 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Listens and relays; the error is the kernel's.
+    /// Listens and relays to the first of the addresses that takes the connection; the error is the kernel's. On all
+    /// addresses it may serve the clients on this host alone: others, whom the kernel leads, never get to it.
     pub fn start(
         runtime: &Handle,
         address: Ipv6Addr,
         port: u16,
-        to: (IpAddr, u16),
+        to: Vec<SocketAddr>,
+        clients: Clients,
     ) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
         socket.set_only_v6(true)?;
@@ -42,7 +54,7 @@ impl Relay {
         let _guard = runtime.enter();
         let listener = TcpListener::from_std(socket.into())?;
         Ok(Self {
-            task: runtime.spawn(accept(listener, to)),
+            task: runtime.spawn(accept(listener, to.into(), clients)),
         })
     }
 }
@@ -53,7 +65,7 @@ impl Drop for Relay {
     }
 }
 
-async fn accept(listener: TcpListener, to: (IpAddr, u16)) {
+async fn accept(listener: TcpListener, to: Arc<[SocketAddr]>, clients: Clients) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     // Dropped with the task, and its connections with it.
     let mut connections = JoinSet::new();
@@ -62,10 +74,12 @@ async fn accept(listener: TcpListener, to: (IpAddr, u16)) {
             return;
         };
         match listener.accept().await {
+            Ok((_, client)) if clients == Clients::OnThisHost && !client.ip().is_loopback() => {}
             Ok((client, _)) => {
+                let to = Arc::clone(&to);
                 connections.spawn(async move {
                     let _place = place;
-                    if let Err(error) = relay(client, to).await {
+                    if let Err(error) = relay(client, &to).await {
                         tracing::debug!(%error, "a relayed connection ended");
                     }
                 });
@@ -79,7 +93,7 @@ async fn accept(listener: TcpListener, to: (IpAddr, u16)) {
     }
 }
 
-async fn relay(mut client: TcpStream, to: (IpAddr, u16)) -> io::Result<()> {
+async fn relay(mut client: TcpStream, to: &[SocketAddr]) -> io::Result<()> {
     let mut server = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to))
         .await
         .map_err(io::Error::from)??;

@@ -2,7 +2,7 @@
 //! port, and that tells at once when another program has it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 
@@ -18,8 +18,8 @@ pub struct Reservation {
 }
 
 /// Takes a port; the error is the kernel's.
-pub fn reserve(protocol: Protocol, address: Ipv4Addr, port: u16) -> io::Result<Reservation> {
-    let address = SocketAddr::new(IpAddr::V4(address), port);
+pub fn reserve(protocol: Protocol, address: IpAddr, port: u16) -> io::Result<Reservation> {
+    let address = SocketAddr::new(address, port);
     match bind(protocol, address, false) {
         // A program that served this port a minute ago leaves connections in TIME_WAIT behind;
         // those alone are no reason to refuse, a listener is.
@@ -40,6 +40,10 @@ fn bind(protocol: Protocol, address: SocketAddr, reuse: bool) -> io::Result<Rese
         Err(_) if protocol == Protocol::Sctp => return Ok(Reservation { _socket: None }),
         other => other?,
     };
+    if address.is_ipv6() {
+        // IPv4 is reserved by itself.
+        socket.set_only_v6(true)?;
+    }
     socket.set_reuse_address(reuse)?;
     socket.set_reuse_port(address.port() == SHARED)?;
     socket.bind(&address.into())?;

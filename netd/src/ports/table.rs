@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use tokio::runtime::Handle;
 
@@ -9,9 +10,9 @@ use crate::error::Error;
 use crate::id::EndpointId;
 use crate::ipam::DualStack;
 
-use super::relay::Relay;
+use super::relay::{Clients, Relay};
 use super::reserve::{Reservation, reserve};
-use super::{Binding, HostAddress, Protocol, Published};
+use super::{Binding, HostAddress, Protocol, Published, Taken};
 
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
 
@@ -19,7 +20,14 @@ const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
 struct Held {
     endpoint: EndpointId,
     published: Published,
-    _reservation: Option<Reservation>,
+    taken: Taken,
+    _hold: Hold,
+}
+
+/// What keeps other programs off a port, and serves those whom the kernel cannot lead.
+#[derive(Debug, Default)]
+struct Hold {
+    _reservations: Vec<Reservation>,
     _relay: Option<Relay>,
 }
 
@@ -29,6 +37,18 @@ pub struct PortTable {
     held: BTreeMap<(Protocol, u16), Vec<Held>>,
     runtime: Handle,
     next: u16,
+}
+
+/// Why a port is not held.
+enum NotHeld {
+    Kernel(io::Error),
+    Unsupported(String),
+}
+
+impl From<io::Error> for NotHeld {
+    fn from(error: io::Error) -> Self {
+        Self::Kernel(error)
+    }
 }
 
 impl PortTable {
@@ -89,8 +109,8 @@ impl PortTable {
             let held = Held {
                 endpoint: endpoint.clone(),
                 published: port,
-                _reservation: None,
-                _relay: None,
+                taken: port.host.taken(to),
+                _hold: Hold::default(),
             };
             let key = (port.protocol, port.host_port);
             self.held.entry(key).or_default().push(held);
@@ -146,10 +166,8 @@ impl PortTable {
         };
         let key = (binding.protocol, port);
         let holders = self.held.get(&key).map(Vec::as_slice).unwrap_or_default();
-        if holders
-            .iter()
-            .any(|held| held.published.host.overlaps(binding.host))
-        {
+        let taken = binding.host.taken(to);
+        if holders.iter().any(|held| held.taken.overlaps(taken)) {
             return Err(refused(""));
         }
         let failed = |error: io::Error| match error.kind() {
@@ -166,32 +184,10 @@ impl PortTable {
                 source: error,
             },
         };
-        let reservation = match binding.host.v4() {
-            Some(address) => Some(reserve(binding.protocol, address, port).map_err(failed)?),
-            None => None,
-        };
-        let relay = match binding.host.v6() {
-            Some(address) if binding.protocol == Protocol::Tcp => {
-                let to = (to.v4, binding.container_port);
-                match Relay::start(&self.runtime, address, port, to) {
-                    Ok(relay) => Some(relay),
-                    // Hosts without IPv6, and programs that listen on ::1 alone, take nothing from
-                    // those who ask for "all addresses": IPv4 is what they mean.
-                    Err(error) if binding.host == HostAddress::Any => {
-                        tracing::debug!(port, %error, "not relaying from ::1");
-                        None
-                    }
-                    Err(error) => return Err(failed(error)),
-                }
-            }
-            Some(_) if binding.host != HostAddress::Any => {
-                return Err(Error::Unsupported(format!(
-                    "{} on IPv6 host address {} cannot be published: publish it on an IPv4 address",
-                    binding.protocol, binding.host
-                )));
-            }
-            _ => None,
-        };
+        let hold = self.hold(to, binding, port).map_err(|error| match error {
+            NotHeld::Kernel(error) => failed(error),
+            NotHeld::Unsupported(sentence) => Error::Unsupported(sentence),
+        })?;
         let published = Published {
             protocol: binding.protocol,
             container_port: binding.container_port,
@@ -201,10 +197,66 @@ impl PortTable {
         self.held.entry(key).or_default().push(Held {
             endpoint: endpoint.clone(),
             published,
-            _reservation: reservation,
-            _relay: relay,
+            taken,
+            _hold: hold,
         });
         Ok(published)
+    }
+
+    fn hold(&self, to: DualStack, binding: &Binding, port: u16) -> Result<Hold, NotHeld> {
+        let Binding {
+            protocol,
+            container_port,
+            host,
+            ..
+        } = *binding;
+        let taken = host.taken(to);
+        let mut hold = Hold::default();
+        if let Some(address) = taken.v4 {
+            hold._reservations
+                .push(reserve(protocol, address.into(), port)?);
+        }
+        // A program may listen on one version of IP only.
+        let inside = to.v6.into_iter().chain([to.v4]);
+        let inside = inside.map(|address| SocketAddr::new(address, container_port));
+        let relay = |address, clients| {
+            Relay::start(&self.runtime, address, port, inside.collect(), clients).map(Some)
+        };
+        let is_tcp = protocol == Protocol::Tcp;
+        match taken.v6 {
+            Some(address) if to.v6.is_some() => match is_tcp {
+                // That of all addresses keeps the port as well.
+                true if address.is_loopback() || address.is_unspecified() => {
+                    hold._relay = relay(address, Clients::OnThisHost)?;
+                }
+                false if address.is_loopback() => {
+                    return Err(NotHeld::Unsupported(format!(
+                        "{protocol} on {host} cannot be published: Linux cannot translate there; use 127.0.0.1"
+                    )));
+                }
+                _ => hold
+                    ._reservations
+                    .push(reserve(protocol, address.into(), port)?),
+            },
+            Some(address) if is_tcp => hold._relay = relay(address, Clients::All)?,
+            Some(_) => {
+                return Err(NotHeld::Unsupported(format!(
+                    "{protocol} on IPv6 host address {host} cannot be published for a container without IPv6: \
+                     give it a network with --ipv6, or publish it on an IPv4 address"
+                )));
+            }
+            None if is_tcp && host == HostAddress::Any => {
+                // Hosts without IPv6, and programs that listen on ::1 alone, take nothing from those who ask for
+                // "all addresses": IPv4 is what they mean. The world is never relayed without being asked for.
+                hold._relay =
+                    relay(Ipv6Addr::LOCALHOST, Clients::OnThisHost).unwrap_or_else(|error| {
+                        tracing::debug!(port, %error, "not relaying from ::1");
+                        None
+                    });
+            }
+            None => {}
+        }
+        Ok(hold)
     }
 }
 
@@ -277,11 +329,49 @@ mod tests {
 
     #[test]
     fn overlap() {
-        let host = |text: &str| HostAddress::parse(text).unwrap();
-        assert!(host("").overlaps(host("10.0.0.1")));
-        assert!(host("0.0.0.0").overlaps(host("")));
-        assert!(!host("10.0.0.1").overlaps(host("10.0.0.2")));
-        assert!(!host("0.0.0.0").overlaps(host("::")));
-        assert!(host("[::1]").overlaps(host("::")));
+        let (four, both) = (
+            container(),
+            DualStack {
+                v6: Some("fd00::2".parse().unwrap()),
+                ..container()
+            },
+        );
+        let overlap = |a: (&str, DualStack), b: (&str, DualStack)| {
+            let [a, b] = [a, b].map(|(host, to)| HostAddress::parse(host).unwrap().taken(to));
+            a.overlaps(b)
+        };
+        assert!(overlap(("", four), ("10.0.0.1", four)));
+        assert!(overlap(("0.0.0.0", four), ("", both)));
+        assert!(!overlap(("10.0.0.1", four), ("10.0.0.2", four)));
+        assert!(!overlap(("0.0.0.0", both), ("::", both)));
+        assert!(overlap(("[::1]", both), ("::", four)));
+        assert!(overlap(("", both), ("[2001:db8::1]", both)));
+        assert!(!overlap(("", four), ("[2001:db8::1]", both)));
+    }
+
+    #[test]
+    fn the_kernel_leads_all_but_the_hosts_own_loopback_of_ipv6() {
+        let both = DualStack {
+            v6: Some("fd00::2".parse().unwrap()),
+            ..container()
+        };
+        let led = |host: &str, to: DualStack| -> Vec<String> {
+            let published = Published {
+                protocol: Protocol::Tcp,
+                container_port: 80,
+                host: HostAddress::parse(host).unwrap(),
+                host_port: 3000,
+            };
+            let said = |f: crate::firewall::Forward| match f.host {
+                None => f.to.to_string(),
+                Some(host) => format!("{host} {}", f.to),
+            };
+            published.forwards(to).map(said).collect()
+        };
+        assert_eq!(led("", both), ["172.17.0.2", "fd00::2"]);
+        assert_eq!(led("", container()), ["172.17.0.2"]);
+        assert_eq!(led("::", both), ["fd00::2"]);
+        assert_eq!(led("2001:db8::1", both), ["2001:db8::1 fd00::2"]);
+        assert!(led("::1", both).is_empty() && led("::", container()).is_empty());
     }
 }

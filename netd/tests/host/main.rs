@@ -6,6 +6,8 @@ mod guard;
 mod ipv6;
 mod names;
 mod published;
+mod published6;
+mod routers;
 mod several;
 mod speed;
 mod world;

@@ -304,7 +304,7 @@ pub fn binding(text: &str) -> PortBinding {
         container_port: container.parse().unwrap(),
         host_address: address.to_owned(),
         host_port: host.parse().unwrap(),
-        allow_from: vec![],
+        ..PortBinding::default()
     }
 }
 

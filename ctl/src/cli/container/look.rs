@@ -49,8 +49,8 @@ pub async fn ports(site: &Site, container: String, wanted: Option<&str>) -> Outc
     let asked = wanted.map(wanted_port).transpose()?;
     for port in &ports {
         let inside = format!("{}/{}", port.container_port, protocol(port));
-        for address in addresses(&port.host_address) {
-            let outside = format!("{address}:{}", port.host_port);
+        for address in output::ports::addresses(port) {
+            let outside = output::ports::joined(address, port.host_port);
             match &asked {
                 None => out.push_str(&format!("{inside} -> {outside}\n")),
                 Some(asked) if *asked == inside => out.push_str(&format!("{outside}\n")),
@@ -101,13 +101,4 @@ pub fn protocol(port: &PortBinding) -> String {
         Protocol::Tcp | Protocol::Unspecified => "tcp",
     }
     .to_owned()
-}
-
-/// As docker writes them; "" is every address of the host, in both families.
-fn addresses(address: &str) -> Vec<String> {
-    match address {
-        "" => vec!["0.0.0.0".to_owned(), "[::]".to_owned()],
-        v6 if v6.contains(':') => vec![format!("[{v6}]")],
-        v4 => vec![v4.to_owned()],
-    }
 }

@@ -283,6 +283,7 @@ mod tests {
                 container_port: 80,
                 host_port: 3000,
                 protocol: 1,
+                covers_ipv6: true,
                 ..PortBinding::default()
             }],
             exposed: vec!["80/tcp".into(), "443/tcp".into()],
