@@ -110,6 +110,17 @@ impl Registry {
         ledger::commit(&*self.ledger, scope, decide).await
     }
 
+    /// A client is told that a manifest is here: no index that goes takes it along until he may have pushed one that
+    /// names it. Its content needs no promise, it holds that itself.
+    pub(crate) async fn promise_manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<()> {
+        let _lease = self.leases.hold(digest).await;
+        self.promise(digest, Some(repository)).await
+    }
+
     /// A client is told that a blob is here: it stays until he may have pushed the manifest that names it. The caller
     /// holds a lease.
     pub(crate) async fn promise(

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::{
     error::Result,
     ledger::{self, Change, Scope},
+    names::Repository,
     registry::{Registry, now},
     store::Index,
     work::to_its_end,
@@ -82,28 +83,56 @@ impl Registry {
         Ok(freed)
     }
 
+    /// Nobody waits for a manifest of the repository that names this any more: one that was there before does, or it is
+    /// not to be read through it.
+    async fn end_waiting(&self, repository: Repository, digest: Digest) -> Result<()> {
+        let Some(_doomed) = self.leases.doom(&digest) else {
+            return Ok(());
+        };
+        let scope = Scope::Repository(repository.clone());
+        let decide = move |index: &Index| {
+            let (repository, digest) = (repository.clone(), digest.clone());
+            let change = if index.is_held_in(&repository, &digest)? {
+                Some(Change::Held { repository, digest })
+            } else if index.is_held(&digest)? {
+                Some(Change::Unlink { repository, digest })
+            } else {
+                // It goes from everywhere.
+                None
+            };
+            Ok((change.into_iter().collect(), ()))
+        };
+        ledger::commit(&*self.ledger, scope, decide).await
+    }
+
+    /// Who uploads one layer still needs those that he uploaded before, however long it takes.
+    async fn renew_for_uploads(&self) -> Result<()> {
+        let active = self.uploads.active(self.leases.period())?;
+        for digest in self.index.pending()? {
+            if self.index.is_held(&digest)? {
+                continue;
+            }
+            for repository in self.index.linked_in(&digest).collect::<Result<Vec<_>>>()? {
+                if active.has(&repository) {
+                    let _lease = self.leases.hold(&digest).await;
+                    self.promise(&digest, Some(&repository)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Looks at all that may be unneeded, once. Returns the bytes that became free.
     pub async fn sweep(self: &Arc<Self>) -> Result<u64> {
         self.ledger.refresh().await?;
         self.leases.expire();
         for (repository, digest) in self.index.waiting()? {
-            // Nobody waits any more, and a manifest that was there before holds it.
-            if !self.leases.is_promised(&digest, &repository)
-                && self.index.is_held_in(&repository, &digest)?
-            {
-                let scope = Scope::Repository(repository.clone());
-                let decide = move |index: &Index| {
-                    let held = Change::Held {
-                        repository: repository.clone(),
-                        digest: digest.clone(),
-                    };
-                    let still = index.is_held_in(&repository, &digest)?;
-                    Ok((still.then_some(held).into_iter().collect(), ()))
-                };
-                ledger::commit(&*self.ledger, scope, decide).await?;
+            if !self.leases.is_promised(&digest, &repository) {
+                self.end_waiting(repository, digest).await?;
             }
         }
         self.uploads.expire()?;
+        self.renew_for_uploads().await?;
         self.mirror.expire()?;
         self.blobs.tidy().await?;
         self.release(self.index.pending()?).await

@@ -3,7 +3,7 @@
 //! hash of its content is then computed again. When it was touched last says the file's own time.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io,
     path::PathBuf,
@@ -161,6 +161,22 @@ impl Uploads {
         Ok(())
     }
 
+    /// What [`Active`] has of each session that somebody touched within that time.
+    pub fn active(&self, within: Duration) -> Result<Active> {
+        let fail = || Error::io("cannot read", &self.folder);
+        let mut repositories = HashSet::new();
+        for entry in fs::read_dir(&self.folder).map_err(fail())? {
+            let entry = entry.map_err(fail())?;
+            let touched = entry.metadata().and_then(|m| m.modified());
+            let recent = touched.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < within));
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(hash) = name.split('.').nth(1).filter(|_| recent) {
+                repositories.insert(hash.to_owned());
+            }
+        }
+        Ok(Active(repositories))
+    }
+
     fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<String, Slot>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -283,10 +299,23 @@ fn is_id(text: &str) -> bool {
             .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'))
 }
 
+/// Repositories to which somebody uploads.
+pub struct Active(HashSet<String>);
+
+impl Active {
+    /// Somebody uploads to this one.
+    pub fn has(&self, repository: &Repository) -> bool {
+        !self.0.is_empty() && self.0.contains(&hash_of(repository))
+    }
+}
+
 /// A repository's own name may be longer than a file's.
+fn hash_of(repository: &Repository) -> String {
+    Digest::of(repository.as_str()).encoded()[..32].to_owned()
+}
+
 fn file_name(repository: &Repository, caller: &Caller, id: &str) -> String {
-    let hash = Digest::of(repository.as_str());
-    format!("{id}.{}.{}", &hash.encoded()[..32], owner(caller))
+    format!("{id}.{}.{}", hash_of(repository), owner(caller))
 }
 
 #[cfg(test)]

@@ -293,3 +293,100 @@ async fn the_end_of_an_upload_may_carry_the_range_of_the_chunk_before() {
         .header("content-length", "0");
     assert_eq!(end.send().await.unwrap().status(), 201);
 }
+
+#[tokio::test]
+async fn who_uploads_a_large_layer_keeps_the_small_ones_before_it() {
+    let site = Site::start().await;
+    let image = TestImage::new("slow", 1000);
+    for blob in [&image.config, &image.layer] {
+        site.push_blob("a", blob).await;
+    }
+    site.push_blob("b", b"somebody else's").await;
+    let started = client()
+        .post(site.url("a/blobs/uploads/"))
+        .send()
+        .await
+        .unwrap();
+    let session = started.headers()["location"].to_str().unwrap().to_owned();
+    site.registry.leases.forget_graces();
+    site.registry.sweep().await.unwrap();
+    let both = (image.config.len() + image.layer.len()) as u64;
+    assert_eq!(site.blob_bytes(), both);
+    let session = format!("http://{}{session}", site.address);
+    assert_eq!(client().delete(session).send().await.unwrap().status(), 204);
+    site.registry.leases.forget_graces();
+    site.registry.sweep().await.unwrap();
+    assert_eq!(site.blob_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_manifest_that_a_client_was_told_of_outlives_the_index_that_named_it() {
+    let site = Site::start().await;
+    let image = TestImage::new("told", 1000);
+    for blob in [&image.config, &image.layer] {
+        site.push_blob("a", blob).await;
+    }
+    let child = format!("a/manifests/{}", image.digest());
+    let index = index_of(&image);
+    let whole = site.url(&format!("a/manifests/{}", Digest::of(&index)));
+    for told_by_put in [true, false] {
+        let manifest = image.manifest.clone();
+        if told_by_put {
+            assert_eq!(
+                put(&site, &child, media_type::OCI_MANIFEST, manifest).await,
+                201
+            );
+        }
+        assert_eq!(
+            put(
+                &site,
+                "a/manifests/all",
+                media_type::OCI_INDEX,
+                index.clone()
+            )
+            .await,
+            201
+        );
+        let head = client().head(site.url(&child)).send().await.unwrap();
+        assert_eq!(head.status(), 200);
+        assert_eq!(client().delete(&whole).send().await.unwrap().status(), 202);
+        site.registry.sweep().await.unwrap();
+        // The index that it was looked at for.
+        assert_eq!(
+            put(
+                &site,
+                "a/manifests/all",
+                media_type::OCI_INDEX,
+                index.clone()
+            )
+            .await,
+            201
+        );
+    }
+    assert_eq!(client().delete(&whole).send().await.unwrap().status(), 202);
+    assert_eq!(site.blob_bytes(), 0);
+}
+
+#[tokio::test]
+async fn what_a_repository_has_no_more_is_not_read_through_it() {
+    let site = Site::start().await;
+    let image = TestImage::new("slip", 1000);
+    site.push_image("private/app", "v1", &image).await;
+    site.push_image("public/app", "v1", &image).await;
+    let status = async |path: String| client().get(site.url(&path)).send().await.unwrap().status();
+    let layer = |name: &str| format!("{name}/blobs/{}", image.layer_digest());
+    let public = site.url(&format!("public/app/manifests/{}", image.digest()));
+    // Somebody was told that it is there, and may go on for a while.
+    let head = client().head(site.url(&layer("public/app")));
+    assert_eq!(head.send().await.unwrap().status(), 200);
+    assert_eq!(client().delete(&public).send().await.unwrap().status(), 202);
+    assert_eq!(status(layer("public/app")).await, 200);
+    let config = format!("public/app/blobs/{}", image.id());
+    assert_eq!(status(config).await, 404);
+    site.registry.leases.forget_graces();
+    site.registry.sweep().await.unwrap();
+    assert_eq!(status(layer("public/app")).await, 404);
+    assert_eq!(status(layer("private/app")).await, 200);
+    site.push_image("public/app", "v2", &image).await;
+    assert_eq!(status(layer("public/app")).await, 200);
+}

@@ -61,6 +61,8 @@ struct Repository {
     told: BTreeSet<String>,
     /// Found here by HEAD, a moment ago: that is a promise of this process only.
     seen: BTreeSet<String>,
+    /// Manifests put by their digest a moment ago: an index that names them is to come.
+    loose: BTreeSet<String>,
 }
 
 impl Repository {
@@ -75,9 +77,11 @@ impl Repository {
             return;
         };
         self.tags.retain(|_, named| named != digest);
+        self.loose.remove(digest);
         for child in named {
             let is_tagged = self.tags.values().any(|named| *named == child);
-            if self.manifests.contains_key(&child) && !is_tagged && !self.names(&child) {
+            let stays = is_tagged || self.names(&child) || self.loose.contains(&child);
+            if self.manifests.contains_key(&child) && !stays {
                 self.remove(&child);
             }
         }
@@ -206,9 +210,11 @@ impl World {
             // What was promised is kept.
             model.told.retain(|digest| !named.contains(digest));
             model.seen.retain(|digest| !named.contains(digest));
+            model.loose.retain(|digest| !named.contains(digest));
             model.manifests.insert(digest.clone(), (content, named));
-            if let Some(tag) = tag {
-                model.tags.insert(tag.to_owned(), digest);
+            match tag {
+                Some(tag) => drop(model.tags.insert(tag.to_owned(), digest)),
+                None => drop(model.loose.insert(digest)),
             }
         }
     }
@@ -234,13 +240,17 @@ impl World {
             .await;
     }
 
-    /// Every grace runs out, and the sweep comes by.
+    /// Every grace runs out, nobody goes on with an upload, and the sweep comes by.
     async fn wait(&mut self) {
         self.done.push("time passes".to_owned());
+        for session in support::files_below(&self.site.dir.path().join("uploads")) {
+            std::fs::remove_file(session).unwrap();
+        }
         self.site.registry.leases.forget_graces();
         for repository in self.model.values_mut() {
             repository.told.clear();
             repository.seen.clear();
+            repository.loose.clear();
         }
         self.site.registry.sweep().await.unwrap();
     }
@@ -248,7 +258,10 @@ impl World {
     /// The service is killed, and its index is as old as can be.
     async fn crash(&mut self) {
         self.done.push("crash".to_owned());
-        self.model.values_mut().for_each(|r| r.seen.clear());
+        for repository in self.model.values_mut() {
+            repository.seen.clear();
+            repository.loose.clear();
+        }
         let copy = Arc::new(tempfile::tempdir().unwrap());
         support::copy_tree(self.site.dir.path(), copy.path());
         std::fs::remove_dir_all(copy.path().join("index")).unwrap();

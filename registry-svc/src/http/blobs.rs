@@ -85,6 +85,8 @@ pub async fn head(
     let size = size_of(registry, repository, digest).await?;
     // The client will rely on it when it pushes the manifest, whatever is deleted meanwhile.
     registry.promise(digest, Some(repository)).await?;
+    // The manifest that made it visible may have gone just before it was in hand.
+    must_be_visible(registry, repository, digest)?;
     if let Some(known) = conditions::not_modified(headers, digest) {
         return Ok(known);
     }

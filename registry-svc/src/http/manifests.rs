@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode, header};
 use slipway_image::{Manifest, manifest::MAX_SIZE};
 
 use super::{Upload, bare, body::Body, conditions, set, set_warning};
@@ -39,6 +39,7 @@ impl Place {
 pub async fn get(
     registry: &Arc<Registry>,
     place: Place,
+    method: &Method,
     headers: &HeaderMap,
 ) -> Result<Response<Body>> {
     let found = registry
@@ -54,6 +55,17 @@ pub async fn get(
         })?;
     let stored = found.stored;
     registry.uses.note(&place.name.repository, &stored.digest);
+    if let (&Method::HEAD, Pointer::Digest(digest), Origin::Local) =
+        (method, &place.name.pointer, stored.record.origin)
+    {
+        // Who looks before he pushes an index counts on it.
+        registry
+            .promise_manifest(&place.name.repository, digest)
+            .await?;
+        if registry.lookup(&place.name)?.is_none() {
+            return Err(Error::ManifestNotFound(place.name.familiar()));
+        }
+    }
     let mut response = match conditions::not_modified(headers, &stored.digest) {
         Some(known) => known,
         None => {
@@ -111,6 +123,12 @@ pub async fn put(
         registry
             .events
             .tell("tag", digest.to_string(), place.name.familiar());
+    }
+    if let Pointer::Digest(_) = place.name.pointer {
+        // An index that names it is to come.
+        registry
+            .promise_manifest(&place.name.repository, &digest)
+            .await?;
     }
     let mut response = bare(StatusCode::CREATED);
     set(

@@ -170,7 +170,7 @@ async fn handle(
             match method {
                 Method::PUT => manifests::put(registry, place, &headers, body).await,
                 Method::DELETE => manifests::delete(registry, place).await,
-                _ => manifests::get(registry, place, &headers).await,
+                _ => manifests::get(registry, place, &method, &headers).await,
             }
         }
         (Route::Blob(name, digest), method) => {

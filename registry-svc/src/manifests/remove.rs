@@ -1,12 +1,13 @@
 //! How a manifest goes, and what goes with it.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use slipway_image::{Digest, Manifest};
 
 use super::names_in;
 use crate::{
     error::Result,
+    leases::Doomed,
     ledger::Change,
     names::{ImageName, Pointer, Repository, Tag},
     registry::{Registry, now},
@@ -154,6 +155,10 @@ impl Registry {
         digest: &Digest,
         terms: Terms,
     ) -> Result<Option<Vec<(Digest, bool)>>> {
+        if !matches!(terms, Terms::IfUnused(_)) {
+            // Whoever was told of it is told by this that it is gone.
+            self.leases.end_grace(digest, repository);
+        }
         // Whoever is to name it waits, and finds that it is gone.
         let doomed = self.leases.doom(digest);
         let mut judge = match terms {
@@ -183,6 +188,14 @@ impl Registry {
         let children = parsed.as_ref().map_or_else(Vec::new, named);
         let leases = Arc::clone(&self.leases);
         let (repo, gone) = (repository.clone(), digest.clone());
+        // What nobody has in hand is not to be read through the repository afterwards, unless something else of it
+        // names it.
+        let named = names.iter().flat_map(|names| &names.references);
+        let free = named.filter_map(|d| Some((d.clone(), leases.doom(d)?)));
+        let free: HashMap<Digest, Doomed> = free.collect();
+        let since = now().saturating_sub(leases.period().as_millis() as u64);
+        let unlinked = (doomed.is_some()).then(|| gone.clone()).into_iter();
+        let unlinked: Vec<Digest> = unlinked.chain(free.keys().cloned()).collect();
         let taken = self.change(repository, move |index| {
             if let Some(judge) = &mut judge
                 && !judge(index)?
@@ -209,9 +222,19 @@ impl Registry {
                 digest: gone.clone(),
                 names: names.clone(),
             });
+            for digest in &unlinked {
+                let held = index.holders(digest)?;
+                let held = held.iter().any(|(r, m)| *r == repo && *m != gone);
+                if !held && (*digest == gone || !index.is_promised(digest, since)?) {
+                    let (repository, digest) = (repo.clone(), digest.clone());
+                    changes.push(Change::Unlink { repository, digest });
+                }
+            }
             Ok((changes, true))
         });
-        Ok(taken.await?.then_some(children))
+        let taken = taken.await?;
+        drop(free);
+        Ok(taken.then_some(children))
     }
 }
 
