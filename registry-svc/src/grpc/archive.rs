@@ -44,10 +44,16 @@ pub async fn load(
             }
         };
         let tell = async {
-            while let Some(event) = events.recv().await {
-                // Who asked may be gone: then the archive has no end either.
+            loop {
+                let event = tokio::select! {
+                    event = events.recv() => event,
+                    () = out.closed() => None,
+                };
+                let Some(event) = event else { break };
+                // Who asked may be gone: then nobody listens from the next one on.
                 let _ = out.send(Ok(load_message(event))).await;
             }
+            drop(events);
         };
         let (result, (), ()) = tokio::join!(registry.load(archive, platform, sender), feed, tell);
         if let Err(error) = result {

@@ -58,6 +58,7 @@ impl Registry {
             registry: Arc::clone(self),
             runtime: Handle::current(),
             held: HashMap::new(),
+            inflated: Inflated::default(),
             events: events.clone(),
         };
         let (planned, shelf) = blocking(move || {
@@ -170,7 +171,29 @@ struct StoreShelf {
     runtime: Handle,
     /// What came, held until manifests name it.
     held: HashMap<Digest, Guard>,
+    inflated: Inflated,
     events: Sink,
+}
+
+/// What all layers of one archive together took to be checked, in bytes: of one layer the same is looked at by itself.
+#[derive(Default)]
+struct Inflated {
+    limits: Limits,
+    plain: u64,
+    compressed: u64,
+}
+
+impl Inflated {
+    /// So many more plain bytes.
+    fn add(&mut self, bytes: usize) -> Result<()> {
+        self.plain += bytes as u64;
+        match self.plain > self.limits.bytes || self.limits.is_bomb(self.plain, self.compressed) {
+            true => Err(Error::ArchiveInvalid(
+                "its layers together are too large to be true".to_owned(),
+            )),
+            false => Ok(()),
+        }
+    }
 }
 
 impl StoreShelf {
@@ -195,10 +218,20 @@ impl StoreShelf {
         }));
     }
 
+    /// Nobody needs what takes long any more.
+    fn is_wanted(&self) -> Result<()> {
+        match self.events.is_closed() {
+            true => Err(Error::Interrupted("nobody waits for the load".to_owned())),
+            false => Ok(()),
+        }
+    }
+
     fn open(&self, digest: &Digest, range: Range) -> Result<Blob> {
         let opened = self.registry.blobs.read(digest, range);
+        let reader = self.runtime.block_on(opened)?;
         Ok(Blob {
-            stream: self.runtime.block_on(opened)?.stream,
+            total: reader.total,
+            stream: reader.stream,
             chunk: Bytes::new(),
             runtime: self.runtime.clone(),
         })
@@ -260,14 +293,18 @@ impl Shelf for StoreShelf {
     fn plain_digest(&mut self, layer: &Digest, like: &Digest) -> Result<Digest> {
         let broken = |e: io::Error| Error::ArchiveInvalid(format!("the layer {layer}: {e}"));
         let blob = self.open(layer, Range::default())?;
+        self.inflated.compressed += blob.total;
         let mut plain = compressed::plain(blob, Limits::default()).map_err(broken)?;
         let mut digester = like.digester();
         let mut buffer = vec![0; BATCH];
         loop {
-            match plain.read(&mut buffer).map_err(broken)? {
-                0 => return Ok(digester.finish()),
-                n => digester.update(&buffer[..n]),
+            self.is_wanted()?;
+            let n = plain.read(&mut buffer).map_err(broken)?;
+            if n == 0 {
+                return Ok(digester.finish());
             }
+            self.inflated.add(n)?;
+            digester.update(&buffer[..n]);
         }
     }
 
@@ -301,6 +338,7 @@ fn copy(content: &mut dyn Read, mut take: impl FnMut(Bytes) -> Result<()>) -> Re
 
 /// A blob, for readers that block.
 struct Blob {
+    total: u64,
     stream: BlobStream,
     chunk: Bytes,
     runtime: Handle,
@@ -317,5 +355,64 @@ impl Read for Blob {
         let n = buffer.len().min(self.chunk.len());
         buffer[..n].copy_from_slice(&self.chunk.split_to(n));
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// A layer, checked in an archive of at most so many plain bytes; then another one, and the first one again when
+    /// nobody waits any more.
+    #[tokio::test]
+    async fn a_load_is_bounded_as_a_whole_and_ends_with_whoever_wants_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::open(folder.path(), Config::default())
+            .await
+            .unwrap();
+        let (events, wanted) = mpsc::channel(16);
+        let mut shelf = StoreShelf {
+            registry,
+            runtime: Handle::current(),
+            held: HashMap::new(),
+            inflated: Inflated {
+                limits: Limits {
+                    bytes: 1500,
+                    ..Limits::default()
+                },
+                ..Inflated::default()
+            },
+            events,
+        };
+        let checking = blocking(move || {
+            let mut check = |byte: u8| -> Result<()> {
+                let content = [byte; 1000];
+                let layer = shelf.put(None, 1000, &mut &content[..])?;
+                assert_eq!(shelf.plain_digest(&layer, &layer)?, layer);
+                Ok(())
+            };
+            check(1)?;
+            let too_much = check(2).unwrap_err().to_string();
+            assert!(too_much.contains("together are too large"), "{too_much}");
+            shelf.inflated = Inflated::default();
+            drop(wanted);
+            let layer = Digest::of([1; 1000]);
+            let gone = shelf.plain_digest(&layer, &layer).unwrap_err();
+            assert!(matches!(gone, Error::Interrupted(_)), "{gone}");
+            Ok(())
+        });
+        checking.await.unwrap();
+    }
+
+    #[test]
+    fn many_layers_that_are_nothing_but_zeros_are_one_bomb() {
+        let mut inflated = Inflated {
+            compressed: 1 << 20,
+            ..Inflated::default()
+        };
+        inflated.add(1 << 30).unwrap();
+        inflated.add(200 << 20).unwrap();
+        inflated.add(1).unwrap_err();
     }
 }
