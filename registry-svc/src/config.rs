@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::{
     access::policy::AccessRule,
     bucket::{BucketConfig, settings::StoreFile},
-    http::{Limits, TlsFiles},
+    http::{Limits, Proxies, TlsFiles},
     leases::GRACE,
     mirror::MirrorLimits,
     names::{OwnNames, plain_host},
@@ -28,6 +28,8 @@ pub struct RegistryFile {
     pub allow_plain_http: bool,
     /// Certificate of the Distribution API.
     pub http_tls: Option<TlsFiles>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Proxies,
     /// Users and passwords, as `htpasswd -B` writes them.
     pub htpasswd: Option<PathBuf>,
     /// Who may do what; with no rule everybody everything.

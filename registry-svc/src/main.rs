@@ -87,7 +87,8 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
         .is_some_and(|t| t.client_ca.is_some());
     let access = Access::open(&file.access, file.htpasswd.as_ref(), authority, &own, &root)?;
     let tls = file.http_tls.map(http::Tls::open).transpose()?;
-    let front = Arc::new(http::Front::new(access, tls, file.limits.connections()));
+    let front = http::Front::new(access, tls, file.limits.connections());
+    let front = Arc::new(front.trusting(file.trusted_proxies));
     let config = Config {
         own,
         upstreams,

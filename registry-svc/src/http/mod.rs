@@ -24,6 +24,7 @@ mod lists;
 mod manifests;
 mod needs;
 mod pages;
+mod proxies;
 mod route;
 mod serve;
 mod tls;
@@ -32,6 +33,7 @@ mod traffic;
 mod uploads;
 
 pub use limits::Limits;
+pub use proxies::Proxies;
 pub use serve::{Front, ListenError, bind, serve};
 pub use tls::{Tls, TlsError, TlsFiles};
 
@@ -103,16 +105,17 @@ impl Asked<'_> {
             return Ok(not_allowed(allowed));
         }
         let needs = needs::required(&route, &head.method, &query, own)?;
+        let peer = &self.front.behind(self.peer, &head.headers);
         let permit = match &self.front.access {
             None if route == Route::Token => return Ok(nothing_here()),
             None => Permit::open(),
             Some(access) if route == Route::Token => {
                 let (method, headers) = (&head.method, &head.headers);
-                return token::answer(access, own, self.peer, method, headers, &query, body).await;
+                return token::answer(access, own, peer, method, headers, &query, body).await;
             }
             Some(access) => {
-                let url = auth::url_of(self.peer, &head.uri, &head.headers);
-                let permit = match auth::identify(access, self.peer, &head.headers).await {
+                let url = auth::url_of(peer, &head.uri, &head.headers);
+                let permit = match auth::identify(access, peer, &head.headers).await {
                     Ok(permit) => permit,
                     Err(why) => return Ok(auth::not_in(&why, &needs, &url)),
                 };

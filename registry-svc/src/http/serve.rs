@@ -3,7 +3,7 @@
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use http::Request;
+use http::{HeaderMap, Request};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -21,6 +21,7 @@ use super::{
     auth::Peer,
     connections::{Connections, Place},
     limits::{self, Limits},
+    proxies::Proxies,
     tls::{Tls, common_name},
     traffic::Ended,
 };
@@ -69,6 +70,7 @@ pub struct Front {
     tls: Option<Tls>,
     limits: Limits,
     connections: Arc<Connections>,
+    proxies: Proxies,
 }
 
 impl Front {
@@ -79,6 +81,21 @@ impl Front {
             tls,
             limits,
             connections: Arc::default(),
+            proxies: Proxies::default(),
+        }
+    }
+
+    /// Believes these who it is that they speak for.
+    pub fn trusting(self, proxies: Proxies) -> Self {
+        Self { proxies, ..self }
+    }
+
+    /// Who is at the other end of a connection, or of that of a proxy in front.
+    pub(super) fn behind(&self, peer: &Peer, headers: &HeaderMap) -> Peer {
+        let from = self.proxies.client(peer.address.ip(), headers);
+        Peer {
+            address: SocketAddr::new(from, peer.address.port()),
+            ..peer.clone()
         }
     }
 }

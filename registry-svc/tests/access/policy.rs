@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use registry_svc::{
     access::Access,
+    config::RegistryFile,
     http,
     http::{Front, Limits},
     unfinished::UploadLimits,
@@ -14,7 +15,7 @@ use slipway_image::{Digest, media_type};
 
 use crate::{
     RULES, ask, guarded, header, json, rules, send,
-    support::{Site, TestImage},
+    support::{Site, TestImage, client},
     users,
 };
 
@@ -325,6 +326,36 @@ async fn a_wrong_password_is_not_taken_for_none() {
     }
     assert_eq!(status, 429);
     assert!((1..=60).contains(&wait.parse::<u32>().unwrap()), "{wait}");
+}
+
+#[tokio::test]
+async fn a_stranger_behind_a_proxy_shuts_out_himself_only() {
+    for (trusted, others) in [("'127.0.0.1'", 200), ("", 429)] {
+        let file: RegistryFile = toml::from_str(&format!("trusted_proxies = [{trusted}]")).unwrap();
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let (users, state) = (users(&folder, &["alice"]), folder.path().to_owned());
+        let rules = rules("[[access]]\nprefix = \"*\"\nwho = [\"alice\"]\nmay = [\"pull\"]\n");
+        let site = Site::behind(folder, None, 0, |own| {
+            let access = Access::open(&rules, Some(&users), false, own, &state).unwrap();
+            let front = Front::new(access, None, Limits::default());
+            front.trusting(file.trusted_proxies)
+        })
+        .await;
+        let from = async |address: &str, password: &str| {
+            let request = client().get(site.url(""));
+            let request = request.header("x-forwarded-for", address);
+            let got = request.basic_auth("alice", Some(password)).send().await;
+            got.unwrap().status().as_u16()
+        };
+        let mut answers = Vec::new();
+        for _ in 0..11 {
+            answers.push(from("192.0.2.1", "wrong").await);
+        }
+        assert_eq!((answers[0], answers[10]), (401, 429));
+        // What he says of himself is not what the proxy says of him.
+        assert_eq!(from("192.0.2.2, 192.0.2.1", "wrong").await, 429);
+        assert_eq!(from("192.0.2.2", "alice").await, others, "{trusted}");
+    }
 }
 
 #[tokio::test]
