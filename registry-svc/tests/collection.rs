@@ -390,3 +390,16 @@ async fn what_a_repository_has_no_more_is_not_read_through_it() {
     site.push_image("public/app", "v2", &image).await;
     assert_eq!(status(layer("public/app")).await, 200);
 }
+
+#[tokio::test]
+async fn what_a_lost_manifest_named_goes_with_it() {
+    let site = Site::start().await;
+    let image = TestImage::new("lost", 1000);
+    site.push_image("a", "v1", &image).await;
+    fs::remove_file(file_of(&site, &image.digest())).unwrap();
+    let url = site.url(&format!("a/manifests/{}", image.digest()));
+    assert_eq!(client().delete(url).send().await.unwrap().status(), 202);
+    site.registry.leases.forget_graces();
+    site.registry.sweep().await.unwrap();
+    assert_eq!(site.blob_bytes(), 0);
+}

@@ -186,6 +186,14 @@ impl Index {
     ) -> Result<()> {
         let name = digest.to_string();
         let repo = repository.as_str();
+        // One of an unknown form may hold less than it did.
+        let before = self.manifest(repository, digest)?;
+        for child in before.iter().flat_map(|before| &before.held) {
+            if !names.references.contains(child) {
+                self.refs.remove(key(&[&child.to_string(), repo, &name]))?;
+                self.set_pending(child)?;
+            }
+        }
         // References first: whoever sees the manifest may rely on its blobs being held.
         for child in std::iter::once(digest).chain(&names.references) {
             let child = &child.to_string();
@@ -237,7 +245,7 @@ impl Index {
         self.refs.remove(key(&[&name, repo, &name]))?;
         self.touch(digest);
         let Some(names) = names else {
-            return Ok(());
+            return self.forget_references(repo, &name);
         };
         for child in &names.references {
             self.refs.remove(key(&[&child.to_string(), repo, &name]))?;
@@ -246,6 +254,22 @@ impl Index {
         if let Some(subject) = &names.subject {
             self.referrers
                 .remove(key(&[repo, &subject.to_string(), &name]))?;
+        }
+        Ok(())
+    }
+
+    /// Of a manifest that cannot be read any more only this index knows what it named.
+    fn forget_references(&self, repository: &str, manifest: &str) -> Result<()> {
+        for k in self.refs.iter().keys() {
+            let k = k?;
+            if let Some([child, r, m]) = split(&k)
+                && (r, m) == (repository, manifest)
+                && let Ok(child) = child.parse()
+            {
+                self.refs.remove(&k)?;
+                self.touch(&child);
+                self.set_pending(&child)?;
+            }
         }
         Ok(())
     }
