@@ -147,6 +147,11 @@ async fn a_name_by_digest_elsewhere_keeps_an_image() {
         (vec!["my:1".to_owned()], vec![])
     );
     assert!(site.registry.find_image(&pinned, None).await.is_ok());
+    for dangling in ["true", "false"] {
+        let filters = Filters::parse([("dangling", &[dangling.to_owned()][..])], &["dangling"]);
+        let mut images = site.registry.images().await.unwrap();
+        assert!(filters.unwrap().apply(&mut images[0]), "{dangling}");
+    }
     let removed = site.registry.remove_image(&pinned, false).await.unwrap();
     assert_eq!(removed.deleted, [by_id]);
     assert_eq!(site.blob_bytes(), 0);

@@ -86,10 +86,13 @@ impl Filters {
 
     /// Whether an image passes; `reference` also takes away the names that do not match.
     pub fn apply(&self, listed: &mut Listed) -> bool {
-        if self
-            .dangling
-            .is_some_and(|wanted| listed.tags.is_empty() != wanted)
-        {
+        // As docker: a name by digest alone is none for `true`, and one for `false`.
+        let dangling = match self.dangling {
+            Some(true) => listed.tags.is_empty(),
+            Some(false) => !listed.is_dangling(),
+            None => true,
+        };
+        if !dangling {
             return false;
         }
         let labels = listed.image.labels();
