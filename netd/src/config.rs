@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
 /// netd's own part of the configuration file.
@@ -13,6 +13,10 @@ pub struct Config {
     pub bridge: String,
     /// Subnet of the default network; unset = the first of docker's default pools that is free here.
     pub subnet: Option<Ipv4Net>,
+    /// The default network has IPv6 as well.
+    pub ipv6: bool,
+    /// Its subnet of IPv6; unset = one of this host's unique local addresses.
+    pub subnet6: Option<Ipv6Net>,
     /// MTU of bridges and containers' links.
     pub mtu: u32,
     /// Network namespaces prepared ahead of need; 0 = none.
@@ -31,6 +35,8 @@ impl Default for Config {
         Self {
             bridge: "slipway0".to_owned(),
             subnet: None,
+            ipv6: false,
+            subnet6: None,
             mtu: 1500,
             prepared_namespaces: 2,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),

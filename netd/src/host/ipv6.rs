@@ -60,6 +60,12 @@ impl Host {
             // A kernel without IPv6 has no such file.
             return sysctl::ignore_missing(sysctl::write(&of("disable_ipv6"), "1"));
         }
+        if !sysctl::has_ipv6() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "its network has IPv6, and this kernel has none",
+            ));
+        }
         for (setting, value) in [
             ("accept_ra", "0"),
             ("accept_dad", "0"),

@@ -10,7 +10,7 @@ use crate::dns::{Resolver, Zone};
 use crate::endpoint::Endpoint;
 use crate::error::{Doing, Error};
 use crate::id::{EndpointId, HOST_LINK_PREFIX};
-use crate::ipam::{DualStack, pools};
+use crate::ipam::{DualStack, pools, ula};
 use crate::netlink::{self, Link, Mac, conntrack, link};
 use crate::network::{DEFAULT, Network, Request};
 use crate::sysctl;
@@ -81,15 +81,28 @@ impl Host {
                 .flat_map(Network::pools)
                 .map(|pool| pool.subnet),
         );
-        let subnet = match self.config.subnet {
+        let v4 = match self.config.subnet {
             Some(subnet) => subnet.into(),
             None => pools::first_free(&in_use).ok_or(Error::PoolsExhausted)?,
+        };
+        let v6 = match (self.config.ipv6, self.config.subnet6) {
+            (false, None) => None,
+            (false, Some(subnet)) => {
+                return Err(Error::Invalid(format!(
+                    "netd.toml has subnet6 = \"{subnet}\": set ipv6 = true as well, or leave it out"
+                )));
+            }
+            (true, Some(subnet)) => Some(subnet.into()),
+            (true, None) => {
+                let free = ula::first_free(self.store.ula_prefix()?, &in_use);
+                Some(free.ok_or(Error::PoolsExhausted)?)
+            }
         };
         let request = Request {
             name: DEFAULT.to_owned(),
             ..Request::default()
         };
-        let mut network = request.plan(subnet, None, self.config.mtu)?;
+        let mut network = request.plan(v4, v6, self.config.mtu)?;
         network.device.clone_from(&self.config.bridge);
         Ok(network)
     }

@@ -311,3 +311,33 @@ fn an_internal_network_has_no_way_out_by_ipv6_either() {
         assert!(inside.netns.inside(|| ask((NEIGHBOUR6, 8000))).is_err());
     });
 }
+
+#[test]
+fn the_default_network_has_ipv6_where_the_settings_say_so() {
+    let settings = "ipv6 = true\nsubnet6 = \"fd00:9::/64\"\n";
+    on_a_host_with(settings, |world| {
+        world.with_ipv6();
+        let [one, two] = ["one", "two"].map(|name| world.run(name, &[]));
+        assert_eq!(
+            one.endpoint.ipv6_address, "fd00:9::2",
+            "also what was prepared"
+        );
+        two.serve(80);
+        let seen = one.netns.inside(|| ask((two.address6(), 80))).unwrap();
+        assert_eq!(seen, "fd00:9::2");
+        let wanted = CreateEndpointRequest {
+            ipv6_address: "fd00:9::4".to_owned(),
+            ..request("three", &[])
+        };
+        eventually("the pool is full", || {
+            let info = world.call(async |mut netd| netd.info(InfoRequest {}).await);
+            info.unwrap().facts["prepared namespaces"] == "2"
+        });
+        // It was only prepared.
+        let three = world.attach(wanted).unwrap();
+        assert_eq!(three.endpoint.ipv6_address, "fd00:9::4");
+        world.kill();
+        world.restart_dead();
+        assert!(one.netns.inside(|| ask((two.address6(), 80))).is_ok());
+    });
+}
