@@ -50,6 +50,8 @@ pub struct RegistryFile {
     pub retention: Vec<RuleFile>,
     /// Checks of the store.
     pub fsck: FsckFile,
+    /// Networks inside of the host or site that archives may be imported from.
+    pub fetch_allow: Vec<ipnet::IpNet>,
 }
 
 /// `[fsck]`.
@@ -230,6 +232,8 @@ pub struct Config {
     pub uploads: UploadLimits,
     /// Where everything is, if not in the state folder.
     pub bucket: Option<BucketConfig>,
+    /// Networks inside of the host or site that archives may be imported from.
+    pub fetch_allow: Vec<ipnet::IpNet>,
 }
 
 impl Default for Config {
@@ -243,6 +247,7 @@ impl Default for Config {
             fsck_rate: FSCK_RATE,
             uploads: UploadLimits::default(),
             bucket: None,
+            fetch_allow: Vec::new(),
         }
     }
 }

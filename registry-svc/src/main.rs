@@ -98,6 +98,7 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
         fsck_rate: file.fsck.rate()?,
         uploads: file.limits.uploads(),
         bucket,
+        fetch_allow: file.fetch_allow,
     };
     let registry = Registry::open(&root, config)
         .await

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use slipway_egress::Guard;
 use slipway_image::Digest;
 use tracing::warn;
 
@@ -23,6 +24,7 @@ use crate::{
     error::{Error, Result},
     events::Events,
     files, fsck,
+    images::import,
     leases::Leases,
     ledger::{self, Change, Ledger, Scope},
     mirror::{Mirror, Ours},
@@ -71,6 +73,8 @@ pub struct Registry {
     pub(crate) checking: tokio::sync::Mutex<()>,
     /// Bytes a second that a check reads.
     pub(crate) fsck_rate: u64,
+    /// Where archives may be imported from.
+    pub(crate) fetch_guard: Guard,
     pub(crate) staging: PathBuf,
     pub(crate) root: PathBuf,
     closed: AtomicBool,
@@ -115,6 +119,7 @@ impl Registry {
             account: tokio::sync::Mutex::default(),
             checking: tokio::sync::Mutex::default(),
             fsck_rate: config.fsck_rate,
+            fetch_guard: import::guard(config.fetch_allow),
             own: config.own,
             ours,
             mirror: Mirror::new(config.upstreams, partial, config.mirror),

@@ -13,21 +13,18 @@ use std::{
 use reqwest::{
     Client, Response, StatusCode,
     header::{self, HeaderValue},
-    redirect::Policy,
 };
 use serde::{Deserialize, Serialize};
-use slipway_egress::Guard;
+pub use slipway_egress::web::{CONNECT, redacted};
+use slipway_egress::{
+    Guard,
+    web::{Web, cause},
+};
 use slipway_image::Digest;
 use url::Url;
 
 use super::{ContentStore, Entry, Kind, git::ssh::Hosts};
 use crate::error::{Error, Result, Tried as _};
-
-/// Redirects that are followed (as Go's http.Client).
-const REDIRECTS: usize = 10;
-
-/// How long a host may take to accept a connection.
-pub const CONNECT: Duration = Duration::from_secs(10);
 
 /// Where builds may fetch from: public addresses, and what `fetch_allow` of `builder.toml` names.
 pub fn guard(allow: Vec<ipnet::IpNet>) -> Guard {
@@ -53,7 +50,7 @@ pub struct Limits {
 /// Fetches.
 #[derive(Debug)]
 pub struct Fetcher {
-    http: Client,
+    web: Web,
     limits: Limits,
     hosts: Hosts,
     store: Arc<ContentStore>,
@@ -114,34 +111,6 @@ pub fn file_name(url: &str) -> String {
     }
 }
 
-/// A URL for people: without a user's name and password (BuildKit, util/urlutil).
-pub fn redacted(url: &str) -> String {
-    match Url::parse(url) {
-        Ok(mut parsed) if !parsed.username().is_empty() || parsed.password().is_some() => {
-            // They fail only where there is no host, and then there is no user either.
-            if !parsed.username().is_empty() {
-                let _ = parsed.set_username("xxxxx");
-            }
-            if parsed.password().is_some() {
-                let _ = parsed.set_password(Some("xxxxx"));
-            }
-            parsed.to_string()
-        }
-        Ok(_) => url.to_owned(),
-        // What is none may have a password all the same: ssh://git:TOKEN@host:org/repo.git.
-        Err(_) => {
-            let Some((scheme, rest)) = url.split_once("://") else {
-                return url.to_owned();
-            };
-            let host = rest.split('/').next().unwrap_or_default();
-            match host.rfind('@') {
-                Some(at) => format!("{scheme}://xxxxx{}", &rest[at..]),
-                None => url.to_owned(),
-            }
-        }
-    }
-}
-
 /// Text of a URL without `%41`.
 pub(super) fn percent_decoded(text: &str) -> String {
     let mut out = Vec::new();
@@ -167,19 +136,9 @@ impl Fetcher {
     pub fn new(store: Arc<ContentStore>, limits: Limits, hosts: Hosts) -> Result<Self> {
         // Only the first one counts: another one may be there already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = Client::builder()
-            .user_agent(concat!("slipway/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT)
-            .read_timeout(limits.silence)
-            // Each address is judged before it is used: no redirect by itself, and no proxy, which
-            // would resolve names on its own.
-            .redirect(Policy::none())
-            .no_proxy()
-            .dns_resolver(Arc::new(limits.guard.clone()))
-            .build()
-            .map_err(|e| Error::Invalid(format!("cannot make an HTTP client: {e}")))?;
+        let web = Web::new(limits.guard.clone(), limits.silence).map_err(Error::Invalid)?;
         Ok(Self {
-            http,
+            web,
             limits,
             hosts,
             store,
@@ -236,36 +195,8 @@ impl Fetcher {
         headers: &[(&str, &str)],
         who: Option<&HeaderValue>,
     ) -> Result<Response> {
-        let refuse = |why: String| Error::Invalid(format!("cannot fetch {}: {why}", redacted(url)));
-        let mut at = Url::parse(url).map_err(|e| refuse(e.to_string()))?;
-        let meant = at.origin();
-        for _ in 0..=REDIRECTS {
-            self.limits.guard.check(&at).map_err(refuse)?;
-            let mut request = self.http.get(at.clone());
-            for (name, value) in headers {
-                request = request.header(*name, *value);
-            }
-            if let Some(who) = who.filter(|_| at.origin() == meant) {
-                request = request.header(header::AUTHORIZATION, who);
-            }
-            let response = self.send(url, request).await?;
-            let status = response.status();
-            let location = response.headers().get(header::LOCATION);
-            if let (true, Some(location)) = (status.is_redirection(), location)
-                && status != StatusCode::NOT_MODIFIED
-            {
-                let location = location.to_str().unwrap_or_default();
-                at = at
-                    .join(location)
-                    .map_err(|e| refuse(format!("it leads to {location:?}: {e}")))?;
-                continue;
-            }
-            if status.is_success() || (status == StatusCode::NOT_MODIFIED && !headers.is_empty()) {
-                return Ok(response);
-            }
-            return Err(refuse(format!("invalid response status {status}")));
-        }
-        Err(refuse("it leads from one address to the next".to_owned()))
+        let got = self.web.get(url, headers, who).await;
+        got.map_err(|why| Error::Invalid(format!("cannot fetch {}: {why}", redacted(url))))
     }
 
     /// Sends a request to an address that was judged; `url` is for errors.
@@ -275,7 +206,7 @@ impl Fetcher {
 
     /// The client, for requests to addresses that [`Fetcher::judge`] has seen.
     pub fn client(&self) -> &Client {
-        &self.http
+        self.web.client()
     }
 
     /// Judges a URL before it is used.
@@ -367,34 +298,14 @@ pub(super) fn remember(store: &ContentStore, url: &str, fetched: &Fetched) -> io
     fs::write(record(store, url), serde_json::to_vec(fetched)?)
 }
 
-/// reqwest's own sentence repeats the URL; the innermost source says what happened.
 fn broken(url: &str, error: &reqwest::Error) -> Error {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    Error::Invalid(format!("cannot fetch {}: {cause}", redacted(url)))
+    let why = cause(error);
+    Error::Invalid(format!("cannot fetch {}: {why}", redacted(url)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{file_name, redacted};
-
-    #[test]
-    fn nobody_reads_a_password() {
-        for (url, shown) in [
-            ("https://u:p@h/x?y", "https://xxxxx:xxxxx@h/x?y"),
-            ("https://token@h/r.git", "https://xxxxx@h/r.git"),
-            ("https://:p@h/r.git", "https://:xxxxx@h/r.git"),
-            ("ssh://git@h:22/r.git", "ssh://xxxxx@h:22/r.git"),
-            ("git@h:r.git", "git@h:r.git"),
-            ("https://h/a b", "https://h/a b"),
-            ("ssh://git:token@h:org/r.git", "ssh://xxxxx@h:org/r.git"),
-            ("https://h:port/a@b", "https://h:port/a@b"),
-        ] {
-            assert_eq!(redacted(url), shown);
-        }
-    }
+    use super::file_name;
 
     #[test]
     fn files_are_named_after_the_path() {

@@ -65,6 +65,8 @@ enum Command {
     Login(login::Login),
     /// Log out from a registry
     Logout(login::Logout),
+    /// Search the site's registry for images
+    Search(image::Search),
     /// Manage builds
     #[command(subcommand, alias = "buildx")]
     Builder(builder::Command),
@@ -116,6 +118,7 @@ pub async fn main() -> Outcome {
         Command::Build(build) => build.run(&site).await,
         Command::Login(login) => login.run(&site).await,
         Command::Logout(logout) => logout.run().await,
+        Command::Search(search) => search.run(&site).await,
         Command::Containers(group) => group.run(&site).await,
         Command::Images(group) => group.run(&site).await,
         Command::Network(command) => command.run(&site).await,

@@ -7,7 +7,7 @@ use clap::{Command, CommandFactory as _};
 const PAGE: &str = include_str!("../../../docs/reference/options.md");
 
 /// Commands of the page.
-const COMMANDS: [&str; 38] = [
+const COMMANDS: [&str; 49] = [
     "run",
     "create",
     "exec",
@@ -37,7 +37,18 @@ const COMMANDS: [&str; 38] = [
     "volume inspect",
     "volume rm",
     "volume prune",
+    "images",
+    "image ls",
+    "image inspect",
     "image prune",
+    "history",
+    "rmi",
+    "pull",
+    "push",
+    "save",
+    "load",
+    "import",
+    "search",
     "network prune",
     "builder du",
     "builder prune",

@@ -21,7 +21,10 @@ use crate::{
     auth,
     client::Site,
     failure::{Failure, Outcome},
-    output::{self, progress::Show},
+    output::{
+        self,
+        progress::{Show, What},
+    },
     spec::options::ContainerOptions,
 };
 
@@ -396,7 +399,7 @@ impl Watch {
             image,
             id: watch::Sender::default(),
             cidfile,
-            show: Show::new(quiet),
+            show: Show::new(What::Beside, quiet),
             pulling: false,
         }
     }

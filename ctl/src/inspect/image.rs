@@ -17,7 +17,7 @@ pub fn json(answer: &InspectImageResponse) -> Value {
         "RepoTags": names(&summary.repo_tags),
         "RepoDigests": names(&summary.repo_digests),
         "Parent": summary.parent_id,
-        "Comment": "",
+        "Comment": comment(&config),
         "Created": config.get("created").cloned().unwrap_or_else(|| human::rfc3339(summary.created.as_ref()).into()),
         "DockerVersion": "",
         "Author": text("author"),
@@ -33,4 +33,34 @@ pub fn json(answer: &InspectImageResponse) -> Value {
         value["Variant"] = variant.clone();
     }
     value
+}
+
+/// The image's own, or that of the last step of its history, as docker (moby, daemon/images/image_inspect.go).
+fn comment(config: &Value) -> &str {
+    let own = config["comment"].as_str().filter(|own| !own.is_empty());
+    let last = || config["history"].as_array()?.last()?["comment"].as_str();
+    own.or_else(last).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_is_the_images_or_of_its_last_step() {
+        for (config, expected) in [
+            (
+                json!({"comment": "own", "history": [{"comment": "last"}]}),
+                "own",
+            ),
+            (
+                json!({"comment": "", "history": [{"comment": "x"}, {"comment": "last"}]}),
+                "last",
+            ),
+            (json!({"history": [{}]}), ""),
+            (Value::Null, ""),
+        ] {
+            assert_eq!(comment(&config), expected, "{config}");
+        }
+    }
 }

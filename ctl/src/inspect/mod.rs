@@ -18,6 +18,7 @@ use crate::{
     client::Site,
     failure::{Failure, Outcome},
     output::{self, human, template::Template},
+    spec::options::platform,
 };
 
 /// `ctl inspect`, also below `container`, `image`, `network`, `volume`
@@ -36,6 +37,39 @@ pub struct Inspect {
     names: Vec<String>,
 }
 
+/// `ctl image inspect`
+#[derive(Debug, Args)]
+pub struct InspectImage {
+    /// Format output using a custom template
+    #[arg(short, long)]
+    format: Option<String>,
+    /// Inspect a specific platform of the multi-platform image
+    #[arg(long)]
+    platform: Option<String>,
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+impl InspectImage {
+    pub async fn run(self, site: &Site) -> Outcome {
+        let platform = self.platform.as_deref().map(platform).transpose()?;
+        let shown = Shown::parse(self.format.as_deref())?;
+        let mut answers = Vec::new();
+        for name in self.names {
+            let request = InspectImageRequest {
+                image: name,
+                platform: platform.clone(),
+            };
+            let answer = site.registry().inspect_image(request).await;
+            answers.push(match answer {
+                Ok(answer) => Ok(image::json(&answer.into_inner())),
+                Err(status) => Err(status.into()),
+            });
+        }
+        shown.print(answers)
+    }
+}
+
 const TYPES: [&str; 4] = ["container", "image", "network", "volume"];
 
 impl Inspect {
@@ -47,29 +81,51 @@ impl Inspect {
                 "\"{kind}\" is not a valid value for --type: container, image, network or volume"
             )));
         }
-        let template = match self.format.as_deref() {
-            None | Some("json" | "") => None,
-            Some(text) => Some(Template::parse(text).map_err(|f| bad_template(f).exits(64))?),
-        };
-        let mut found = Vec::new();
-        let mut failures = Vec::new();
+        let shown = Shown::parse(self.format.as_deref())?;
+        let mut answers = Vec::new();
         for name in &self.names {
-            match find(site, name, kind, self.size).await {
+            answers.push(find(site, name, kind, self.size).await);
+        }
+        shown.print(answers)
+    }
+}
+
+/// In which form.
+enum Shown {
+    Pretty,
+    Json,
+    Template(Template),
+}
+
+impl Shown {
+    fn parse(format: Option<&str>) -> Outcome<Self> {
+        Ok(match format {
+            None | Some("") => Self::Pretty,
+            Some("json") => Self::Json,
+            Some(text) => {
+                Self::Template(Template::parse(text).map_err(|f| bad_template(f).exits(64))?)
+            }
+        })
+    }
+
+    /// Prints what was found, then what was not.
+    fn print(&self, answers: Vec<Outcome<Value>>) -> Outcome {
+        let (mut found, mut failures) = (Vec::new(), Vec::new());
+        for answer in answers {
+            match answer {
                 Ok(value) => found.push(value),
                 Err(failure) => failures.push(failure),
             }
         }
-        match template {
-            Some(template) => {
+        match self {
+            Self::Template(template) => {
                 for value in &found {
                     let text = template.render(value, &Map::new()).map_err(bad_template)?;
                     output::print(&format!("{text}\n"))?;
                 }
             }
-            None if self.format.as_deref() == Some("json") => {
-                output::print(&format!("{}\n", Value::from(found)))?
-            }
-            None => {
+            Self::Json => output::print(&format!("{}\n", Value::from(found)))?,
+            Self::Pretty => {
                 let mut out = Vec::new();
                 let pretty = serde_json::ser::PrettyFormatter::with_indent(b"    ");
                 let mut writer = serde_json::Serializer::with_formatter(&mut out, pretty);

@@ -1,41 +1,59 @@
 //! Progress of pulls and pushes: bars on a terminal, docker's plain lines elsewhere, nothing when quiet.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    io::{self, IsTerminal as _, Write as _},
+    time::Duration,
+};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use slipway_proto::types::v1::{Progress, progress::Phase};
 
 use super::human::short_id;
 
-/// Where lines go.
+/// What moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum What {
+    /// To standard output, as `docker pull` tells it.
+    Pull,
+    /// To standard output, as `docker push` tells it.
+    Push,
+    /// A pull within something else, whose output is another: to standard error.
+    Beside,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
     Quiet,
-    /// Lines to stderr.
     Lines,
-    /// Bars on stderr.
     Bars,
 }
 
 /// Shows units of work by their id.
 #[derive(Debug)]
 pub struct Show {
+    what: What,
     mode: Mode,
     bars: MultiProgress,
     units: HashMap<String, (Phase, Option<ProgressBar>)>,
 }
 
 impl Show {
-    /// Bars where stderr is a terminal.
-    pub fn new(quiet: bool) -> Self {
-        let mode = match (quiet, super::draws_bars()) {
+    /// Bars where that is told to a terminal.
+    pub fn new(what: What, quiet: bool) -> Self {
+        let (terminal, target) = match what {
+            What::Beside => (io::stderr().is_terminal(), ProgressDrawTarget::stderr()),
+            What::Pull | What::Push => (io::stdout().is_terminal(), ProgressDrawTarget::stdout()),
+        };
+        let mode = match (quiet, terminal) {
             (true, _) => Mode::Quiet,
             (_, true) => Mode::Bars,
             _ => Mode::Lines,
         };
         Self {
+            what,
             mode,
-            bars: MultiProgress::new(),
+            bars: MultiProgress::with_draw_target(target),
             units: HashMap::new(),
         }
     }
@@ -44,7 +62,9 @@ impl Show {
     pub fn line(&self, text: &str) {
         match self.mode {
             Mode::Quiet => {}
-            Mode::Lines => eprintln!("{text}"),
+            Mode::Lines if self.what == What::Beside => eprintln!("{text}"),
+            // Whoever reads no further does not stop the work.
+            Mode::Lines => drop(writeln!(io::stdout(), "{text}")),
             // A terminal that went away is no reason to stop the work.
             Mode::Bars => drop(self.bars.println(text)),
         }
@@ -57,8 +77,8 @@ impl Show {
         match self.mode {
             Mode::Quiet => {}
             Mode::Lines if known != Some(phase) => {
-                if let Some(words) = line_words(phase) {
-                    eprintln!("{}: {words}", short_id(&progress.id));
+                for words in self.words(phase) {
+                    self.line(&format!("{}: {words}", short_id(&progress.id)));
                 }
             }
             Mode::Lines => {}
@@ -66,6 +86,21 @@ impl Show {
         }
         let bar = self.units.remove(&progress.id).and_then(|(_, bar)| bar);
         self.units.insert(progress.id.clone(), (phase, bar));
+    }
+
+    /// What is worth lines where there is no terminal, in docker's words.
+    fn words(&self, phase: Phase) -> &'static [&'static str] {
+        let pushes = self.what == What::Push;
+        match phase {
+            Phase::Downloading => &["Pulling fs layer"],
+            Phase::Uploading => &["Preparing"],
+            Phase::Exists if pushes => &["Layer already exists"],
+            Phase::Exists => &["Already exists"],
+            Phase::Done if pushes => &["Pushed"],
+            Phase::Done => &["Download complete", "Pull complete"],
+            Phase::Mounted => &["Mounted"],
+            _ => &[],
+        }
     }
 
     fn draw(&mut self, progress: &Progress, phase: Phase) {
@@ -132,14 +167,21 @@ fn words(phase: Phase) -> &'static str {
     }
 }
 
-/// What is worth a line where there is no terminal.
-fn line_words(phase: Phase) -> Option<&'static str> {
-    match phase {
-        Phase::Downloading => Some("Pulling fs layer"),
-        Phase::Uploading => Some("Pushing"),
-        Phase::Exists => Some("Already exists"),
-        Phase::Done => Some("Complete"),
-        Phase::Mounted => Some("Mounted"),
-        _ => None,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_dockers() {
+        let of = |what| Show::new(what, false);
+        let pull = of(What::Pull);
+        assert_eq!(pull.words(Phase::Exists), ["Already exists"]);
+        assert_eq!(
+            pull.words(Phase::Done),
+            ["Download complete", "Pull complete"]
+        );
+        let push = of(What::Push);
+        assert_eq!(push.words(Phase::Exists), ["Layer already exists"]);
+        assert_eq!(push.words(Phase::Done), ["Pushed"]);
     }
 }

@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod web;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;

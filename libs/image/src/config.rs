@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use crate::{Digest, Platform};
 
+pub mod change;
+
 /// An image's config blob.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageConfig {

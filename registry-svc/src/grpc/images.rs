@@ -73,6 +73,21 @@ pub async fn list(
     }))
 }
 
+pub async fn search(registry: &Arc<Registry>, request: SearchRequest) -> Answer<SearchResponse> {
+    let found = registry
+        .search(&request.term, request.limit as usize, request.official)
+        .await?;
+    let repositories = found
+        .into_iter()
+        .map(|found| search_response::Repository {
+            name: found.repository.to_string(),
+            official: found.is_official(),
+            description: found.description,
+        })
+        .collect();
+    Ok(Response::new(SearchResponse { repositories }))
+}
+
 pub fn list_tags(registry: &Arc<Registry>, request: ListTagsRequest) -> Answer<ListTagsResponse> {
     let repository = registry.own.from_name(&request.repository)?;
     let page = request.page.unwrap_or_default();

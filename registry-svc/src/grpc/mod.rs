@@ -53,6 +53,7 @@ impl Api for Service {
     type PushStream = ReceiverStream<Result<PushEvent, Status>>;
     type ReadBlobStream = Boxed<BlobChunk>;
     type LoadStream = ReceiverStream<Result<LoadEvent, Status>>;
+    type ImportStream = ReceiverStream<Result<ImportEvent, Status>>;
     type SaveStream = ReceiverStream<Result<SaveChunk, Status>>;
     type EventsStream = Boxed<types::Event>;
 
@@ -109,6 +110,10 @@ impl Api for Service {
         images::list(self.registry().await?, request.into_inner()).await
     }
 
+    async fn search(&self, request: Request<SearchRequest>) -> Answer<SearchResponse> {
+        images::search(self.registry().await?, request.into_inner()).await
+    }
+
     async fn inspect_image(
         &self,
         request: Request<InspectImageRequest>,
@@ -142,6 +147,13 @@ impl Api for Service {
 
     async fn load(&self, request: Request<Streaming<LoadRequest>>) -> Answer<Self::LoadStream> {
         archive::load(self.registry().await?, request.into_inner()).await
+    }
+
+    async fn import(
+        &self,
+        request: Request<Streaming<ImportRequest>>,
+    ) -> Answer<Self::ImportStream> {
+        archive::import(self.registry().await?, request.into_inner()).await
     }
 
     async fn save(&self, request: Request<SaveRequest>) -> Answer<Self::SaveStream> {

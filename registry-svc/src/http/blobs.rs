@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Response, StatusCode};
 use slipway_image::Digest;
 
-use super::{bare, body::Body, conditions, errors, set};
+use super::{bare, body::Body, conditions, errors, ranges::ByteRange, set};
 use crate::{
     blobs::Range,
     error::{Error, Result},
@@ -148,64 +148,4 @@ fn describe(response: &mut Response<Body>, digest: &Digest) {
     set(response, "accept-ranges", "bytes");
     // Content never changes under its digest.
     set(response, "cache-control", "max-age=31536000, immutable");
-}
-
-/// One range of `Range: bytes=...`; several at once are answered with the whole, one that ends before it begins is
-/// refused (RFC 9110, 14.2, allows either).
-#[derive(Debug, PartialEq, Eq)]
-enum ByteRange {
-    From(u64),
-    FromTo(u64, u64),
-    Last(u64),
-}
-
-impl ByteRange {
-    fn parse(header: &str) -> Option<Self> {
-        let (first, last) = header.strip_prefix("bytes=")?.trim().split_once('-')?;
-        match (first, last) {
-            ("", last) => last.parse().ok().map(Self::Last),
-            (first, "") => first.parse().ok().map(Self::From),
-            (first, last) => Some(Self::FromTo(first.parse().ok()?, last.parse().ok()?)),
-        }
-    }
-
-    fn within(&self, total: u64) -> Option<Range> {
-        let (offset, end) = match *self {
-            Self::From(first) => (first, total),
-            Self::FromTo(first, last) => (first, total.min(last.saturating_add(1))),
-            Self::Last(0) => return None,
-            Self::Last(count) => (total.saturating_sub(count), total),
-        };
-        (offset < end).then(|| Range {
-            offset,
-            length: Some(end - offset),
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_follow_rfc_9110() {
-        for (header, expected) in [
-            ("bytes=0-0", Some((0, 1))),
-            ("bytes=2-", Some((2, 8))),
-            ("bytes=-3", Some((7, 3))),
-            ("bytes=-30", Some((0, 10))),
-            ("bytes=5-100", Some((5, 5))),
-            ("bytes=10-", None),
-            ("bytes=99-", None),
-            ("bytes=-0", None),
-            ("bytes=3-2", None),
-        ] {
-            let got = ByteRange::parse(header).unwrap().within(10);
-            let got = got.map(|r| (r.offset, r.length.unwrap()));
-            assert_eq!(got, expected, "{header}");
-        }
-        for header in ["bytes=a-", "items=0-1", "bytes=0-1,3-4"] {
-            assert_eq!(ByteRange::parse(header), None, "{header}");
-        }
-    }
 }

@@ -25,6 +25,7 @@ mod manifests;
 mod needs;
 mod pages;
 mod proxies;
+pub mod ranges;
 mod route;
 mod serve;
 mod tls;

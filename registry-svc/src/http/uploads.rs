@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Response, StatusCode, header};
 use slipway_image::Digest;
 
-use super::{Query, Upload, bare, body::Body, errors, set};
+use super::{Query, Upload, bare, body::Body, errors, ranges::content_range, set};
 use crate::{
     access::{Permit, policy::Action},
     blobs::Staged,
@@ -183,16 +183,6 @@ async fn chunk(session: &Session, headers: &HeaderMap, body: &mut Upload) -> Res
         }),
         _ => receive(session.staged(), &session.room, announced, body).await,
     }
-}
-
-/// `<first>-<last>`; docker also writes `bytes <first>-<last>/<total>`.
-fn content_range(text: &str) -> Option<(u64, u64)> {
-    let range = text
-        .trim_start_matches("bytes")
-        .trim_start_matches([' ', '=']);
-    let (first, last) = range.split('/').next()?.split_once('-')?;
-    let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-    (first <= last && last < u64::MAX).then_some((first, last))
 }
 
 /// Takes a body, of so many bytes where that is known.

@@ -159,23 +159,16 @@ fn point_in_time(text: &str) -> Option<u64> {
     (part.is_empty() && total > 0).then(|| now().saturating_sub(total))
 }
 
-/// Go's `path.Match` without character classes: `*` and `?` stop at `/`.
+/// Go's `path.Match`: no wildcard reaches over a `/`.
 pub(crate) fn matches(pattern: &str, text: &str) -> bool {
-    fn step(pattern: &[u8], text: &[u8]) -> bool {
-        match (pattern.first(), text.first()) {
-            (None, None) => true,
-            (Some(b'*'), _) => {
-                step(&pattern[1..], text)
-                    || text
-                        .first()
-                        .is_some_and(|c| *c != b'/' && step(pattern, &text[1..]))
-            }
-            (Some(b'?'), Some(c)) if *c != b'/' => step(&pattern[1..], &text[1..]),
-            (Some(p), Some(c)) if p == c => step(&pattern[1..], &text[1..]),
-            _ => false,
+    let (mut patterns, mut parts) = (pattern.split('/'), text.split('/'));
+    loop {
+        match (patterns.next(), parts.next()) {
+            (None, None) => return true,
+            (Some(pattern), Some(part)) if slipway_pattern::matches(pattern, part) => {}
+            _ => return false,
         }
     }
-    step(pattern.as_bytes(), text.as_bytes())
 }
 
 #[cfg(test)]
@@ -192,6 +185,11 @@ mod tests {
             ("*/*", "team/app", true),
             ("g?als", "goals", true),
             ("go", "goals", false),
+            ("[a-h]oals", "goals", true),
+            ("[^a-h]oals", "goals", false),
+            ("team/[ab]pp:v?", "team/app:v1", true),
+            ("team?app", "team/app", false),
+            ("[a-h", "goals", false),
         ] {
             assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
         }

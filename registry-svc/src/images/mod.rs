@@ -14,12 +14,14 @@ use crate::{
 
 pub mod archive;
 pub mod filter;
+pub mod import;
 pub mod list;
 pub mod load;
 pub mod pull;
 pub mod push;
 pub mod remove;
 pub mod save;
+pub mod search;
 pub mod usage;
 
 /// An image that is here: everything that is needed to run it or build upon it.

@@ -153,11 +153,7 @@ impl Registry {
             Pointer::Tag(tag) => tag.to_string(),
             Pointer::Digest(digest) => digest.to_string(),
         };
-        let path = match name.repository.host() {
-            crate::names::DEFAULT_HOST => name.repository.path(),
-            _ => name.repository.as_str(),
-        };
-        let line = format!("{pointer}: Pulling from {path}");
+        let line = format!("{pointer}: Pulling from {}", name.repository.path());
         tell(events, PullEvent::Status(line)).await?;
         let freshness = match request.policy {
             Policy::Always => Freshness::Ask,
@@ -179,14 +175,6 @@ impl Registry {
                 .await?;
         }
         let digest = found.stored.digest.clone();
-        let state = if moved {
-            "Downloaded newer image for"
-        } else {
-            "Image is up to date for"
-        };
-        tell(events, PullEvent::Status(format!("Digest: {digest}"))).await?;
-        let line = format!("Status: {state} {}", name.familiar());
-        tell(events, PullEvent::Status(line)).await?;
         self.events
             .tell("pull", digest.to_string(), name.familiar());
         tell(events, PullEvent::Done(name.to_string(), digest, moved)).await
@@ -236,6 +224,7 @@ impl Registry {
         let parsed = manifest.parse()?;
         let blobs: Vec<Descriptor> = parsed.references().into_iter().cloned().collect();
         let credentials = request.credentials.as_ref();
+        let whole = self.has_all(&blobs).await?;
         let mut moved = false;
         let mut layers = &blobs[..];
         if let Manifest::Image(image) = &parsed
@@ -272,7 +261,8 @@ impl Registry {
             let stale = found.stale.is_some();
             tell(events, PullEvent::Resolved(Box::new(image), stale)).await?;
         }
-        if request.manifest_only {
+        // Of an image that is here docker tells no layers.
+        if request.manifest_only || whole {
             return Ok(moved);
         }
         let mut fetches = stream::iter(layers.to_vec())

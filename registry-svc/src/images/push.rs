@@ -125,11 +125,6 @@ impl Registry {
             .await?;
         let reference = name.pointer.to_string();
         put(&client, name, &reference, &top).await?;
-        let line = format!(
-            "{reference}: digest: {} size: {}",
-            top.digest, top.record.size
-        );
-        tell(events, PushEvent::Status(line)).await?;
         self.events
             .tell("push", top.digest.to_string(), name.familiar());
         let size = top.record.size;

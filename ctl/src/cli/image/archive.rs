@@ -14,7 +14,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::{
     client::Site,
     failure::{Failure, Outcome},
-    output::{self, archive::Archive, progress::Show},
+    output::{
+        self,
+        archive::Archive,
+        progress::{Show, What},
+    },
     spec::options::platform,
 };
 
@@ -65,7 +69,7 @@ pub struct Load {
 
 impl Load {
     pub async fn run(self, site: &Site) -> Outcome {
-        let source = source(self.input.as_deref())?;
+        let source = source(self.input.as_deref(), "load")?;
         let header = load_request::Header {
             platform: self.platform.as_deref().map(platform).transpose()?,
         };
@@ -74,7 +78,7 @@ impl Load {
         });
         let requests =
             tokio_stream::StreamExt::map(requests, |part| LoadRequest { part: Some(part) });
-        let mut show = Show::new(self.quiet || !io::stdout().is_terminal());
+        let mut show = Show::new(What::Pull, self.quiet || !io::stdout().is_terminal());
         let loading = async {
             let mut events = site.registry().load(requests).await?.into_inner();
             while let Some(event) = events.message().await? {
@@ -96,13 +100,13 @@ impl Load {
     }
 }
 
-/// A file, or standard input, which must be no terminal.
-pub fn source(path: Option<&str>) -> Outcome<Box<dyn Read + Send>> {
+/// A file, or standard input, which must be no terminal, for what is done.
+pub fn source(path: Option<&str>, what: &str) -> Outcome<Box<dyn Read + Send>> {
     let Some(path) = path.filter(|path| !path.is_empty()) else {
         if io::stdin().is_terminal() {
-            return Err(Failure::new(
-                "requested load from stdin, but stdin is empty",
-            ));
+            return Err(Failure::new(format!(
+                "requested {what} from stdin, but stdin is empty"
+            )));
         }
         return Ok(Box::new(io::stdin()));
     };

@@ -1,8 +1,8 @@
-//! `images` and `history`.
+//! `images`.
 
 use clap::Args;
 use slipway_proto::{
-    registry::v1::{ImageSummary, InspectImageRequest, ListImagesRequest},
+    registry::v1::{ImageSummary, ListImagesRequest},
     types::v1::Page,
 };
 
@@ -37,12 +37,21 @@ pub struct Ls {
     /// Only show image IDs
     #[arg(short, long)]
     quiet: bool,
+    /// List multi-platform images as a tree (EXPERIMENTAL)
+    #[arg(long)]
+    tree: bool,
     #[arg(default_value = "")]
     repository: String,
 }
 
 impl Ls {
     pub async fn run(self, site: &Site) -> Outcome {
+        if self.tree {
+            return Err(Failure::new(
+                "--tree is not supported, it is an experiment of docker's: the platforms of an image are told by \
+                 ctl image inspect --platform OS/ARCH NAME",
+            ));
+        }
         let mut request = ListImagesRequest {
             all: self.all,
             filters: units::filters(&self.filter)?,
@@ -160,104 +169,6 @@ pub fn rows(image: &ImageSummary, id: &str) -> Vec<Row> {
             ])
         })
         .collect()
-}
-
-/// `ctl history`
-pub async fn history(
-    site: &Site,
-    image: String,
-    readable: bool,
-    whole: bool,
-    quiet: bool,
-    format: Option<&str>,
-) -> Outcome {
-    let answer = site
-        .registry()
-        .inspect_image(InspectImageRequest {
-            image,
-            platform: None,
-        })
-        .await?
-        .into_inner();
-    let resolved = answer.resolved.unwrap_or_default();
-    let config = slipway_image::ImageConfig::parse(&resolved.config_json)
-        .map_err(|e| Failure::new(format!("the image's config is not JSON: {e}")))?;
-    let mut layers = resolved.layers.iter();
-    let mut rows = Vec::new();
-    for line in &config.history {
-        // Compressed sizes: what the registry holds.
-        let size = if line.empty_layer {
-            0
-        } else {
-            layers.next().map_or(0, |l| l.size)
-        };
-        let at = line
-            .created
-            .as_deref()
-            .and_then(|t| t.parse::<jiff::Timestamp>().ok());
-        let stamp = at.map(|t| prost_types::Timestamp {
-            seconds: t.as_second(),
-            nanos: 0,
-        });
-        let by = line
-            .created_by
-            .clone()
-            .unwrap_or_default()
-            .replace('\t', " ");
-        rows.push(Row::new([
-            ("ID", "<missing>".to_owned()),
-            (
-                "CreatedSince",
-                if readable {
-                    human::ago(stamp.as_ref())
-                } else {
-                    human::rfc3339(stamp.as_ref())
-                },
-            ),
-            ("CreatedAt", human::rfc3339(stamp.as_ref())),
-            (
-                "CreatedBy",
-                if whole { by } else { human::ellipsis(&by, 45) },
-            ),
-            (
-                "Size",
-                if readable {
-                    human::size(size)
-                } else {
-                    size.to_string()
-                },
-            ),
-            ("Comment", line.comment.clone().unwrap_or_default()),
-        ]));
-    }
-    rows.reverse();
-    let id = if whole {
-        resolved.image_id.clone()
-    } else {
-        short_id(&resolved.image_id).to_owned()
-    };
-    if let Some(first) = rows.first_mut() {
-        first.fields.insert("ID".to_owned(), id.into());
-    }
-    if quiet {
-        let ids = rows
-            .iter()
-            .filter_map(|r| r.fields.get("ID").and_then(|v| v.as_str()));
-        output::print(&ids.map(|id| format!("{id}\n")).collect::<String>())?;
-        return Ok(0);
-    }
-    let columns = Columns {
-        shown: &[
-            ("ID", "IMAGE"),
-            ("CreatedSince", "CREATED"),
-            ("CreatedBy", "CREATED BY"),
-            ("Size", "SIZE"),
-            ("Comment", "COMMENT"),
-        ],
-        hidden: &[("CreatedAt", "CREATED AT")],
-    };
-    output::print(&table::render(columns, &rows, format)?)?;
-    Ok(0)
 }
 
 #[cfg(test)]

@@ -1,17 +1,23 @@
 //! Images: their [`list`], their way here and there ([`transfer`], [`archive`]), their removal ([`remove`]).
 
 mod archive;
+mod history;
+mod import;
 mod list;
 mod remove;
+mod search;
 mod transfer;
 
 use clap::Subcommand;
 use slipway_proto::registry::v1::TagImageRequest;
 
 pub use list::{HIDDEN, rows};
+pub use search::Search;
 
 use self::{
     archive::{Load, Save},
+    history::History,
+    import::Import,
     list::Ls,
     remove::Rm,
     transfer::{Pull, Push},
@@ -32,26 +38,14 @@ pub enum Command {
     Save(Save),
     /// Load an image from a tar archive or STDIN
     Load(Load),
+    /// Import the contents from a tarball to create a filesystem image
+    Import(Import),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
     Tag { source: String, target: String },
     /// Remove one or more images
     Rmi(Rm),
     /// Show the history of an image
-    History {
-        /// Print sizes and dates in human readable format
-        #[arg(short = 'H', long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
-        human: bool,
-        /// Don't truncate output
-        #[arg(long)]
-        no_trunc: bool,
-        /// Only show image IDs
-        #[arg(short, long)]
-        quiet: bool,
-        /// Format output using a custom template
-        #[arg(long)]
-        format: Option<String>,
-        image: String,
-    },
+    History(History),
 }
 
 /// `ctl image ...`
@@ -68,7 +62,7 @@ pub enum Group {
     /// Build an image from a Dockerfile
     Build(Box<super::build::Build>),
     /// Display detailed information on one or more images
-    Inspect(crate::inspect::Inspect),
+    Inspect(crate::inspect::InspectImage),
     /// Remove unused images
     Prune {
         /// Remove all unused images, not just dangling ones
@@ -90,7 +84,7 @@ impl Group {
             Self::Ls(ls) => ls.run(site).await,
             Self::Rm(rm) => rm.run(site).await,
             Self::Build(build) => build.run(site).await,
-            Self::Inspect(inspect) => inspect.run(site, Some("image")).await,
+            Self::Inspect(inspect) => inspect.run(site).await,
             Self::Prune { all, filter, force } => {
                 let filters = units::filters(&filter)?;
                 let what = if all {
@@ -114,6 +108,7 @@ impl Command {
             Self::Pull(pull) => pull.run(site).await,
             Self::Save(save) => save.run(site).await,
             Self::Load(load) => load.run(site).await,
+            Self::Import(import) => import.run(site).await,
             Self::Rmi(rm) => rm.run(site).await,
             Self::Tag { source, target } => {
                 site.registry()
@@ -122,13 +117,7 @@ impl Command {
                 Ok(0)
             }
             Self::Push(push) => push.run(site).await,
-            Self::History {
-                human: readable,
-                no_trunc,
-                quiet,
-                format,
-                image,
-            } => list::history(site, image, readable, no_trunc, quiet, format.as_deref()).await,
+            Self::History(history) => history.run(site).await,
         }
     }
 }

@@ -21,6 +21,9 @@ pub struct Rm {
     /// Do not delete untagged parents
     #[arg(long)]
     no_prune: bool,
+    /// Remove only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")
+    #[arg(long)]
+    platform: Vec<String>,
     #[arg(required = true)]
     images: Vec<String>,
 }
@@ -57,6 +60,12 @@ async fn refuse_used(site: &Site, name: &str) -> Outcome<()> {
 
 impl Rm {
     pub async fn run(self, site: &Site) -> Outcome {
+        if !self.platform.is_empty() {
+            return Err(Failure::new(
+                "--platform is not supported: an image goes with all its platforms; only those that were pulled take \
+                 any room",
+            ));
+        }
         let (force, no_prune) = (self.force, self.no_prune);
         each(&self.images, |image| async move {
             if !force {

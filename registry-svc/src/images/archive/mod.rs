@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 
 mod docker;
 mod listing;
+pub mod memory;
 mod oci;
 pub mod plan;
 mod read;

@@ -1,8 +1,10 @@
 //! Which images an archive has: all that its lists name, checked before anything is stored.
 
+use std::{collections::HashMap, io::Read};
+
 use bytes::Bytes;
 use slipway_image::{
-    Descriptor, Digest, Manifest, Platform, Reference,
+    Algorithm, Descriptor, Digest, Manifest, Platform, Reference,
     manifest::{ImageManifest, MAX_SIZE},
     media_type,
 };
@@ -52,10 +54,14 @@ pub fn plan(
     shelf: &mut impl Shelf,
     platform: Option<&Platform>,
 ) -> Result<Vec<Image>> {
+    let mut shelf = Remembering {
+        shelf,
+        inflated: HashMap::new(),
+    };
     let images = if listing.has("oci-layout") {
-        oci::images(listing, shelf, platform)?
+        oci::images(listing, &mut shelf, platform)?
     } else if listing.has("manifest.json") {
-        docker::images(listing, shelf, platform)?
+        docker::images(listing, &mut shelf, platform)?
     } else if listing.has("repositories") {
         return Err(refused(
             "it was written by a docker older than 1.10: load it with docker 24, and save it again",
@@ -69,6 +75,41 @@ pub fn plan(
     match images.is_empty() {
         true => Err(refused("it holds no images")),
         false => Ok(images),
+    }
+}
+
+/// Images of an archive share layers: each is inflated once.
+struct Remembering<'a, S> {
+    shelf: &'a mut S,
+    inflated: HashMap<(Digest, Algorithm), Digest>,
+}
+
+impl<S: Shelf> Shelf for Remembering<'_, S> {
+    fn put(
+        &mut self,
+        promised: Option<&Digest>,
+        size: u64,
+        content: &mut dyn Read,
+    ) -> Result<Digest> {
+        self.shelf.put(promised, size, content)
+    }
+
+    fn small(&mut self, digest: &Digest) -> Result<Bytes> {
+        self.shelf.small(digest)
+    }
+
+    fn plain_digest(&mut self, layer: &Digest, like: &Digest) -> Result<Digest> {
+        let asked = (layer.clone(), like.algorithm());
+        if let Some(known) = self.inflated.get(&asked) {
+            return Ok(known.clone());
+        }
+        let digest = self.shelf.plain_digest(layer, like)?;
+        self.inflated.insert(asked, digest.clone());
+        Ok(digest)
+    }
+
+    fn start(&mut self, digest: &Digest) -> Result<Bytes> {
+        self.shelf.start(digest)
     }
 }
 

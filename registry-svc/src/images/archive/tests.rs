@@ -1,69 +1,20 @@
-use std::{collections::HashMap, io::Read};
+use std::{collections::HashMap, io::Write as _};
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use slipway_image::{
-    Descriptor, Digest, Platform, archive as compressed,
-    layer::{Entry, Kind, limits::Limits, tar_write::TarWriter},
+    Descriptor, Digest, Platform,
+    layer::{Entry, Kind, gzip::GzipWriter, limits::Limits, tar_write::TarWriter},
     manifest::ImageManifest,
     media_type,
 };
 
-use super::{Image, Shelf, plan, read, write};
+use super::{Image, Shelf, memory::Memory, plan, read, write};
 use crate::{
     error::{Error, Result},
     names::{Repository, Tag},
 };
-
-/// A shelf in memory.
-#[derive(Default)]
-struct Memory(HashMap<Digest, Bytes>);
-
-impl Shelf for Memory {
-    fn put(
-        &mut self,
-        promised: Option<&Digest>,
-        size: u64,
-        content: &mut dyn Read,
-    ) -> Result<Digest> {
-        let mut bytes = Vec::new();
-        content
-            .read_to_end(&mut bytes)
-            .map_err(|e| Error::Interrupted(e.to_string()))?;
-        let actual = bytes.len() as u64;
-        if actual != size {
-            let expected = size;
-            return Err(Error::SizeMismatch { expected, actual });
-        }
-        let digest = crate::blobs::staging::digest_of(&bytes, promised);
-        if let Some(expected) = promised.filter(|promised| **promised != digest) {
-            return Err(Error::DigestMismatch {
-                expected: expected.clone(),
-                actual: digest,
-            });
-        }
-        self.0.insert(digest.clone(), bytes.into());
-        Ok(digest)
-    }
-
-    fn small(&mut self, digest: &Digest) -> Result<Bytes> {
-        Ok(self.0[digest].clone())
-    }
-
-    fn plain_digest(&mut self, layer: &Digest, like: &Digest) -> Result<Digest> {
-        let mut plain = Vec::new();
-        compressed::plain(&self.0[layer][..], Limits::default())
-            .and_then(|mut reader| reader.read_to_end(&mut plain))
-            .map_err(|e| Error::ArchiveInvalid(e.to_string()))?;
-        Ok(crate::blobs::staging::digest_of(&plain, Some(like)))
-    }
-
-    fn start(&mut self, digest: &Digest) -> Result<Bytes> {
-        let content = &self.0[digest];
-        Ok(content.slice(..content.len().min(6)))
-    }
-}
 
 fn load(archive: &[u8], platform: Option<&str>) -> Result<Vec<Image>> {
     let platform: Option<Platform> = platform.map(|p| p.parse().unwrap());
@@ -467,9 +418,58 @@ proptest! {
                 prop_assert_eq!(&Digest::of(&image.top.content), &image.top.digest);
                 let parsed = crate::manifests::parse(&image.top.media_type, &image.top.content).unwrap();
                 for named in parsed.references() {
-                    prop_assert_eq!(shelf.0[&named.digest].len() as u64, named.size);
+                    prop_assert_eq!(shelf.small(&named.digest).unwrap().len() as u64, named.size);
                 }
             }
         }
     }
+}
+
+/// A shelf that counts how often a layer is inflated.
+#[derive(Default)]
+struct Counting {
+    memory: Memory,
+    inflated: usize,
+}
+
+impl Shelf for Counting {
+    fn put(
+        &mut self,
+        promised: Option<&Digest>,
+        size: u64,
+        content: &mut dyn std::io::Read,
+    ) -> Result<Digest> {
+        self.memory.put(promised, size, content)
+    }
+
+    fn small(&mut self, digest: &Digest) -> Result<Bytes> {
+        self.memory.small(digest)
+    }
+
+    fn plain_digest(&mut self, layer: &Digest, like: &Digest) -> Result<Digest> {
+        self.inflated += 1;
+        self.memory.plain_digest(layer, like)
+    }
+
+    fn start(&mut self, digest: &Digest) -> Result<Bytes> {
+        self.memory.start(digest)
+    }
+}
+
+#[test]
+fn a_layer_that_images_share_is_inflated_once() {
+    let mut layer = GzipWriter::new(Vec::new(), 1);
+    layer.write_all(LAYER).unwrap();
+    let layer = layer.finish().unwrap();
+    let item = |n: usize| json!({"Config": format!("{n}.json"), "RepoTags": [format!("a:{n}")], "Layers": ["l"]});
+    let made = Made::default()
+        .file("l", &layer)
+        .file("0.json", config("amd64", &[LAYER]))
+        .file("1.json", config("arm64", &[LAYER]))
+        .json("manifest.json", &json!([item(0), item(1)]))
+        .tar();
+    let mut shelf = Counting::default();
+    let listing = read(&made[..], Limits::default(), &mut shelf).unwrap();
+    let images = plan(&listing, &mut shelf, None).unwrap();
+    assert_eq!((images.len(), shelf.inflated), (2, 1));
 }

@@ -22,7 +22,8 @@ use crate::{
 
 mod answer;
 mod auth;
-mod challenge;
+pub mod challenge;
+pub mod link;
 mod login;
 mod push;
 mod roots;
@@ -220,9 +221,7 @@ impl Client {
     /// Where the next page is (RFC 8288). Only this registry's own are followed.
     fn next_page(&self, current: &Url, response: &Response) -> Option<Url> {
         let link = response.headers().get(header::LINK)?.to_str().ok()?;
-        let (next, _) = link.split_once('<')?.1.split_once('>')?;
-        let next = current.join(next).ok()?;
-        (next.origin() == self.base.origin()).then_some(next)
+        link::next(link, current).filter(|next| next.origin() == self.base.origin())
     }
 
     /// A body that is no larger than a manifest may be, and does not take for ever.

@@ -76,10 +76,9 @@ impl Manager {
             .await?;
         let mut image = base.config.clone();
         image.config = config::of_container(&record, &base.config.config);
-        commit
-            .changes
-            .iter()
-            .try_for_each(|change| config::apply(&mut image.config, change))?;
+        for change in &commit.changes {
+            image.config.apply(config::change(change)?);
+        }
         let repository = match &name {
             Some(name) => name.repository(),
             None => UNNAMED.to_owned(),
