@@ -12,6 +12,7 @@ use axum::{Router, body::Body, extract::Request, http::Response};
 use bytes::Bytes;
 use futures_util::stream;
 use registry_svc::{
+    Error,
     config::UpstreamConfig,
     mirror::{Credentials, Freshness},
 };
@@ -410,6 +411,77 @@ async fn answers_that_do_not_end_are_cut_off() {
             .await
             .unwrap();
         assert!(found.is_empty() && trouble.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_tags_has_an_end() {
+    // Each page is as large as one may be, nearly; all of them together are more than anybody has.
+    for (pages, fits) in [(3, true), (5, false)] {
+        let tags = vec!["x".repeat(128); 31_000];
+        let page = Bytes::from(json!({"name": "team/app", "tags": tags}).to_string());
+        let registry = Server::start(move |seen| {
+            let number: usize = match seen.path.split_once("page=") {
+                Some((_, number)) => number.parse().unwrap(),
+                None => 1,
+            };
+            let mut response = Response::builder();
+            if number < pages {
+                let next = number + 1;
+                let link = format!("</v2/team/app/tags/list?page={next}>; rel=\"next\"");
+                response = response.header("link", link);
+            }
+            response.body(Body::from(page.clone())).unwrap()
+        })
+        .await;
+        let mut config = registry.config();
+        config.timeout = Duration::from_secs(60);
+        let site = site(config).await;
+        let client = site.registry.mirror.client("up.example", None).unwrap();
+        match (client.tags("team/app").await, fits) {
+            (Ok(tags), true) => assert_eq!(tags.len(), 31_000 * pages),
+            (Err(error), false) => assert!(matches!(error, Error::TooLarge { .. }), "{error}"),
+            (told, _) => panic!("{pages} pages: {:?}", told.map(|tags| tags.len())),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_none_is_not_sent_back() {
+    let longest = "t".repeat(64 << 10);
+    for (token, is_one) in [
+        (longest.clone(), true),
+        (longest + "t", false),
+        ("two words".to_owned(), false),
+        ("line\r\nhost: elsewhere".to_owned(), false),
+        ("t\u{f6}ken".to_owned(), false),
+    ] {
+        let image = TestImage::new("token", 10);
+        let told = token.clone();
+        let tokens =
+            Server::start(move |_| Response::new(Body::from(json!({"token": told}).to_string())))
+                .await;
+        let bearer = format!("Bearer realm=\"http://{}/token\"", tokens.address);
+        let registry = Server::start(move |seen| match seen.authorization {
+            Some(_) => manifest(&image),
+            None => challenge(&bearer),
+        })
+        .await;
+        let mut config = registry.config();
+        config.private = true;
+        config.credentials = None;
+        let site = site(config).await;
+        let (status, _) = get_manifest(&site, "latest").await;
+        let sent = registry
+            .seen()
+            .iter()
+            .any(|seen| seen.authorization.is_some());
+        let length = token.len();
+        assert_eq!(
+            (status == 200, sent),
+            (is_one, is_one),
+            "{length}: {status}"
+        );
     }
 }
 

@@ -103,6 +103,10 @@ impl Users {
     /// The hash that a name is looked up with. One that is not there gets that of somebody, always the same one:
     /// how long it takes says as little as the answer, also where users have hashes of several costs.
     fn hash_for(&self, name: &str, key: &hmac::Key) -> (Option<Arc<str>>, bool) {
+        // Before anything that costs the more the longer it is.
+        if name.len() > LONGEST {
+            return (None, false);
+        }
         if let Some(hash) = self.0.get(name) {
             return (Some(Arc::clone(hash)), true);
         }
@@ -189,13 +193,9 @@ impl Htpasswd {
 
     /// Whether this is the user's password. `from` is whom wrong ones are counted against.
     pub async fn verify(&self, name: &str, password: &str, from: IpAddr) -> Result<(), Refused> {
-        // Before anything that costs the more the longer it is.
-        if name.len() > LONGEST || password.len() > LONGEST {
-            return Err(Refused::Wrong);
-        }
         let users = self.users.get();
         let (hash, known) = users.hash_for(name, &self.key);
-        let Some(hash) = hash else {
+        let Some(hash) = hash.filter(|_| password.len() <= LONGEST) else {
             return Err(Refused::Wrong);
         };
         // The hash is part of it: another password in the file, and the old one is not remembered.
@@ -384,5 +384,9 @@ mod tests {
             costs.insert(hash.unwrap()[4..6].to_owned());
         }
         assert_eq!(costs.len(), 2, "as those of the users");
+        // One that is too long to be anybody's costs nothing.
+        let endless = "n".repeat(LONGEST + 1);
+        assert_eq!(users.hash_for(&endless, &key), (None, false));
+        assert!(users.hash_for(&endless[1..], &key).0.is_some());
     }
 }

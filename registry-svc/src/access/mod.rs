@@ -279,3 +279,23 @@ pub const TOKEN_LIFE: Duration = Duration::from_secs(5 * 60);
 
 /// How long a user may stay logged in without his password.
 pub const REFRESH_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_known_must_be_allowed_something() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = OwnNames::default();
+        let users = folder.path().join("users");
+        let open =
+            |htpasswd, certificates| Access::open(&[], htpasswd, certificates, &own, folder.path());
+        assert!(open(None, false).unwrap().is_none());
+        let error = open(Some(&users), false).err().unwrap();
+        assert!(matches!(error, AccessError::NoRules), "{error}");
+        let error = open(None, true).err().unwrap();
+        let told = "registry.toml: client_ca says whose certificates are known";
+        assert!(error.to_string().starts_with(told), "{error}");
+    }
+}

@@ -46,13 +46,7 @@ pub async fn get(
             let total = size_of(registry, repository, digest).await?;
             match range.within(total) {
                 Some(range) => range,
-                None => {
-                    let message = format!("the blob has {total} bytes");
-                    let status = StatusCode::RANGE_NOT_SATISFIABLE;
-                    let mut response = errors::plain(status, "SIZE_INVALID", &message);
-                    set(&mut response, "content-range", format!("bytes */{total}"));
-                    return Ok(response);
-                }
+                None => return Ok(not_satisfiable(total)),
             }
         }
     };
@@ -60,14 +54,11 @@ pub async fn get(
     let (total, length) = (reader.total, reader.length);
     let mut response = Response::new(Body::from(reader));
     if range != Range::default() {
+        let Some(part) = content_range(range.offset, length, total) else {
+            return Ok(not_satisfiable(total));
+        };
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        // Whoever promised its size may have been wrong.
-        let last = (range.offset + length).saturating_sub(1);
-        set(
-            &mut response,
-            "content-range",
-            format!("bytes {}-{last}/{total}", range.offset),
-        );
+        set(&mut response, "content-range", part);
     }
     describe(&mut response, digest);
     Ok(response)
@@ -140,6 +131,20 @@ async fn size_of(registry: &Registry, repository: &Repository, digest: &Digest) 
         .ok_or_else(|| Error::BlobNotFound(digest.clone()))
 }
 
+/// What a part of a blob is called; `None` when it has no byte: whoever promised its size may have been wrong.
+fn content_range(offset: u64, length: u64, total: u64) -> Option<String> {
+    let last = offset + length.checked_sub(1)?;
+    Some(format!("bytes {offset}-{last}/{total}"))
+}
+
+fn not_satisfiable(total: u64) -> Response<Body> {
+    let message = format!("the blob has {total} bytes");
+    let status = StatusCode::RANGE_NOT_SATISFIABLE;
+    let mut response = errors::plain(status, "SIZE_INVALID", &message);
+    set(&mut response, "content-range", format!("bytes */{total}"));
+    response
+}
+
 fn describe(response: &mut Response<Body>, digest: &Digest) {
     let text = digest.to_string();
     set(response, "content-type", "application/octet-stream");
@@ -148,4 +153,19 @@ fn describe(response: &mut Response<Body>, digest: &Digest) {
     set(response, "accept-ranges", "bytes");
     // Content never changes under its digest.
     set(response, "cache-control", "max-age=31536000, immutable");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_without_a_byte_is_no_part() {
+        let told = Some("bytes 5-9/10".to_owned());
+        assert_eq!(content_range(5, 5, 10), told);
+        // The manifest promised more than there is.
+        assert_eq!(content_range(0, 0, 0), None);
+        assert_eq!(content_range(5, 0, 3), None);
+        assert_eq!(not_satisfiable(3).status(), 416);
+    }
 }

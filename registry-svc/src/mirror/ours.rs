@@ -80,3 +80,29 @@ impl Registry {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_cannot_be_looked_up_is_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = Ours::new(dir.path().to_owned());
+        let repository = |name| Repository::new("docker.io", name).unwrap();
+        ours.add(&repository("team/app")).unwrap();
+        for (name, is) in [
+            ("team/app", true),
+            ("team/app/below", false),
+            ("other", false),
+        ] {
+            assert_eq!(ours.has(&repository(name)), is, "{name}");
+        }
+        // A folder that leads nowhere (ELOOP), and a file in a folder's place, where nothing can be below.
+        let below = dir.path().join("docker.io");
+        std::os::unix::fs::symlink("loop", below.join("loop")).unwrap();
+        fs::write(below.join("file"), "").unwrap();
+        assert!(ours.has(&repository("loop/app")));
+        assert!(!ours.has(&repository("file/app")));
+    }
+}

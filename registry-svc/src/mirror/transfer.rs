@@ -223,3 +223,70 @@ fn is_final(error: &Error) -> bool {
         Error::UpstreamUnavailable { .. } | Error::Interrupted(_)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use slipway_image::Algorithm;
+
+    use super::*;
+    use crate::{
+        blobs::FsStore,
+        config::UpstreamConfig,
+        mirror::{Mirror, MirrorLimits},
+    };
+
+    #[tokio::test]
+    async fn a_rest_of_more_bytes_than_there_are_numbers_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                // Each request is small enough to come at once.
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                let length = u64::MAX - 5;
+                let head = format!("HTTP/1.1 206 x\r\ncontent-length: {length}\r\n\r\n");
+                stream.write_all(head.as_bytes()).unwrap();
+            }
+        });
+        let upstream = UpstreamConfig::at("up.example", url.parse().unwrap());
+        let mirror = Mirror::new(
+            vec![upstream],
+            folder.path().to_owned(),
+            MirrorLimits::default(),
+        );
+        let partial = folder.path().join("partial");
+        let plan = Plan {
+            digest: Digest::of("content"),
+            size: Some(100),
+            repository: Repository::from_key("up.example/team/app").unwrap(),
+            client: mirror.client("up.example", None).unwrap(),
+            partial: partial.clone(),
+            incoming: Arc::clone(&mirror.incoming),
+            blobs: Arc::new(FsStore::open(folder.path().join("blobs")).unwrap()),
+        };
+        let staged = Staged::resume(partial, Algorithm::Sha256).await.unwrap();
+        staged.write(vec!["begun before".into()]).await.unwrap();
+        drop(staged);
+        let total = plan.size;
+        let (state, _waits) = watch::channel(State {
+            total,
+            ..State::default()
+        });
+        let outcome = plan.run(&state).await.unwrap();
+        assert!(
+            matches!(
+                outcome,
+                Err(Error::SizeMismatch {
+                    actual: u64::MAX,
+                    ..
+                })
+            ),
+            "{outcome:?}"
+        );
+    }
+}
