@@ -1,5 +1,7 @@
 //! What goes, and why: a pure function of what is here, the rules and the time.
 
+mod state;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -7,6 +9,7 @@ use std::{
 
 use slipway_image::Digest;
 
+use self::state::State;
 use super::{
     content::{Content, Manifest},
     rules::{Limits, Rule, Rules},
@@ -55,17 +58,19 @@ pub fn plan(content: &Content, rules: &Rules, now: u64) -> Plan {
     let mut planning = Planning {
         state: State::new(content),
         content,
+        rules,
         now,
         taken: BTreeSet::new(),
         plan: Plan::default(),
     };
-    planning.own(rules);
-    planning.mirrored(rules);
+    planning.own();
+    planning.mirrored();
     planning.plan
 }
 
 struct Planning<'a> {
     content: &'a Content,
+    rules: &'a Rules,
     state: State<'a>,
     now: u64,
     /// Tags that went, by their manifest.
@@ -83,6 +88,13 @@ impl<'a> Planning<'a> {
         self.age(self.used(manifest)) < RECENT
     }
 
+    /// One of its tags stays whatever is said.
+    fn is_protected(&self, manifest: usize) -> bool {
+        let it = &self.content.manifests[manifest];
+        let mut tags = it.tags.iter();
+        tags.any(|(tag, origin, _)| self.rules.protects(&it.repository, tag, *origin))
+    }
+
     /// An index is used with what it names.
     fn used(&self, manifest: usize) -> u64 {
         // Indexes may name indexes, many the same ones: each is looked at once.
@@ -97,13 +109,13 @@ impl<'a> Planning<'a> {
     }
 
     /// Tags, then what no tag names.
-    fn own(&mut self, rules: &'a Rules) {
+    fn own(&mut self) {
         // By repository and rule.
         let mut tags: BTreeMap<(&Repository, usize), Vec<Tagged<'a>>> = BTreeMap::new();
         for (number, manifest) in self.content.manifests.iter().enumerate() {
             let own = |(_, origin, _): &&(Tag, Origin, u64)| *origin == Origin::Local;
             for (tag, _, tagged) in manifest.tags.iter().filter(own) {
-                let mut of = rules.of_own(&manifest.repository);
+                let mut of = self.rules.of_own(&manifest.repository);
                 if let Some((place, rule)) = of.find(|(_, rule)| rule.names(tag.as_str())) {
                     let of = tags.entry((&manifest.repository, place)).or_default();
                     of.push(Tagged {
@@ -117,7 +129,10 @@ impl<'a> Planning<'a> {
         }
         let mut going: BTreeMap<usize, Vec<(&Tagged<'a>, String)>> = BTreeMap::new();
         for tags in tags.values_mut() {
-            tags.retain(|t| !t.rule.protects(t.tag.as_str()));
+            tags.retain(|t| {
+                let repository = &self.content.manifests[t.manifest].repository;
+                !self.rules.protects(repository, t.tag, Origin::Local)
+            });
             tags.sort_by_key(|t| (std::cmp::Reverse(t.tagged), t.tag));
             for (place, tagged) in tags.iter().enumerate() {
                 if let Some(why) = self.why_not(tagged, place)
@@ -141,7 +156,7 @@ impl<'a> Planning<'a> {
                 .collect();
             self.take(manifest, tags, rule, why);
         }
-        self.untagged(rules);
+        self.untagged();
     }
 
     /// Why a tag goes that is at this place among its rule's, newest first.
@@ -165,14 +180,17 @@ impl<'a> Planning<'a> {
         Some(old.into_iter().chain(many).collect::<Vec<_>>().join(", "))
     }
 
-    fn untagged(&mut self, rules: &'a Rules) {
+    fn untagged(&mut self) {
         for (number, manifest) in self.content.manifests.iter().enumerate() {
-            let limit = rules.of_own(&manifest.repository).find_map(|(_, rule)| {
-                let Limits::Own { untagged, .. } = rule.limits else {
-                    return None;
-                };
-                Some((rule, untagged?))
-            });
+            let limit = self
+                .rules
+                .of_own(&manifest.repository)
+                .find_map(|(_, rule)| {
+                    let Limits::Own { untagged, .. } = rule.limits else {
+                        return None;
+                    };
+                    Some((rule, untagged?))
+                });
             let Some((rule, limit)) = limit else {
                 continue;
             };
@@ -200,7 +218,7 @@ impl<'a> Planning<'a> {
         self.state.alive[manifest] && self.state.parents[manifest] == 0 && !it.has_subject
     }
 
-    fn mirrored(&mut self, rules: &'a Rules) {
+    fn mirrored(&mut self) {
         // By rule; what nobody used for longest first.
         let mut tops: BTreeMap<usize, (&Rule, Vec<usize>)> = BTreeMap::new();
         for (number, manifest) in self.content.manifests.iter().enumerate() {
@@ -208,7 +226,7 @@ impl<'a> Planning<'a> {
             if manifest.origin == Origin::Upstream
                 && !tagged_here
                 && self.is_top(number)
-                && let Some((place, rule)) = rules.of_mirrored(&manifest.repository)
+                && let Some((place, rule)) = self.rules.of_mirrored(&manifest.repository)
             {
                 tops.entry(place)
                     .or_insert((rule, Vec::new()))
@@ -238,9 +256,7 @@ impl<'a> Planning<'a> {
             return;
         };
         let may_go = |planning: &Self, top: usize| {
-            let tags = &planning.content.manifests[top].tags;
-            let protected = tags.iter().any(|(tag, ..)| rule.protects(tag.as_str()));
-            planning.state.alive[top] && !protected && !planning.is_recent(top)
+            planning.state.alive[top] && !planning.is_protected(top) && !planning.is_recent(top)
         };
         for &top in tops.iter() {
             let manifest = &self.content.manifests[top];
@@ -303,8 +319,7 @@ impl<'a> Planning<'a> {
         }
         for &referrer in &manifest.referrers {
             let it = &self.content.manifests[referrer];
-            let protected = it.tags.iter().any(|(tag, ..)| rule.protects(tag.as_str()));
-            if self.state.alive[referrer] && !protected {
+            if self.state.alive[referrer] && !self.is_protected(referrer) {
                 let why = format!("what it is about goes: {}", manifest.digest);
                 self.take(referrer, tags_of(it), rule, why);
             }
@@ -322,71 +337,6 @@ struct Tagged<'a> {
 fn tags_of(manifest: &Manifest) -> Vec<(Tag, u64)> {
     let tags = manifest.tags.iter();
     tags.map(|(tag, _, at)| (tag.clone(), *at)).collect()
-}
-
-/// What is left as steps are taken.
-#[derive(Clone)]
-struct State<'a> {
-    content: &'a Content,
-    alive: Vec<bool>,
-    /// Of each manifest: tags, and indexes that name it.
-    tags: Vec<usize>,
-    parents: Vec<usize>,
-    /// Of each blob.
-    holders: Vec<usize>,
-    /// Of each part.
-    blobs: Vec<usize>,
-}
-
-impl<'a> State<'a> {
-    fn new(content: &'a Content) -> Self {
-        let manifests = || content.manifests.iter();
-        Self {
-            content,
-            alive: vec![true; content.manifests.len()],
-            tags: manifests().map(|m| m.tags.len()).collect(),
-            parents: manifests().map(|m| m.parents).collect(),
-            holders: content.blobs.iter().map(|b| b.holders).collect(),
-            blobs: content.parts.iter().map(|p| p.blobs).collect(),
-        }
-    }
-
-    /// Removes a manifest, and of what it names what nothing else does, as
-    /// [`crate::Registry::remove_manifest`]. Returns the bytes that become free.
-    fn remove(&mut self, top: usize) -> u64 {
-        let (mut freed, mut left) = (0, vec![top]);
-        while let Some(number) = left.pop() {
-            if !std::mem::take(&mut self.alive[number]) {
-                continue;
-            }
-            let manifest = &self.content.manifests[number];
-            freed += manifest.blobs.iter().map(|b| self.let_go(*b)).sum::<u64>();
-            for &child in &manifest.children {
-                self.parents[child] -= 1;
-                let orphan = self.parents[child] == 0 && self.tags[child] == 0;
-                if orphan && !self.content.manifests[child].by_digest {
-                    left.push(child);
-                }
-            }
-        }
-        freed
-    }
-
-    fn let_go(&mut self, blob: usize) -> u64 {
-        self.holders[blob] -= 1;
-        if self.holders[blob] > 0 {
-            return 0;
-        }
-        let it = &self.content.blobs[blob];
-        let mut freed = it.disk;
-        for &part in &it.parts {
-            self.blobs[part] -= 1;
-            if self.blobs[part] == 0 {
-                freed += self.content.parts[part].disk;
-            }
-        }
-        freed
-    }
 }
 
 /// `40 days`, `5 hours`.

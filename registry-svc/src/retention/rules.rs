@@ -8,7 +8,8 @@ use serde::Deserialize;
 use crate::{
     config::{parse_duration, parse_size},
     images::filter::matches,
-    names::{DEFAULT_HOST, INTERNAL_HOST, Repository},
+    names::{DEFAULT_HOST, INTERNAL_HOST, Repository, Tag},
+    store::Origin,
 };
 
 /// `[[retention]]`.
@@ -38,7 +39,7 @@ pub struct RuleFile {
     /// Own content that no tag names, older than this.
     #[serde(default)]
     pub untagged: Option<String>,
-    /// Tags that stay, with what they name.
+    /// Tags that stay, with what they name, whatever other rules say.
     #[serde(default)]
     pub protect: Vec<String>,
     /// Signatures and other referrers go with what they are about.
@@ -122,7 +123,13 @@ impl Rules {
                 message,
             };
             let rule = file.check().map_err(fail)?;
-            if let Some(message) = rules.iter().find_map(|earlier| earlier.contradicts(&rule)) {
+            let beside = |other: &Rule| {
+                other
+                    .contradicts(&rule)
+                    .or_else(|| other.protects_all_of(&rule))
+                    .or_else(|| rule.protects_all_of(other))
+            };
+            if let Some(message) = rules.iter().find_map(beside) {
                 return Err(fail(message));
             }
             rules.push(rule);
@@ -146,6 +153,18 @@ impl Rules {
         self.of(repository, |rule| matches!(rule.limits, Limits::Own { .. }))
     }
 
+    /// A tag stays whatever is said: some rule about such content, here or in all that is below a prefix of this
+    /// repository, protects it.
+    pub fn protects(&self, repository: &Repository, tag: &Tag, origin: Origin) -> bool {
+        let kind = match origin {
+            Origin::Local => Kind::Own,
+            Origin::Upstream => Kind::Mirrored,
+        };
+        self.0.iter().any(|rule| {
+            rule.kind() == kind && rule.is_about(repository) && rule.protects(tag.as_str())
+        })
+    }
+
     fn of(
         &self,
         repository: &Repository,
@@ -160,9 +179,30 @@ impl Rules {
 }
 
 impl Rule {
-    /// A tag that stays whatever else is said.
-    pub fn protects(&self, tag: &str) -> bool {
+    fn protects(&self, tag: &str) -> bool {
         self.protect.iter().any(|pattern| matches(pattern, tag))
+    }
+
+    const fn kind(&self) -> Kind {
+        match self.limits {
+            Limits::Mirrored { .. } => Kind::Mirrored,
+            Limits::Own { .. } => Kind::Own,
+        }
+    }
+
+    /// Why another rule could never take a tag.
+    fn protects_all_of(&self, other: &Self) -> Option<String> {
+        let Limits::Own { tags, .. } = &other.limits else {
+            return None;
+        };
+        let below = self.prefix.is_empty()
+            || has_host(&self.prefix) == has_host(&other.prefix)
+                && other.prefix.starts_with(&self.prefix);
+        let all = below && self.kind() == Kind::Own && !tags.is_empty() && self.protects(tags);
+        all.then(|| {
+            let (all, by) = (&other.prefix, &self.prefix);
+            format!("all tags {tags:?} below {all:?} are protected by a rule of {by:?}")
+        })
     }
 
     /// The rule is about a tag.
@@ -232,7 +272,10 @@ impl RuleFile {
             Kind::Mirrored => self.mirrored()?,
             Kind::Own => self.own()?,
         };
-        if self.protect.iter().any(|pattern| pattern == "*") {
+        for pattern in &self.protect {
+            check_pattern("protect", pattern)?;
+        }
+        if self.protect.iter().any(|p| p.chars().all(|c| c == '*')) {
             return Err("it protects all tags, and could take nothing".to_owned());
         }
         if let Limits::Own { tags, .. } = &limits
@@ -304,8 +347,8 @@ impl RuleFile {
         if !about_tags && self.tags.is_some() {
             return Err("it names tags, and says neither keep nor max_age of them".to_owned());
         }
-        if self.tags.as_deref().is_some_and(|tags| !is_pattern(tags)) {
-            return Err("no tag can be like tags".to_owned());
+        if let Some(tags) = &self.tags {
+            check_pattern("tags", tags)?;
         }
         // One that is about untagged content alone leaves the tags to others.
         let tags = match about_tags {
@@ -331,9 +374,15 @@ fn duration(key: &str, text: &Option<String>) -> Result<Option<Duration>, String
 }
 
 /// Some tag is like it.
-fn is_pattern(text: &str) -> bool {
+fn check_pattern(key: &str, text: &str) -> Result<(), String> {
     let literal = text.replace(['*', '?'], "x");
-    crate::names::Tag::parse(&literal).is_ok()
+    match Tag::parse(&literal) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!(
+            "{key} {text:?}: no tag can be like it; write up to 128 letters, digits, \".\", \"_\" and \"-\", \
+             of which the first is neither \".\" nor \"-\", with * for any and ? for one of them"
+        )),
+    }
 }
 
 fn check_prefix(prefix: &str) -> Result<(), String> {
@@ -378,7 +427,41 @@ mod tests {
                 "of = 'own'\nkeep = 1\ntags = 'pr-1*'\nprotect = ['pr-*']",
                 "protects all tags \"pr-1*\"",
             ),
-            ("of = 'own'\ntags = 'a b'\nkeep = 1", "no tag can be like"),
+            (
+                "of = 'own'\ntags = 'a b'\nkeep = 1",
+                "tags \"a b\": no tag can be like it",
+            ),
+            ("of = 'own'\ntags = ''\nkeep = 1", "tags \"\": no tag"),
+            (
+                "of = 'own'\nkeep = 1\nprotect = ['v*', '[0-9]*']",
+                "protect \"[0-9]*\": no tag can be like it",
+            ),
+            (
+                "of = 'mirrored'\nunused = '1d'\nprotect = ['org/app:v1']",
+                "protect \"org/app:v1\": no tag",
+            ),
+            (
+                "of = 'own'\nkeep = 1\nprotect = ['']",
+                "protect \"\": no tag",
+            ),
+            (
+                "of = 'own'\nkeep = 1\nprotect = ['-v*']",
+                "protect \"-v*\": no tag",
+            ),
+            (
+                "of = 'own'\nkeep = 1\nprotect = ['**']",
+                "protects all tags",
+            ),
+            (
+                "of = 'own'\nuntagged = '1d'\nprotect = ['pr-*']\n[[retention]]\n\
+                 prefix = 'team/'\nof = 'own'\ntags = 'pr-1*'\nkeep = 2",
+                "all tags \"pr-1*\" below \"team/\" are protected by a rule of \"\"",
+            ),
+            (
+                "of = 'own'\ntags = 'pr-1*'\nkeep = 2\n[[retention]]\n\
+                 of = 'own'\nuntagged = '1d'\nprotect = ['pr-*']",
+                "all tags \"pr-1*\" below \"\" are protected",
+            ),
             ("of = 'own'\ntags = 'a'\nuntagged = '1d'", "names tags"),
             (
                 "of = 'own'\nkeep = 1\nprefix = 'Team/'",

@@ -271,3 +271,81 @@ fn parts_count_once_and_go_with_the_last_blob() {
     let freed = |size: u64| site.plan(&format!("{MIRRORED}max_size = '{size}'")).freed();
     assert_eq!((freed(503), freed(502), freed(1)), (0, 1, 503));
 }
+
+#[test]
+fn indexes_that_name_the_same_ones_over_and_over_are_looked_at_once() {
+    let mut site = Site::default();
+    let levels: Vec<[usize; 2]> = (0..64)
+        .map(|_| [site.mirrored(40, &[]), site.mirrored(40, &[])])
+        .collect();
+    for pair in levels.windows(2) {
+        for parent in pair[0] {
+            for child in pair[1] {
+                site.index_of(parent, child);
+            }
+        }
+    }
+    site.used(levels[63][1], 1);
+    // 2^64 ways lead to the last one.
+    let (done, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let rest = "unused = '30d'";
+        let _ = done.send(site.gone(&format!("{MIRRORED}{rest}")));
+    });
+    let gone = end.recv_timeout(Duration::from_secs(60));
+    assert_eq!(gone.expect("it comes to an end"), [0; 0]);
+}
+
+#[test]
+fn a_referrer_with_tags_of_its_own_is_counted_once() {
+    let rule = format!("{OWN}max_age = '10d'\ndelete_referrers = true");
+    for signature_first in [false, true] {
+        let mut site = Site::default();
+        let first = site.own("first", 20);
+        let second = site.own("second", 20);
+        let (image, signature) = match signature_first {
+            true => (second, first),
+            false => (first, second),
+        };
+        site.0.manifests[image].referrers.push(signature);
+        site.0.manifests[signature].has_subject = true;
+        assert_eq!(site.untagged(&rule), ["first", "second"]);
+        assert_eq!(site.gone(&rule), [first, second]);
+        assert_eq!(site.plan(&rule).freed(), 20);
+        // One of its tags went by the rule, the other one goes with the image.
+        site.tag(signature, "young", 1);
+        assert_eq!(site.untagged(&rule), ["first", "second", "young"]);
+        assert_eq!(site.plan(&rule).freed(), 20);
+    }
+}
+
+#[test]
+fn a_protected_tag_stays_whichever_rule_would_take_it() {
+    let mut site = Site::default();
+    for tag in ["pr-1", "v1", "latest"] {
+        site.own(tag, 90);
+    }
+    let gone = |text: &str| site.untagged(text);
+    let of_tags = format!("{OWN}prefix = 'team/'\nmax_age = '1d'\n");
+    assert_eq!(gone(&of_tags), ["latest", "pr-1", "v1"]);
+    // By another rule of the same prefix, and by one of a shorter one, which else does not count.
+    for prefix in ["team/", ""] {
+        let protector =
+            format!("{OWN}prefix = '{prefix}'\nuntagged = '7d'\nprotect = ['latest', 'v*']\n");
+        assert_eq!(gone(&format!("{of_tags}{protector}")), ["pr-1"], "{prefix}");
+        assert_eq!(gone(&format!("{protector}{of_tags}")), ["pr-1"], "{prefix}");
+    }
+    // Not by one of other repositories, or of other content.
+    for other in [
+        format!("{OWN}prefix = 'other/'\nkeep = 1\nprotect = ['v*']\n"),
+        format!("{MIRRORED}unused = '1d'\nprotect = ['v*']\n"),
+    ] {
+        assert_eq!(gone(&format!("{of_tags}{other}")), ["latest", "pr-1", "v1"]);
+    }
+    // Mirrored content likewise.
+    let mirrored = site.mirrored(40, &[]);
+    let of_org = format!("{MIRRORED}prefix = 'ghcr.io/org/'\nmax_age = '1d'\n");
+    assert_eq!(site.gone(&of_org), [mirrored]);
+    let protector = format!("{MIRRORED}unused = '900d'\nprotect = ['m?']\n");
+    assert_eq!(site.gone(&format!("{of_org}{protector}")), [0; 0]);
+}
