@@ -5,25 +5,25 @@
 mod blobs;
 pub mod check;
 mod names;
+mod rebuild;
 mod tag_names;
 
 use std::{
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::Arc,
 };
 
-use slipway_image::Digest;
 use tracing::{info, warn};
 
 use crate::{
     blobs::BlobStore,
     error::{Error, Result},
-    files, links, manifests,
-    names::{Repository, Tag},
+    files,
+    names::Repository,
     registry::now,
-    store::{Index, ManifestRecord, TagRecord},
-    tags,
+    store::Index,
 };
 
 /// There when the index was written out at the end, with the name of that end, which the index has, too; removed as
@@ -36,11 +36,17 @@ pub async fn open_index(
     root: &Path,
     repositories: &Path,
     blobs: &dyn BlobStore,
-) -> Result<(Index, Vec<String>)> {
+) -> Result<(Arc<Index>, Vec<String>)> {
     let (index, whole, mut warnings) = open(root)?;
+    let mut index = Arc::new(index);
     if !whole || index.is_damaged()? {
         index.set_uses_known_since(now())?;
-        let count = rebuild(&index, repositories, blobs, &mut warnings).await?;
+        let cleared = Arc::into_inner(index)
+            .expect("nobody else has it yet")
+            .cleared();
+        index = Arc::new(cleared?);
+        slipway_fault::point("registry.open.cleared");
+        let count = rebuild::rebuild(&index, repositories, blobs, &mut warnings).await?;
         slipway_fault::point("registry.open.rebuilt");
         index.set_current()?;
         if index.is_damaged()? {
@@ -55,26 +61,39 @@ pub async fn open_index(
     Ok((index, warnings))
 }
 
-/// Opens the index as it is, and says whether that is all that it should be. One that is damaged is made anew.
+/// Opens the index as it was left, and says whether that is all that it should be. One that was not left whole, or is
+/// damaged, is a new one.
 pub fn open(root: &Path) -> Result<(Index, bool, Vec<String>)> {
     let path = root.join(INDEX);
     let clean = root.join(CLEAN);
     let ended = fs::read_to_string(&clean).ok();
     let was_clean = path.exists()
         && files::remove_durably(&clean).map_err(Error::io("cannot remove", &clean))?;
+    if !was_clean {
+        // It lacks what sled had in memory, and nobody knows what: that is made anew from nothing, which takes less
+        // time and memory than to empty it.
+        remove_folder(&path)?;
+    }
     // sled 0.34 panics on some kinds of damage where it should return an error.
     let mut opened = catch_unwind(AssertUnwindSafe(|| Index::open(&path)));
     let mut warnings = Vec::new();
     if !matches!(opened, Ok(Ok(_))) {
         warn!("the index is damaged: making a new one from the files");
         warnings.push("the index was damaged and was rebuilt from the files".to_owned());
-        fs::remove_dir_all(&path).map_err(Error::io("cannot remove", &path))?;
+        remove_folder(&path)?;
         opened = Ok(Index::open(&path));
     }
     let index = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let is_what_was_left = was_clean && ended.is_some() && index.last_end()? == ended;
     let whole = is_what_was_left && warnings.is_empty() && !index.is_outdated()?;
     Ok((index, whole, warnings))
+}
+
+fn remove_folder(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("cannot remove", path)(e)),
+        _ => Ok(()),
+    }
 }
 
 /// Writes the index out and marks it as whole.
@@ -91,159 +110,6 @@ pub fn mark_clean(index: &Index, root: &Path) -> Result<()> {
 pub fn mark_dirty(root: &Path) -> Result<()> {
     let path = root.join(CLEAN);
     files::remove_durably(&path).map_err(Error::io("cannot remove", &path))?;
-    Ok(())
-}
-
-/// Makes the index anew from link files, tag files and manifests. Returns the number of manifests.
-async fn rebuild(
-    index: &Index,
-    repositories: &Path,
-    blobs: &dyn BlobStore,
-    warnings: &mut Vec<String>,
-) -> Result<usize> {
-    index.clear()?;
-    slipway_fault::point("registry.open.cleared");
-    let mut count = 0;
-    let mut tag_files = Vec::new();
-    let mut link_files = Vec::new();
-    let mut folders = vec![repositories.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in list(&folder)? {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let path = entry.path();
-            if name.starts_with(files::TEMPORARY) {
-                // Never acknowledged.
-                let _ = fs::remove_file(&path);
-            } else if name == tags::FOLDER {
-                let repository = repository_of(repositories, &folder)?;
-                tag_files.push((repository, path));
-            } else if name == links::FOLDER {
-                link_files.push((repository_of(repositories, &folder)?, path));
-            } else if name == manifests::FOLDER {
-                let repository = repository_of(repositories, &folder)?;
-                count += rebuild_manifests(index, &repository, &path, blobs, warnings).await?;
-            } else if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                folders.push(path);
-            }
-        }
-    }
-    for (repository, folder) in tag_files {
-        for entry in list(&folder)? {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(files::TEMPORARY) {
-                let _ = fs::remove_file(entry.path());
-                continue;
-            }
-            let record: Option<TagRecord> = read_json(&entry.path())?;
-            match (Tag::parse(&name), record) {
-                (Ok(tag), Some(record))
-                    if index.manifest(&repository, &record.digest)?.is_some() =>
-                {
-                    index.set_tag(&repository, &tag, &record)?;
-                }
-                _ => warnings.push(format!("{repository}:{name} names nothing that is here")),
-            }
-        }
-    }
-    for (repository, folder) in link_files {
-        rebuild_links(index, &repository, &folder, blobs).await?;
-    }
-    // Content that nothing names may be an upload whose manifest is still to come: the sweep decides.
-    for blob in blobs.list().await? {
-        if !index.is_held(&blob.digest)? {
-            index.set_pending(&blob.digest)?;
-        }
-    }
-    Ok(count)
-}
-
-async fn rebuild_manifests(
-    index: &Index,
-    repository: &Repository,
-    folder: &Path,
-    blobs: &dyn BlobStore,
-    warnings: &mut Vec<String>,
-) -> Result<usize> {
-    let mut count = 0;
-    for algorithm in list(folder)? {
-        for link in list(&algorithm.path())? {
-            let name = link.file_name().to_string_lossy().into_owned();
-            if name.starts_with(files::TEMPORARY) {
-                let _ = fs::remove_file(link.path());
-                continue;
-            }
-            let text = format!("{}:{name}", algorithm.file_name().to_string_lossy());
-            let Ok(digest) = text.parse::<Digest>() else {
-                warnings.push(format!("{} is no digest", link.path().display()));
-                continue;
-            };
-            let record = match read_json(&link.path()) {
-                Ok(Some(record)) => record,
-                other => {
-                    let reason = match other {
-                        Err(error) => error.to_string(),
-                        _ => "its link is no record".to_owned(),
-                    };
-                    warnings.push(format!("{repository}@{digest} cannot be read: {reason}"));
-                    index.set_damaged(repository, &digest)?;
-                    continue;
-                }
-            };
-            let record: ManifestRecord = record;
-            let limit = slipway_image::manifest::MAX_SIZE as u64;
-            let parsed = match blobs.read_small(&digest, limit).await {
-                Ok(content) => {
-                    manifests::parse(&record.media_type, &content).map(|parsed| (parsed, content))
-                }
-                Err(e) => Err(e),
-            };
-            match parsed {
-                Ok((mut parsed, content)) => {
-                    parsed.hold_only(|named| record.held.contains(&named.digest));
-                    let names = manifests::names_in(&digest, &record, &parsed, &content);
-                    index.set_manifest(repository, &digest, &record, &names)?;
-                    count += 1;
-                }
-                Err(error) => {
-                    index.set_damaged(repository, &digest)?;
-                    warnings.push(format!("{repository}@{digest} cannot be read: {error}"));
-                }
-            }
-        }
-    }
-    Ok(count)
-}
-
-/// Blobs of a repository whose manifest is still to come.
-async fn rebuild_links(
-    index: &Index,
-    repository: &Repository,
-    folder: &Path,
-    blobs: &dyn BlobStore,
-) -> Result<()> {
-    for algorithm in list(folder)? {
-        for link in list(&algorithm.path())? {
-            let text = format!(
-                "{}:{}",
-                algorithm.file_name().to_string_lossy(),
-                link.file_name().to_string_lossy()
-            );
-            let digest = text.parse::<Digest>().ok();
-            let useful = match &digest {
-                Some(digest) => blobs.stat(digest).await?.is_some(),
-                None => false,
-            };
-            match digest.filter(|_| useful) {
-                Some(digest) => {
-                    index.link(repository, &digest)?;
-                    index.set_waiting(repository, &digest)?;
-                }
-                None => {
-                    fs::remove_file(link.path()).map_err(Error::io("cannot remove", link.path()))?
-                }
-            }
-        }
-    }
     Ok(())
 }
 

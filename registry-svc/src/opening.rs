@@ -31,7 +31,6 @@ pub async fn folder(root: &Path) -> Result<Opened> {
     files::create_folders(&repositories).map_err(Error::io("cannot make", &repositories))?;
     let blobs: Arc<dyn BlobStore> = Arc::new(FsStore::open(root.join("blobs"))?);
     let (index, warnings) = fsck::open_index(root, &repositories, &*blobs).await?;
-    let index = Arc::new(index);
     Ok(Opened {
         blobs,
         ledger: Arc::new(FileLedger::new(repositories, Arc::clone(&index))),

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     files,
     ledger::Change,
-    manifests,
+    links, manifests,
     names::{Repository, Tag},
     store::{ManifestRecord, Origin, TagRecord},
     tags,
@@ -283,12 +283,12 @@ fn is_left_over(path: &Path) -> bool {
 }
 
 /// The repositories that have a folder.
-fn repositories(root: &Path) -> Result<BTreeSet<Repository>> {
+pub(super) fn repositories(root: &Path) -> Result<BTreeSet<Repository>> {
     let (mut found, mut folders) = (BTreeSet::new(), vec![root.to_owned()]);
     while let Some(folder) = folders.pop() {
         for entry in list(&folder)? {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name == tags::FOLDER || name == manifests::FOLDER {
+            if [tags::FOLDER, manifests::FOLDER, links::FOLDER].contains(&&*name) {
                 found.insert(repository_of(root, &folder)?);
             } else if !name.starts_with('_') && entry.file_type().is_ok_and(|t| t.is_dir()) {
                 folders.push(entry.path());

@@ -25,7 +25,8 @@ const FRAME: usize = 256;
 /// Walks through all repositories at once: each may take as long as there are repositories, for one who sees none.
 static WALKS: Semaphore = Semaphore::const_new(2);
 
-/// All repositories with something in them that the caller may pull from, the platform's own left out.
+/// All repositories with something in them that the caller may pull from, the platform's own left out, in the order
+/// of their names.
 pub async fn catalog(
     registry: &Arc<Registry>,
     permit: &Permit,
@@ -60,17 +61,11 @@ fn walk(
     last: Option<Repository>,
     limit: usize,
 ) -> Result<(Vec<Repository>, bool)> {
-    let mut found = Vec::new();
-    let mut after = last.map(|last| last.as_str().to_owned());
+    let shown = |r: &Repository| !r.is_internal() && permit.sees(r);
+    let seen = registry.index.catalog(last.as_ref());
+    let seen = seen.filter(|r| r.as_ref().map_or(true, shown));
     // One more than asked for tells whether there is a next page.
-    while found.len() <= limit {
-        // Never few: those that are not shown may be many.
-        let batch = registry.index.repositories(after.as_deref(), PAGE)?;
-        let Some(end) = batch.last() else { break };
-        after = Some(end.as_str().to_owned());
-        let shown = |r: &Repository| !r.is_internal() && permit.sees(r);
-        found.extend(batch.into_iter().filter(shown));
-    }
+    let mut found: Vec<Repository> = seen.take(limit + 1).collect::<Result<_>>()?;
     let more = found.len() > limit;
     found.truncate(limit);
     Ok((found, more))

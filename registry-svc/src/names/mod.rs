@@ -103,7 +103,11 @@ impl Repository {
     /// As people write it: `goals`, `team/app`, `ghcr.io/org/app`.
     pub fn familiar(&self) -> &str {
         match self.host() {
-            DEFAULT_HOST => self.path().strip_prefix("library/").unwrap_or(self.path()),
+            DEFAULT_HOST => match self.path().strip_prefix("library/") {
+                // `library/a/b` is not `a/b`.
+                Some(official) if !official.contains('/') => official,
+                _ => self.path(),
+            },
             _ => self.as_str(),
         }
     }

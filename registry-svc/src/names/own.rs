@@ -199,5 +199,14 @@ mod tests {
     fn people_see_short_names() {
         let name = own().parse_image("goals:v1").unwrap();
         assert_eq!(name.familiar(), "goals:v1");
+        // One name each: official ones have one component.
+        for (name, key) in [
+            ("library/a/b", "docker.io/library/a/b"),
+            ("a/b", "docker.io/a/b"),
+            ("a", "docker.io/library/a"),
+        ] {
+            let repository = own().from_name(name).unwrap();
+            assert_eq!((repository.as_str(), repository.familiar()), (key, name));
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 /// All that is in the repositories with a rule, and what holds their blobs elsewhere.
 #[derive(Debug, Default)]
 pub struct Content {
-    /// In the order of their repositories.
+    /// In the order of their repositories and digests.
     pub manifests: Vec<Manifest>,
     /// Blobs that they name.
     pub blobs: Vec<Blob>,
@@ -81,14 +81,15 @@ impl Content {
         wanted: impl Fn(&Repository) -> bool,
     ) -> Result<Self> {
         let mut content = Self::default();
-        // By repository and digest, as the index writes them.
-        let mut numbers: HashMap<(String, String), usize> = HashMap::new();
-        for (repository, digest, record) in index.all_manifests()? {
-            if !wanted(&repository) {
-                continue;
+        let (mut last, mut is_wanted) = (None, false);
+        index.each_manifest(|repository, digest, record| {
+            if last.as_ref() != Some(&repository) {
+                is_wanted = wanted(&repository);
+                last = Some(repository.clone());
             }
-            let number = content.manifests.len();
-            numbers.insert((repository.as_str().to_owned(), digest.to_string()), number);
+            if !is_wanted {
+                return Ok(());
+            }
             content.manifests.push(Manifest {
                 used: uses.last(&repository, &digest)?,
                 origin: record.origin,
@@ -103,30 +104,36 @@ impl Content {
                 repository,
                 digest,
             });
-        }
-        let number_of = |repository: &str, digest: &str| {
-            numbers
-                .get(&(repository.to_owned(), digest.to_owned()))
-                .copied()
-        };
-        for (repository, tag, record) in index.all_tags()? {
-            if let Some(number) = number_of(repository.as_str(), &record.digest.to_string()) {
-                let manifest = &mut content.manifests[number];
-                manifest.tags.push((tag, record.origin, record.tagged));
+            Ok(())
+        })?;
+        index.each_tag(|repository, tag, record| {
+            let digest = &record.digest;
+            let digest = (digest.algorithm().as_str(), digest.encoded());
+            if let Some(number) = content.find(repository.as_str(), digest) {
+                let tags = &mut content.manifests[number].tags;
+                tags.push((tag, record.origin, record.tagged));
             }
-        }
+            Ok(())
+        })?;
         let sizes = content.measure(listed);
+        // They come in the order of their blobs.
+        let mut known: (String, Option<usize>) = (String::new(), None);
         index.each_reference(|blob, repository, manifest| {
-            let size = sizes.get(blob).copied();
+            if known.0 != blob {
+                let digest = blob.parse::<Digest>().ok();
+                let size = digest.and_then(|digest| sizes.get(&digest).copied());
+                known = (blob.to_owned(), size);
+            }
+            let size = known.1;
             if let Some(size) = size {
                 content.blobs[size].holders += 1;
             }
-            let Some(number) = number_of(repository, manifest) else {
+            let Some(number) = content.number_of(repository, manifest) else {
                 return;
             };
             content.manifests[number].blobs.extend(size);
             if blob != manifest
-                && let Some(child) = number_of(repository, blob)
+                && let Some(child) = content.number_of(repository, blob)
             {
                 content.manifests[number].children.push(child);
                 content.manifests[child].parents += 1;
@@ -134,8 +141,8 @@ impl Content {
         })?;
         index.each_referrer(|repository, subject, referrer| {
             if let (Some(subject), Some(referrer)) = (
-                number_of(repository, subject),
-                number_of(repository, referrer),
+                content.number_of(repository, subject),
+                content.number_of(repository, referrer),
             ) {
                 content.manifests[subject].referrers.push(referrer);
                 content.manifests[referrer].has_subject = true;
@@ -144,8 +151,21 @@ impl Content {
         Ok(content)
     }
 
+    /// By the texts of the index.
+    fn number_of(&self, repository: &str, digest: &str) -> Option<usize> {
+        self.find(repository, digest.split_once(':')?)
+    }
+
+    fn find(&self, repository: &str, digest: (&str, &str)) -> Option<usize> {
+        let order = |it: &Manifest| {
+            let own = (it.digest.algorithm().as_str(), it.digest.encoded());
+            (it.repository.as_str(), own).cmp(&(repository, digest))
+        };
+        self.manifests.binary_search_by(order).ok()
+    }
+
     /// Takes sizes over. Returns the number of each blob.
-    fn measure(&mut self, listed: &[BlobInfo]) -> HashMap<String, usize> {
+    fn measure<'a>(&mut self, listed: &'a [BlobInfo]) -> HashMap<&'a Digest, usize> {
         let mut parts: HashMap<&Digest, usize> = HashMap::new();
         let mut numbers = HashMap::new();
         for blob in listed {
@@ -162,7 +182,7 @@ impl Content {
                 self.parts[number].blobs += 1;
                 made_of.push(number);
             }
-            match numbers.get(&blob.digest.to_string()) {
+            match numbers.get(&blob.digest) {
                 // Two who stored it at once may have done so in both forms.
                 Some(&known) => {
                     let known: &mut Blob = &mut self.blobs[known];
@@ -170,7 +190,7 @@ impl Content {
                     known.parts.extend(made_of);
                 }
                 None => {
-                    numbers.insert(blob.digest.to_string(), self.blobs.len());
+                    numbers.insert(&blob.digest, self.blobs.len());
                     self.blobs.push(Blob {
                         disk: blob.disk,
                         holders: 0,

@@ -2,6 +2,8 @@
 //! rebuilt from them ([`crate::fsck`]), so no write here waits for the disk.
 
 mod blobs;
+mod bulk;
+mod catalog;
 mod shared;
 mod tags;
 mod upkeep;
@@ -13,6 +15,7 @@ use slipway_image::Digest;
 
 use crate::{error::Result, names::Repository};
 
+pub use bulk::Bulk;
 pub use shared::{Object, Waiting};
 
 /// Where a tag or manifest came from.
@@ -145,6 +148,26 @@ impl Index {
         Ok(())
     }
 
+    /// The same while nobody else has the index: trees go as a whole, and none of their keys is read.
+    pub fn cleared(mut self) -> Result<Self> {
+        for (name, tree) in [
+            ("tags", &mut self.tags),
+            ("tagged", &mut self.tagged),
+            ("manifests", &mut self.manifests),
+            ("refs", &mut self.refs),
+            ("links", &mut self.links),
+            ("linked", &mut self.linked),
+            ("referrers", &mut self.referrers),
+            ("pending", &mut self.pending),
+            ("waiting", &mut self.waiting),
+            ("damaged", &mut self.damaged),
+        ] {
+            self.db.drop_tree(name)?;
+            *tree = self.db.open_tree(name)?;
+        }
+        Ok(self)
+    }
+
     /// An earlier version of this service made it.
     pub fn is_outdated(&self) -> Result<bool> {
         Ok(self.db.get("format")?.is_none_or(|format| format != FORMAT))
@@ -184,8 +207,7 @@ impl Index {
         record: &ManifestRecord,
         names: &Names,
     ) -> Result<()> {
-        let name = digest.to_string();
-        let repo = repository.as_str();
+        let (repo, name) = (repository.as_str(), digest.to_string());
         // One of an unknown form may hold less than it did.
         let before = self.manifest(repository, digest)?;
         for child in before.iter().flat_map(|before| &before.held) {
@@ -194,19 +216,10 @@ impl Index {
                 self.set_pending(child)?;
             }
         }
-        // References first: whoever sees the manifest may rely on its blobs being held.
-        for child in std::iter::once(digest).chain(&names.references) {
-            let child = &child.to_string();
-            self.refs.insert(key(&[child, repo, &name]), &[])?;
-            self.links.insert(key(&[repo, child]), &[])?;
-            self.linked.insert(key(&[child, repo]), &[])?;
-        }
-        if let (Some(subject), Some(referrer)) = (&names.subject, &names.referrer) {
-            let subject = subject.to_string();
-            put(&self.referrers, &key(&[repo, &subject, &name]), referrer)?;
-        }
         self.damaged.remove(key(&[repo, &name]))?;
-        put(&self.manifests, &key(&[repo, &name]), record)?;
+        for (place, key, value) in bulk::of_manifest(repository, digest, record, names) {
+            self.tree(place).insert(key, value)?;
+        }
         self.touch(digest);
         names.references.iter().for_each(|named| self.touch(named));
         Ok(())
@@ -277,15 +290,10 @@ impl Index {
     /// All manifests of all repositories.
     pub fn all_manifests(&self) -> Result<Vec<(Repository, Digest, ManifestRecord)>> {
         let mut found = Vec::new();
-        for entry in &self.manifests {
-            let (k, v) = entry?;
-            if let (Some([repository, digest]), Ok(record)) =
-                (split(&k), serde_json::from_slice(&v))
-                && let Ok(digest) = digest.parse()
-            {
-                found.push((Repository::from_key(repository)?, digest, record));
-            }
-        }
+        self.each_manifest(|repository, digest, record| {
+            found.push((repository, digest, record));
+            Ok(())
+        })?;
         Ok(found)
     }
 

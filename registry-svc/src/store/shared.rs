@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use slipway_image::Digest;
 
-use super::{Index, ManifestRecord, Names, get, key, put, split};
+use super::{Index, Names, get, key, put, split};
 use crate::{
     error::Result,
     names::{Repository, Tag},
@@ -207,25 +207,6 @@ impl Index {
                 Ok(())
             }
         }
-    }
-
-    /// Calls something for each manifest.
-    pub fn each_manifest(
-        &self,
-        mut call: impl FnMut(Repository, Digest, ManifestRecord, Names) -> Result<()>,
-    ) -> Result<()> {
-        for entry in &self.manifests {
-            let (k, v) = entry?;
-            if let (Some([repository, digest]), Ok(record)) =
-                (split(&k), serde_json::from_slice(&v))
-                && let Ok(digest) = digest.parse()
-            {
-                let repository = Repository::from_key(repository)?;
-                let names = self.names(&repository, &digest)?.unwrap_or_default();
-                call(repository, digest, record, names)?;
-            }
-        }
-        Ok(())
     }
 
     /// Calls something for each tag.

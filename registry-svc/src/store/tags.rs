@@ -83,14 +83,10 @@ impl Index {
     /// All tags of all repositories.
     pub fn all_tags(&self) -> Result<Vec<(Repository, Tag, TagRecord)>> {
         let mut found = Vec::new();
-        for entry in &self.tags {
-            let (k, v) = entry?;
-            if let (Some([repository, _, tag]), Ok(record)) =
-                (split(&k), serde_json::from_slice(&v))
-            {
-                found.push((Repository::from_key(repository)?, Tag::parse(tag)?, record));
-            }
-        }
+        self.each_tag(|repository, tag, record| {
+            found.push((repository, tag, record));
+            Ok(())
+        })?;
         Ok(found)
     }
 
@@ -110,11 +106,11 @@ impl Index {
 }
 
 /// Key of a tag. Letters of either case first, so that they are in order together.
-fn tag_key(repository: &Repository, tag: &str) -> Vec<u8> {
+pub(super) fn tag_key(repository: &Repository, tag: &str) -> Vec<u8> {
     key(&[repository.as_str(), &tag.to_ascii_lowercase(), tag])
 }
 
-fn tagged_key(repository: &Repository, digest: &Digest, tag: &str) -> Vec<u8> {
+pub(super) fn tagged_key(repository: &Repository, digest: &Digest, tag: &str) -> Vec<u8> {
     key(&[repository.as_str(), &digest.to_string(), tag])
 }
 
@@ -156,5 +152,9 @@ mod tests {
         assert_eq!(naming(&other, &first), ["a"]);
         index.clear().unwrap();
         assert_eq!(naming(&other, &first), [""; 0]);
+        point(&other, "a", &first);
+        let index = index.cleared().unwrap();
+        assert!(index.tags_naming(&other, &first).unwrap().is_empty());
+        assert!(index.tags_of(&other, None, 9).unwrap().is_empty());
     }
 }

@@ -48,6 +48,23 @@ impl Index {
         put(&self.db, b"ended", &name)
     }
 
+    /// Tells of all manifests of all repositories, in the order of their repositories and digests.
+    pub fn each_manifest(
+        &self,
+        mut tell: impl FnMut(Repository, Digest, ManifestRecord) -> Result<()>,
+    ) -> Result<()> {
+        for entry in &self.manifests {
+            let (k, v) = entry?;
+            if let (Some([repository, digest]), Ok(record)) =
+                (split(&k), serde_json::from_slice(&v))
+                && let Ok(digest) = digest.parse()
+            {
+                tell(Repository::from_key(repository)?, digest, record)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Tells of each manifest what it names, itself too: blob, repository, manifest; in the order of the blobs.
     pub fn each_reference(&self, mut tell: impl FnMut(&str, &str, &str)) -> Result<()> {
         for k in self.refs.iter().keys() {

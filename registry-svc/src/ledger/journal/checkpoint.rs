@@ -141,7 +141,8 @@ fn dump(index: &Index, path: &Path) -> Result<u64> {
         let (digest, object) = object?;
         write(Change::Stored { digest, object })?;
     }
-    index.each_manifest(|repository, digest, record, names| {
+    index.each_manifest(|repository, digest, record| {
+        let names = index.names(&repository, &digest)?.unwrap_or_default();
         write(Change::SetManifest {
             repository,
             digest,
