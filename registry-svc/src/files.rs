@@ -4,7 +4,7 @@
 //! synced: a rename is durable only when the folder that holds the name is (fsync(2)).
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
@@ -86,6 +86,17 @@ pub fn create_folders(folder: &Path) -> io::Result<()> {
 /// Syncs a folder: the names in it are durable afterwards.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// Locks a file of this name, made if need be, as long as what is returned is open; `None`: somebody else has it.
+pub fn lock(path: &Path) -> io::Result<Option<File>> {
+    create_folders(path.parent().expect("files have a folder"))?;
+    let file = File::options().append(true).create(true).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// Removes empty folders upwards from `from`, but never `until` itself.

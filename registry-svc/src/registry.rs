@@ -1,11 +1,9 @@
 //! The registry: blobs, manifests, tags, uploads and the mirror as one value, opened once.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -77,13 +75,22 @@ pub struct Registry {
     pub(crate) fetch_guard: Guard,
     pub(crate) staging: PathBuf,
     pub(crate) root: PathBuf,
-    closed: AtomicBool,
     cache: Cache,
+    /// Nobody else works on the folder.
+    _lock: File,
 }
 
 impl Registry {
     /// Opens the registry below `root`, and mends its index if it must.
     pub async fn open(root: &Path, config: Config) -> Result<Arc<Self>> {
+        let lock = files::lock(&root.join("lock"))
+            .map_err(Error::io("cannot lock", root.join("lock")))?
+            .ok_or_else(|| {
+                let root = root.display();
+                Error::Conflict(format!(
+                    "another registry-svc works on {root}: stop it, or give this one another state folder"
+                ))
+            })?;
         let staging = root.join("tmp");
         let partial = root.join("partial");
         let upload_files = root.join("uploads");
@@ -127,8 +134,8 @@ impl Registry {
             warnings,
             staging,
             root: root.to_owned(),
-            closed: AtomicBool::new(false),
             cache: Cache::new(CACHE_SIZE),
+            _lock: lock,
             blobs,
             index,
         }))
@@ -138,10 +145,10 @@ impl Registry {
     pub async fn close(&self) -> Result<()> {
         let index = Arc::clone(&self.index);
         let root = self.root.clone();
-        self.uses.write(true)?;
-        self.closed.store(true, Ordering::SeqCst);
-        self.ledger.close().await?;
-        blocking(move || fsck::mark_clean(&index, &root)).await
+        let uses = Arc::clone(&self.uses);
+        blocking(move || uses.write(true)).await?;
+        let seal = Box::new(move || fsck::mark_clean(&index, &root));
+        self.ledger.close(seal).await
     }
 
     /// Content of a manifest or config, from memory where it is.
@@ -175,10 +182,6 @@ impl Registry {
         repository: &Repository,
         decide: impl FnMut(&Index) -> Result<(Vec<Change>, T)> + Send + 'static,
     ) -> Result<T> {
-        if self.closed.load(Ordering::SeqCst) {
-            // A request that ends after the index was written out: the next start rebuilds it.
-            fsck::mark_dirty(&self.root)?;
-        }
         let scope = Scope::Repository(repository.clone());
         ledger::commit(&*self.ledger, scope, decide).await
     }

@@ -161,3 +161,74 @@ async fn an_older_copy_of_the_index_is_not_believed() {
     let site = Site::reopen(dir, None, 0).await;
     expect(&site, &new).await;
 }
+
+#[tokio::test]
+async fn a_site_made_anew_has_all_that_was_pushed_and_the_same_disk_use() {
+    let image = TestImage::new("all", 1000);
+    let site = Site::start().await;
+    for name in ["team/app", "nginx", "a.example/other"] {
+        for tag in ["v1", "latest"] {
+            site.push_image(name, tag, &image).await;
+        }
+    }
+    // A signature, and a blob whose manifest is still to come.
+    let signature = serde_json::json!({
+        "schemaVersion": 2, "mediaType": slipway_image::media_type::OCI_MANIFEST,
+        "artifactType": "application/x-signature",
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json",
+            "digest": image.id().to_string(), "size": image.config.len() },
+        "layers": [],
+        "subject": { "mediaType": slipway_image::media_type::OCI_MANIFEST,
+            "digest": image.digest().to_string(), "size": image.manifest.len() },
+    });
+    let put = client()
+        .put(site.url("team/app/manifests/signed"))
+        .header("content-type", slipway_image::media_type::OCI_MANIFEST)
+        .body(signature.to_string());
+    assert_eq!(put.send().await.unwrap().status(), 201);
+    let waits = site.push_blob("team/app", b"waits").await;
+    let seen = async |site: &Site| {
+        let mut seen = Vec::new();
+        for path in [
+            "_catalog".to_owned(),
+            "team/app/tags/list".to_owned(),
+            "nginx/tags/list".to_owned(),
+            "a.example/other/manifests/latest".to_owned(),
+            format!("team/app/referrers/{}", image.digest()),
+            format!("team/app/blobs/{waits}"),
+            format!("nginx/blobs/{waits}"),
+            format!("nginx/blobs/{}", image.layer_digest()),
+        ] {
+            let got = client().get(site.url(&path)).send().await.unwrap();
+            seen.push((path, got.status(), got.text().await.unwrap()));
+        }
+        let waiting = site.registry.index.waiting().unwrap();
+        (
+            seen,
+            waiting,
+            site.registry.repository_usage().await.unwrap(),
+        )
+    };
+    let before = seen(&site).await;
+    let site = Site::reopen(site.crash().await, None, 0).await;
+    assert_eq!(seen(&site).await, before);
+    // Of all blobs the sweep is to look at those alone that no manifest names.
+    assert_eq!(
+        site.registry.index.pending().unwrap(),
+        std::slice::from_ref(&waits)
+    );
+}
+
+/// Whoever comes second would take the first one's index for what a crash left.
+#[tokio::test]
+async fn two_services_never_work_on_one_folder() {
+    let image = TestImage::new("two", 1000);
+    let site = Site::start().await;
+    site.push_image("team/app", "v1", &image).await;
+    let config = registry_svc::config::Config::default();
+    let second = registry_svc::Registry::open(site.dir.path(), config).await;
+    let error = second.err().unwrap().to_string();
+    assert!(error.contains("another registry-svc works on "), "{error}");
+    site.push_image("team/app", "v1", &image).await;
+    expect(&site, &image).await;
+}

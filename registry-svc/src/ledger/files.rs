@@ -4,17 +4,17 @@
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use slipway_image::Digest;
 
-use super::{Change, Decide, Ledger, Scope};
+use super::{Change, Decide, Ledger, Scope, Seal};
 use crate::{
     blobs::staging::blocking,
     error::{Error, Result},
-    files,
+    files, fsck,
     links::Links,
     manifests,
     names::{Repository, Tag},
@@ -35,6 +35,8 @@ struct Inner {
     index: Arc<Index>,
     links: Links,
     locks: [Mutex<()>; STRIPES],
+    /// Whether something says that the index has everything. Whoever changes something reads it until he is done.
+    sealed: RwLock<bool>,
 }
 
 impl FileLedger {
@@ -46,6 +48,7 @@ impl FileLedger {
             links,
             index,
             locks: std::array::from_fn(|_| Mutex::default()),
+            sealed: RwLock::default(),
         }))
     }
 }
@@ -58,6 +61,7 @@ impl Ledger for FileLedger {
     fn commit(&self, scope: Scope, mut decide: Decide) -> BoxFuture<'_, Result<()>> {
         let inner = Arc::clone(&self.0);
         blocking(move || {
+            let _open = inner.open()?;
             let lock = &inner.locks[stripe_of(&scope)];
             let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
             let changes = decide(&inner.index)?;
@@ -86,11 +90,36 @@ impl Ledger for FileLedger {
     ) -> BoxFuture<'a, Result<()>> {
         let inner = Arc::clone(&self.0);
         let (repository, digest) = (repository.clone(), digest.clone());
-        blocking(move || inner.links.add(&repository, &digest)).boxed()
+        blocking(move || {
+            let _open = inner.open()?;
+            inner.links.add(&repository, &digest)
+        })
+        .boxed()
+    }
+
+    fn close(&self, seal: Seal) -> BoxFuture<'_, Result<()>> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || {
+            let mut sealed = inner.sealed.write().unwrap_or_else(PoisonError::into_inner);
+            seal()?;
+            *sealed = true;
+            Ok(())
+        })
+        .boxed()
     }
 }
 
 impl Inner {
+    /// To be kept while something is changed.
+    fn open(&self) -> Result<RwLockReadGuard<'_, bool>> {
+        let sealed = self.sealed.read().unwrap_or_else(PoisonError::into_inner);
+        if *sealed {
+            // A request that outlasts the service's end: the next start makes the index anew.
+            fsck::mark_dirty(self.root.parent().expect("it is in the service's folder"))?;
+        }
+        Ok(sealed)
+    }
+
     fn make(&self, change: &Change) -> Result<()> {
         match change {
             Change::SetManifest {
@@ -204,4 +233,79 @@ fn stripe_of(scope: &Scope) -> usize {
         Scope::Nothing => {}
     }
     (hasher.finish() % STRIPES as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+    use crate::store::{Origin, TagRecord};
+
+    fn set(tag: &str) -> Vec<Change> {
+        let record = TagRecord {
+            digest: Digest::of("manifest"),
+            origin: Origin::Local,
+            tagged: 1,
+        };
+        vec![Change::SetTag {
+            repository: Repository::new("docker.io", "team/app").unwrap(),
+            tag: Tag::parse(tag).unwrap(),
+            record,
+        }]
+    }
+
+    #[tokio::test]
+    async fn what_is_being_changed_at_the_end_is_waited_for_and_what_comes_later_takes_the_seal_back()
+     {
+        let folder = tempfile::tempdir().unwrap();
+        let repositories = folder.path().join("repositories");
+        files::create_folders(&repositories).unwrap();
+        let index = Arc::new(Index::open(&folder.path().join("index")).unwrap());
+        let ledger = FileLedger::new(repositories, Arc::clone(&index));
+        let repository = Repository::new("docker.io", "team/app").unwrap();
+        let scope = Scope::Repository(repository.clone());
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (go_on, wait) = mpsc::channel::<()>();
+        let mut begun = Some(begun);
+        let slow: Decide = Box::new(move |_| {
+            let _ = begun.take().map(|begun| begun.send(()));
+            wait.recv().unwrap();
+            Ok(set("slow"))
+        });
+        let changing = tokio::spawn({
+            let (ledger, scope) = (ledger.clone(), scope.clone());
+            async move { ledger.commit(scope, slow).await }
+        });
+        has_begun.await.unwrap();
+        let root = folder.path().to_owned();
+        let (seal, at_the_end) = (root.clone(), Arc::clone(&index));
+        let mut closing = tokio::spawn({
+            let ledger = ledger.clone();
+            let seal: Seal = Box::new(move || fsck::mark_clean(&at_the_end, &seal));
+            async move { ledger.close(seal).await }
+        });
+        // Longer than it takes when nothing is being changed.
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut closing);
+        assert!(early.await.is_err());
+        let mark = root.join("index.clean");
+        assert!(!mark.exists());
+        go_on.send(()).unwrap();
+        changing.await.unwrap().unwrap();
+        closing.await.unwrap().unwrap();
+        assert!(mark.exists());
+        let known = |tag| index.tag(&repository, &Tag::parse(tag).unwrap()).unwrap();
+        assert!(known("slow").is_some());
+        let late: Decide = Box::new(|_| Ok(set("late")));
+        ledger.commit(scope, late).await.unwrap();
+        assert!(!mark.exists());
+        let seal: Seal = Box::new(move || fsck::mark_clean(&index, &root));
+        ledger.close(seal).await.unwrap();
+        assert!(mark.exists());
+        ledger
+            .announce(&repository, &Digest::of("blob"))
+            .await
+            .unwrap();
+        assert!(!mark.exists());
+    }
 }

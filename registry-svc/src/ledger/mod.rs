@@ -131,6 +131,9 @@ pub enum Scope {
 /// Decides what is to change.
 pub type Decide = Box<dyn FnMut(&Index) -> Result<Vec<Change>> + Send>;
 
+/// Writes down that the index has all that the ledger says.
+pub type Seal = Box<dyn FnOnce() -> Result<()> + Send>;
+
 /// See the module's page.
 pub trait Ledger: Send + Sync + 'static {
     /// The folder of its files, where it has them there.
@@ -154,10 +157,9 @@ pub trait Ledger: Send + Sync + 'static {
         std::future::ready(Ok(())).boxed()
     }
 
-    /// Changes nothing any more.
-    fn close(&self) -> BoxFuture<'_, Result<()>> {
-        std::future::ready(Ok(())).boxed()
-    }
+    /// Ends: `seal` is called once no change is being made. A change that comes afterwards is refused, or takes back
+    /// first what the seal says.
+    fn close(&self, seal: Seal) -> BoxFuture<'_, Result<()>>;
 
     /// Other processes change the same.
     fn is_shared(&self) -> bool {

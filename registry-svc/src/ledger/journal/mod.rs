@@ -25,8 +25,9 @@ use slipway_image::Digest;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use super::{Change, Decide, Ledger, Scope};
+use super::{Change, Decide, Ledger, Scope, Seal};
 use crate::{
+    blobs::staging::blocking,
     bucket::Bucket,
     error::{Error, Result},
     files,
@@ -114,8 +115,12 @@ impl Ledger for Journal {
         self.ask(Request::Refresh).boxed()
     }
 
-    fn close(&self) -> BoxFuture<'_, Result<()>> {
-        self.ask(Request::Close).boxed()
+    fn close(&self, seal: Seal) -> BoxFuture<'_, Result<()>> {
+        async move {
+            self.ask(Request::Close).await?;
+            blocking(seal).await
+        }
+        .boxed()
     }
 
     fn is_shared(&self) -> bool {
