@@ -131,10 +131,15 @@ impl Registry {
                 self.end_waiting(repository, digest).await?;
             }
         }
-        self.uploads.expire()?;
-        self.renew_for_uploads().await?;
-        self.mirror.expire()?;
-        self.blobs.tidy().await?;
+        // What cannot be cleared up now keeps nothing else from being so.
+        let expired = self.uploads.expire();
+        // Whose upload goes on keeps what he was told of: without that nothing is collected.
+        let renewed = self.renew_for_uploads().await;
+        let cleared = [expired, self.mirror.expire(), self.blobs.tidy().await];
+        for error in cleared.into_iter().filter_map(Result::err) {
+            warn!(%error, "cannot clear up");
+        }
+        renewed?;
         self.release(self.index.pending()?).await
     }
 
@@ -190,23 +195,35 @@ impl Registry {
                 false => drop(unneeded.insert(digest)),
             }
         }
-        // A part goes with the last blob that has it.
-        let mut parts: HashMap<Digest, (u64, bool)> = HashMap::new();
-        for blob in self.blobs.list().await? {
-            let goes = unneeded.contains(&blob.digest);
-            if goes {
-                collected.blobs += 1;
-                collected.freed += blob.disk;
-            }
-            for (part, disk) in blob.parts {
-                parts.entry(part).or_insert((disk, true)).1 &= goes;
-            }
+        let mut in_parts = false;
+        for digest in &unneeded {
+            // Taken meanwhile.
+            let Some(blob) = self.blobs.info(digest).await? else {
+                continue;
+            };
+            collected.blobs += 1;
+            collected.freed += blob.disk;
+            in_parts |= !blob.parts.is_empty();
         }
-        let going = parts.values().filter(|(_, goes)| *goes);
-        collected.freed += going.map(|(disk, _)| disk).sum::<u64>();
+        if in_parts {
+            collected.freed += self.parts_with_none_but(&unneeded).await?;
+        }
         if !dry_run {
             collected.freed = self.sweep().await?;
         }
         Ok(collected)
+    }
+
+    /// Bytes of the parts that none but these blobs have.
+    async fn parts_with_none_but(&self, going: &HashSet<Digest>) -> Result<u64> {
+        let mut parts: HashMap<Digest, (u64, bool)> = HashMap::new();
+        for blob in self.blobs.list().await? {
+            let goes = going.contains(&blob.digest);
+            for (part, disk) in blob.parts {
+                parts.entry(part).or_insert((disk, true)).1 &= goes;
+            }
+        }
+        let gone = parts.values().filter(|(_, goes)| *goes);
+        Ok(gone.map(|(disk, _)| disk).sum())
     }
 }

@@ -403,3 +403,22 @@ async fn what_a_lost_manifest_named_goes_with_it() {
     site.registry.sweep().await.unwrap();
     assert_eq!(site.blob_bytes(), 0);
 }
+
+#[tokio::test]
+async fn what_cannot_be_cleared_up_keeps_nothing_else_from_going() {
+    let config = registry_svc::config::Config {
+        grace: Duration::ZERO,
+        ..Default::default()
+    };
+    let site = Site::with_config(config).await;
+    site.push_blob("team/app", b"unneeded").await;
+    // No folder: what came from upstream cannot be looked through.
+    let partial = site.dir.path().join("partial");
+    fs::remove_dir_all(&partial).unwrap();
+    fs::write(&partial, "").unwrap();
+    let dry = site.registry.collect_garbage(true).await.unwrap();
+    assert_eq!((dry.blobs, dry.held), (1, 0));
+    let wet = site.registry.collect_garbage(false).await.unwrap();
+    assert_eq!(wet, dry);
+    assert_eq!(site.blob_bytes(), 0);
+}

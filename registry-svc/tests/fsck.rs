@@ -9,6 +9,7 @@ use std::{
 
 use registry_svc::{
     Error,
+    config::Config,
     fsck::check::{CheckEvent, CheckRequest, Finding, Kind, Summary},
 };
 use slipway_image::Digest;
@@ -178,6 +179,28 @@ async fn a_broken_manifest_is_not_served() {
     assert_eq!(get(&site, "team/app/manifests/v1").await.0, 404);
     let kept = support::files_below(&site.dir.path().join("blobs/quarantine"));
     assert_eq!(kept.len(), 2);
+}
+
+/// What a manifest named is known although its content was lost: it goes with it.
+#[tokio::test]
+async fn what_a_lost_manifest_named_is_not_kept_for_ever() {
+    let config = Config {
+        grace: std::time::Duration::ZERO,
+        ..Config::default()
+    };
+    let site = Site::with_config(config).await;
+    let image = TestImage::new("lost", 100_000);
+    let digest = site.push_image("team/app", "v1", &image).await;
+    rot(site.dir.path(), &digest);
+    let (found, _) = check(&site, MEND).await;
+    assert_eq!((found[0].kind, found[0].mended), (Kind::Manifest, false));
+    let url = site.url(&format!("team/app/manifests/{digest}"));
+    assert_eq!(client().delete(url).send().await.unwrap().status(), 202);
+    site.registry.sweep().await.unwrap();
+    for gone in [digest, image.id(), image.layer_digest()] {
+        assert!(!place(site.dir.path(), &gone).exists(), "{gone}");
+    }
+    assert!(check(&site, LOOK).await.0.is_empty());
 }
 
 #[tokio::test]
