@@ -6,7 +6,9 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::{Site, eventually, installed, site::program_path};
+use slipway_image::{Digest, media_type};
+
+use crate::{Site, eventually, installed, pusher::Image, site::program_path};
 
 /// What the images are made and served with.
 const PROGRAMS: [&str; 4] = ["mmdebstrap", "umoci", "skopeo", "docker-registry"];
@@ -110,6 +112,25 @@ impl Upstream {
             "[[upstream]]\nhost = \"docker.io\"\nurl = \"http://{}\"\ninsecure = true\ntag_ttl = \"{tag_ttl}\"\n",
             self.address
         )
+    }
+
+    /// Puts an image into it that is made of what every image has.
+    pub fn push(&self, site: &Site, repository: &str, tag: &str, image: &Image) {
+        let ask = |method: &str, target: &str| site.ask(&self.address, method, target);
+        for blob in [&image.config, &image.layer] {
+            let uploads = format!("/v2/{repository}/blobs/uploads/");
+            let begun = ask("POST", &uploads).send().is(202);
+            let location = begun.told("location").to_owned();
+            let (_, path) = location
+                .split_once(&self.address)
+                .unwrap_or(("", &location));
+            let mark = if path.contains('?') { '&' } else { '?' };
+            let target = format!("{path}{mark}digest={}", Digest::of(blob));
+            ask("PUT", &target).body(blob).send().is(201);
+        }
+        let target = format!("/v2/{repository}/manifests/{tag}");
+        let put = ask("PUT", &target).header("Content-Type", media_type::OCI_MANIFEST);
+        put.body(&image.manifest).send().is(201);
     }
 
     /// Requests so far whose line contains this: `GET /v2/library/debian/blobs/`.

@@ -74,6 +74,7 @@ impl Quarantine {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             moved => moved.map_err(fail())?,
         }
+        slipway_fault::point("registry.aside.moved");
         files::sync_folder(&self.folder).map_err(fail())?;
         files::sync_folder(path.parent().expect("files have a folder")).map_err(fail())?;
         Ok(Some(place))

@@ -106,6 +106,7 @@ impl Registry {
     pub async fn set_aside(&self, digest: &Digest) -> Result<bool> {
         let broken = self.blobs.quarantine(digest).await?;
         if broken {
+            slipway_fault::point("registry.aside.missing");
             self.forget(digest);
             self.index.touch(digest);
         }

@@ -306,6 +306,7 @@ impl Check<'_> {
         let write =
             move || files::write_durably(&path, &content).map_err(Error::io("cannot write", path));
         blocking(write).await?;
+        slipway_fault::point("registry.aside.reported");
         self.written = Instant::now();
         Ok(())
     }

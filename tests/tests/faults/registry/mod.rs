@@ -32,6 +32,7 @@ const WAYS: &[(&str, &[Scenario])] = &[
     ("registry.delete", &[DELETE]),
     ("registry.collect", &[DELETE]),
     ("registry.fetch", &[FETCH]),
+    ("registry.aside", &[REPAIR]),
 ];
 
 /// At the start and at the end of the service.
@@ -61,23 +62,12 @@ impl Stand {
         let settings = format!("grace = '0s'\n{}", upstream.as_docker_io("1h"));
         site.configure("registry.toml", &settings);
         site.start_service("registry").await;
+        upstream.push(&site, "library/far", "v1", &image("far"));
         let mut stand = Self {
             site,
             _upstream: upstream,
             before: BTreeSet::new(),
         };
-        let far = image("far");
-        for blob in [&far.config, &far.layer] {
-            send_to_upstream(&stand.site, blob);
-        }
-        let kind = slipway_image::media_type::OCI_MANIFEST;
-        let put = stand
-            .site
-            .ask("127.0.0.1:5001", "PUT", "/v2/library/far/manifests/v1");
-        put.header("Content-Type", kind)
-            .body(&far.manifest)
-            .send()
-            .is(201);
         let beside = image("beside");
         let mut pusher = Pusher::default();
         pusher
@@ -141,18 +131,6 @@ impl Stand {
         assert!(left.is_empty(), "after {}: {left:#?}", point.name);
         self.site.disarm(point.name);
     }
-}
-
-fn send_to_upstream(site: &Site, content: &[u8]) {
-    let ask = |method: &str, target: &str| site.ask("127.0.0.1:5001", method, target);
-    let begun = ask("POST", "/v2/library/far/blobs/uploads/").send().is(202);
-    let location = begun.told("location").to_owned();
-    let path = location
-        .split_once(":5001")
-        .map_or(&*location, |(_, path)| path);
-    let mark = if path.contains('?') { '&' } else { '?' };
-    let target = format!("{path}{mark}digest={}", Digest::of(content));
-    ask("PUT", &target).body(content).send().is(201);
 }
 
 fn beside_is_unharmed(stand: &Stand) {
@@ -242,6 +220,11 @@ async fn registry_is_killed_while_manifests_come_and_go() {
         "registry.collect",
     ])
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registry_is_killed_while_it_is_repaired() {
+    drive(&["registry.aside"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,7 @@
 //! What is asked of the registry while it is killed.
 
+use std::time::{Duration, Instant};
+
 use slipway_image::Digest;
 use slipway_proto::registry::v1::{
     WriteBlobRequest,
@@ -76,6 +78,12 @@ pub const FETCH: Scenario = Scenario {
     act: |site, pusher| Box::pin(async { fetch(site, pusher) }),
 };
 
+pub const REPAIR: Scenario = Scenario {
+    name: "a repair",
+    prepare: rot,
+    act: |site, pusher| Box::pin(async { repair(site, pusher) }),
+};
+
 fn upload(site: &Site, pusher: &mut Pusher) -> Done {
     let begun = Answer::expect(
         site.registry_http("POST", "/v2/app/blobs/uploads/")
@@ -144,4 +152,39 @@ fn fetch(site: &Site, pusher: &mut Pusher) -> Done {
         pusher.has_blob("library/far", blob);
     }
     Ok(())
+}
+
+/// The disk loses a byte of a layer that came from upstream.
+fn rot(site: &Site, pusher: &mut Pusher) -> Done {
+    fetch(site, &mut Pusher::default())?;
+    pusher.has_manifest("library/far", "v1", &image("far").manifest);
+    let digest = Digest::of(&image("far").layer);
+    let hex = digest.encoded();
+    let path = site.path(&format!("state/registry/blobs/sha256/{}/{hex}", &hex[..2]));
+    // Who asked has it before the disk.
+    let patience = Instant::now() + Duration::from_secs(30);
+    while !path.exists() && Instant::now() < patience {
+        std::thread::yield_now();
+    }
+    let mut content = std::fs::read(&path).map_err(|e| e.to_string())?;
+    content[0] ^= 1;
+    std::fs::write(path, content).map_err(|e| e.to_string())
+}
+
+fn repair(site: &Site, pusher: &mut Pusher) -> Done {
+    let said = site.ctl(&["registry", "fsck", "--repair", "--restart"]);
+    if said.code != 0 {
+        return Err(said.err);
+    }
+    // What was broken is kept.
+    let aside = site.path("state/registry/blobs/quarantine");
+    let layer = image("far").layer;
+    let kept: Vec<_> = std::fs::read_dir(&aside).unwrap().collect();
+    assert!(!kept.is_empty());
+    for file in kept {
+        let content = std::fs::read(file.unwrap().path()).unwrap();
+        assert_eq!((content.len(), content == layer), (layer.len(), false));
+    }
+    std::fs::remove_dir_all(aside).unwrap();
+    fetch(site, pusher)
 }
