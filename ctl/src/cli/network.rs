@@ -1,9 +1,7 @@
 //! Networks.
 
 use clap::Subcommand;
-use slipway_proto::netd::v1::{
-    CreateNetworkRequest, ListNetworksRequest, RemoveNetworkRequest, create_network_request::Pool,
-};
+use slipway_proto::netd::v1::{CreateNetworkRequest, ListNetworksRequest, RemoveNetworkRequest};
 
 use super::{confirm, each, prune};
 use crate::{
@@ -14,7 +12,7 @@ use crate::{
         human::{self, short_id},
         table::{self, Columns, Row},
     },
-    spec::{env, units},
+    spec::{env, pool, units},
 };
 
 #[derive(Debug, Subcommand)]
@@ -41,6 +39,9 @@ pub enum Command {
         gateway: Vec<String>,
         #[arg(long)]
         ip_range: Vec<String>,
+        /// An address that no container gets, as NAME=ADDRESS
+        #[arg(long)]
+        aux_address: Vec<String>,
         #[arg(long)]
         internal: bool,
         #[arg(long)]
@@ -143,6 +144,7 @@ impl Command {
                 subnet,
                 gateway,
                 ip_range,
+                aux_address,
                 internal,
                 ipv6,
                 attachable,
@@ -150,22 +152,8 @@ impl Command {
                 opt,
                 name,
             } => {
-                if subnet.len() < gateway.len().max(ip_range.len()) {
-                    return Err(Failure::new(
-                        "every --gateway and --ip-range needs its --subnet, in the same order",
-                    ));
-                }
-                let at = |list: &[String], n: usize| list.get(n).cloned().unwrap_or_default();
-                let pools = subnet
-                    .iter()
-                    .enumerate()
-                    .map(|(n, s)| Pool {
-                        subnet: s.clone(),
-                        gateway: at(&gateway, n),
-                        ip_range: at(&ip_range, n),
-                        ..Pool::default()
-                    })
-                    .collect();
+                let pools = pool::pools(&subnet, &gateway, &ip_range, &aux_address)
+                    .map_err(Failure::new)?;
                 let request = CreateNetworkRequest {
                     name,
                     driver,

@@ -227,6 +227,9 @@ fn network(n: &NetworkDetails) -> Value {
             if !p.ip_range.is_empty() {
                 pool["IPRange"] = p.ip_range.clone().into();
             }
+            if !p.reserved.is_empty() {
+                pool["AuxiliaryAddresses"] = json!(p.reserved);
+            }
             pool
         })
         .collect();

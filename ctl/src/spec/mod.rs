@@ -4,5 +4,6 @@ pub mod changes;
 pub mod env;
 pub mod mount;
 pub mod options;
+pub mod pool;
 pub mod port;
 pub mod units;
