@@ -25,6 +25,7 @@ pub mod gc;
 pub mod grpc;
 pub mod http;
 pub mod images;
+pub mod large;
 pub mod leases;
 pub mod ledger;
 pub mod links;

@@ -23,6 +23,7 @@ use crate::{
     events::Events,
     files, fsck,
     images::import,
+    large::Large,
     leases::Leases,
     ledger::{self, Change, Ledger, Scope},
     mirror::{Mirror, Ours},
@@ -59,6 +60,8 @@ pub struct Registry {
     pub ours: Arc<Ours>,
     /// What happened.
     pub events: Events,
+    /// Turns for large manifests.
+    pub large: Large,
     /// Found at start-up; shown by `ctl info`.
     pub warnings: Vec<String>,
     /// What is taken away because nobody needs it any more.
@@ -131,6 +134,7 @@ impl Registry {
             ours,
             mirror: Mirror::new(config.upstreams, partial, config.mirror),
             events: Events::default(),
+            large: Large::default(),
             warnings,
             staging,
             root: root.to_owned(),

@@ -1,13 +1,20 @@
 //! Manifests and indexes: parsed strictly, since two readings of one digest are an attack.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod other;
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
 use crate::{Digest, Platform, media_type};
+pub use other::OtherManifest;
 
 /// Largest manifest that is accepted, bytes (distribution-spec: registries should accept 4 MiB).
 pub const MAX_SIZE: usize = 4 * 1024 * 1024;
+
+/// Most values in a manifest, whatever they are: in memory each takes many times the few bytes that it may have here.
+/// An index of [`MAX_SIZE`] that names one manifest after the other has 150,000.
+pub const MAX_VALUES: usize = 200_000;
 
 /// An OCI descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,52 +133,6 @@ impl ImageIndex {
     }
 }
 
-/// A manifest of a kind that we know nothing of but that it is JSON. It is kept as it is, with what it names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OtherManifest {
-    /// What it names, wherever that stands in it, each once. Its subject is not among them.
-    pub descriptors: Vec<Descriptor>,
-    /// Kind of artifact.
-    pub artifact_type: Option<String>,
-    /// The manifest that this one is about (referrers).
-    pub subject: Option<Descriptor>,
-}
-
-impl OtherManifest {
-    fn new(mut value: serde_json::Value) -> Self {
-        let mut take = |field| {
-            value
-                .as_object_mut()
-                .and_then(|object| object.remove(field))
-        };
-        let subject = take("subject").and_then(|subject| serde_json::from_value(subject).ok());
-        let artifact_type = take("artifactType").and_then(|t| t.as_str().map(ToOwned::to_owned));
-        let mut other = Self {
-            descriptors: Vec::new(),
-            artifact_type,
-            subject,
-        };
-        let mut seen = BTreeSet::new();
-        let mut below = vec![&value];
-        // Depth first, and no deeper than serde_json reads.
-        while let Some(value) = below.pop() {
-            match value {
-                serde_json::Value::Array(values) => below.extend(values.iter().rev()),
-                serde_json::Value::Object(fields) => {
-                    if let Ok(named) = Descriptor::deserialize(value)
-                        && seen.insert(named.digest.clone())
-                    {
-                        other.descriptors.push(named);
-                    }
-                    below.extend(fields.values().rev());
-                }
-                _ => {}
-            }
-        }
-        other
-    }
-}
-
 /// A manifest of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(
@@ -193,6 +154,9 @@ pub enum ManifestError {
     /// More than [`MAX_SIZE`] bytes.
     #[error("manifest of {0} bytes is larger than {MAX_SIZE}")]
     TooLarge(usize),
+    /// More than [`MAX_VALUES`] values.
+    #[error("manifest of {0} values, more than {MAX_VALUES}")]
+    TooMany(usize),
     /// A media type that is no manifest.
     #[error("unsupported manifest media type {0:?}")]
     MediaType(String),
@@ -228,19 +192,21 @@ impl Manifest {
         if !known && !media_type::may_be_manifest(media_type) {
             return Err(ManifestError::MediaType(media_type.to_owned()));
         }
-        let value: serde_json::Value = serde_json::from_slice(content)?;
-        check_media_type(&value, media_type)?;
-        if !known {
-            return match value.is_object() {
-                true => Ok(Self::Other(OtherManifest::new(value))),
-                false => Err(ManifestError::Shape("it is no object".to_owned())),
-            };
+        let values = values_in(content);
+        if values > MAX_VALUES {
+            return Err(ManifestError::TooMany(values));
         }
-        check_shape(&value, media_type, index)?;
+        if !known {
+            let (manifest, own) = other::read(content)?;
+            check_media_type(own.as_deref(), media_type)?;
+            return Ok(Self::Other(manifest));
+        }
+        let shape: Shape = serde_json::from_slice(content)?;
+        shape.check(media_type, index)?;
         Ok(if index {
-            Self::Index(serde_json::from_value(value)?)
+            Self::Index(serde_json::from_slice(content)?)
         } else {
-            Self::Image(serde_json::from_value(value)?)
+            Self::Image(serde_json::from_slice(content)?)
         })
     }
 
@@ -278,8 +244,8 @@ impl Manifest {
     }
 }
 
-fn check_media_type(value: &serde_json::Value, media_type: &str) -> Result<(), ManifestError> {
-    match value.get("mediaType").and_then(serde_json::Value::as_str) {
+fn check_media_type(own: Option<&str>, media_type: &str) -> Result<(), ManifestError> {
+    match own {
         Some(own) if own != media_type => Err(ManifestError::Shape(format!(
             "mediaType is {own:?} but it was sent as {media_type:?}"
         ))),
@@ -287,27 +253,62 @@ fn check_media_type(value: &serde_json::Value, media_type: &str) -> Result<(), M
     }
 }
 
-fn check_shape(
-    value: &serde_json::Value,
-    media_type: &str,
-    index: bool,
-) -> Result<(), ManifestError> {
-    let shape = |what: String| Err(ManifestError::Shape(what));
-    if value
-        .get("schemaVersion")
-        .and_then(serde_json::Value::as_u64)
-        != Some(2)
-    {
-        return shape("schemaVersion must be 2".to_owned());
+/// Counts values without making any: each begins an object or a list, or follows another one. Of what is no JSON it is
+/// some number.
+fn values_in(content: &[u8]) -> usize {
+    let (mut values, mut text, mut escaped) = (0, false, false);
+    for byte in content {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = text,
+            b'"' => text = !text,
+            b'{' | b'[' | b',' if !text => values += 1,
+            _ => {}
+        }
     }
-    let foreign: &[&str] = if index {
-        &["config", "layers", "fsLayers"]
-    } else {
-        &["manifests", "fsLayers"]
-    };
-    match foreign.iter().find(|field| value.get(**field).is_some()) {
-        Some(field) => shape(format!("a {media_type} must not have {field:?}")),
-        None => Ok(()),
+    values
+}
+
+/// What tells an image from an index. Both are read for their own fields only, so this looks at the other's.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Shape {
+    schema_version: Option<u64>,
+    media_type: Option<String>,
+    config: Present,
+    layers: Present,
+    fs_layers: Present,
+    manifests: Present,
+}
+
+/// Whether a field is there, whatever is in it.
+#[derive(Default)]
+struct Present(bool);
+
+impl<'de> Deserialize<'de> for Present {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self(true))
+    }
+}
+
+impl Shape {
+    fn check(&self, media_type: &str, index: bool) -> Result<(), ManifestError> {
+        check_media_type(self.media_type.as_deref(), media_type)?;
+        if self.schema_version != Some(2) {
+            return Err(ManifestError::Shape("schemaVersion must be 2".to_owned()));
+        }
+        let foreign = [
+            ("config", index && self.config.0),
+            ("layers", index && self.layers.0),
+            ("manifests", !index && self.manifests.0),
+            ("fsLayers", self.fs_layers.0),
+        ];
+        match foreign.into_iter().find(|(_, present)| *present) {
+            Some((field, _)) => Err(ManifestError::Shape(format!(
+                "a {media_type} must not have {field:?}"
+            ))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -388,6 +389,58 @@ mod tests {
             let parsed = Manifest::parse(media_type, content.as_bytes());
             assert!(parsed.is_err(), "{media_type} {content}");
         }
+    }
+
+    #[test]
+    fn what_would_take_a_hundred_times_its_size_in_memory_is_refused() {
+        let many = vec![r#"{"":0}"#; 590_000].join(",");
+        let known = manifest(&format!(r#","x":[{many}]"#));
+        let other = format!(r#"{{"x":[{many}]}}"#);
+        let flat = format!(r#"{{"x":[{}]}}"#, vec!["0"; 2_000_000].join(","));
+        for (media_type, content) in [
+            (media_type::OCI_MANIFEST, &known),
+            ("application/x+json", &other),
+            ("application/x+json", &flat),
+        ] {
+            assert!(content.len() < MAX_SIZE);
+            let parsed = Manifest::parse(media_type, content.as_bytes());
+            assert!(matches!(parsed, Err(ManifestError::TooMany(_))));
+        }
+        // What stands in text is no value.
+        let text = ",{[\\\",".repeat(300_000);
+        let noted = manifest(&format!(r#","annotations":{{"x":"{text}"}}"#));
+        assert!(Manifest::parse(media_type::OCI_MANIFEST, noted.as_bytes()).is_ok());
+        // The fullest index that there is.
+        let named = manifest("").len() as u64;
+        let mut index = String::from(r#"{"schemaVersion":2,"manifests":["#);
+        for number in 0..20_000 {
+            let mut entry =
+                Descriptor::new(media_type::OCI_MANIFEST, Digest::of([number as u8]), named);
+            entry.platform = Some("linux/amd64".parse().unwrap());
+            index += &serde_json::to_string(&entry).unwrap();
+            index += if number < 19_999 { "," } else { "]}" };
+        }
+        assert!(
+            index.len() > 3_900_000 && index.len() < MAX_SIZE,
+            "{}",
+            index.len()
+        );
+        assert!(Manifest::parse(media_type::OCI_INDEX, index.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn of_annotations_of_an_unknown_kind_the_texts_are_known() {
+        let text = r#"{"annotations":{"b":"2","n":1,"o":{"c":"3"},"a":"\u00e4"}}"#;
+        let parsed = Manifest::parse("application/x+json", text.as_bytes()).unwrap();
+        let Manifest::Other(other) = parsed else {
+            panic!("{parsed:?}")
+        };
+        let texts: Vec<_> = other
+            .annotations
+            .iter()
+            .map(|(k, v)| (&**k, &**v))
+            .collect();
+        assert_eq!(texts, [("a", "\u{e4}"), ("b", "2")]);
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl Check<'_> {
             let parsed = content.as_ref().and_then(|content| {
                 let mut parsed = manifests::parse(&record.media_type, content).ok()?;
                 parsed.hold_only(|named| record.held.contains(&named.digest));
-                Some(manifests::names_in(&name, &record, &parsed, content))
+                Some(manifests::names_in(&name, &record, &parsed))
             });
             Ok(match parsed {
                 // Told as a manifest that cannot be read.

@@ -155,7 +155,7 @@ async fn names(
     let content = blobs.read_small(digest, limit).await?;
     let mut parsed = manifests::parse(&record.media_type, &content)?;
     parsed.hold_only(|named| record.held.contains(&named.digest));
-    Ok(manifests::names_in(digest, record, &parsed, &content))
+    Ok(manifests::names_in(digest, record, &parsed))
 }
 
 impl Files {

@@ -15,6 +15,7 @@ use super::traffic::Meter;
 use crate::{
     blobs::{BlobReader, BlobStream},
     error::{Error, Result},
+    large::{LARGE, Large, Turn},
 };
 
 /// Bytes gathered before they are written.
@@ -130,10 +131,21 @@ impl Upload {
         Ok(batch)
     }
 
-    /// The whole body, at most `limit` bytes.
-    pub async fn whole(mut self, what: &'static str, limit: usize) -> Result<Bytes> {
-        let mut content = Vec::new();
+    /// The whole body, at most `limit` bytes. One that may be `large` waits for its turn then, and has that as
+    /// long as it is used.
+    pub async fn whole(
+        mut self,
+        what: &'static str,
+        limit: usize,
+        large: Option<&Large>,
+    ) -> Result<(Bytes, Option<Turn>)> {
+        let (mut content, mut turn) = (Vec::new(), None);
         while let Some(data) = self.next().await? {
+            if let (None, Some(large)) = (&turn, large)
+                && content.len() + data.len() > LARGE
+            {
+                turn = Some(large.arrive().await);
+            }
             if content.len() + data.len() > limit {
                 return Err(Error::TooLarge {
                     what,
@@ -142,6 +154,6 @@ impl Upload {
             }
             content.extend_from_slice(&data);
         }
-        Ok(content.into())
+        Ok((content.into(), turn))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, Response, StatusCode, header};
-use slipway_image::{Manifest, manifest::MAX_SIZE};
+use slipway_image::manifest::MAX_SIZE;
 
 use super::{Upload, bare, body::Body, conditions, set, set_warning};
 use crate::{
@@ -90,7 +90,9 @@ pub async fn put(
     headers: &HeaderMap,
     body: Upload,
 ) -> Result<Response<Body>> {
-    let content = body.whole("the manifest", MAX_SIZE).await?;
+    let (content, _turn) = body
+        .whole("the manifest", MAX_SIZE, Some(&registry.large))
+        .await?;
     let media_type = match headers.get(header::CONTENT_TYPE) {
         Some(value) => value.to_str().ok().map(ToOwned::to_owned),
         // Clients should send it (distribution-spec, "Pushing Manifests"), not must.
@@ -103,12 +105,9 @@ pub async fn put(
         Pointer::Tag(tag) => (vec![tag.clone()], None),
         Pointer::Digest(digest) => (Vec::new(), Some(digest.clone())),
     };
-    let subject = Manifest::parse(&media_type, &content)
-        .ok()
-        .and_then(|m| m.subject().map(|s| s.digest.to_string()));
     let repository = place.name.repository.clone();
-    let digest = registry
-        .put_manifest(Put {
+    let (digest, subject) = registry
+        .put_with_subject(Put {
             repository,
             tags,
             media_type,
@@ -138,14 +137,19 @@ pub async fn put(
     );
     set(&mut response, "docker-content-digest", digest.to_string());
     if let Some(subject) = subject {
-        set(&mut response, "oci-subject", subject);
+        set(&mut response, "oci-subject", subject.to_string());
     }
     Ok(response)
 }
 
 fn media_type_in(content: &[u8]) -> Option<String> {
-    let manifest: serde_json::Value = serde_json::from_slice(content).ok()?;
-    Some(manifest.get("mediaType")?.as_str()?.to_owned())
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Typed {
+        media_type: String,
+    }
+    let manifest: Typed = serde_json::from_slice(content).ok()?;
+    Some(manifest.media_type)
 }
 
 /// DELETE: of a tag, or of a manifest with all tags that name it.

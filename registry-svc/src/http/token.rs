@@ -36,7 +36,7 @@ pub async fn answer(
 ) -> Result<Response<Body>> {
     let form;
     let (asked, caller) = if *method == Method::POST {
-        let content = body.whole("the form", FORM).await?;
+        let (content, _) = body.whole("the form", FORM, None).await?;
         form = Query::parse(str::from_utf8(&content).ok());
         (&form, granted(access, peer, &form).await)
     } else {

@@ -11,8 +11,12 @@ use serde_json::json;
 use slipway_image::{Digest, Manifest, manifest::MAX_SIZE, media_type};
 
 use crate::{
-    blobs::{Staged, staging::digest_of},
+    blobs::{
+        Staged,
+        staging::{blocking, digest_of},
+    },
     error::{Error, Result},
+    large::LARGE,
     ledger::Change,
     names::{ImageName, Pointer, Repository, Tag},
     registry::{Registry, now},
@@ -75,17 +79,12 @@ impl Stored {
 }
 
 /// What a manifest names.
-pub fn names_in(
-    digest: &Digest,
-    record: &ManifestRecord,
-    parsed: &Manifest,
-    content: &[u8],
-) -> Names {
+pub fn names_in(digest: &Digest, record: &ManifestRecord, parsed: &Manifest) -> Names {
     let references = parsed.references().into_iter();
     Names {
         references: references.map(|named| named.digest.clone()).collect(),
         subject: parsed.subject().map(|subject| subject.digest.clone()),
-        referrer: referrer_descriptor(digest, record, parsed, content),
+        referrer: referrer_descriptor(digest, record, parsed),
     }
 }
 
@@ -94,30 +93,27 @@ fn referrer_descriptor(
     digest: &Digest,
     record: &ManifestRecord,
     parsed: &Manifest,
-    content: &[u8],
 ) -> Option<serde_json::Value> {
     parsed.subject()?;
-    // Annotations are read from the bytes: whatever they hold is passed on.
-    let raw: serde_json::Value = serde_json::from_slice(content).ok()?;
-    let artifact_type = match parsed {
-        Manifest::Image(m) => m
-            .artifact_type
-            .clone()
-            .filter(|t| !t.is_empty())
-            .or_else(|| Some(m.config.media_type.clone())),
-        Manifest::Index(i) => i.artifact_type.clone().filter(|t| !t.is_empty()),
-        Manifest::Other(o) => o.artifact_type.clone().filter(|t| !t.is_empty()),
+    let (artifact_type, annotations) = match parsed {
+        Manifest::Image(m) => (&m.artifact_type, &m.annotations),
+        Manifest::Index(i) => (&i.artifact_type, &i.annotations),
+        Manifest::Other(o) => (&o.artifact_type, &o.annotations),
     };
+    let mut artifact_type = artifact_type.as_ref().filter(|t| !t.is_empty());
+    if let Manifest::Image(m) = parsed {
+        artifact_type = artifact_type.or(Some(&m.config.media_type));
+    }
     let mut descriptor = json!({
         "mediaType": record.media_type,
         "digest": digest.to_string(),
         "size": record.size,
     });
     if let Some(artifact_type) = artifact_type {
-        descriptor["artifactType"] = artifact_type.into();
+        descriptor["artifactType"] = artifact_type.clone().into();
     }
-    if let Some(annotations) = raw.get("annotations") {
-        descriptor["annotations"] = annotations.clone();
+    if !annotations.is_empty() {
+        descriptor["annotations"] = json!(annotations);
     }
     Some(descriptor)
 }
@@ -130,6 +126,11 @@ pub fn parse(media_type: &str, content: &[u8]) -> Result<Manifest> {
 impl Registry {
     /// Stores a manifest and points tags at it: afterwards all of it survives a power cut.
     pub async fn put_manifest(&self, put: Put) -> Result<Digest> {
+        self.put_with_subject(put).await.map(|(digest, _)| digest)
+    }
+
+    /// As [`Self::put_manifest`]; also says what it is about.
+    pub async fn put_with_subject(&self, put: Put) -> Result<(Digest, Option<Digest>)> {
         if put.content.len() > MAX_SIZE {
             return Err(Error::TooLarge {
                 what: "the manifest",
@@ -137,8 +138,8 @@ impl Registry {
             });
         }
         let kind = put.media_type.split(';').next().unwrap_or_default().trim();
-        let mut parsed = parse(kind, &put.content)?;
-        let digest = digest_of(&put.content, put.expected.as_ref());
+        let (mut parsed, digest) = self.parse_and_hash(kind, &put).await?;
+        let subject = parsed.subject().map(|subject| subject.digest.clone());
         if let Some(expected) = put.expected.clone().filter(|e| *e != digest) {
             return Err(Error::DigestMismatch {
                 expected,
@@ -196,7 +197,7 @@ impl Registry {
                 changes.push(Change::SetManifest {
                     repository: put.repository.clone(),
                     digest: named.clone(),
-                    names: names_in(&named, &record, &parsed, &put.content),
+                    names: names_in(&named, &record, &parsed),
                     record,
                 });
             } else if shared {
@@ -216,7 +217,18 @@ impl Registry {
         for child in &ended {
             self.leases.end_grace(child, &key);
         }
-        Ok(digest)
+        Ok((digest, subject))
+    }
+
+    /// A large one apart from what others wait for.
+    async fn parse_and_hash(&self, kind: &str, put: &Put) -> Result<(Manifest, Digest)> {
+        if put.content.len() <= LARGE {
+            let parsed = parse(kind, &put.content)?;
+            return Ok((parsed, digest_of(&put.content, put.expected.as_ref())));
+        }
+        let _turn = self.large.parse().await;
+        let (kind, content, like) = (kind.to_owned(), put.content.clone(), put.expected.clone());
+        blocking(move || Ok((parse(&kind, &content)?, digest_of(&content, like.as_ref())))).await
     }
 
     /// A manifest of a form that is not known may name what is somewhere else, or refer to it. It keeps what is

@@ -91,7 +91,7 @@ impl Registry {
                 changes.push(Change::SetManifest {
                     repository: repo.clone(),
                     digest: named.clone(),
-                    names: names_in(&named, &record, &parsed, &stored.content),
+                    names: names_in(&named, &record, &parsed),
                     record,
                 });
             }
@@ -175,7 +175,7 @@ impl Registry {
                 let parsed = stored.parse().ok();
                 let names = parsed
                     .as_ref()
-                    .map(|parsed| names_in(digest, &stored.record, parsed, &stored.content));
+                    .map(|parsed| names_in(digest, &stored.record, parsed));
                 (parsed, names)
             }
             None => (None, None),

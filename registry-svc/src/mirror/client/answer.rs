@@ -11,6 +11,20 @@ use crate::{
     mirror::{lock, rest::retry_after},
 };
 
+/// Most bytes of an answer that is a token or an error.
+pub const SHORT: usize = 256 << 10;
+
+/// A distribution error body.
+#[derive(Default, serde::Deserialize)]
+struct Told {
+    errors: Vec<OneError>,
+}
+
+#[derive(serde::Deserialize)]
+struct OneError {
+    message: Option<String>,
+}
+
 impl Client {
     /// An error in the middle of a body.
     pub fn broken(&self, error: &reqwest::Error) -> Error {
@@ -94,10 +108,10 @@ impl Client {
 
     /// The first sentence of a distribution error body.
     pub(super) async fn message_of(&self, response: Response) -> String {
-        let body = self.content(response, "an error").await.unwrap_or_default();
-        let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        let message = value["errors"][0]["message"].as_str();
-        let message = message.unwrap_or("no reason given");
+        let body = self.content(response, "an error", SHORT).await;
+        let told: Told = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
+        let message = told.errors.into_iter().find_map(|error| error.message);
+        let message = message.as_deref().unwrap_or("no reason given");
         message
             .chars()
             .filter(|c| !c.is_control())

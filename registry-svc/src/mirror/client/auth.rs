@@ -7,7 +7,11 @@ use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Response;
 use url::Url;
 
-use super::{Access, Client, Credentials, answer::unavailable, challenge::Challenge};
+use super::{
+    Access, Client, Credentials,
+    answer::{SHORT, unavailable},
+    challenge::Challenge,
+};
 use crate::{error::Result, mirror::lock};
 
 /// Tokens that are kept at once, one for each repository and kind of access.
@@ -18,6 +22,16 @@ const LONGEST_TOKEN: usize = 64 << 10;
 
 /// Longest life of a token that is believed, in seconds.
 const LIFETIME: u64 = 24 * 3600;
+
+/// What a token server gives. Some send both names; both mean the same.
+#[derive(serde::Deserialize)]
+struct Given {
+    token: Option<String>,
+    access_token: Option<String>,
+    /// Seconds. What is no number of them is not believed.
+    #[serde(default)]
+    expires_in: serde_json::Value,
+}
 
 impl Client {
     /// Sends a request, and once more with a token when the registry asks for one.
@@ -183,33 +197,23 @@ impl Client {
         if !response.status().is_success() {
             return Err(self.failed(&response));
         }
-        #[derive(serde::Deserialize)]
-        struct Token {
-            #[serde(alias = "access_token")]
-            token: String,
-            expires_in: Option<u64>,
-        }
-        let body = self.content(response, "the upstream's token").await?;
-        let value: serde_json::Value =
+        let body = self
+            .content(response, "the upstream's token", SHORT)
+            .await?;
+        let given: Given =
             serde_json::from_slice(&body).map_err(|_| self.nonsense("a token that is no JSON"))?;
-        // Some registries send both names; both mean the same.
-        let token = Token {
-            token: value
-                .get("token")
-                .or_else(|| value.get("access_token"))
-                .and_then(|v| v.as_str())
-                .ok_or_else(|| self.nonsense("an answer without a token"))?
-                .to_owned(),
-            expires_in: value.get("expires_in").and_then(serde_json::Value::as_u64),
-        };
+        let token = given
+            .token
+            .or(given.access_token)
+            .ok_or_else(|| self.nonsense("an answer without a token"))?;
         // It goes into a header, and is kept.
-        if token.token.len() > LONGEST_TOKEN || !token.token.bytes().all(|b| b.is_ascii_graphic()) {
+        if token.len() > LONGEST_TOKEN || !token.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(self.nonsense("a token that is none"));
         }
         // The token specification: 60 seconds when nothing is said. Renewed a little early.
-        let lifetime = token.expires_in.unwrap_or(60).clamp(20, LIFETIME) - 10;
+        let lifetime = given.expires_in.as_u64().unwrap_or(60).clamp(20, LIFETIME) - 10;
         let lifetime = Duration::from_secs(lifetime);
-        Ok(Some((format!("Bearer {}", token.token), lifetime)))
+        Ok(Some((format!("Bearer {token}"), lifetime)))
     }
 }
 

@@ -4,7 +4,7 @@ use http::{StatusCode, header};
 use reqwest::Response;
 use url::Url;
 
-use super::{Client, Credentials, challenge::Challenge};
+use super::{Client, Credentials, answer::SHORT, challenge::Challenge};
 use crate::error::{Error, Result};
 
 /// What distribution's token server gives in place of the password (distribution, spec/auth/token, "offline_token").
@@ -119,7 +119,9 @@ impl Client {
             }
             _ => return Err(self.failed(&response)),
         }
-        let content = self.content(response, "the token server's answer").await?;
+        let content = self
+            .content(response, "the token server's answer", SHORT)
+            .await?;
         let granted: Granted = serde_json::from_slice(&content)
             .map_err(|_| self.nonsense("a token that is no JSON"))?;
         let token = granted

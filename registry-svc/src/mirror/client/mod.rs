@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::{Response, redirect};
-use slipway_image::{Digest, media_type};
+use slipway_image::{Digest, manifest::MAX_SIZE, media_type};
 use url::Url;
 
 use super::{rest::Scope, upstreams::Observed};
@@ -184,7 +184,9 @@ impl Client {
             .and_then(|v| v.to_str().ok())
             .unwrap_or(media_type::OCI_MANIFEST)
             .to_owned();
-        let content = self.content(response, "the upstream's manifest").await?;
+        let content = self
+            .content(response, "the upstream's manifest", MAX_SIZE)
+            .await?;
         Ok(Some(RemoteManifest {
             media_type,
             content,
@@ -214,7 +216,9 @@ impl Client {
             Err(e) => return Err(e),
         };
         let next = self.next_page(&place, &response);
-        let content = self.content(response, "the upstream's index").await?;
+        let content = self
+            .content(response, "the upstream's index", MAX_SIZE)
+            .await?;
         Ok(Some((content, next)))
     }
 
@@ -224,9 +228,13 @@ impl Client {
         link::next(link, current).filter(|next| next.origin() == self.base.origin())
     }
 
-    /// A body that is no larger than a manifest may be, and does not take for ever.
-    async fn content(&self, mut response: Response, what: &'static str) -> Result<Bytes> {
-        let limit = slipway_image::manifest::MAX_SIZE;
+    /// A body of at most `limit` bytes, which does not take for ever.
+    async fn content(
+        &self,
+        mut response: Response,
+        what: &'static str,
+        limit: usize,
+    ) -> Result<Bytes> {
         let read = async {
             let mut content = Vec::new();
             while let Some(chunk) = response.chunk().await.map_err(|e| self.broken(&e))? {
@@ -290,7 +298,7 @@ impl Client {
             let response = self.check(response, path).await?;
             url = self.next_page(&current, &response);
             let body = self
-                .content(response, "the upstream's list of tags")
+                .content(response, "the upstream's list of tags", MAX_SIZE)
                 .await?;
             bytes += body.len();
             if bytes > MOST_TAGS {
