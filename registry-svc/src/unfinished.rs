@@ -33,6 +33,9 @@ impl Default for UploadLimits {
     }
 }
 
+/// In the name of one that is a single request.
+const WHOLE: &str = ".whole.";
+
 /// Bytes by name of an upload.
 type Names = HashMap<String, u64>;
 
@@ -84,7 +87,7 @@ impl Unfinished {
 
     /// Room for one that nobody comes back for: it ends when that is dropped.
     pub fn begin_whole(self: &Arc<Self>, caller: &Caller) -> Result<Whole> {
-        let name = format!("{}.whole.{}", files::random_uuid(), owner(caller));
+        let name = format!("{}{WHOLE}{}", files::random_uuid(), owner(caller));
         self.begin(&name).map(Whole)
     }
 
@@ -105,6 +108,15 @@ impl Unfinished {
                 table.remove(owner_in(name));
             }
         }
+    }
+
+    /// Those have ended that are in no file, but for those that `stay`. Whoever sends one in a single request ends it.
+    pub fn end_lost(&self, stays: impl Fn(&str) -> bool) {
+        let mut table = self.table();
+        table.retain(|_, own| {
+            own.retain(|name, _| name.contains(WHOLE) || stays(name));
+            !own.is_empty()
+        });
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<String, Names>> {

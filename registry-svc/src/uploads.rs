@@ -6,7 +6,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -117,15 +117,35 @@ impl Uploads {
             staged,
         };
         // Looked at by whoever has the slot only: the one before may have ended it.
-        let path = session.path();
-        let touched = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-        touched.map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => unknown(),
-            _ => Error::io("cannot open", path)(e),
-        })?;
-        session.open().await?;
+        if touch(&session.path())?.is_none() {
+            // The disk has lost it, or it was ended: it takes no room any more.
+            session.staged = None;
+            session.room.end();
+            return Err(unknown());
+        }
+        let session = match session.staged {
+            Some(_) => session.opened().await?,
+            // All of it is read. A client that does not wait for that finds it done when he comes back, and need not
+            // begin it anew each time: what nobody takes goes into its slot.
+            None => to_its_end(session.opened()).await?,
+        };
         session.room.note(session.written());
         Ok(session)
+    }
+
+    /// How many bytes a session has. Of one that is not open its file tells, without being read.
+    pub async fn written(
+        self: &Arc<Self>,
+        repository: &Repository,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<u64> {
+        let name = file_name(repository, caller, id);
+        if !is_id(id) || self.slots().contains_key(&name) {
+            return Ok(self.take(repository, caller, id).await?.written());
+        }
+        let length = touch(&self.folder.join(name))?;
+        length.ok_or_else(|| Error::UploadNotFound(id.to_owned()))
     }
 
     /// Ends a session without a blob.
@@ -158,6 +178,12 @@ impl Uploads {
                 self.unfinished.end(&name);
             }
         }
+        // Of what the disk has lost nothing is found above.
+        let mut slots = self.slots();
+        let is_there = |name: &str| self.folder.join(name).exists();
+        slots.retain(|name, slot| matches!(slot, Slot::Busy) || is_there(name));
+        self.unfinished
+            .end_lost(|name| slots.contains_key(name) || is_there(name));
         Ok(())
     }
 
@@ -183,6 +209,11 @@ impl Uploads {
 }
 
 impl Session {
+    async fn opened(mut self) -> Result<Self> {
+        self.open().await?;
+        Ok(self)
+    }
+
     async fn open(&mut self) -> Result<()> {
         if self.staged.is_none() {
             self.staged = Some(Staged::resume(self.path(), Algorithm::Sha256).await?);
@@ -291,6 +322,18 @@ fn close_oldest(slots: &mut HashMap<String, Slot>) {
     }
 }
 
+/// Notes that a session is not forgotten; how long its file is, if there is one.
+fn touch(path: &Path) -> Result<Option<u64>> {
+    let touched = File::open(path).and_then(|file| {
+        file.set_modified(SystemTime::now())?;
+        Ok(file.metadata()?.len())
+    });
+    match touched {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        touched => touched.map(Some).map_err(Error::io("cannot open", path)),
+    }
+}
+
 /// As [`files::random_uuid`] makes them.
 fn is_id(text: &str) -> bool {
     text.len() == 36
@@ -321,6 +364,79 @@ fn file_name(repository: &Repository, caller: &Caller, id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_the_disk_has_lost_takes_no_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = UploadLimits {
+            count: 1,
+            bytes: 10,
+        };
+        let uploads = Arc::new(Uploads::new(folder.path().to_owned(), limits));
+        let repository = Repository::new("docker.io", "team/app").unwrap();
+        let start = || uploads.start(&repository, &Caller::Anonymous);
+        for expired in [false, true] {
+            let session = start().await.unwrap();
+            let (id, path) = (session.id.clone(), session.path());
+            session.room.grow(10).unwrap();
+            // As it does for a file that could not be synced, behind whoever wrote it.
+            fs::remove_file(path).unwrap();
+            uploads.expire().unwrap();
+            drop(session);
+            assert!(start().await.is_err(), "he may still be at work on it");
+            if expired {
+                uploads.expire().unwrap();
+            } else {
+                let taken = uploads.take(&repository, &Caller::Anonymous, &id).await;
+                assert!(matches!(taken, Err(Error::UploadNotFound(_))));
+            }
+            let session = start().await.unwrap();
+            session.room.grow(10).unwrap();
+            drop(session);
+            let left = fs::read_dir(folder.path()).unwrap();
+            left.for_each(|file| fs::remove_file(file.unwrap().path()).unwrap());
+            uploads.expire().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_is_reopened_also_when_nobody_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let new = || {
+            let folder = folder.path().to_owned();
+            Arc::new(Uploads::new(folder, UploadLimits::default()))
+        };
+        let repository = Repository::new("docker.io", "team/app").unwrap();
+        let uploads = new();
+        let session = uploads.start(&repository, &Caller::Anonymous).await;
+        let session = session.unwrap();
+        let (id, path) = (session.id.clone(), session.path());
+        drop((session, uploads));
+        fs::write(&path, vec![7; 16 << 20]).unwrap();
+        let uploads = new();
+        let written = uploads.written(&repository, &Caller::Anonymous, &id).await;
+        assert_eq!(written.unwrap(), 16 << 20);
+        assert!(uploads.slots().is_empty(), "nothing was read for that");
+        let mut taken = Box::pin(uploads.take(&repository, &Caller::Anonymous, &id));
+        assert!(futures_util::poll!(&mut taken).is_pending());
+        drop(taken);
+        let there = async {
+            loop {
+                match uploads
+                    .slots()
+                    .get(&file_name(&repository, &Caller::Anonymous, &id))
+                {
+                    Some(Slot::Idle(staged, _)) => return staged.written(),
+                    Some(Slot::Busy) => {}
+                    None => panic!("it would begin anew"),
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let limit = Duration::from_secs(60);
+        let written = tokio::time::timeout(limit, there).await.unwrap();
+        assert_eq!(written, 16 << 20);
+    }
 
     #[tokio::test]
     async fn a_session_that_nobody_touches_goes_after_a_while() {

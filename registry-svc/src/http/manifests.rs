@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use slipway_image::manifest::MAX_SIZE;
 
-use super::{Upload, bare, body::Body, conditions, set, set_warning};
+use super::{Upload, bare, body::Body, conditions, route::Written, set, set_warning};
 use crate::{
     error::{Error, Result},
     manifests::{Put, Require},
@@ -19,18 +19,18 @@ use crate::{
 pub struct Place {
     name: ImageName,
     /// The repository as the client wrote it, for `Location`.
-    written: String,
+    written: Written,
 }
 
 impl Place {
     /// Parses the reference.
-    pub fn new(repository: Repository, written: &str, reference: &str) -> Result<Self> {
+    pub fn new(repository: Repository, written: Written, reference: &str) -> Result<Self> {
         Ok(Self {
             name: ImageName {
                 repository,
                 pointer: Pointer::parse(reference)?,
             },
-            written: written.to_owned(),
+            written,
         })
     }
 }
@@ -130,11 +130,8 @@ pub async fn put(
             .await?;
     }
     let mut response = bare(StatusCode::CREATED);
-    set(
-        &mut response,
-        "location",
-        format!("/v2/{}/manifests/{digest}", place.written),
-    );
+    let location = place.written.place(&format!("manifests/{digest}"));
+    set(&mut response, "location", location);
     set(&mut response, "docker-content-digest", digest.to_string());
     if let Some(subject) = subject {
         set(&mut response, "oci-subject", subject.to_string());

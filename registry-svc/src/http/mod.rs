@@ -41,7 +41,7 @@ pub use tls::{Tls, TlsError, TlsFiles};
 use auth::Peer;
 use body::{Body, Upload};
 use needs::Needs;
-use route::{Query, Route};
+use route::{Query, Route, Written};
 use traffic::{Metered, Traffic};
 
 /// Answers one request.
@@ -149,6 +149,7 @@ async fn handle(
     // The same that was judged: one name has one key.
     let repository =
         |name: &str| -> Result<Repository> { registry.own.from_http(name, query.get("ns")) };
+    let written = |name: &str| Written::new(name, query);
     if route != Route::Base {
         // What another process was told counts.
         registry.ledger.refresh().await?;
@@ -170,7 +171,7 @@ async fn handle(
             lists::referrers(registry, &repository, &name, &subject, query).await
         }
         (Route::Manifest(name, reference), method) => {
-            let place = manifests::Place::new(repository(&name)?, &name, &reference)?;
+            let place = manifests::Place::new(repository(&name)?, written(&name), &reference)?;
             match method {
                 Method::PUT => manifests::put(registry, place, &headers, body).await,
                 Method::DELETE => manifests::delete(registry, place).await,
@@ -187,10 +188,10 @@ async fn handle(
         }
         (Route::Uploads(name), _) => {
             let repository = repository(&name)?;
-            uploads::start(registry, permit, &repository, &name, query, body).await
+            uploads::start(registry, permit, &repository, &written(&name), query, body).await
         }
         (Route::Upload(name, id), method) => {
-            let repository = repository(&name)?;
+            let (repository, name) = (repository(&name)?, written(&name));
             match method {
                 Method::PATCH => {
                     uploads::append(registry, permit, &repository, &name, &id, &headers, body).await

@@ -127,6 +127,30 @@ impl Query {
     }
 }
 
+/// A repository as the client wrote it, for `Location`: by that he finds it again.
+pub struct Written {
+    name: String,
+    ns: Option<String>,
+}
+
+impl Written {
+    /// As it stands in the path, and perhaps in the query.
+    pub fn new(name: &str, query: &Query) -> Self {
+        Self {
+            name: name.to_owned(),
+            ns: query.get("ns").map(ToOwned::to_owned),
+        }
+    }
+
+    /// Where something in it is.
+    pub fn place(&self, rest: &str) -> String {
+        let place = format!("/v2/{}/{rest}", self.name);
+        let Some(ns) = &self.ns else { return place };
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        format!("{place}?{}", query.append_pair("ns", ns).finish())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use http::{HeaderMap, Response, StatusCode, header};
 use slipway_image::Digest;
 
-use super::{Query, Upload, bare, body::Body, errors, ranges::content_range, set};
+use super::{
+    Query, Upload, bare, body::Body, errors, ranges::content_range, route::Written, set,
+};
 use crate::{
     access::{Permit, policy::Action},
     blobs::Staged,
@@ -21,7 +23,7 @@ pub async fn start(
     registry: &Arc<Registry>,
     permit: &Permit,
     repository: &Repository,
-    name: &str,
+    name: &Written,
     query: &Query,
     mut body: Upload,
 ) -> Result<Response<Body>> {
@@ -31,7 +33,8 @@ pub async fn start(
     let digest = query.get("digest").map(parse_digest).transpose()?;
     let Some(digest) = digest else {
         let session = registry.uploads.start(repository, permit.caller()).await?;
-        return Ok(accepted(name, &session, StatusCode::ACCEPTED));
+        let (id, written) = (&session.id, session.written());
+        return Ok(accepted(name, id, written, StatusCode::ACCEPTED));
     };
     // Nobody can come back for it.
     let whole = registry.uploads.unfinished.begin_whole(permit.caller())?;
@@ -86,14 +89,14 @@ pub async fn status(
     registry: &Arc<Registry>,
     permit: &Permit,
     repository: &Repository,
-    name: &str,
+    name: &Written,
     id: &str,
 ) -> Result<Response<Body>> {
-    let session = registry
+    let written = registry
         .uploads
-        .take(repository, permit.caller(), id)
+        .written(repository, permit.caller(), id)
         .await?;
-    Ok(accepted(name, &session, StatusCode::NO_CONTENT))
+    Ok(accepted(name, id, written, StatusCode::NO_CONTENT))
 }
 
 /// PATCH: one chunk, or a stream of any length.
@@ -101,7 +104,7 @@ pub async fn append(
     registry: &Arc<Registry>,
     permit: &Permit,
     repository: &Repository,
-    name: &str,
+    name: &Written,
     id: &str,
     headers: &HeaderMap,
     mut body: Upload,
@@ -112,7 +115,7 @@ pub async fn append(
         .await?;
     match chunk(&session, headers, &mut body).await {
         Err(error @ Error::UploadRange { .. }) => Ok(refused(name, &session, &error)),
-        other => other.map(|()| accepted(name, &session, StatusCode::ACCEPTED)),
+        other => other.map(|()| accepted(name, id, session.written(), StatusCode::ACCEPTED)),
     }
 }
 
@@ -121,7 +124,7 @@ pub async fn finish(
     registry: &Arc<Registry>,
     permit: &Permit,
     repository: &Repository,
-    name: &str,
+    name: &Written,
     id: &str,
     query: &Query,
     headers: &HeaderMap,
@@ -216,33 +219,33 @@ async fn receive(
 }
 
 /// 416: where the next chunk must begin, and where it is to be sent.
-fn refused(name: &str, session: &Session, error: &Error) -> Response<Body> {
+fn refused(name: &Written, session: &Session, error: &Error) -> Response<Body> {
     let mut response = errors::response(error);
-    place(&mut response, name, session);
+    place(&mut response, name, &session.id);
     response
 }
 
-fn accepted(name: &str, session: &Session, status: StatusCode) -> Response<Body> {
+fn accepted(name: &Written, id: &str, written: u64, status: StatusCode) -> Response<Body> {
     let mut response = bare(status);
-    place(&mut response, name, session);
-    let last = session.written().saturating_sub(1);
+    place(&mut response, name, id);
+    let last = written.saturating_sub(1);
     set(&mut response, "range", format!("0-{last}"));
     response
 }
 
-fn place(response: &mut Response<Body>, name: &str, session: &Session) {
-    let location = format!("/v2/{name}/blobs/uploads/{}", session.id);
-    set(response, "location", location);
-    set(response, "docker-upload-uuid", &session.id);
+fn place(response: &mut Response<Body>, name: &Written, id: &str) {
+    set(
+        response,
+        "location",
+        name.place(&format!("blobs/uploads/{id}")),
+    );
+    set(response, "docker-upload-uuid", id);
 }
 
-fn created(name: &str, digest: &Digest) -> Response<Body> {
+fn created(name: &Written, digest: &Digest) -> Response<Body> {
     let mut response = bare(StatusCode::CREATED);
-    set(
-        &mut response,
-        "location",
-        format!("/v2/{name}/blobs/{digest}"),
-    );
+    let location = name.place(&format!("blobs/{digest}"));
+    set(&mut response, "location", location);
     set(&mut response, "docker-content-digest", digest.to_string());
     response
 }
