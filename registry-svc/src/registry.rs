@@ -23,7 +23,7 @@ use crate::{
     events::Events,
     files, fsck,
     images::import,
-    large::Large,
+    large::{LARGE, Large},
     leases::Leases,
     ledger::{self, Change, Ledger, Scope},
     mirror::{Mirror, Ours},
@@ -162,8 +162,13 @@ impl Registry {
         }
         let limit = slipway_image::manifest::MAX_SIZE as u64;
         let content = self.blobs.read_small(digest, limit).await?;
+        let (read, like) = (content.clone(), digest.clone());
+        let actual = match content.len() > LARGE {
+            true => blocking(move || Ok(digest_of(&read, Some(&like)))).await?,
+            false => digest_of(&content, Some(digest)),
+        };
         // What is broken is not here: it is pulled or pushed again.
-        if digest_of(&content, Some(digest)) != *digest && self.set_aside(digest).await? {
+        if actual != *digest && self.set_aside(digest).await? {
             warn!(%digest, "a broken blob was moved aside");
             return Err(Error::BlobNotFound(digest.clone()));
         }

@@ -7,7 +7,9 @@ use slipway_image::manifest::MAX_SIZE;
 
 use super::{Upload, bare, body::Body, conditions, route::Written, set, set_warning};
 use crate::{
+    blobs::Range,
     error::{Error, Result},
+    large::LARGE,
     manifests::{Put, Require},
     mirror::Freshness,
     names::{ImageName, Pointer, Repository},
@@ -69,7 +71,18 @@ pub async fn get(
     let mut response = match conditions::not_modified(headers, &stored.digest) {
         Some(known) => known,
         None => {
-            let mut response = Response::new(Body::Whole(stored.content));
+            let body = match stored.content.len() > LARGE {
+                // Whoever reads slowly has no copy of his own in memory meanwhile.
+                true => {
+                    drop(stored.content);
+                    let repository = &place.name.repository;
+                    let whole = Range::default();
+                    let reader = registry.open_blob(repository, &stored.digest, whole);
+                    Body::from(reader.await?)
+                }
+                false => Body::Whole(stored.content),
+            };
+            let mut response = Response::new(body);
             set(&mut response, "content-type", &stored.record.media_type);
             let digest = stored.digest.to_string();
             set(&mut response, "docker-content-digest", digest);
@@ -176,4 +189,63 @@ pub async fn delete(registry: &Arc<Registry>, place: Place) -> Result<Response<B
         place.name.familiar(),
     );
     Ok(bare(StatusCode::ACCEPTED))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use slipway_image::{Digest, media_type};
+
+    use super::{super::Query, *};
+    use crate::{config::Config, large::TURNS};
+
+    #[tokio::test]
+    async fn who_reads_a_large_manifest_slowly_has_none_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::open(folder.path(), Config::default());
+        let registry = registry.await.unwrap();
+        let repository = Repository::new("docker.io", "team/app").unwrap();
+        let get = async |filler: usize| {
+            let (kind, named) = (media_type::OCI_CONFIG, Digest::of("{}"));
+            let content = format!(
+                r#"{{"schemaVersion":2,"annotations":{{"x":"{}"}},"config":{{"mediaType":"{kind}","digest":"{named}","size":2}}}}"#,
+                "x".repeat(filler),
+            );
+            let put = registry.put_manifest(Put {
+                repository: repository.clone(),
+                tags: Vec::new(),
+                media_type: media_type::OCI_MANIFEST.to_owned(),
+                content: content.into(),
+                expected: None,
+                origin: Origin::Local,
+                by_digest: true,
+                require: Require::Nothing,
+            });
+            let digest = put.await.unwrap().to_string();
+            let written = Written::new("team/app", &Query::default());
+            let place = Place::new(repository.clone(), written, &digest).unwrap();
+            get(&registry, place, &Method::GET, &HeaderMap::new())
+                .await
+                .unwrap()
+        };
+        let small = get(10).await.into_body();
+        assert!(matches!(small, Body::Whole(_)));
+        let large = get(1 << 20).await.into_body();
+        let Body::Stream { left, .. } = large else {
+            panic!("it is in memory")
+        };
+        assert!(left > 1 << 20);
+        // Neither have many who come at once.
+        let mut turns = Vec::new();
+        for _ in 0..TURNS {
+            turns.push(registry.large.read().await);
+        }
+        let mut waits = Box::pin(get(2 << 20));
+        let moment = Duration::from_millis(500);
+        assert!(tokio::time::timeout(moment, &mut waits).await.is_err());
+        drop(get(20).await);
+        turns.pop();
+        assert!(matches!(waits.await.into_body(), Body::Stream { .. }));
+    }
 }

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Response, StatusCode, header};
 use slipway_image::Digest;
 
-use super::{
-    Query, Upload, bare, body::Body, errors, ranges::content_range, route::Written, set,
-};
+use super::{Query, Upload, bare, body::Body, errors, ranges::content_range, route::Written, set};
 use crate::{
     access::{Permit, policy::Action},
     blobs::Staged,

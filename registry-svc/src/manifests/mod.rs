@@ -315,6 +315,10 @@ impl Registry {
         let Some((digest, record)) = self.lookup(name)? else {
             return Ok(None);
         };
+        let _turn = match record.size > LARGE as u64 && self.cached(&digest).is_none() {
+            true => Some(self.large.read().await),
+            false => None,
+        };
         match self.small_blob(&digest).await {
             Ok(content) => Ok(Some(Stored {
                 digest,
