@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of a manifest from which on it needs a turn.
@@ -21,6 +22,8 @@ pub struct Large {
     parsing: Arc<Semaphore>,
     /// To be read and checked.
     reading: Arc<Semaphore>,
+    /// To be listed, until the list is sent.
+    listing: Arc<Semaphore>,
 }
 
 impl Default for Large {
@@ -29,6 +32,7 @@ impl Default for Large {
             arriving: Arc::new(Semaphore::new(TURNS)),
             parsing: Arc::new(Semaphore::new(2)),
             reading: Arc::new(Semaphore::new(TURNS)),
+            listing: Arc::new(Semaphore::new(TURNS)),
         }
     }
 }
@@ -47,6 +51,31 @@ impl Large {
     /// Waits until one more may be read.
     pub async fn read(&self) -> Turn {
         turn(&self.reading).await
+    }
+
+    /// Waits until one more list may be made.
+    pub async fn list(&self) -> Turn {
+        turn(&self.listing).await
+    }
+}
+
+/// What somebody has a turn for as long as there is any of it.
+struct Held(
+    String,
+    #[expect(dead_code, reason = "given back when it is dropped")] Turn,
+);
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+/// A text that has its turn until it is sent, if it is large.
+pub fn hold(text: String, turn: Turn) -> Bytes {
+    match text.len() > LARGE {
+        true => Bytes::from_owner(Held(text, turn)),
+        false => text.into(),
     }
 }
 

@@ -14,7 +14,7 @@ use futures_util::stream;
 use registry_svc::{
     Error,
     config::UpstreamConfig,
-    mirror::{Credentials, Freshness},
+    mirror::{Credentials, Freshness, Wanted},
 };
 use serde_json::json;
 use slipway_image::{Digest, media_type};
@@ -405,12 +405,15 @@ async fn answers_that_do_not_end_are_cut_off() {
         }
         let client = site.registry.mirror.client("up.example", None).unwrap();
         assert!(client.tags("team/app").await.is_err());
-        let (found, trouble) = site
-            .registry
-            .referrers(&name("latest").repository, &image_digest(&site).await)
-            .await
-            .unwrap();
-        assert!(found.is_empty() && trouble.is_some());
+        let wanted = Wanted {
+            after: None,
+            kind: None,
+            most: 1 << 20,
+        };
+        let (repository, subject) = (name("latest").repository, image_digest(&site).await);
+        let page = site.registry.referrers(&repository, &subject, wanted);
+        let page = page.await.unwrap();
+        assert!(page.descriptors.is_empty() && page.trouble.is_some());
     }
 }
 

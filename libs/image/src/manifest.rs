@@ -192,10 +192,7 @@ impl Manifest {
         if !known && !media_type::may_be_manifest(media_type) {
             return Err(ManifestError::MediaType(media_type.to_owned()));
         }
-        let values = values_in(content);
-        if values > MAX_VALUES {
-            return Err(ManifestError::TooMany(values));
-        }
+        check_values(content)?;
         if !known {
             let (manifest, own) = other::read(content)?;
             check_media_type(own.as_deref(), media_type)?;
@@ -249,6 +246,14 @@ fn check_media_type(own: Option<&str>, media_type: &str) -> Result<(), ManifestE
         Some(own) if own != media_type => Err(ManifestError::Shape(format!(
             "mediaType is {own:?} but it was sent as {media_type:?}"
         ))),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that there are no more than [`MAX_VALUES`] in some JSON.
+pub fn check_values(content: &[u8]) -> Result<(), ManifestError> {
+    match values_in(content) {
+        values if values > MAX_VALUES => Err(ManifestError::TooMany(values)),
         _ => Ok(()),
     }
 }

@@ -12,6 +12,8 @@ use crate::{
     access::Permit,
     blobs::staging::blocking,
     error::{Error, Result},
+    large::hold,
+    mirror::Wanted,
     names::{Repository, parse_digest},
     registry::Registry,
 };
@@ -109,42 +111,31 @@ pub async fn referrers(
     subject: &Digest,
     query: &Query,
 ) -> Result<Response<Body>> {
-    let last = query.get("last").map(parse_digest).transpose()?;
     let filter = query.get("artifactType");
-    let (found, trouble) = registry.referrers(repository, subject).await?;
-    let wanted = found
-        .into_iter()
-        .filter(|(digest, _)| last.as_ref().is_none_or(|last| digest > last))
-        .filter(|(_, descriptor)| {
-            let kind = descriptor["artifactType"].as_str().unwrap_or_default();
-            filter.is_none_or(|filter| filter == kind)
-        });
-    let (mut manifests, mut size, mut end, mut more) = (Vec::new(), FRAME, None, false);
-    for (digest, descriptor) in wanted {
-        size += descriptor.to_string().len() + 1;
-        more = size > MAX_SIZE && end.is_some();
-        if more {
-            break;
-        }
-        manifests.push(descriptor);
-        end = Some(digest.to_string());
-    }
-    let index = json!({
-        "schemaVersion": 2,
-        "mediaType": media_type::OCI_INDEX,
-        "manifests": manifests,
-    });
-    let mut response = json_response(media_type::OCI_INDEX, &index);
+    let wanted = Wanted {
+        after: query.get("last").map(parse_digest).transpose()?,
+        kind: filter.map(ToOwned::to_owned),
+        most: MAX_SIZE - FRAME,
+    };
+    let page = registry.referrers(repository, subject, wanted).await?;
+    let index = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{}]}}"#,
+        media_type::OCI_INDEX,
+        page.descriptors.join(",")
+    );
+    let mut response = Response::new(Body::Whole(hold(index, page.turn)));
+    set(&mut response, "content-type", media_type::OCI_INDEX);
     if filter.is_some() {
         set(&mut response, "oci-filters-applied", "artifactType");
     }
-    if let (true, Some(end)) = (more, end) {
+    if let Some(end) = page.more {
+        let end = end.to_string();
         let path = format!("/v2/{name}/referrers/{subject}");
         let filter = filter.map(|filter| ("artifactType", filter));
         let pairs = filter.into_iter().chain([("last", &*end)]);
         link(&mut response, &path, pairs, query);
     }
-    if let Some(reason) = trouble {
+    if let Some(reason) = page.trouble {
         set_warning(&mut response, &reason);
     }
     Ok(response)

@@ -34,6 +34,7 @@ use flight::Flights;
 pub use flight::{Flight, State};
 pub use metrics::Counts;
 pub use ours::Ours;
+pub use referrers::{Page, Wanted};
 pub use rest::Scope;
 use room::Incoming;
 pub use room::MirrorLimits;

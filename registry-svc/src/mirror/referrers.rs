@@ -2,24 +2,49 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
-use serde_json::Value;
-use slipway_image::{Descriptor, Digest, media_type};
+use serde::{Deserialize, de::IgnoredAny};
+use slipway_image::{Descriptor, Digest, manifest, media_type};
 use tracing::debug;
 
 use super::{Client, lock};
 use crate::{
+    blobs::staging::blocking,
     error::{Error, Result},
+    large::Turn,
     names::Repository,
     registry::Registry,
     store::Origin,
 };
 
-/// Descriptors by digest, as they came.
-pub type Referrers = BTreeMap<Digest, Value>;
+/// Descriptors by digest, as JSON.
+type Referrers = BTreeMap<Digest, String>;
+
+/// What is asked for of a list of referrers.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// What comes behind this one.
+    pub after: Option<Digest>,
+    /// Only of this kind.
+    pub kind: Option<String>,
+    /// Bytes of a page, unless the first one alone has more.
+    pub most: usize,
+}
+
+/// A part of a list of referrers.
+pub struct Page {
+    /// As JSON, by digest.
+    pub descriptors: Vec<String>,
+    /// The last one, when there are more.
+    pub more: Option<Digest>,
+    /// Why an upstream could not be asked.
+    pub trouble: Option<String>,
+    /// To be kept as long as the page is.
+    pub turn: Turn,
+}
 
 /// Answers that are remembered at once.
 const REMEMBERED: usize = 256;
@@ -36,31 +61,42 @@ const REMEMBERED_BYTES: usize = 32 << 10;
 pub struct Answers(Mutex<HashMap<(Repository, Digest), (Instant, Referrers)>>);
 
 impl Registry {
-    /// What refers to a manifest: what is here, and of a mirrored one what its upstream says. Also why that could
-    /// not be asked.
+    /// What refers to a manifest: what is here, and of a mirrored one what its upstream says.
     pub async fn referrers(
         &self,
         repository: &Repository,
         subject: &Digest,
-    ) -> Result<(Referrers, Option<String>)> {
-        let mut found = self.index.referrers(repository, subject)?;
+        wanted: Wanted,
+    ) -> Result<Page> {
         let record = self.index.manifest(repository, subject)?;
-        if record.is_none_or(|record| record.origin != Origin::Upstream) {
-            return Ok((found, None));
-        }
-        let (told, trouble) = match self.ask_for_referrers(repository, subject).await {
-            Ok(told) => (told, None),
-            // What refers to an image is worth less than the image: whoever may have that gets what is known.
-            Err(error) => {
-                let known = self.mirror.referrers.last(repository, subject);
-                let known = known.map(|(_, told)| told);
-                (known.unwrap_or_default(), Some(error.to_string()))
+        let (told, trouble) = match record {
+            Some(record) if record.origin == Origin::Upstream => {
+                match self.ask_for_referrers(repository, subject).await {
+                    Ok(told) => (told, None),
+                    // What refers to an image is worth less than the image: whoever may have that gets what is known.
+                    Err(error) => {
+                        let known = self.mirror.referrers.last(repository, subject);
+                        let known = known.map(|(_, told)| told);
+                        (known.unwrap_or_default(), Some(error.to_string()))
+                    }
+                }
             }
+            _ => (Referrers::new(), None),
         };
-        for (digest, descriptor) in told {
-            found.entry(digest).or_insert(descriptor);
-        }
-        Ok((found, trouble))
+        let turn = self.large.list().await;
+        let (index, repository) = (Arc::clone(&self.index), repository.clone());
+        let subject = subject.clone();
+        blocking(move || {
+            let ours = index.referrers(&repository, &subject, wanted.after.as_ref());
+            let (descriptors, more) = page(ours, told, &wanted)?;
+            Ok(Page {
+                descriptors,
+                more,
+                trouble,
+                turn,
+            })
+        })
+        .await
     }
 
     async fn ask_for_referrers(
@@ -98,6 +134,64 @@ impl Answers {
     fn last(&self, repository: &Repository, subject: &Digest) -> Option<(Instant, Referrers)> {
         let key = (repository.clone(), subject.clone());
         lock(&self.0).get(&key).cloned()
+    }
+}
+
+/// The page that is wanted, and its last one when there are more. Of ours no more is read than it takes.
+fn page(
+    ours: impl Iterator<Item = Result<(Digest, String)>>,
+    theirs: Referrers,
+    wanted: &Wanted,
+) -> Result<(Vec<String>, Option<Digest>)> {
+    let (mut found, mut size, mut more) = (Referrers::new(), 0, false);
+    for entry in ours {
+        let (digest, descriptor) = entry?;
+        if !wanted.is_of_kind(&descriptor) {
+            continue;
+        }
+        size += descriptor.len() + 1;
+        more = size > wanted.most && !found.is_empty();
+        if more {
+            break;
+        }
+        found.insert(digest, descriptor);
+    }
+    // What is behind the last of ours is for the next page, theirs too.
+    let end = found.last_key_value().filter(|_| more);
+    let end = end.map(|(digest, _)| digest.clone());
+    for (digest, descriptor) in theirs {
+        let inside = wanted.after.as_ref().is_none_or(|last| digest > *last)
+            && end.as_ref().is_none_or(|end| digest <= *end);
+        if inside && wanted.is_of_kind(&descriptor) {
+            found.entry(digest).or_insert(descriptor);
+        }
+    }
+    let (mut descriptors, mut size, mut last) = (Vec::new(), 0, None);
+    for (digest, descriptor) in found {
+        size += descriptor.len() + 1;
+        if size > wanted.most && last.is_some() {
+            more = true;
+            break;
+        }
+        descriptors.push(descriptor);
+        last = Some(digest);
+    }
+    Ok((descriptors, last.filter(|_| more)))
+}
+
+impl Wanted {
+    fn is_of_kind(&self, descriptor: &str) -> bool {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Kind {
+            artifact_type: Option<String>,
+        }
+        let Some(wanted) = &self.kind else {
+            return true;
+        };
+        let kind = serde_json::from_str::<Kind>(descriptor).ok();
+        let kind = kind.and_then(|kind| kind.artifact_type);
+        kind.unwrap_or_default() == *wanted
     }
 }
 
@@ -144,15 +238,76 @@ fn fallback_tag(subject: &Digest) -> String {
     format!("{algorithm}-{}", &encoded[..encoded.len().min(64)])
 }
 
-/// Takes what is a descriptor. Whatever else stands in it is passed on.
+/// Takes what is a descriptor, with all that the specification knows of one.
 fn read(index: &[u8], found: &mut Referrers) {
-    let Ok(index) = serde_json::from_slice::<Value>(index) else {
-        debug!("an upstream's list of referrers is no JSON");
+    #[derive(Deserialize)]
+    struct List {
+        #[serde(default)]
+        manifests: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Entry {
+        Descriptor(Box<Descriptor>),
+        Other(IgnoredAny),
+    }
+    let list = match manifest::check_values(index) {
+        Ok(()) => serde_json::from_slice::<List>(index).ok(),
+        Err(_) => None,
+    };
+    let Some(list) = list else {
+        debug!("an upstream's list of referrers is none");
         return;
     };
-    for entry in index["manifests"].as_array().into_iter().flatten() {
-        if let Ok(descriptor) = serde_json::from_value::<Descriptor>(entry.clone()) {
-            found.insert(descriptor.digest, entry.clone());
+    for entry in list.manifests {
+        if let Entry::Descriptor(descriptor) = entry
+            && let Ok(text) = serde_json::to_string(&descriptor)
+        {
+            found.insert(descriptor.digest, text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_of_a_list_is_read_than_its_page_takes() {
+        let mut digests: Vec<_> = (0..9).map(|n: u8| Digest::of([n])).collect();
+        digests.sort();
+        let text = |n: usize| format!(r#"{{"n":{n},"artifactType":"{}"}}"#, n % 2);
+        let entry = |n: usize| (digests[n].clone(), text(n));
+        let size = text(0).len() + 1;
+        let read = std::cell::Cell::new(0);
+        let list = |after: Option<usize>, kind: Option<&str>, most: usize| {
+            let wanted = Wanted {
+                after: after.map(|n| digests[n].clone()),
+                kind: kind.map(ToOwned::to_owned),
+                most,
+            };
+            // Ours are 0, 2, 3, 4, 6, 8; theirs 1, 2, 5, 7.
+            let ours = [0, 2, 3, 4, 6, 8].into_iter();
+            let ours = ours.filter(|n| after.is_none_or(|after| *n > after));
+            read.set(0);
+            let ours = ours.map(|n| {
+                read.set(read.get() + 1);
+                Ok(entry(n))
+            });
+            let theirs = [1, 2, 5, 7].into_iter().map(entry).collect();
+            let (found, more) = page(ours, theirs, &wanted).unwrap();
+            let more = more.map(|last| digests.iter().position(|d| *d == last).unwrap());
+            let of = |found: &String| (0..9).position(|n| text(n) == *found).unwrap();
+            (found.iter().map(of).collect::<Vec<_>>(), more)
+        };
+        let all: Vec<_> = (0..9).collect();
+        assert_eq!(list(None, None, 100 * size), (all, None));
+        assert_eq!(list(None, None, 2 * size), (vec![0, 1], Some(1)));
+        assert_eq!(read.get(), 3);
+        assert_eq!(list(Some(1), None, 3 * size), (vec![2, 3, 4], Some(4)));
+        assert_eq!(list(Some(4), None, 4 * size), (vec![5, 6, 7, 8], None));
+        assert_eq!(list(Some(4), None, 1), (vec![5], Some(5)));
+        assert_eq!(list(None, Some("1"), 3 * size), (vec![1, 3, 5], Some(5)));
+        assert_eq!(list(Some(8), None, size), (vec![], None));
     }
 }

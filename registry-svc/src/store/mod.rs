@@ -8,7 +8,7 @@ mod shared;
 mod tags;
 mod upkeep;
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use slipway_image::Digest;
@@ -339,23 +339,34 @@ impl Index {
         Ok(false)
     }
 
-    /// Descriptors of the manifests whose subject is this digest, in the order of theirs.
+    /// Descriptors of the manifests whose subject is this digest as JSON, in the order of theirs, behind `last`. Each
+    /// is read when it is asked for: together they may be larger than the memory.
     pub fn referrers(
         &self,
         repository: &Repository,
         subject: &Digest,
-    ) -> Result<BTreeMap<Digest, serde_json::Value>> {
+        last: Option<&Digest>,
+    ) -> impl Iterator<Item = Result<(Digest, String)>> + use<> {
         let prefix = key(&[repository.as_str(), &subject.to_string(), ""]);
-        let mut found = BTreeMap::new();
-        for entry in self.referrers.scan_prefix(prefix) {
-            let (k, v) = entry?;
-            if let Some([_, _, digest]) = split(&k)
-                && let (Ok(digest), Ok(descriptor)) = (digest.parse(), serde_json::from_slice(&v))
-            {
-                found.insert(digest, descriptor);
-            }
+        let mut from = prefix.clone();
+        if let Some(last) = last {
+            from.extend_from_slice(last.to_string().as_bytes());
+            from.push(0);
         }
-        Ok(found)
+        let entries = self.referrers.range(from..);
+        let all = entries.take_while(move |entry| match entry {
+            Ok((k, _)) => k.starts_with(&prefix),
+            Err(_) => true,
+        });
+        all.filter_map(|entry| {
+            let (k, v) = match entry {
+                Ok(entry) => entry,
+                Err(error) => return Some(Err(error.into())),
+            };
+            let [_, _, digest] = split(&k)?;
+            let descriptor = String::from_utf8(v.to_vec()).ok()?;
+            Some(Ok((digest.parse().ok()?, descriptor)))
+        })
     }
 }
 
