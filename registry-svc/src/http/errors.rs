@@ -51,6 +51,20 @@ fn code_of(error: &Error) -> (StatusCode, &'static str) {
     }
 }
 
+/// What is said of an error. Where this registry keeps its things is nobody's business who asks over HTTP: the log has
+/// it.
+fn sentence(error: &Error) -> String {
+    let own = match error.root() {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            "the registry's disk is full (No space left on device): try again when there is room"
+        }
+        Error::Io { .. } | Error::Index(_) => "the registry failed: its log says how",
+        Error::Bucket(_) => "the bucket cannot be used now: try again, the registry's log says why",
+        _ => return error.to_string(),
+    };
+    own.to_owned()
+}
+
 /// The response that tells an error.
 pub fn response(error: &Error) -> Response<Body> {
     let (status, code) = code_of(error);
@@ -72,7 +86,7 @@ pub fn response(error: &Error) -> Response<Body> {
             response
         }
         Error::Bucket(_) => {
-            let mut response = plain(status, code, &error.to_string());
+            let mut response = plain(status, code, &sentence(error));
             set(&mut response, "retry-after", RETRY_AFTER);
             response
         }
@@ -81,7 +95,7 @@ pub fn response(error: &Error) -> Response<Body> {
             set(&mut response, "allow", "GET, HEAD");
             response
         }
-        _ => plain(status, code, &error.to_string()),
+        _ => plain(status, code, &sentence(error)),
     }
 }
 
@@ -100,4 +114,31 @@ fn told(status: StatusCode, errors: Vec<serde_json::Value>) -> Response<Body> {
         HeaderValue::from_static("application/json"),
     );
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_where_the_registry_keeps_its_things() {
+        let of = |kind: std::io::ErrorKind| {
+            Error::io("cannot write", "/var/lib/secret/x")(std::io::Error::from(kind))
+        };
+        let bucket = || Error::Bucket("https://s3.secret/bucket answered 403".to_owned());
+        for (error, status) in [
+            (of(std::io::ErrorKind::PermissionDenied), 500),
+            (of(std::io::ErrorKind::StorageFull), 507),
+            (bucket(), 503),
+            (Error::Shared(std::sync::Arc::new(bucket())), 503),
+        ] {
+            let response = response(&error);
+            assert_eq!(response.status(), status);
+            let Body::Whole(told) = response.into_body() else {
+                panic!("no sentence")
+            };
+            let told = String::from_utf8(told.to_vec()).unwrap();
+            assert!(!told.contains("secret") && told.contains("the "), "{told}");
+        }
+    }
 }
