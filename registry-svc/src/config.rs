@@ -175,7 +175,7 @@ pub struct UpstreamFile {
 }
 
 /// An upstream, checked.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct UpstreamConfig {
     /// As it stands in image names.
     pub host: String,
@@ -191,6 +191,22 @@ pub struct UpstreamConfig {
     pub realm: Option<url::Url>,
     /// How long it may be silent.
     pub timeout: Duration,
+}
+
+impl std::fmt::Debug for UpstreamConfig {
+    /// Without the password: this is for logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let username = self.credentials.as_ref().map(|(username, _)| username);
+        f.debug_struct("UpstreamConfig")
+            .field("host", &self.host)
+            .field("url", &self.url.as_str())
+            .field("username", &username)
+            .field("tag_ttl", &self.tag_ttl)
+            .field("private", &self.private)
+            .field("realm", &self.realm.as_ref().map(url::Url::as_str))
+            .field("timeout", &self.timeout)
+            .finish()
+    }
 }
 
 impl UpstreamConfig {
@@ -428,6 +444,18 @@ mod tests {
         assert!(upstream(&format!("{plain}insecure = true\n")).is_ok());
         let never = text.replace("5s", "0s");
         assert!(upstream(&never).unwrap_err().contains("timeout"));
+    }
+
+    #[test]
+    fn no_password_is_written_to_a_log() {
+        let mut upstream = UpstreamConfig::of_host("a.example").unwrap();
+        upstream.credentials = Some(("ann".to_owned(), "secret".to_owned()));
+        let config = Config {
+            upstreams: vec![upstream],
+            ..Config::default()
+        };
+        let text = format!("{config:?}");
+        assert!(text.contains("ann") && !text.contains("secret"), "{text}");
     }
 
     #[test]
