@@ -172,6 +172,9 @@ pub enum Error {
     /// The transfer of content into the registry broke off.
     #[error("the transfer broke off: {0}")]
     Interrupted(String),
+    /// Whoever asks again finds the next instance.
+    #[error("registry-svc is stopping: try again")]
+    Stopping,
     /// A shared transfer failed for everyone who waited for it.
     #[error("{0}")]
     Shared(std::sync::Arc<Error>),

@@ -13,6 +13,6 @@ pub async fn to_its_end<T: Send + 'static>(
         Ok(result) => result,
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
         // The runtime is shutting down.
-        Err(_) => Err(Error::Interrupted("registry-svc is stopping".to_owned())),
+        Err(_) => Err(Error::Stopping),
     }
 }

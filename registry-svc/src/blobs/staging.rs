@@ -283,7 +283,7 @@ pub async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
         // The runtime is shutting down.
-        Err(_) => Err(Error::Interrupted("registry-svc is stopping".to_owned())),
+        Err(_) => Err(Error::Stopping),
     }
 }
 

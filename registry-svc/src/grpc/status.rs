@@ -108,6 +108,7 @@ pub fn of(error: &Error) -> Status {
         }
         Error::Io { .. } | Error::Index(_) => status(C::Internal, "STORE_FAILED", message),
         Error::Interrupted(_) => status(C::Aborted, "INTERRUPTED", message),
+        Error::Stopping => status(C::Unavailable, "STOPPING", message),
         Error::Shared(inner) => of(inner),
     }
 }

@@ -8,7 +8,7 @@ use tracing::error;
 use super::{body::Body, set};
 use crate::error::Error;
 
-/// Seconds until a client asks again when the bucket does not answer.
+/// Seconds until a client asks again when the bucket does not answer, or this service is started anew.
 const RETRY_AFTER: &str = "5";
 
 /// Status and code of an error.
@@ -41,7 +41,7 @@ fn code_of(error: &Error) -> (StatusCode, &'static str) {
             (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS")
         }
         Error::UpstreamUnavailable { .. } => (S::BAD_GATEWAY, "UNKNOWN"),
-        Error::Bucket(_) => (S::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+        Error::Bucket(_) | Error::Stopping => (S::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
         Error::Interrupted(_) => (S::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             (S::INSUFFICIENT_STORAGE, "UNKNOWN")
@@ -85,7 +85,7 @@ pub fn response(error: &Error) -> Response<Body> {
             set(&mut response, "range", range);
             response
         }
-        Error::Bucket(_) => {
+        Error::Bucket(_) | Error::Stopping => {
             let mut response = plain(status, code, &sentence(error));
             set(&mut response, "retry-after", RETRY_AFTER);
             response
@@ -131,14 +131,20 @@ mod tests {
             (of(std::io::ErrorKind::StorageFull), 507),
             (bucket(), 503),
             (Error::Shared(std::sync::Arc::new(bucket())), 503),
+            (Error::Stopping, 503),
         ] {
             let response = response(&error);
             assert_eq!(response.status(), status);
+            let again = response.headers().contains_key("retry-after");
+            assert_eq!(again, status == 503);
             let Body::Whole(told) = response.into_body() else {
                 panic!("no sentence")
             };
             let told = String::from_utf8(told.to_vec()).unwrap();
-            assert!(!told.contains("secret") && told.contains("the "), "{told}");
+            assert!(
+                !told.contains("secret") && told.contains("registry"),
+                "{told}"
+            );
         }
     }
 }

@@ -156,6 +156,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_place_is_in_the_repository_that_was_asked_for() {
+        let place = |query: &str| {
+            let query = Query::parse(Some(query));
+            Written::new("org/app", &query).place("blobs/x")
+        };
+        assert_eq!(place("digest=y"), "/v2/org/app/blobs/x");
+        assert_eq!(place("digest=y&ns=h:1"), "/v2/org/app/blobs/x?ns=h%3A1");
+    }
+
+    #[test]
     fn paths_are_parsed_from_the_right() {
         let s = str::to_owned;
         for (path, route) in [

@@ -87,11 +87,10 @@ impl Journal {
         &self,
         request: impl FnOnce(oneshot::Sender<Result<()>>) -> Request,
     ) -> Result<()> {
-        let stopping = || Error::Interrupted("registry-svc is stopping".to_owned());
         let (done, answer) = oneshot::channel();
         let sent = self.requests.send(request(done)).await;
-        sent.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
+        sent.map_err(|_| Error::Stopping)?;
+        answer.await.map_err(|_| Error::Stopping)?
     }
 }
 
