@@ -104,6 +104,15 @@ pub enum ListenError {
         /// Where.
         address: Address,
     },
+    /// Metrics off loopback.
+    #[error(
+        "refusing to serve metrics on {address}, where others could read them: say \
+         --allow-plain-metrics if that network is trusted"
+    )]
+    OpenMetrics {
+        /// Where.
+        address: SocketAddr,
+    },
 }
 
 /// Binds a unix socket that only its owner may use (mode 0600).
@@ -150,6 +159,26 @@ pub async fn bind_tcp(
         return Err(ListenError::OpenTcp { address });
     }
     TcpListener::bind(&resolved[..]).await.map_err(bind)
+}
+
+/// Binds the socket of the metrics; on loopback only, unless `allow_plain` says otherwise. Calls are another matter:
+/// neither allows the other.
+pub async fn bind_metrics(
+    address: SocketAddr,
+    allow_plain: bool,
+) -> Result<TcpListener, ListenError> {
+    if !address.ip().is_loopback() && !allow_plain {
+        return Err(ListenError::OpenMetrics { address });
+    }
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ListenError::Bind {
+            address: Address::Tcp {
+                host: address.ip().to_string(),
+                port: address.port(),
+            },
+            source,
+        })
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
@@ -214,5 +243,14 @@ mod tests {
                 assert!(error.to_string().contains("--tls-client-ca"), "{error}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn metrics_off_loopback_are_asked_for_by_their_own_name() {
+        let bind = async |address: &str, allow| bind_metrics(address.parse().unwrap(), allow).await;
+        let refused = bind("0.0.0.0:0", false).await.unwrap_err().to_string();
+        assert!(refused.contains("--allow-plain-metrics"), "{refused}");
+        assert!(bind("0.0.0.0:0", true).await.is_ok());
+        assert!(bind("127.0.0.1:0", false).await.is_ok());
     }
 }

@@ -3,16 +3,22 @@
 use std::{
     sync::{Arc, Mutex},
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+use tokio::sync::Semaphore;
 use tower::{Layer, Service};
 
 /// The metrics of this process. Cheap to clone.
@@ -116,8 +122,18 @@ impl Metrics {
     }
 }
 
+/// Connections to the metrics at once; one more is sent away.
+const CONNECTIONS: usize = 16;
+
+/// How long one of them may last, whatever is sent on it.
+const LIFE: Duration = Duration::from_secs(10);
+
 /// Serves `GET /metrics` until the process stops.
-pub async fn serve(metrics: Metrics, listener: tokio::net::TcpListener) -> std::io::Result<()> {
+pub async fn serve(metrics: Metrics, listener: tokio::net::TcpListener) {
+    serve_each_for(metrics, listener, LIFE).await;
+}
+
+async fn serve_each_for(metrics: Metrics, listener: tokio::net::TcpListener, life: Duration) {
     let app = axum::Router::new().route(
         "/metrics",
         axum::routing::get(move || {
@@ -133,7 +149,25 @@ pub async fn serve(metrics: Metrics, listener: tokio::net::TcpListener) -> std::
             }
         }),
     );
-    axum::serve(listener, app).await
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of file descriptors: better to wait for one than to spin.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            continue;
+        };
+        let service = TowerToHyperService::new(app.clone());
+        tokio::spawn(async move {
+            let server = auto::Builder::new(TokioExecutor::new()).http1_only();
+            let served = server.serve_connection(TokioIo::new(stream), service);
+            // Who is cut off, or breaks off, comes again.
+            let _ = tokio::time::timeout(life, served).await;
+            drop(place);
+        });
+    }
 }
 
 /// Counts calls; a layer around all gRPC services.
@@ -205,7 +239,40 @@ where
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
     use super::*;
+
+    #[tokio::test]
+    async fn who_says_nothing_holds_no_place_for_long() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let life = Duration::from_secs(4);
+        tokio::spawn(serve_each_for(Metrics::default(), listener, life));
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let started = Instant::now();
+        let mut end = Vec::new();
+        let mut late = TcpStream::connect(address).await.unwrap();
+        // Sent away: that may come as a reset.
+        let _ = late.read_to_end(&mut end).await;
+        assert!(started.elapsed() < life);
+        for mut stream in silent {
+            let _ = stream.read_to_end(&mut end).await;
+        }
+        let mut next = TcpStream::connect(address).await.unwrap();
+        let ask = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        next.write_all(ask).await.unwrap();
+        let mut answer = String::new();
+        next.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains("slipway_grpc_in_flight"), "{answer}");
+    }
 
     #[test]
     fn calls_are_counted_by_method_and_code_and_foreign_paths_are_not_labels() {

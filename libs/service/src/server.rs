@@ -182,13 +182,7 @@ async fn serve(context: &Context, settings: &Settings, routes: Routes) -> anyhow
         });
     }
     if let Some(address) = settings.metrics {
-        let listener = listen::bind_tcp(
-            &address.ip().to_string(),
-            address.port(),
-            None,
-            settings.allow_plain_tcp,
-        )
-        .await?;
+        let listener = listen::bind_metrics(address, settings.allow_plain_metrics).await?;
         info!(address = %listener.local_addr()?, "serving metrics");
         tokio::spawn(metrics::serve(context.metrics.clone(), listener));
     }

@@ -37,6 +37,9 @@ pub struct ServiceArgs {
     /// Serve Prometheus metrics over HTTP on this address
     #[arg(long, value_name = "HOST:PORT")]
     pub metrics: Option<std::net::SocketAddr>,
+    /// Allow metrics off loopback: anybody who reaches the port may read them
+    #[arg(long)]
+    pub allow_plain_metrics: bool,
     /// What to log: error, warn, info, debug, trace, or tracing's filter syntax
     #[arg(long, env = "SLIPWAY_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -114,6 +117,7 @@ pub struct ServiceFile {
     tls_client_ca: Option<PathBuf>,
     allow_plain_tcp: bool,
     metrics: Option<std::net::SocketAddr>,
+    allow_plain_metrics: bool,
     log: Option<String>,
     log_json: bool,
 }
@@ -131,6 +135,8 @@ pub struct Settings {
     pub allow_plain_tcp: bool,
     /// Address of the metrics endpoint.
     pub metrics: Option<std::net::SocketAddr>,
+    /// Metrics off loopback were asked for by name.
+    pub allow_plain_metrics: bool,
     /// Log filter.
     pub log: String,
     /// JSON logs.
@@ -196,6 +202,7 @@ pub fn load<T: DeserializeOwned>(
         tls,
         allow_plain_tcp: args.allow_plain_tcp || common.allow_plain_tcp,
         metrics: args.metrics.or(common.metrics),
+        allow_plain_metrics: args.allow_plain_metrics || common.allow_plain_metrics,
         log: args
             .log
             .clone()
