@@ -44,7 +44,7 @@ struct Named {
 enum Value {
     Text(String),
     Number(u64),
-    Descriptor(Descriptor),
+    Descriptor(Box<Descriptor>),
     Other,
 }
 
@@ -99,7 +99,7 @@ impl<'de> Visitor<'de> for Top {
             if key == "subject" {
                 let subject = map.next_value_seed(Reader::new(&mut Named::default()))?;
                 self.manifest.subject = match subject {
-                    Value::Descriptor(subject) => Some(subject),
+                    Value::Descriptor(subject) => Some(*subject),
                     _ => None,
                 };
                 continue;
@@ -193,6 +193,6 @@ impl<'de> Visitor<'de> for Reader<'_> {
             return Ok(Value::Other);
         };
         self.named.add(&descriptor);
-        Ok(Value::Descriptor(descriptor))
+        Ok(Value::Descriptor(Box::new(descriptor)))
     }
 }
