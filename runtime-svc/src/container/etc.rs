@@ -87,11 +87,10 @@ fn hosts(
         } else {
             format!("{}.{domain} ", effective.hostname)
         };
-        let _ = writeln!(
-            text,
-            "{}\t{full}{}",
-            endpoint.ipv4_address, effective.hostname
-        );
+        let own = [&endpoint.ipv4_address, &endpoint.ipv6_address];
+        for address in own.into_iter().filter(|address| !address.is_empty()) {
+            let _ = writeln!(text, "{address}\t{full}{}", effective.hostname);
+        }
     }
     text
 }
@@ -113,11 +112,12 @@ mod tests {
         let endpoint = Endpoint {
             ipv4_address: "172.17.0.2".into(),
             ipv4_gateway: "172.17.0.1".into(),
+            ipv6_address: "fd00::2".into(),
             ..Endpoint::default()
         };
         let text = hosts(&effective, "", &network, Some(&endpoint));
         assert!(
-            text.contains("10.0.0.5\tdb\n172.17.0.1\tme\n172.17.0.2\tweb\n"),
+            text.contains("10.0.0.5\tdb\n172.17.0.1\tme\n172.17.0.2\tweb\nfd00::2\tweb\n"),
             "{text}"
         );
         assert_eq!(
