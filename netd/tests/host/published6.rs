@@ -2,7 +2,7 @@
 //! containers that have IPv4 only.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, TcpListener, TcpStream};
 
 use netd::netlink::{Netns, Route};
 use slipway_proto::netd::v1::*;
@@ -111,11 +111,21 @@ fn an_address_of_ipv6_can_be_asked_for() {
             Ok((own.next().unwrap(), index))
         };
         let (own, _) = link_local().unwrap();
-        let across = world.neighbour.inside(|| {
-            let (_, index) = link_local()?;
-            Ok(ask(std::net::SocketAddrV6::new(own, 3002, 0, index)).unwrap_or_default())
-        });
-        assert_eq!(across.unwrap(), "");
+        let across = |port: u16| {
+            let from = || {
+                let (_, index) = link_local()?;
+                ask(SocketAddrV6::new(own, port, 0, index))
+            };
+            world.neighbour.inside(from)
+        };
+        let lan = Container {
+            endpoint: Endpoint::default(),
+            netns: Netns::current().unwrap(),
+        };
+        lan.serve(8001);
+        // Not before both have made sure that nobody else has their address.
+        eventually("the host itself answers", || across(8001).is_ok());
+        assert_eq!(across(3002).unwrap_or_default(), "");
     });
 }
 
