@@ -80,6 +80,9 @@ pub enum Error {
     /// The registry's answer.
     #[error("{}", .0.message())]
     Registry(Box<Remote>),
+    /// netd's answer to what it was only asked.
+    #[error("{}", .0.message())]
+    Netd(Box<Remote>),
     /// netd's answer.
     #[error("failed to set up the network of container {container}: {}", status.message())]
     Network {
@@ -152,6 +155,11 @@ impl Remote {
     pub fn away(message: String) -> Self {
         let reason = slipway_service::error::SERVICE_UNAVAILABLE.to_owned();
         Self::new(tonic::Code::Unavailable as i32, reason, message)
+    }
+
+    /// As an error of netd's.
+    pub fn into_netd(self) -> Error {
+        Error::Netd(Box::new(self))
     }
 
     /// The sentence.

@@ -1,8 +1,9 @@
 //! The network of a container, which netd makes.
 
+mod attach;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,19 +11,20 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{Mode, OFlags};
 use slipway_proto::{
     netd::v1::{
-        CreateEndpointRequest, Endpoint, ListEndpointsRequest, ReleaseEndpointRequest,
-        RenameEndpointRequest, SyncRequest, network_client::NetworkClient, sync_request::Live,
+        Endpoint, InspectNetworkRequest, ListEndpointsRequest, NetworkDetails,
+        ReleaseEndpointRequest, RenameEndpointRequest, SyncRequest, network_client::NetworkClient,
+        sync_request::Live,
     },
-    runtime::v1::NetworkConfig,
     types::v1::Page,
 };
 use tokio::sync::Mutex;
 use tonic::{Code, Status, transport::Channel};
 
-use crate::error::{Error, Tried as _};
+pub use attach::{Attached, DEFAULT, Who, networks};
+
+use crate::error::Error;
 
 /// How often netd is tried when it is owed something.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -45,19 +47,12 @@ struct Owed {
     live: Option<Vec<(String, i32)>>,
     /// Containers that need their endpoints no more.
     released: BTreeSet<String>,
+    /// Containers that left one network, and their namespaces.
+    left: BTreeMap<(String, String), String>,
     /// New names of containers.
     renamed: BTreeMap<String, String>,
     /// Somebody is at it.
     paying: bool,
-}
-
-/// An endpoint, and the namespace that it is in.
-#[derive(Debug)]
-pub struct Attached {
-    /// What netd says of it.
-    pub endpoint: Endpoint,
-    /// The network namespace.
-    pub namespace: OwnedFd,
 }
 
 impl Netd {
@@ -70,75 +65,11 @@ impl Netd {
         }
     }
 
-    /// Attaches a container to its network.
-    pub async fn attach(
-        &self,
-        id: &str,
-        name: &str,
-        hostname: &str,
-        config: &NetworkConfig,
-    ) -> Result<Attached, Error> {
-        let request = CreateEndpointRequest {
-            network: if config.mode == "default" {
-                String::new()
-            } else {
-                config.mode.clone()
-            },
-            container_id: id.to_owned(),
-            container_name: name.to_owned(),
-            hostname: hostname.to_owned(),
-            aliases: config.aliases.clone(),
-            ports: config.ports.clone(),
-            ipv4_address: config.ipv4_address.clone(),
-            ipv6_address: config.ipv6_address.clone(),
-            mac_address: config.mac_address.clone(),
-            dns: config.dns.clone(),
-            dns_search: config.dns_search.clone(),
-            dns_options: config.dns_options.clone(),
-            ..CreateEndpointRequest::default()
-        };
-        let refused = |status: Status| Error::Network {
-            container: name.to_owned(),
-            status: Box::new(crate::registry::remote("netd", &status)),
-        };
-        if self.owes.load(Ordering::SeqCst) {
-            self.pay().await.map_err(refused)?;
-        }
-        let mut answer = self.client.clone().create_endpoint(request.clone()).await;
-        if let Err(status) = &answer
-            && slipway_service::error::reason(status) == "ALREADY_ATTACHED"
-        {
-            // Of a start that was cut off: this one begins anew.
-            self.release(id).await;
-            answer = self.client.clone().create_endpoint(request).await;
-        }
-        let endpoint = match answer {
-            Ok(answer) => answer.into_inner(),
-            Err(status) => {
-                // It may have been killed when the endpoint was there already.
-                if is_away(&status) {
-                    self.owe(|owed| {
-                        owed.released.insert(id.to_owned());
-                    })
-                    .await;
-                }
-                return Err(refused(status));
-            }
-        };
-        match rustix::fs::open(
-            &*endpoint.netns_path,
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        ) {
-            Ok(namespace) => Ok(Attached {
-                endpoint,
-                namespace,
-            }),
-            Err(e) => {
-                self.release(id).await;
-                Err(e)
-                    .tried(|| format!("cannot open the network namespace {}", endpoint.netns_path))
-            }
+    /// Before anything else is asked of it.
+    async fn pay_first(&self) -> Result<(), Status> {
+        match self.owes.load(Ordering::SeqCst) {
+            true => self.pay().await,
+            false => Ok(()),
         }
     }
 
@@ -165,6 +96,45 @@ impl Netd {
             ..ReleaseEndpointRequest::default()
         };
         self.client.clone().release_endpoint(request).await?;
+        Ok(())
+    }
+
+    /// Takes a container that runs from one of its networks; when netd is away, as soon as it is there again.
+    /// False then.
+    pub async fn leave(&self, id: &str, network: &str, netns: &str) -> bool {
+        let left = match self.pay_first().await {
+            Ok(()) => self.try_leave(id, network, netns).await,
+            away => away,
+        };
+        let Err(status) = left else { return true };
+        tracing::warn!(
+            container = id,
+            network,
+            error = status.message(),
+            "it has not left the network yet"
+        );
+        if !is_away(&status) {
+            return true;
+        }
+        self.owe(|owed| {
+            let part = (id.to_owned(), network.to_owned());
+            owed.left.insert(part, netns.to_owned());
+        })
+        .await;
+        false
+    }
+
+    async fn try_leave(&self, id: &str, network: &str, netns: &str) -> Result<(), Status> {
+        let all = self.endpoints_of(id).await?;
+        let on_it = |e: &Endpoint| e.network_name == network || e.network_id == network;
+        for endpoint in all.into_iter().filter(on_it) {
+            let request = ReleaseEndpointRequest {
+                endpoint_id: endpoint.id,
+                container_id: id.to_owned(),
+                netns: netns.to_owned(),
+            };
+            self.client.clone().release_endpoint(request).await?;
+        }
         Ok(())
     }
 
@@ -198,6 +168,14 @@ impl Netd {
         while let Some(id) = owed.released.first().cloned() {
             self.try_release(&id).await?;
             owed.released.remove(&id);
+        }
+        while let Some(((id, network), netns)) = owed.left.first_key_value() {
+            let part = (id.clone(), network.clone());
+            match self.try_leave(id, network, netns).await {
+                Err(status) if is_away(&status) => return Err(status),
+                // The network is gone, and the endpoint with it.
+                _ => drop(owed.left.remove(&part)),
+            }
         }
         while let Some((id, name)) = owed.renamed.first_key_value() {
             let (id, name) = (id.clone(), name.clone());
@@ -238,8 +216,60 @@ impl Netd {
         Ok(())
     }
 
+    /// A network by name or id.
+    pub async fn network(&self, key: &str) -> Result<NetworkDetails, Error> {
+        let request = InspectNetworkRequest {
+            network: key.to_owned(),
+        };
+        match self.client.clone().inspect_network(request).await {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) => Err(crate::registry::remote("netd", &status).into_netd()),
+        }
+    }
+
+    /// The endpoints of one container.
+    pub async fn endpoints_of(&self, id: &str) -> Result<Vec<Endpoint>, Status> {
+        self.list(ListEndpointsRequest {
+            container_id: id.to_owned(),
+            ..ListEndpointsRequest::default()
+        })
+        .await
+    }
+
+    /// The endpoint of a container that nobody here knows, by its id or name.
+    pub async fn release_stranger(&self, network: &str, word: &str) -> Result<bool, Error> {
+        let request = ListEndpointsRequest {
+            network: network.to_owned(),
+            ..ListEndpointsRequest::default()
+        };
+        let refused = |status: Status| crate::registry::remote("netd", &status).into_netd();
+        let all = self.list(request).await.map_err(refused)?;
+        let is_it = |e: &&Endpoint| {
+            e.container_id == word || e.dns_names.first().is_some_and(|name| name == word)
+        };
+        let Some(endpoint) = all.iter().find(is_it) else {
+            return Ok(false);
+        };
+        let request = ReleaseEndpointRequest {
+            endpoint_id: endpoint.id.clone(),
+            ..ReleaseEndpointRequest::default()
+        };
+        let released = self.client.clone().release_endpoint(request).await;
+        released.map(|_| true).map_err(refused)
+    }
+
     /// All endpoints of this host, to know the ports of containers that outlived us.
     pub async fn endpoints(&self) -> Vec<Endpoint> {
+        match self.list(ListEndpointsRequest::default()).await {
+            Ok(all) => all,
+            Err(status) => {
+                tracing::warn!(error = status.message(), "netd did not tell its endpoints");
+                Vec::new()
+            }
+        }
+    }
+
+    async fn list(&self, wanted: ListEndpointsRequest) -> Result<Vec<Endpoint>, Status> {
         let mut all = Vec::new();
         let mut page = Page {
             size: 1000,
@@ -248,22 +278,16 @@ impl Netd {
         loop {
             let request = ListEndpointsRequest {
                 page: Some(page.clone()),
-                ..ListEndpointsRequest::default()
+                ..wanted.clone()
             };
-            match self.client.clone().list_endpoints(request).await {
-                Ok(answer) => {
-                    let answer = answer.into_inner();
-                    all.extend(answer.endpoints);
-                    if answer.next_page_token.is_empty() {
-                        return all;
-                    }
-                    page.token = answer.next_page_token;
-                }
-                Err(status) => {
-                    tracing::warn!(error = status.message(), "netd did not tell its endpoints");
-                    return all;
-                }
+            let answer = self.client.clone().list_endpoints(request).await?;
+            let answer = answer.into_inner();
+            all.extend(answer.endpoints);
+            if answer.next_page_token.is_empty() {
+                attach::in_order(&mut all);
+                return Ok(all);
             }
+            page.token = answer.next_page_token;
         }
     }
 

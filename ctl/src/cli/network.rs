@@ -1,7 +1,11 @@
 //! Networks.
 
 use clap::Subcommand;
-use slipway_proto::netd::v1::{CreateNetworkRequest, ListNetworksRequest, RemoveNetworkRequest};
+use slipway_proto::{
+    netd::v1::{CreateNetworkRequest, ListNetworksRequest, NetworkDetails, RemoveNetworkRequest},
+    runtime::v1::{AdditionalNetwork, ConnectNetworkRequest, DisconnectNetworkRequest},
+    types::v1::{Filter, Page},
+};
 
 use super::{confirm, each, prune};
 use crate::{
@@ -54,6 +58,40 @@ pub enum Command {
         opt: Vec<String>,
         name: String,
     },
+    /// Connect a container to a network
+    Connect {
+        /// Add network-scoped alias for the container
+        #[arg(long)]
+        alias: Vec<String>,
+        /// Highest gw-priority provides the default gateway. Accepts positive and negative values
+        #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+        gw_priority: i32,
+        /// IPv4 address (e.g., "172.30.100.104")
+        #[arg(long, default_value = "")]
+        ip: String,
+        /// IPv6 address (e.g., "2001:db8::33")
+        #[arg(long, default_value = "")]
+        ip6: String,
+        /// Add link to another container
+        #[arg(long)]
+        link: Vec<String>,
+        /// Add a link-local address for the container
+        #[arg(long)]
+        link_local_ip: Vec<String>,
+        /// Driver options for the network
+        #[arg(long)]
+        driver_opt: Vec<String>,
+        network: String,
+        container: String,
+    },
+    /// Disconnect a container from a network
+    Disconnect {
+        /// Force the container to disconnect from a network
+        #[arg(short, long)]
+        force: bool,
+        network: String,
+        container: String,
+    },
     /// Remove one or more networks
     #[command(alias = "remove")]
     Rm {
@@ -82,19 +120,7 @@ impl Command {
                 no_trunc,
                 quiet,
             } => {
-                let request = ListNetworksRequest {
-                    filters: units::filters(&filter)?,
-                    page: Some(slipway_proto::types::v1::Page {
-                        size: 1000,
-                        token: String::new(),
-                    }),
-                };
-                let networks = site
-                    .networks()
-                    .list_networks(request)
-                    .await?
-                    .into_inner()
-                    .networks;
+                let networks = all(site, units::filters(&filter)?).await?;
                 let rows: Vec<Row> = networks
                     .iter()
                     .map(|n| {
@@ -168,6 +194,60 @@ impl Command {
                 output::print(&format!("{}\n", made.id))?;
                 Ok(0)
             }
+            Self::Connect {
+                alias,
+                gw_priority,
+                ip,
+                ip6,
+                link,
+                link_local_ip,
+                driver_opt,
+                network,
+                container,
+            } => {
+                for (asked, option, instead) in [
+                    (
+                        &link,
+                        "--link",
+                        "containers of a network find each other by name",
+                    ),
+                    (&link_local_ip, "--link-local-ip", "use --ip"),
+                    (&driver_opt, "--driver-opt", "bridges have none"),
+                ] {
+                    if !asked.is_empty() {
+                        return Err(Failure::new(format!(
+                            "{option} is not supported: {instead}"
+                        )));
+                    }
+                }
+                let network = AdditionalNetwork {
+                    network,
+                    aliases: alias,
+                    ipv4_address: ip,
+                    ipv6_address: ip6,
+                    gateway_priority: gw_priority,
+                    ..AdditionalNetwork::default()
+                };
+                let request = ConnectNetworkRequest {
+                    container,
+                    network: Some(network),
+                };
+                site.containers().connect_network(request).await?;
+                Ok(0)
+            }
+            Self::Disconnect {
+                force,
+                network,
+                container,
+            } => {
+                let request = DisconnectNetworkRequest {
+                    container,
+                    network,
+                    force,
+                };
+                site.containers().disconnect_network(request).await?;
+                Ok(0)
+            }
             Self::Rm { force, networks } => {
                 each(&networks, |network| async move {
                     site.networks()
@@ -191,6 +271,24 @@ impl Command {
                 let filters = units::filters(&filter)?;
                 prune::networks(site, filters).await?.print_names()
             }
+        }
+    }
+}
+
+/// All networks that fit.
+async fn all(site: &Site, filters: Vec<Filter>) -> Outcome<Vec<NetworkDetails>> {
+    let mut networks = Vec::new();
+    let mut token = String::new();
+    loop {
+        let request = ListNetworksRequest {
+            filters: filters.clone(),
+            page: Some(Page { size: 1000, token }),
+        };
+        let answer = site.networks().list_networks(request).await?.into_inner();
+        networks.extend(answer.networks);
+        token = answer.next_page_token;
+        if token.is_empty() {
+            return Ok(networks);
         }
     }
 }

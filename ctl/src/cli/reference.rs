@@ -7,7 +7,7 @@ use clap::{Command, CommandFactory as _};
 const PAGE: &str = include_str!("../../../docs/reference/options.md");
 
 /// Commands of the page.
-const COMMANDS: [&str; 49] = [
+const COMMANDS: [&str; 52] = [
     "run",
     "create",
     "exec",
@@ -49,6 +49,9 @@ const COMMANDS: [&str; 49] = [
     "load",
     "import",
     "search",
+    "network create",
+    "network connect",
+    "network disconnect",
     "network prune",
     "builder du",
     "builder prune",

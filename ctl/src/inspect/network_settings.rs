@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use slipway_proto::{
     netd::v1::{Endpoint, PortBinding},
-    runtime::v1::{ContainerDetails, NetworkConfig},
+    runtime::v1::{AdditionalNetwork, ContainerDetails, NetworkConfig},
 };
 
 use crate::cli::container::protocol;
@@ -56,66 +56,82 @@ pub fn json(d: &ContainerDetails) -> Value {
     })
 }
 
-/// Those that it is on; before its start, those that it will be on.
-fn networks(d: &ContainerDetails, asked: &NetworkConfig) -> Map<String, Value> {
-    let mode = match asked.mode.as_str() {
-        "" | "default" => "bridge",
-        mode => mode,
-    };
-    if mode.starts_with("container:") {
-        return Map::new();
+/// The networks that it is on by its record, with how it is on each.
+fn asked_for(asked: &NetworkConfig) -> Vec<AdditionalNetwork> {
+    if let Some(connected) = &asked.connected {
+        return connected.networks.clone();
     }
-    let address = |name: &str| -> (String, String, Vec<String>) {
-        match asked.additional.iter().find(|a| a.network == name) {
-            Some(a) if name != mode => (
-                a.ipv4_address.clone(),
-                a.ipv6_address.clone(),
-                a.aliases.clone(),
-            ),
-            _ => (
-                asked.ipv4_address.clone(),
-                asked.ipv6_address.clone(),
-                asked.aliases.clone(),
-            ),
-        }
+    let first = AdditionalNetwork {
+        network: match asked.mode.as_str() {
+            "" | "default" => "bridge".to_owned(),
+            mode if mode.starts_with("container:") => return Vec::new(),
+            mode => mode.to_owned(),
+        },
+        aliases: asked.aliases.clone(),
+        ipv4_address: asked.ipv4_address.clone(),
+        ipv6_address: asked.ipv6_address.clone(),
+        mac_address: asked.mac_address.clone(),
+        gateway_priority: asked.gateway_priority,
     };
-    let one = |name: &str, e: &Endpoint| {
-        let (v4, v6, aliases) = address(name);
-        let mut fixed = Map::new();
-        for (key, value) in [("IPv4Address", v4), ("IPv6Address", v6)] {
-            if !value.is_empty() {
-                fixed.insert(key.to_owned(), value.into());
-            }
-        }
-        let or_null = |words: &[String], none: bool| match none {
-            true => Value::Null,
-            false => json!(words),
-        };
-        json!({
-            "IPAMConfig": if fixed.is_empty() { Value::Null } else { fixed.into() }, "Links": null,
-            "Aliases": or_null(&aliases, aliases.is_empty()), "MacAddress": e.mac_address, "DriverOpts": null, "GwPriority": 0,
-            "NetworkID": e.network_id, "EndpointID": e.id, "Gateway": e.ipv4_gateway, "IPAddress": e.ipv4_address,
-            "IPPrefixLen": e.ipv4_prefix_len, "IPv6Gateway": e.ipv6_gateway, "GlobalIPv6Address": e.ipv6_address,
-            "GlobalIPv6PrefixLen": e.ipv6_prefix_len,
-            // docker's default bridge has no names.
-            "DNSNames": or_null(&e.dns_names, e.dns_names.is_empty() || name == "bridge"),
-        })
-    };
+    let more = asked.additional.iter().cloned();
+    std::iter::once(first).chain(more).collect()
+}
+
+/// Those that it is on; while it does not run, those that it will be on.
+fn networks(d: &ContainerDetails, asked: &NetworkConfig) -> Map<String, Value> {
+    let wanted = asked_for(asked);
     if d.endpoints.is_empty() {
-        let names =
-            std::iter::once(mode).chain(asked.additional.iter().map(|a| a.network.as_str()));
-        return names
-            .map(|name| (name.to_owned(), one(name, &Endpoint::default())))
+        let none = Endpoint::default();
+        return wanted
+            .iter()
+            .map(|n| (n.network.clone(), one(n, &none)))
             .collect();
     }
-    d.endpoints
+    let told = d.endpoints.iter().map(|endpoint| {
+        let of_it = |n: &&AdditionalNetwork| {
+            n.network == endpoint.network_name || endpoint.network_id.starts_with(&n.network)
+        };
+        // What was asked for by another name of it is the first.
+        let network = wanted.iter().find(of_it).or(wanted.first());
+        let network = network.cloned().unwrap_or_default();
+        (endpoint.network_name.clone(), one(&network, endpoint))
+    });
+    told.collect()
+}
+
+fn one(network: &AdditionalNetwork, e: &Endpoint) -> Value {
+    let mut fixed = Map::new();
+    for (key, value) in [
+        ("IPv4Address", &network.ipv4_address),
+        ("IPv6Address", &network.ipv6_address),
+    ] {
+        if !value.is_empty() {
+            fixed.insert(key.to_owned(), value.clone().into());
+        }
+    }
+    let or_null = |words: &[String], none: bool| match none {
+        true => Value::Null,
+        false => json!(words),
+    };
+    let is_default = [&network.network, &e.network_name]
         .iter()
-        .map(|e| (e.network_name.clone(), one(&e.network_name, e)))
-        .collect()
+        .any(|n| *n == "bridge");
+    json!({
+        "IPAMConfig": if fixed.is_empty() { Value::Null } else { fixed.into() }, "Links": null,
+        "Aliases": or_null(&network.aliases, network.aliases.is_empty()), "MacAddress": e.mac_address, "DriverOpts": null,
+        "GwPriority": network.gateway_priority,
+        "NetworkID": e.network_id, "EndpointID": e.id, "Gateway": e.ipv4_gateway, "IPAddress": e.ipv4_address,
+        "IPPrefixLen": e.ipv4_prefix_len, "IPv6Gateway": e.ipv6_gateway, "GlobalIPv6Address": e.ipv6_address,
+        "GlobalIPv6PrefixLen": e.ipv6_prefix_len,
+        // docker's default bridge has no names.
+        "DNSNames": or_null(&e.dns_names, e.dns_names.is_empty() || is_default),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use slipway_proto::runtime::v1::ConnectedNetworks;
+
     use super::*;
 
     #[test]
@@ -138,5 +154,45 @@ mod tests {
         let value = json(&ContainerDetails::default());
         assert_eq!(value["Ports"], json!({}));
         assert_eq!(value["Networks"]["bridge"]["IPAddress"], "");
+    }
+
+    #[test]
+    fn each_network_is_told_as_it_was_joined() {
+        let on = |name: &str, priority| AdditionalNetwork {
+            network: name.into(),
+            aliases: vec![format!("in-{name}")],
+            gateway_priority: priority,
+            ..AdditionalNetwork::default()
+        };
+        let endpoint = |name: &str| Endpoint {
+            network_name: name.into(),
+            network_id: "0123".into(),
+            ..Endpoint::default()
+        };
+        let asked = NetworkConfig {
+            mode: "front".into(),
+            additional: vec![on("back", 7)],
+            ..NetworkConfig::default()
+        };
+        let mut d = ContainerDetails {
+            endpoints: vec![endpoint("front"), endpoint("back")],
+            ..ContainerDetails::default()
+        };
+        let told = networks(&d, &asked);
+        assert_eq!(
+            (&told["front"]["GwPriority"], &told["back"]["GwPriority"]),
+            (&json!(0), &json!(7))
+        );
+        assert_eq!(told["back"]["Aliases"], json!(["in-back"]));
+        // Changed since, and not running.
+        let changed = NetworkConfig {
+            connected: Some(ConnectedNetworks {
+                networks: vec![on("other", 0)],
+            }),
+            ..asked
+        };
+        d.endpoints.clear();
+        let told = networks(&d, &changed);
+        assert_eq!(told.keys().collect::<Vec<_>>(), ["other"]);
     }
 }

@@ -74,7 +74,9 @@ impl Host {
     ) -> Result<(), Error> {
         state.tell_zones(container);
         self.settle_ports(state, container, but)?;
+        slipway_fault::point("netd.settle.moved");
         self.settle_route(state, container, but)?;
+        slipway_fault::point("netd.settle.routed");
         Ok(())
     }
 
@@ -94,6 +96,7 @@ impl Host {
             taker.ports.extend(&ports);
             // With both records the next start finds the ports, and whose they are.
             self.store.put_endpoint(&taker)?;
+            slipway_fault::point("netd.settle.taken");
             self.store.put_endpoint(&giver)?;
             self.withdraw(&ports, giver.address);
             state.ports.give_back(&giver.id, &ports);

@@ -69,7 +69,8 @@ impl Manager {
         let mut spec = creation.spec;
         unsupported::check(&spec)?;
         self.name_peers_by_id(&mut spec);
-        let warnings = resources::settle(&mut spec, &self.0.host)?;
+        let mut warnings = resources::settle(&mut spec, &self.0.host)?;
+        warnings.extend(super::connect::warning(spec.network.as_ref()));
         for mount in &mut spec.mounts {
             mount.target = mounts::clean_target(&mount.target)?;
         }
@@ -337,6 +338,7 @@ fn record(
         user_map: None,
         image_mounts: Default::default(),
         updating: false,
+        changing: None,
     }
 }
 

@@ -6,7 +6,7 @@ use slipway_proto::runtime::v1::NetworkConfig;
 
 use crate::{
     error::Error,
-    network::{Attached, Netd},
+    network::{Attached, Netd, Who},
 };
 
 /// Given back unless it is taken: netd gets back by itself what was asked for by a service that was killed
@@ -15,7 +15,7 @@ use crate::{
 pub struct Early {
     netd: Netd,
     id: String,
-    asked: Option<JoinHandle<Result<Attached, Error>>>,
+    asked: Option<JoinHandle<Result<Option<Attached>, Error>>>,
 }
 
 impl Early {
@@ -29,7 +29,12 @@ impl Early {
         );
         let asked = tokio::spawn(async move {
             let (netd, id, name, hostname) = of_task;
-            netd.attach(&id, &name, &hostname, &config).await
+            let who = Who {
+                id: &id,
+                name: &name,
+                hostname: &hostname,
+            };
+            netd.attach(who, &config).await
         });
         Self {
             netd: netd.clone(),
@@ -39,7 +44,7 @@ impl Early {
     }
 
     /// Waits for it. `None` = it is not known what became of it; whatever did is given back.
-    pub async fn take(mut self) -> Option<Result<Attached, Error>> {
+    pub async fn take(mut self) -> Option<Result<Option<Attached>, Error>> {
         match self.asked.as_mut()?.await {
             Ok(answer) => {
                 self.asked = None;

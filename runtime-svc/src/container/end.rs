@@ -6,7 +6,7 @@ use super::{
     come_back::verdict,
     early, exit, logging,
     manager::Manager,
-    peers, restart,
+    restart,
     state::{Container, Status},
 };
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
         client::Connection,
         protocol::{Event, ExitRecord, Request, Running},
     },
+    network::networks,
 };
 
 impl Manager {
@@ -147,8 +148,8 @@ impl Manager {
             let _ = released.await;
         }
         slipway_fault::point("runtime.end.released");
-        self.tell_network(container, "disconnect", container.endpoint().as_ref());
-        container.set_endpoint(None);
+        self.tell_networks(container, "disconnect", &container.endpoints());
+        container.set_endpoints(Vec::new());
         let ran = Duration::from_nanos(record.finished.saturating_sub(record.started));
         let (policy, ending) = verdict(container, record.code);
         if policy.after_end(ending) {
@@ -192,15 +193,14 @@ impl Manager {
     async fn leave_network(&self, container: &Container) {
         // It panicked at worst; it is given back once more at the end.
         let _ = self.release(container).await;
-        self.tell_network(container, "disconnect", container.endpoint().as_ref());
-        container.set_endpoint(None);
+        self.tell_networks(container, "disconnect", &container.endpoints());
+        container.set_endpoints(Vec::new());
     }
 
     /// Gives its endpoint back, beside whatever else is done.
     fn release(&self, container: &Container) -> tokio::task::JoinHandle<()> {
-        let mode = mode(container);
-        let own = !matches!(mode.as_str(), "host" | "none") && peers::of(&mode).is_none();
-        let has = container.endpoint().is_some() || own;
+        let config = container.record().spec.network.unwrap_or_default();
+        let has = !container.endpoints().is_empty() || !networks(&config).is_empty();
         let (netd, id) = (self.0.netd.clone(), container.id.clone());
         tokio::spawn(async move {
             if has {
@@ -258,10 +258,6 @@ pub(super) fn keep(container: &Container, record: &ExitRecord) {
 fn has_something_of_its_own(container: &Container) -> bool {
     let config = container.record().spec.network.unwrap_or_default();
     // More ports may have been published since.
-    let ports = container.endpoint().is_some_and(|e| !e.ports.is_empty());
+    let ports = container.endpoints().iter().any(|e| !e.ports.is_empty());
     !early::is_plain(&config) || ports
-}
-
-fn mode(container: &Container) -> String {
-    container.record().spec.network.unwrap_or_default().mode
 }

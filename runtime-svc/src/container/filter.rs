@@ -260,15 +260,10 @@ impl Test {
             Self::Labels(wanted) => wanted.iter().all(label),
             Self::NotLabels(unwanted) => !unwanted.iter().any(label),
             Self::Network(names) => {
-                let mode = record.spec.network.unwrap_or_default().mode;
-                let name = match mode.as_str() {
-                    "" | "default" => "bridge",
-                    mode => mode,
-                };
-                let id = container.endpoint().map(|e| e.network_id);
-                names
-                    .iter()
-                    .any(|n| n == name || id.as_ref().is_some_and(|id| id.starts_with(n.as_str())))
+                let on = container.networks();
+                let endpoints = container.endpoints();
+                let has_id = |n: &str| endpoints.iter().any(|e| e.network_id.starts_with(n));
+                names.iter().any(|n| on.contains(n) || has_id(n))
             }
             Self::Volume(names) => record
                 .spec
@@ -281,7 +276,7 @@ impl Test {
                         .any(|port| ports.iter().any(|p| p.has(port.into(), &e.protocol)))
                 })
             }),
-            Self::Publish(ports) => container.endpoint().is_some_and(|endpoint| {
+            Self::Publish(ports) => container.endpoints().iter().any(|endpoint| {
                 endpoint.ports.iter().any(|published| {
                     let protocol = match published.protocol().as_str_name() {
                         "UDP" => "udp",

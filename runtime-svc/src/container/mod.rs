@@ -4,6 +4,7 @@
 mod come_back;
 pub mod commit;
 pub mod confinement;
+mod connect;
 pub mod create;
 pub mod devices;
 mod durable;

@@ -275,6 +275,7 @@ mod tests {
             user_map: None,
             image_mounts: Default::default(),
             updating: false,
+            changing: None,
         };
         let places = Places {
             folder: Path::new("/s"),

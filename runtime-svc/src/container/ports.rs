@@ -2,8 +2,20 @@
 
 use slipway_proto::netd::v1::{PortBinding, Protocol};
 
+use super::record::Record;
+
+/// All ports that a container is to have.
+pub fn asked(record: &Record) -> Vec<PortBinding> {
+    let config = record.spec.network.as_ref();
+    let mut ports = config.map_or_else(Vec::new, |n| n.ports.clone());
+    if config.is_some_and(|n| n.publish_all) {
+        ports.extend(publish_all(&record.effective.exposed, &ports));
+    }
+    ports
+}
+
 /// Bindings for what is exposed (`80/tcp`, `1000-1010/udp`) and not published yet.
-pub fn publish_all(exposed: &[String], published: &[PortBinding]) -> Vec<PortBinding> {
+fn publish_all(exposed: &[String], published: &[PortBinding]) -> Vec<PortBinding> {
     let mut all = Vec::new();
     for text in exposed {
         let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));

@@ -13,8 +13,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use slipway_proto::runtime::v1::ContainerSpec;
 
-use super::{durable, merge::Effective};
-use crate::executor::plan::UserMap;
+use super::{durable, etc::Own, merge::Effective};
+use crate::{executor::plan::UserMap, network::Who};
 
 /// Its name in a container's folder.
 pub const FILE: &str = "config.json";
@@ -51,6 +51,9 @@ pub struct Record {
     /// Its limits are being changed: the kernel may not have them all yet.
     #[serde(default)]
     pub updating: bool,
+    /// Its networks are being changed while it runs: what its files had of ours before.
+    #[serde(default)]
+    pub changing: Option<Own>,
 }
 
 /// Protobuf has no JSON form here that keeps every field, so the message stands in it as hex.
@@ -76,6 +79,15 @@ mod spec_as_hex {
 }
 
 impl Record {
+    /// As netd is told of it.
+    pub fn who(&self) -> Who<'_> {
+        Who {
+            id: &self.id,
+            name: &self.name,
+            hostname: &self.effective.hostname,
+        }
+    }
+
     /// Path of its groups below the root of each tree.
     pub fn cgroup(&self) -> String {
         match self.spec.cgroup_parent.trim_matches('/') {

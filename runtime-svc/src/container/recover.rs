@@ -1,7 +1,8 @@
 //! Finding every container again, whatever the last instance was doing when it ended.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
 
+use slipway_proto::netd::v1::Endpoint;
 use tokio::task::JoinSet;
 
 use super::{
@@ -183,20 +184,26 @@ impl Manager {
 
     /// Asks netd for the endpoints of containers that outlived us.
     async fn learn_endpoints(&self) {
+        let mut by_container: BTreeMap<String, Vec<Endpoint>> = BTreeMap::new();
         for endpoint in self.0.netd.endpoints().await {
-            let Ok(container) = self.find(&endpoint.container_id) else {
+            let of_it = by_container.entry(endpoint.container_id.clone());
+            of_it.or_default().push(endpoint);
+        }
+        for (id, endpoints) in by_container {
+            let Ok(container) = self.find(&id) else {
                 continue;
             };
             // Renamed when we ended.
             let name = container.name();
-            if !endpoint.dns_names.contains(&name) {
+            if !endpoints.iter().all(|e| e.dns_names.contains(&name)) {
                 self.0.netd.rename(&container.id, &name).await;
             }
             // One that was started meanwhile knows its own, and one that has ended has given it back.
-            if container.endpoint().is_none() && container.running().is_some() {
-                container.set_endpoint(Some(endpoint));
+            if container.endpoints().is_empty() && container.running().is_some() {
+                container.set_endpoints(endpoints);
             }
         }
+        self.finish_changes().await;
     }
 
     /// Finishes a removal that was cut off, and takes back what was made for a container that was not.

@@ -29,7 +29,7 @@ impl Manager {
         recorded.tried(what)?;
         release.keep();
         slipway_fault::point("runtime.rename.renamed");
-        if container.endpoint().is_some() {
+        if !container.endpoints().is_empty() {
             self.0.netd.rename(&container.id, &new).await;
         }
         self.lock_names().remove(&old);

@@ -86,9 +86,9 @@ impl Manager {
         };
         match launched {
             Ok((connection, running)) => {
-                let endpoint = attached.map(|a| a.endpoint);
-                self.tell_network(container, "connect", endpoint.as_ref());
-                container.set_endpoint(endpoint);
+                let endpoints = attached.map_or_else(Vec::new, |a| a.endpoints);
+                self.tell_networks(container, "connect", &endpoints);
+                container.set_endpoints(endpoints);
                 self.tell_mounts(container, "mount");
                 self.begin_health(container);
                 self.supervise(container.clone(), connection, running);
@@ -117,36 +117,24 @@ impl Manager {
             return Ok(None);
         }
         let mut config = record.spec.network.clone().unwrap_or_default();
-        if config.publish_all {
-            let more = ports::publish_all(&record.effective.exposed, &config.ports);
-            config.ports.extend(more);
-        }
-        let attached = match config.mode.as_str() {
-            "host" | "none" => None,
-            _ => {
-                let asked = match container.take_early() {
-                    Some(early) => early.take().await,
-                    None => None,
-                };
-                let (id, name) = (&record.id, &record.name);
-                Some(match asked {
-                    Some(answer) => answer?,
-                    None => {
-                        let hostname = &record.effective.hostname;
-                        self.0.netd.attach(id, name, hostname, &config).await?
-                    }
-                })
-            }
+        config.ports = ports::asked(&record);
+        let asked = match container.take_early() {
+            Some(early) => early.take().await,
+            None => None,
+        };
+        let attached = match asked {
+            Some(answer) => answer?,
+            None => self.0.netd.attach(record.who(), &config).await?,
         };
         slipway_fault::point("runtime.start.endpoint");
-        let endpoint = attached.as_ref().map(|a| &a.endpoint);
+        let endpoints = attached.as_ref().map_or(&[][..], |a| &a.endpoints);
         let written = slipway_fault::fallible("runtime.start.etc").and_then(|()| {
             etc::write(
                 &container.folder,
                 &record.effective,
                 &record.spec.domainname,
                 &config,
-                endpoint,
+                endpoints,
             )
         });
         if let Err(e) = written {

@@ -21,6 +21,7 @@ use crate::{
         sink::{self, Sink},
     },
     monitor::protocol::{ExitRecord, Running},
+    network,
 };
 
 /// Its state, with what belongs to it.
@@ -78,7 +79,7 @@ pub struct Container {
     /// None until its first start.
     pub(super) life: Mutex<Option<Life>>,
     status: watch::Sender<Status>,
-    endpoint: Mutex<Option<Endpoint>>,
+    endpoints: Mutex<Vec<Endpoint>>,
     /// For its first start.
     early: Mutex<Option<Early>>,
     /// Outlives the record of a container that removes itself, for those who wait.
@@ -117,7 +118,7 @@ impl Container {
             run_folder,
             record: Mutex::new(record),
             status: watch::Sender::new(Status::Created),
-            endpoint: Mutex::new(None),
+            endpoints: Mutex::default(),
             early: Mutex::new(None),
             last_exit: Mutex::new(None),
             exits: watch::Sender::new(0),
@@ -251,14 +252,29 @@ impl Container {
         }
     }
 
-    /// Its network.
-    pub fn endpoint(&self) -> Option<Endpoint> {
-        lock(&self.endpoint).clone()
+    /// What it has on its networks while it runs.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        lock(&self.endpoints).clone()
     }
 
-    /// Sets its network.
-    pub fn set_endpoint(&self, endpoint: Option<Endpoint>) {
-        *lock(&self.endpoint) = endpoint;
+    /// Sets what it has on its networks.
+    pub fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
+        *lock(&self.endpoints) = endpoints;
+    }
+
+    /// The names of its networks, or of the mode that is none.
+    pub fn networks(&self) -> Vec<String> {
+        let endpoints = lock(&self.endpoints);
+        if !endpoints.is_empty() {
+            return endpoints.iter().map(|e| e.network_name.clone()).collect();
+        }
+        drop(endpoints);
+        let config = lock(&self.record).spec.network.clone().unwrap_or_default();
+        let on = network::networks(&config);
+        match on.is_empty() && config.connected.is_none() {
+            true => vec![config.mode],
+            false => on.into_iter().map(|n| n.network).collect(),
+        }
     }
 
     /// Remembers an endpoint that was asked for, until its start.

@@ -27,23 +27,27 @@ impl Manager {
         self.tell(container, action, &more);
     }
 
+    /// Tells that a container came to networks, or left them.
+    pub(super) fn tell_networks(&self, container: &Container, action: &str, on: &[Endpoint]) {
+        for endpoint in on {
+            self.tell_network(
+                container,
+                action,
+                &endpoint.network_id,
+                &endpoint.network_name,
+            );
+        }
+    }
+
     /// Tells that a container came to a network, or left it.
-    pub(super) fn tell_network(
-        &self,
-        container: &Container,
-        action: &str,
-        endpoint: Option<&Endpoint>,
-    ) {
-        let Some(endpoint) = endpoint else { return };
+    pub(super) fn tell_network(&self, container: &Container, action: &str, id: &str, name: &str) {
         let attributes = [
             ("container", container.id.clone()),
-            ("name", endpoint.network_name.clone()),
+            ("name", name.to_owned()),
             ("type", "bridge".to_owned()),
         ];
         let attributes = attributes.map(|(k, v)| (k.to_owned(), v)).into();
-        self.0
-            .events
-            .tell("network", action, &endpoint.network_id, attributes);
+        self.0.events.tell("network", action, id, attributes);
     }
 
     /// Tells that a container's volumes are in use, or no longer.

@@ -49,11 +49,7 @@ pub fn check(spec: &ContainerSpec) -> Result<(), Error> {
             "can't create 'AutoRemove' container with restart policy".to_owned(),
         ));
     }
-    if let Some(network) = &spec.network
-        && !network.additional.is_empty()
-    {
-        return refuse("more than one --network");
-    }
+    super::connect::check(spec.network.as_ref())?;
     for option in &spec.security_opt {
         if !matches!(
             &**option,

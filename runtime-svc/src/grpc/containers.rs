@@ -276,6 +276,38 @@ impl Containers for ContainersService {
         Ok(Response::new(pb::RenameResponse {}))
     }
 
+    async fn connect_network(
+        &self,
+        request: Request<pb::ConnectNetworkRequest>,
+    ) -> Result<Response<pb::ConnectNetworkResponse>, Status> {
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        let (manager, network) = (self.manager.clone(), request.network.unwrap_or_default());
+        whole(async move { manager.connect(&container, network).await }).await?;
+        Ok(Response::new(pb::ConnectNetworkResponse {}))
+    }
+
+    async fn disconnect_network(
+        &self,
+        request: Request<pb::DisconnectNetworkRequest>,
+    ) -> Result<Response<pb::DisconnectNetworkResponse>, Status> {
+        let request = request.into_inner();
+        let manager = self.manager.clone();
+        match manager.find(&request.container) {
+            Ok(container) => {
+                whole(async move { manager.disconnect(&container, &request.network).await })
+                    .await?;
+            }
+            Err(Error::NoSuchContainer(_) | Error::Unreadable(_)) if request.force => {
+                let (word, network) = (request.container, request.network);
+                let stranger = async move { manager.disconnect_stranger(&word, &network).await };
+                whole(stranger).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Response::new(pb::DisconnectNetworkResponse {}))
+    }
+
     async fn update(
         &self,
         request: Request<pb::UpdateRequest>,

@@ -37,7 +37,9 @@ impl From<Error> for Status {
             Error::Start(StartError::Failed { .. }) | Error::NoMonitor(_) => {
                 status(Code::FailedPrecondition, "START_FAILED", sentence)
             }
-            Error::Registry(remote) => passed_on(Code::from(remote.code), &remote.reason, sentence),
+            Error::Registry(remote) | Error::Netd(remote) => {
+                passed_on(Code::from(remote.code), &remote.reason, sentence)
+            }
             Error::Network { status: remote, .. } => {
                 passed_on(Code::from(remote.code), &remote.reason, sentence)
             }

@@ -136,18 +136,6 @@ pub fn filters(filters: Vec<Filter>) -> impl Iterator<Item = (String, Vec<String
 /// A line of `ps`.
 pub fn summary(container: &Container) -> ContainerSummary {
     let record = container.record();
-    let endpoint = container.endpoint();
-    let mode = record
-        .spec
-        .network
-        .as_ref()
-        .map(|n| n.mode.clone())
-        .unwrap_or_default();
-    let network = if matches!(&*mode, "" | "default") {
-        "bridge".to_owned()
-    } else {
-        mode
-    };
     ContainerSummary {
         id: record.id,
         name: record.name,
@@ -159,7 +147,9 @@ pub fn summary(container: &Container) -> ContainerSummary {
             health: container.health().map(health),
             ..state(&container.status())
         }),
-        ports: endpoint.map(|e| e.ports).unwrap_or_default(),
+        ports: (container.endpoints().into_iter())
+            .flat_map(|e| e.ports)
+            .collect(),
         exposed: record.effective.exposed.clone(),
         labels: record.effective.labels.into_iter().collect(),
         mounts: record
@@ -174,7 +164,7 @@ pub fn summary(container: &Container) -> ContainerSummary {
                 }
             })
             .collect(),
-        networks: vec![network],
+        networks: container.networks(),
         size_rw: 0,
         size_root: 0,
         tty: record.spec.tty,
@@ -250,7 +240,7 @@ pub fn details(
         labels: record.effective.labels.clone().into_iter().collect(),
         stop_signal: record.effective.stop_signal.clone(),
         hostname: record.effective.hostname.clone(),
-        endpoints: container.endpoint().into_iter().collect(),
+        endpoints: container.endpoints(),
         mounts: mounts.collect(),
         log_path: match container.logging().map(|l| l.driver) {
             Ok(Driver::JsonFile) => json::path(&container.folder, &record.id)

@@ -23,6 +23,7 @@ use crate::{
         log_files,
         protocol::{Event, ExitRecord, Request},
     },
+    network::Who,
 };
 
 /// How often, and after which pause, a run folder is tried to be removed: ten seconds.
@@ -103,15 +104,12 @@ impl Worker {
             .tried(|| "cannot make a run folder".to_owned())?;
         slipway_fault::point("runtime.step.run-folder");
         let network = record.spec.network.clone().unwrap_or_default();
-        let attached = match network.mode.as_str() {
-            "none" | "host" => None,
-            _ => Some(
-                self.manager
-                    .netd()
-                    .attach(&id, &id[..12], &record.effective.hostname, &network)
-                    .await?,
-            ),
+        let who = Who {
+            id: &id,
+            name: &id[..12],
+            hostname: &record.effective.hostname,
         };
+        let attached = self.manager.netd().attach(who, &network).await?;
         slipway_fault::point("runtime.step.endpoint");
         let written = slipway_fault::fallible("runtime.step.etc").and_then(|()| {
             etc::write(
@@ -119,7 +117,7 @@ impl Worker {
                 &record.effective,
                 "",
                 &network,
-                attached.as_ref().map(|a| &a.endpoint),
+                attached.as_ref().map_or(&[], |a| &a.endpoints),
             )
         });
         written.tried(|| "cannot write the hosts file".to_owned())?;
@@ -298,6 +296,7 @@ fn record(id: &str, step: Step) -> Record {
         user_map: None,
         image_mounts: Default::default(),
         updating: false,
+        changing: None,
     }
 }
 

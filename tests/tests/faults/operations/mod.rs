@@ -1,6 +1,7 @@
 //! What is done to come by the points of an operation, and what must be true after it was cut off.
 
 mod judges;
+mod networks;
 
 use std::pin::Pin;
 
@@ -8,7 +9,7 @@ use slipway_fault::inventory::Point;
 use slipway_proto::runtime::v1::PruneLayersRequest;
 use slipway_tests::{Site, eventually};
 
-use self::judges::*;
+use self::{judges::*, networks::*};
 use crate::told::Cut;
 
 /// Ends with 7 by USR1, not at all by TERM.
@@ -26,6 +27,10 @@ const CREATE: [&str; 11] = [
     "-c",
     SCRIPT,
 ];
+
+/// What it is connected to leads out, and has its ports.
+const CONNECT: [&str; 6] = ["network", "connect", "--gw-priority", "5", "net", "one"];
+const DISCONNECT: [&str; 4] = ["network", "disconnect", "net", "one"];
 
 type Work<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -47,6 +52,7 @@ pub fn of(point: &Point) -> Operation {
     let name = match (point.program(), point.operation()) {
         ("netd", "attach") => "start",
         ("netd", "release") => "end",
+        ("netd", "settle") => "connect",
         (_, operation) => operation,
     };
     let make = |prepare, act: &[&'static str], judge, again| Operation {
@@ -76,6 +82,8 @@ pub fn of(point: &Point) -> Operation {
             updated,
             update_again,
         ),
+        "connect" => make(run_beside_network, &CONNECT, connected, connect_again),
+        "disconnect" => make(run_on_two, &DISCONNECT, connected_no_more, disconnect_again),
         "restart" => make(create_failing, &["start", "one"], restarts, start_again),
         "volume" => make(
             nothing,
@@ -228,6 +236,16 @@ fn make_volume(site: &Site) {
 
 fn make_network(site: &Site) {
     site.ctl(&["network", "create", "net"]).ok();
+}
+
+fn run_beside_network(site: &Site) {
+    make_network(site);
+    run(site);
+}
+
+fn run_on_two(site: &Site) {
+    run_beside_network(site);
+    site.ctl(&CONNECT).ok();
 }
 
 fn wait_for_log(site: &Site) {

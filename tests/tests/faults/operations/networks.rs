@@ -1,0 +1,87 @@
+//! The judges of changes of a container's networks.
+
+use slipway_tests::{Site, eventually};
+
+use super::{CONNECT, DISCONNECT, Work, judges::runs};
+use crate::told::Cut;
+
+pub(super) fn connected<'a>(site: &'a Site, cut: Cut<'a>) -> Work<'a> {
+    Box::pin(async move {
+        is_led_out(site).await;
+        cut.told.agrees_with(is_on_net(site));
+        runs(site, cut).await;
+    })
+}
+
+pub(super) fn connected_no_more<'a>(site: &'a Site, cut: Cut<'a>) -> Work<'a> {
+    Box::pin(async move {
+        is_led_out(site).await;
+        cut.told.agrees_with(!is_on_net(site));
+        runs(site, cut).await;
+    })
+}
+
+pub(super) fn connect_again(site: &Site) -> Work<'_> {
+    Box::pin(async {
+        if !is_on_net(site) {
+            site.ctl(&CONNECT).ok();
+        }
+        is_led_out(site).await;
+        assert!(is_on_net(site));
+        site.ctl(&DISCONNECT).ok();
+        is_led_out(site).await;
+        assert!(!is_on_net(site));
+        // What its next start says is no other.
+        site.ctl(&["restart", "-t", "0", "one"]).ok();
+        is_led_out(site).await;
+        assert!(!is_on_net(site));
+    })
+}
+
+pub(super) fn disconnect_again(site: &Site) -> Work<'_> {
+    Box::pin(async {
+        if is_on_net(site) {
+            site.ctl(&DISCONNECT).ok();
+        }
+        connect_again(site).await;
+    })
+}
+
+fn is_on_net(site: &Site) -> bool {
+    let names = "{{range $name, $n := .NetworkSettings.Networks}}{{$name}} {{end}}";
+    site.inspect("one", names)
+        .split(' ')
+        .any(|name| name == "net")
+}
+
+/// Interfaces, default route, published port, name servers and names are those of the networks that it is said to
+/// be on.
+async fn is_led_out(site: &Site) {
+    eventually("its network is what it is said to be", async || {
+        let network = if is_on_net(site) { "net" } else { "bridge" };
+        let of = |what: &str| {
+            site.inspect(
+                "one",
+                &format!("{{{{.NetworkSettings.Networks.{network}.{what}}}}}"),
+            )
+        };
+        let gateway = of("Gateway");
+        let script = "ls /sys/class/net | wc -l; ip route; cat /etc/resolv.conf /etc/hosts";
+        let said = site.ctl(&["exec", "one", "sh", "-c", script]).out;
+        let own = |line: &&str| {
+            line.ends_with(&format!(
+                "\t{}",
+                site.inspect("one", "{{.Config.Hostname}}")
+            ))
+        };
+        let networks = if network == "net" { 2 } else { 1 };
+        let holds = said.starts_with(&format!("{}\n", networks + 1))
+            && said.contains(&format!("default via {gateway} "))
+            && said.contains(&format!("nameserver {gateway}\n"))
+            && said.contains(&format!("\n{}\t", of("IPAddress")))
+            && said.lines().filter(own).count() == networks
+            && site.ctl(&["port", "one"]).out.contains(":8081");
+        holds.then_some(())
+    })
+    .await;
+}
