@@ -158,7 +158,8 @@ mod tests {
             #[command(flatten)]
             options: ContainerOptions,
         }
-        let words = std::iter::once("ctl").chain(words.split_whitespace());
+        let words = ["ctl"].into_iter().chain(words.split_whitespace());
+        let words = words.chain(["image"]);
         Line::try_parse_from(words)
             .unwrap()
             .options
