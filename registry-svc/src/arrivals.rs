@@ -10,7 +10,7 @@ use crate::{
     ledger::{self, Change, Scope},
     names::Repository,
     registry::{Registry, now},
-    store::{Index, Waiting},
+    store::{Index, Origin, Waiting},
     work::to_its_end,
 };
 
@@ -75,24 +75,39 @@ impl Registry {
         Ok(())
     }
 
-    /// A blob that a manifest of the repository names came from upstream.
+    /// A blob that a manifest of the repository names came from its upstream, or that one has it, too.
     pub async fn arrived(&self, repository: &Repository, digest: &Digest) -> Result<()> {
-        if !self.index.is_held(digest)? {
-            // Not any more.
-            self.index.set_pending(digest)?;
-        }
-        self.index.touch(digest);
+        self.keep_for_now(digest)?;
         match self.index.is_linked(repository, digest)? {
             true => Ok(()),
-            false => self.link(repository, digest).await,
+            false => self.link_as(repository, digest, Origin::Upstream).await,
         }
     }
 
+    /// The sweep looks at a blob that somebody wanted and that nothing names any more.
+    pub(crate) fn keep_for_now(&self, digest: &Digest) -> Result<()> {
+        if !self.index.is_held(digest)? {
+            self.index.set_pending(digest)?;
+        }
+        self.index.touch(digest);
+        Ok(())
+    }
+
     /// Lets a blob be read through a repository: it may be, also after a power cut.
-    pub(crate) async fn link(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+    async fn link(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        self.link_as(repository, digest, Origin::Local).await
+    }
+
+    async fn link_as(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        origin: Origin,
+    ) -> Result<()> {
         let link = Change::Link {
             repository: repository.clone(),
             digest: digest.clone(),
+            origin,
         };
         let wait = Change::Wait {
             digest: digest.clone(),

@@ -1,6 +1,9 @@
-//! Blobs that were pushed to a repository and that no manifest of it names yet: an empty file each
-//! (`repositories/<name>/_blobs/<algorithm>/<hex>`), so that a client that was told "it is here" may go on with its
-//! manifest whatever becomes of this service meanwhile.
+//! Blobs that may be read through a repository for another reason than that a manifest which was put there names them:
+//! an empty file each (`repositories/<name>/<folder>/<algorithm>/<hex>`).
+//!
+//! - `_blobs`: they were pushed, and no manifest names them yet. So a client that was told "it is here" may go on with
+//!   its manifest whatever becomes of this service meanwhile.
+//! - `_mirrored`: the repository's upstream has them. That its manifests name them says nothing ([`crate::mirror`]).
 
 use std::{
     fs, io,
@@ -19,6 +22,9 @@ use crate::{
 
 /// Name of the folder of a repository's links to blobs. No component of a name begins with `_`.
 pub const FOLDER: &str = "_blobs";
+
+/// The same for what its upstream has.
+pub const MIRRORED: &str = "_mirrored";
 
 /// See the module's page.
 pub struct Links {
@@ -43,20 +49,26 @@ impl Links {
 
     /// The blob waits for a manifest of the repository from now on.
     pub fn wait(&self, repository: &Repository, digest: &Digest) -> Result<()> {
-        self.make(&self.path(repository, digest))?;
+        self.make(&self.path(FOLDER, repository, digest))?;
         self.index.set_waiting(repository, digest)
     }
 
     /// The same for a blob that is here already: it waits for the disk.
     pub fn add_durably(&self, repository: &Repository, digest: &Digest) -> Result<()> {
         self.add(repository, digest)?;
-        let path = self.path(repository, digest);
+        let path = self.path(FOLDER, repository, digest);
         let folder = path.parent().expect("links have a folder");
         match files::sync_folder(folder) {
             // A manifest of the repository names it by now.
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(Error::io("cannot write", folder)),
         }
+    }
+
+    /// The repository's upstream has it. Nothing is synced: if a power cut takes it, the upstream is asked again.
+    pub fn add_mirrored(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        self.make(&self.path(MIRRORED, repository, digest))?;
+        self.index.link(repository, digest)
     }
 
     fn make(&self, path: &Path) -> Result<()> {
@@ -77,10 +89,13 @@ impl Links {
     /// A manifest of the repository names the blob now: its own link says all.
     pub fn named(&self, repository: &Repository, digest: &Digest) -> Result<()> {
         self.index.clear_waiting(repository, digest)?;
-        let path = self.path(repository, digest);
-        match fs::remove_file(&path) {
+        self.take_away(&self.path(FOLDER, repository, digest))
+    }
+
+    fn take_away(&self, path: &Path) -> Result<()> {
+        match fs::remove_file(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            result => result.map_err(Error::io("cannot remove", &path))?,
+            result => result.map_err(Error::io("cannot remove", path))?,
         }
         files::prune_empty_folders(path.parent().expect("links have a folder"), &self.root);
         Ok(())
@@ -89,6 +104,7 @@ impl Links {
     /// Takes a blob out of a repository.
     pub fn remove(&self, repository: &Repository, digest: &Digest) -> Result<()> {
         self.named(repository, digest)?;
+        self.take_away(&self.path(MIRRORED, repository, digest))?;
         self.index.unlink(repository, digest)?;
         Ok(())
     }
@@ -101,10 +117,10 @@ impl Links {
         Ok(())
     }
 
-    fn path(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+    fn path(&self, folder: &str, repository: &Repository, digest: &Digest) -> PathBuf {
         self.root
             .join(repository.as_str())
-            .join(FOLDER)
+            .join(folder)
             .join(digest.algorithm().as_str())
             .join(digest.encoded())
     }

@@ -121,3 +121,25 @@ async fn an_upstream_cannot_fill_the_memory() {
     let asked = upstream.state.referrers_requests.load(Ordering::SeqCst) - before;
     assert_eq!(asked, 2);
 }
+
+#[tokio::test]
+async fn an_answer_that_is_no_list_is_an_error_and_not_a_list_of_nothing() {
+    let upstream = Upstream::start().await;
+    let image = TestImage::new("signed", 10);
+    upstream.add("signed:latest", &image);
+    let site = Site::with_upstream(Some(&upstream), 0).await;
+    let url = site.url("signed/manifests/latest");
+    assert_eq!(client().get(url).send().await.unwrap().status(), 200);
+    let subject = image.digest();
+    for (body, warns) in [
+        ("<html>not today</html>", true),
+        ("[]", true),
+        (r#"{"errors":[]}"#, true),
+        (r#"{"manifests":null}"#, false),
+        (r#"{"manifests":[]}"#, false),
+    ] {
+        *upstream.state.referrers.lock().unwrap() = vec![body.into()];
+        let found = referrers(&site, &subject, "").await;
+        assert_eq!(found, (Vec::new(), warns), "{body}");
+    }
+}

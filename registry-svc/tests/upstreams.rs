@@ -2,10 +2,15 @@
 
 mod support;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use registry_svc::{
+    Registry,
+    config::UpstreamConfig,
     images::pull::{Policy, PullRequest},
     mirror::Freshness,
 };
@@ -260,4 +265,98 @@ async fn a_manifest_of_a_form_that_nobody_knows_is_mirrored_byte_for_byte() {
     let name = site.registry.own.parse_image("wheel").unwrap();
     let found = site.registry.find_manifest(&name, Freshness::Any, None);
     assert_eq!(found.await.unwrap().stored.content, content);
+}
+
+fn layer_url(site: &Site, name: &str, image: &TestImage) -> String {
+    site.url(&format!("{name}/blobs/{}", image.layer_digest()))
+}
+
+#[tokio::test]
+async fn an_upstream_that_sends_next_to_nothing_is_given_up() {
+    let upstream = Upstream::start().await;
+    let image = TestImage::new("trickle", 1_000_000);
+    upstream.add("trickle:latest", &image);
+    let quick = UpstreamConfig {
+        timeout: Duration::from_millis(200),
+        ..UpstreamConfig::at(
+            "docker.io",
+            format!("http://{}", upstream.address).parse().unwrap(),
+        )
+    };
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let site = Site::mirroring(folder, quick).await;
+    assert_eq!(get(&site, "trickle").await.0, StatusCode::OK);
+    upstream.state.trickle.store(true, Ordering::SeqCst);
+    let blob = |registry: Arc<Registry>| {
+        let digest = image.layer_digest();
+        async move {
+            let repository = registry.own.from_http("library/trickle", None).unwrap();
+            let flight = registry.fetch_blob(&repository, &digest, None, None).await;
+            flight.unwrap().unwrap().done().await
+        }
+    };
+    let given_up = tokio::time::timeout(Duration::from_secs(60), blob(Arc::clone(&site.registry)));
+    let error = given_up.await.expect("it is given up").unwrap_err();
+    assert!(
+        error.to_string().contains("less than 1024 bytes a second"),
+        "{error}"
+    );
+    // Each try went on where the one before stopped, and what came is kept for the next.
+    let asked = upstream.requests_of(&image.layer_digest());
+    assert_eq!(asked.len(), 4, "{asked:?}");
+    assert!(asked[1..].iter().all(Option::is_some), "{asked:?}");
+    upstream.state.trickle.store(false, Ordering::SeqCst);
+    let size = blob(Arc::clone(&site.registry)).await.unwrap();
+    assert_eq!(size, image.layer.len() as u64);
+    let asked = upstream.requests_of(&image.layer_digest());
+    assert!(asked[4].is_some(), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_redirect_that_is_refused_is_asked_for_once() {
+    let upstream = Upstream::start().await;
+    let image = TestImage::new("away", 10);
+    upstream.add("away:latest", &image);
+    let site = Site::with_upstream(Some(&upstream), 300).await;
+    get(&site, "away").await;
+    let inside = "http://169.254.169.254/latest".to_owned();
+    *upstream.state.redirect.lock().unwrap() = Some(inside);
+    let got = client().get(layer_url(&site, "away", &image)).send().await;
+    let got = got.unwrap();
+    assert_eq!(got.status(), StatusCode::BAD_GATEWAY);
+    let said = got.text().await.unwrap();
+    assert!(said.contains("redirect is refused"), "{said}");
+    assert_eq!(upstream.requests_of(&image.layer_digest()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_storm_of_pulls_asks_a_host_that_answers_429_little() {
+    let upstream = Upstream::start().await;
+    let images: Vec<_> = (0..100)
+        .map(|n| TestImage::new(&format!("storm{n}"), 10))
+        .collect();
+    for (n, image) in images.iter().enumerate() {
+        upstream.add(&format!("storm{n}:latest"), image);
+    }
+    let site = Site::with_upstream(Some(&upstream), 300).await;
+    for n in 0..100 {
+        get(&site, &format!("storm{n}")).await;
+    }
+    answer(&upstream, 429, &[("retry-after", "600")]);
+    let before = asked(&upstream);
+    // New names, and blobs of those that are known, all at the same moment.
+    let site = &site;
+    let names = (0..100).map(|n| async move { get(site, &format!("new{n}")).await.0 });
+    let statuses = futures_util::future::join_all(names).await;
+    assert!(statuses.iter().all(|status| *status != StatusCode::OK));
+    let manifests = asked(&upstream) - before;
+    assert!((1..=16).contains(&manifests), "{manifests}");
+    let blobs = images.iter().enumerate().map(|(n, image)| {
+        let get = client().get(layer_url(site, &format!("storm{n}"), image));
+        async move { get.send().await.unwrap().status() }
+    });
+    let statuses = futures_util::future::join_all(blobs).await;
+    assert!(statuses.iter().all(|status| *status != StatusCode::OK));
+    let blobs = upstream.state.blob_requests.lock().unwrap().len();
+    assert!((1..=16).contains(&blobs), "{blobs}");
 }

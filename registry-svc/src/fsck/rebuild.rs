@@ -32,6 +32,7 @@ struct Files {
     manifests: Vec<(Digest, Result<ManifestRecord>)>,
     tags: Vec<(String, Option<TagRecord>)>,
     waiting: Vec<(Digest, PathBuf)>,
+    mirrored: Vec<(Digest, PathBuf)>,
     warnings: Vec<String>,
 }
 
@@ -142,6 +143,12 @@ async fn read(root: &Path, repository: Repository, blobs: &dyn BlobStore) -> Res
             None => remove(&path)?,
         }
     }
+    for (digest, path) in files.mirrored {
+        match blobs.stat(&digest).await? {
+            Some(_) => read.bulk.link(&repository, &digest),
+            None => remove(&path)?,
+        }
+    }
     Ok(read)
 }
 
@@ -167,6 +174,7 @@ impl Files {
             manifests: Vec::new(),
             tags: Vec::new(),
             waiting: Vec::new(),
+            mirrored: Vec::new(),
             warnings: Vec::new(),
         };
         for (name, path) in digests(&folder.join(manifests::FOLDER))? {
@@ -189,10 +197,15 @@ impl Files {
             };
             files.tags.push((name, record));
         }
-        for (name, path) in digests(&folder.join(links::FOLDER))? {
-            match name.parse() {
-                Ok(digest) => files.waiting.push((digest, path)),
-                Err(_) => remove(&path)?,
+        for (folder, found) in [
+            (folder.join(links::FOLDER), &mut files.waiting),
+            (folder.join(links::MIRRORED), &mut files.mirrored),
+        ] {
+            for (name, path) in digests(&folder)? {
+                match name.parse() {
+                    Ok(digest) => found.push((digest, path)),
+                    Err(_) => remove(&path)?,
+                }
             }
         }
         Ok(files)

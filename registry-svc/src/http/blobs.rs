@@ -22,10 +22,11 @@ pub async fn get(
     digest: &Digest,
     headers: &HeaderMap,
 ) -> Result<Response<Body>> {
-    must_be_visible(registry, repository, digest)?;
+    let readable = registry.may_read(repository, digest).await?;
     let wanted = conditions::wanted_range(headers, digest).and_then(ByteRange::parse);
     let known = conditions::not_modified(headers, digest);
     if known.is_none()
+        && readable
         && let Some(address) = registry.blobs.address(digest).await?
     {
         // Whoever follows takes his range along.
@@ -50,7 +51,9 @@ pub async fn get(
             }
         }
     };
-    let reader = registry.open_blob(repository, digest, range).await?;
+    let reader = registry
+        .open_blob_through(repository, digest, range)
+        .await?;
     let (total, length) = (reader.total, reader.length);
     let mut response = Response::new(Body::from(reader));
     if range != Range::default() {
@@ -71,13 +74,15 @@ pub async fn head(
     digest: &Digest,
     headers: &HeaderMap,
 ) -> Result<Response<Body>> {
-    must_be_visible(registry, repository, digest)?;
     let _lease = registry.leases.hold(digest).await;
+    registry.may_read(repository, digest).await?;
     let size = size_of(registry, repository, digest).await?;
     // The client will rely on it when it pushes the manifest, whatever is deleted meanwhile.
     registry.promise(digest, Some(repository)).await?;
     // The manifest that made it visible may have gone just before it was in hand.
-    must_be_visible(registry, repository, digest)?;
+    if !registry.is_visible(repository, digest)? {
+        return Err(Error::BlobNotFound(digest.clone()));
+    }
     if let Some(known) = conditions::not_modified(headers, digest) {
         return Ok(known);
     }
@@ -93,7 +98,9 @@ pub async fn delete(
     repository: &Repository,
     digest: &Digest,
 ) -> Result<Response<Body>> {
-    must_be_visible(registry, repository, digest)?;
+    if !registry.is_visible(repository, digest)? {
+        return Err(Error::BlobNotFound(digest.clone()));
+    }
     let (repo, named) = (repository.clone(), digest.clone());
     let unlink = move |index: &Index| match index.is_held_in(&repo, &named)? {
         true => Err(Error::Conflict(format!(
@@ -110,18 +117,11 @@ pub async fn delete(
     Ok(bare(StatusCode::ACCEPTED))
 }
 
-/// A blob is visible in a repository that it was pushed to, or that has a manifest which names it.
-fn must_be_visible(registry: &Registry, repository: &Repository, digest: &Digest) -> Result<()> {
-    if registry.index.is_linked(repository, digest)? {
-        Ok(())
-    } else {
-        Err(Error::BlobNotFound(digest.clone()))
-    }
-}
-
 /// Size of a blob that is here, or that a mirrored manifest promises.
 async fn size_of(registry: &Registry, repository: &Repository, digest: &Digest) -> Result<u64> {
-    if let Some(size) = registry.blobs.stat(digest).await? {
+    if registry.index.is_linked(repository, digest)?
+        && let Some(size) = registry.blobs.stat(digest).await?
+    {
         return Ok(size);
     }
     registry

@@ -18,7 +18,7 @@ use crate::{
     links::Links,
     manifests,
     names::{Repository, Tag},
-    store::{Index, Waiting},
+    store::{Index, Origin, Waiting},
     tags,
 };
 
@@ -135,8 +135,10 @@ impl Inner {
                     .map_err(Error::io("cannot write", &path))?;
                 slipway_fault::point("registry.manifest.linked");
                 self.index.set_manifest(repository, digest, record, names)?;
-                for child in &names.references {
-                    self.links.named(repository, child)?;
+                if record.origin.is_local() {
+                    for child in &names.references {
+                        self.links.named(repository, child)?;
+                    }
                 }
                 slipway_fault::point("registry.manifest.named");
                 Ok(())
@@ -167,7 +169,16 @@ impl Inner {
             Change::RemoveTag { repository, .. } => {
                 self.remove_tags(repository, std::slice::from_ref(change))
             }
-            Change::Link { repository, digest } => self.links.add_durably(repository, digest),
+            Change::Link {
+                repository,
+                digest,
+                origin: Origin::Local,
+            } => self.links.add_durably(repository, digest),
+            Change::Link {
+                repository,
+                digest,
+                origin: Origin::Upstream,
+            } => self.links.add_mirrored(repository, digest),
             Change::Unlink { repository, digest } => self.links.remove(repository, digest),
             Change::Wait {
                 digest,

@@ -20,7 +20,7 @@ use slipway_image::Digest;
 use crate::{
     error::Result,
     names::{Repository, Tag},
-    store::{Index, ManifestRecord, Names, Object, TagRecord, Waiting},
+    store::{Index, ManifestRecord, Names, Object, Origin, TagRecord, Waiting},
 };
 
 pub mod files;
@@ -72,6 +72,9 @@ pub enum Change {
         repository: Repository,
         /// What.
         digest: Digest,
+        /// Whether it was put there, or the repository's upstream has it.
+        #[serde(default, skip_serializing_if = "Origin::is_local")]
+        origin: Origin,
     },
     /// It may no more.
     Unlink {

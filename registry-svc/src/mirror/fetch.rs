@@ -1,8 +1,9 @@
 //! Blobs: fetched from upstream when somebody wants one, and read while they arrive.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use slipway_image::Digest;
+use tracing::debug;
 
 use super::{Credentials, Flight, has_upstream, transfer::Plan};
 use crate::{
@@ -23,9 +24,17 @@ impl Registry {
         size: Option<u64>,
         credentials: Option<&Credentials>,
     ) -> Result<Option<Arc<Flight>>> {
+        let since = Instant::now();
         let lease = self.leases.hold(digest).await;
         if self.blobs.stat(digest).await?.is_some() {
-            self.arrived(repository, digest).await?;
+            self.keep_for_now(digest)?;
+            match self.prove(repository, digest, credentials).await {
+                // It stays here, and is not read through this repository until that was asked.
+                Err(error) if error.is_upstream_down() => {
+                    debug!(%repository, %digest, %error, "not known whether upstream has it");
+                }
+                proven => proven?,
+            }
             return Ok(None);
         }
         if !has_upstream(repository) {
@@ -39,6 +48,7 @@ impl Registry {
             size,
             repository: repository.clone(),
             client,
+            since,
             partial: self.mirror.incoming.path(repository, digest),
             incoming: Arc::clone(&self.mirror.incoming),
             blobs: Arc::clone(&self.blobs),
@@ -56,7 +66,33 @@ impl Registry {
         })))
     }
 
-    /// Opens a blob: from here, or from upstream while it arrives.
+    /// Opens a blob as whoever may read through a repository, and nothing else, may read it: from here, or from
+    /// upstream while it arrives. What only a mirrored manifest names is read when that upstream has it.
+    pub async fn open_blob_through(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        range: Range,
+    ) -> Result<BlobReader> {
+        loop {
+            if self.may_read(repository, digest).await? {
+                return self.open_blob(repository, digest, range).await;
+            }
+            let Some((source, size)) = self.source_of(repository, digest).await? else {
+                return Err(Error::BlobNotFound(digest.clone()));
+            };
+            if source != *repository {
+                return Err(Error::BlobNotFound(digest.clone()));
+            }
+            let Some(flight) = self.begin(repository, digest, size).await? else {
+                continue;
+            };
+            let read = self.read_along(flight, digest, range).await;
+            return read.map_err(|e| e.of_upstream(repository.host()));
+        }
+    }
+
+    /// Opens a blob for this site itself: from here, or from upstream while it arrives.
     pub async fn open_blob(
         self: &Arc<Self>,
         repository: &Repository,
@@ -71,20 +107,24 @@ impl Registry {
         let Some((repository, size)) = self.source_of(repository, digest).await? else {
             return Err(Error::BlobNotFound(digest.clone()));
         };
-        let host = repository.host();
-        if !self.mirror.flights.is_going(&repository, digest)
-            && let Some(error) = self.mirror.rests.blobs(host)
-        {
-            self.mirror
-                .counts()
-                .put_off(&self.mirror.upstreams.label(host));
-            return Err(error);
-        }
-        let Some(flight) = self.fetch_blob(&repository, digest, size, None).await? else {
+        let Some(flight) = self.begin(&repository, digest, size).await? else {
             return self.blobs.read(digest, range).await;
         };
         let read = self.read_along(flight, digest, range).await;
-        read.map_err(|e| e.of_upstream(host))
+        read.map_err(|e| e.of_upstream(repository.host()))
+    }
+
+    /// As [`Self::fetch_blob`], unless the upstream is to be left in peace.
+    async fn begin(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        size: Option<u64>,
+    ) -> Result<Option<Arc<Flight>>> {
+        if !self.mirror.flights.is_going(repository, digest) {
+            self.not_at_rest(repository)?;
+        }
+        self.fetch_blob(repository, digest, size, None).await
     }
 
     async fn read_along(

@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
@@ -20,11 +20,14 @@ use crate::{
     names::Repository,
 };
 
-/// All transfers that are going on.
+/// All transfers that are going on, by what comes and for which repository: what one upstream sends is not read as
+/// another's, and nobody waits for the upstream of somebody else.
 #[derive(Default)]
 pub struct Flights {
-    going: Mutex<HashMap<(Repository, Digest), Entry>>,
+    going: Mutex<HashMap<Key, Entry>>,
 }
+
+type Key = (Repository, Digest);
 
 struct Entry {
     flight: Weak<Flight>,
@@ -56,10 +59,23 @@ pub struct State {
 impl Flights {
     /// Somebody waits for this blob already.
     pub fn is_going(&self, repository: &Repository, digest: &Digest) -> bool {
-        let key = (repository.clone(), digest.clone());
-        let going = self.going.lock().unwrap_or_else(PoisonError::into_inner);
-        let flight = going.get(&key).and_then(|e| e.flight.upgrade());
+        let going = self.going();
+        let entry = going.get(&(repository.clone(), digest.clone()));
+        let flight = entry.and_then(|e| e.flight.upgrade());
         flight.is_some_and(|flight| flight.state.borrow().outcome.is_none())
+    }
+
+    /// Waits until what comes has come, and all that follows from that is done.
+    pub async fn settled(&self, repository: &Repository, digest: &Digest) {
+        let key = (repository.clone(), digest.clone());
+        let turn = self.going().get(&key).map(|e| Arc::clone(&e.turn));
+        if let Some(turn) = turn {
+            drop(turn.lock().await);
+        }
+    }
+
+    fn going(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+        self.going.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Joins the transfer of a blob, or starts it. `ended` runs when it is in the store, or failed, before
@@ -69,8 +85,8 @@ impl Flights {
         plan: Plan,
         ended: impl FnOnce(Result<()>) -> BoxFuture<'static, Result<()>> + Send + 'static,
     ) -> Arc<Flight> {
-        let mut going = self.going.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (plan.repository.clone(), plan.digest.clone());
+        let mut going = self.going();
         let entry = going.get(&key);
         if let Some(flight) = entry.and_then(|e| e.flight.upgrade())
             && flight.state.borrow().outcome.is_none()
@@ -182,6 +198,8 @@ impl Flight {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use slipway_image::Algorithm;
 
     use super::*;
@@ -209,6 +227,7 @@ mod tests {
             digest: Digest::of(&content),
             size: Some(content.len() as u64),
             repository: Repository::from_key("up.example/team/app").unwrap(),
+            since: Instant::now(),
             client: mirror.client("up.example", None).unwrap(),
             partial: partial.clone(),
             incoming: Arc::clone(&mirror.incoming),

@@ -22,6 +22,7 @@ mod find;
 mod flight;
 mod metrics;
 mod ours;
+mod proof;
 mod referrers;
 mod rest;
 mod room;
@@ -51,6 +52,7 @@ pub struct Mirror {
     referrers: referrers::Answers,
     absent: absent::Absent,
     rests: rest::Rests,
+    proving: proof::Proving,
     incoming: Arc<Incoming>,
 }
 
@@ -68,6 +70,7 @@ impl Mirror {
             referrers: referrers::Answers::default(),
             absent: absent::Absent::default(),
             rests: rest::Rests::default(),
+            proving: proof::Proving::default(),
             incoming: Arc::new(incoming),
         }
     }

@@ -8,7 +8,6 @@ use std::{
 
 use serde::{Deserialize, de::IgnoredAny};
 use slipway_image::{Descriptor, Digest, manifest, media_type};
-use tracing::debug;
 
 use super::{Client, lock};
 use crate::{
@@ -210,7 +209,7 @@ async fn of_upstream(client: &Client, path: &str, subject: &Digest) -> Result<(R
                 if bytes > MOST_BYTES {
                     break;
                 }
-                read(&index, &mut found);
+                read(client, &index, &mut found)?;
                 next = after;
             }
             None if page == 0 => {
@@ -219,7 +218,7 @@ async fn of_upstream(client: &Client, path: &str, subject: &Digest) -> Result<(R
                     && media_type::is_index(&manifest.media_type)
                 {
                     bytes = manifest.content.len();
-                    read(&manifest.content, &mut found);
+                    read(client, &manifest.content, &mut found)?;
                 }
                 return Ok((found, bytes));
             }
@@ -239,11 +238,12 @@ fn fallback_tag(subject: &Digest) -> String {
 }
 
 /// Takes what is a descriptor, with all that the specification knows of one.
-fn read(index: &[u8], found: &mut Referrers) {
+fn read(client: &Client, index: &[u8], found: &mut Referrers) -> Result<()> {
     #[derive(Deserialize)]
     struct List {
-        #[serde(default)]
-        manifests: Vec<Entry>,
+        // Programs in Go write a list of nothing as null. No list at all is an error.
+        #[serde(deserialize_with = "Option::deserialize")]
+        manifests: Option<Vec<Entry>>,
     }
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -255,17 +255,16 @@ fn read(index: &[u8], found: &mut Referrers) {
         Ok(()) => serde_json::from_slice::<List>(index).ok(),
         Err(_) => None,
     };
-    let Some(list) = list else {
-        debug!("an upstream's list of referrers is none");
-        return;
-    };
-    for entry in list.manifests {
+    let nonsense = || client.nonsense("a list of referrers that is none");
+    let list = list.ok_or_else(nonsense)?;
+    for entry in list.manifests.into_iter().flatten() {
         if let Entry::Descriptor(descriptor) = entry
             && let Ok(text) = serde_json::to_string(&descriptor)
         {
             found.insert(descriptor.digest, text);
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub enum Scope {
     Repository,
     /// All of the host; for how long it asked to be left in peace.
     Host(Option<Duration>),
+    /// Nothing that time would mend: it sends us where we do not go.
+    Refused,
 }
 
 /// Who rests.
@@ -66,6 +68,8 @@ struct Rest {
     message: String,
     failures: u32,
     until: Instant,
+    /// Somebody asks whether it is over.
+    probed: bool,
 }
 
 /// Who rests, and until when.
@@ -92,6 +96,7 @@ impl Rests {
         let now = Instant::now();
         if rest.until <= now {
             rest.until = now + PROBE;
+            rest.probed = true;
             return None;
         }
         Some(Error::UpstreamUnavailable {
@@ -117,7 +122,7 @@ impl Rests {
             Error::RateLimited { retry_after, .. } => Some(self.failed(host, error, *retry_after)),
             Error::UpstreamUnavailable { scope, .. } => match scope {
                 Scope::Host(asked) => Some(self.failed(host, error, *asked)),
-                Scope::Repository => Some(self.failed(own, error, None)),
+                Scope::Repository | Scope::Refused => Some(self.failed(own, error, None)),
             },
             _ => {
                 self.answered(&[host, own]);
@@ -156,17 +161,23 @@ impl Rests {
                 rests.clear();
             }
         }
-        let failures = rests
-            .get(&whom)
-            .map_or(1, |before| match before.until + FORGOTTEN > now {
-                true => before.failures.saturating_add(1),
-                false => 1,
-            });
+        let before = rests.get(&whom);
+        // Those who asked before it was known that it rests are not one failure after the other.
+        let same = before.filter(|before| before.until > now && !before.probed);
+        let failures = match (same, before) {
+            (Some(same), _) => same.failures,
+            (None, Some(before)) if before.until + FORGOTTEN > now => {
+                before.failures.saturating_add(1)
+            }
+            _ => 1,
+        };
         let rest = length(failures, asked, random());
+        let until = same.map_or(now, |same| same.until).max(now + rest);
         let entry = Rest {
             message: error.to_string(),
             failures,
-            until: now + rest,
+            until,
+            probed: false,
         };
         rests.insert(whom, entry);
         rest
@@ -278,6 +289,21 @@ mod tests {
         rests.note_manifests(&one, &missing);
         assert!(rests.manifests(&one).is_none() && rests.manifests(&two).is_none());
         assert_eq!(rests.troubles().len(), 1);
+    }
+
+    #[test]
+    fn who_fails_at_the_same_time_fails_once() {
+        let rests = Rests::default();
+        let name = Repository::from_key("a.example/one").unwrap();
+        let down = || rests.note_manifests(&name, &failure(Scope::Host(None)));
+        for _ in 0..100 {
+            assert!(down().unwrap() <= FIRST);
+        }
+        for rest in lock(&rests.0).values_mut() {
+            rest.until = Instant::now();
+        }
+        assert!(rests.manifests(&name).is_none());
+        assert!(down().unwrap() >= FIRST);
     }
 
     #[test]

@@ -1,20 +1,27 @@
 //! One transfer of a blob from upstream: received, resumed where it broke off, verified, put into the store.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use slipway_image::Digest;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::{Incoming, Scope, State, client::Client};
+use super::{
+    Incoming, Scope, State,
+    client::{Client, SLOWEST},
+};
 use crate::{
     blobs::{BlobStore, Staged, staging::blocking},
     error::{Error, Result},
     names::Repository,
 };
 
-/// Tries without a single new byte before a transfer is given up.
+/// Tries without new bytes worth mentioning before a transfer is given up.
 const TRIES: u32 = 4;
 
 /// Bytes gathered before they are written.
@@ -30,6 +37,8 @@ pub struct Plan {
     pub repository: Repository,
     /// From where.
     pub client: Arc<Client>,
+    /// Since when somebody wants it.
+    pub since: Instant,
     /// Where the partial file is.
     pub partial: PathBuf,
     /// What may be there.
@@ -109,7 +118,7 @@ impl Plan {
         let resumed = staged.written();
         let mut failures = 0;
         loop {
-            let before = staged.written();
+            let (before, began) = (staged.written(), Instant::now());
             let total = state.borrow().total;
             if total.is_some_and(|total| before >= total) {
                 return Ok((staged, resumed));
@@ -121,10 +130,11 @@ impl Plan {
                 Ok(()) => return Ok((staged, resumed)),
                 Err(error) if is_final(&error) => return Err((error, resumed)),
                 Err(error) => {
-                    failures = if staged.written() > before {
-                        1
-                    } else {
-                        failures + 1
+                    // Whoever sends a byte and breaks off, again and again, gets no further.
+                    let seconds = began.elapsed().as_secs().max(1);
+                    failures = match staged.written() - before >= seconds * SLOWEST {
+                        true => 1,
+                        false => failures + 1,
                     };
                     if failures >= TRIES {
                         return Err((error, resumed));
@@ -145,7 +155,7 @@ impl Plan {
         let offset = staged.written();
         let (mut response, begins) = self
             .client
-            .blob(self.repository.path(), &self.digest, offset)
+            .blob(self.repository.path(), &self.digest, offset, self.since)
             .await?;
         if let Some(length) = response.content_length() {
             // No size that it may have is so large.
@@ -170,8 +180,17 @@ impl Plan {
         let mut batch: Vec<Bytes> = Vec::new();
         let mut size = 0;
         let limit = state.borrow().total;
+        let mut pace = Pace::new(self.client.patience(0));
         loop {
             let chunk = response.chunk().await.map_err(|e| self.client.broken(&e));
+            let came = chunk.as_ref().ok().and_then(Option::as_ref);
+            let slow = came.is_some_and(|chunk| pace.is_too_slow(chunk.len()));
+            // What came until now is kept.
+            let chunk = if slow {
+                Err(self.client.too_slow())
+            } else {
+                chunk
+            };
             let ended = !matches!(chunk, Ok(Some(_)));
             if let Ok(Some(mut chunk)) = chunk.as_ref().map(Clone::clone) {
                 let passed = skip.min(chunk.len() as u64);
@@ -218,10 +237,40 @@ impl Plan {
 
 /// Trying again cannot help.
 fn is_final(error: &Error) -> bool {
-    !matches!(
-        error,
-        Error::UpstreamUnavailable { .. } | Error::Interrupted(_)
-    )
+    match error {
+        Error::UpstreamUnavailable { scope, .. } => *scope == Scope::Refused,
+        Error::Interrupted(_) => false,
+        _ => true,
+    }
+}
+
+/// How fast bytes come: whoever sends one now and then is never silent, and never done.
+struct Pace {
+    window: Duration,
+    began: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(window: Duration) -> Self {
+        Self {
+            window,
+            began: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    /// Takes note of bytes that came.
+    fn is_too_slow(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes as u64;
+        let took = self.began.elapsed();
+        if took < self.window {
+            return false;
+        }
+        let slow = (self.bytes as f64) < took.as_secs_f64() * SLOWEST as f64;
+        (self.began, self.bytes) = (Instant::now(), 0);
+        slow
+    }
 }
 
 #[cfg(test)]

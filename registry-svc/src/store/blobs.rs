@@ -36,6 +36,25 @@ impl Index {
         Ok(self.refs.scan_prefix(prefix).next().transpose()?.is_some())
     }
 
+    /// The manifests of this repository say by themselves that the blob may be read through it.
+    pub fn is_link_implied(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        let prefix = key(&[&digest.to_string(), repository.as_str(), ""]);
+        for k in self.refs.scan_prefix(prefix).keys() {
+            let k = k?;
+            let Some([_, _, manifest]) = split(&k) else {
+                continue;
+            };
+            let Ok(manifest) = manifest.parse() else {
+                continue;
+            };
+            let record = self.manifest(repository, &manifest)?;
+            if manifest == *digest || record.is_some_and(|record| record.origin.is_local()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The blob may be read through this repository.
     pub fn is_linked(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
         Ok(self

@@ -62,13 +62,19 @@ impl Bulk {
         self.0.push((Place::Tags, tag, json(record)));
     }
 
-    /// A blob that waits for a manifest of a repository.
-    pub fn waiting(&mut self, repository: &Repository, digest: &Digest) {
+    /// A blob that may be read through a repository.
+    pub fn link(&mut self, repository: &Repository, digest: &Digest) {
         let (repository, digest) = (repository.as_str(), digest.to_string());
         let link = key(&[repository, &digest]);
-        self.0.push((Place::Links, link.clone(), Vec::new()));
+        self.0.push((Place::Links, link, Vec::new()));
         let linked = key(&[&digest, repository]);
         self.0.push((Place::Linked, linked, Vec::new()));
+    }
+
+    /// The same, and it waits for a manifest of the repository.
+    pub fn waiting(&mut self, repository: &Repository, digest: &Digest) {
+        self.link(repository, digest);
+        let link = key(&[repository.as_str(), &digest.to_string()]);
         self.0.push((Place::Waiting, link, Vec::new()));
     }
 
@@ -126,13 +132,13 @@ pub(super) fn of_manifest(
     let (repo, name) = (repository.as_str(), digest.to_string());
     let mut entries = Vec::with_capacity(3 * names.references.len() + 5);
     for child in std::iter::once(digest).chain(&names.references) {
+        // That an upstream names something does not say that it has it.
+        let readable = child == digest || record.origin.is_local();
         let child = &child.to_string();
-        for (place, key) in [
-            (Place::Refs, key(&[child, repo, &name])),
-            (Place::Links, key(&[repo, child])),
-            (Place::Linked, key(&[child, repo])),
-        ] {
-            entries.push((place, key, Vec::new()));
+        entries.push((Place::Refs, key(&[child, repo, &name]), Vec::new()));
+        if readable {
+            entries.push((Place::Links, key(&[repo, child]), Vec::new()));
+            entries.push((Place::Linked, key(&[child, repo]), Vec::new()));
         }
     }
     if let (Some(subject), Some(referrer)) = (&names.subject, &names.referrer) {

@@ -19,13 +19,21 @@ pub use bulk::Bulk;
 pub use shared::{Object, Waiting};
 
 /// Where a tag or manifest came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// Pushed, built or tagged here: upstream is never asked about it.
+    #[default]
     Local,
     /// Mirrored from the upstream that the repository's host names.
     Upstream,
+}
+
+impl Origin {
+    /// Not from an upstream.
+    pub fn is_local(&self) -> bool {
+        *self == Self::Local
+    }
 }
 
 /// What a tag names. Also the content of the tag's file.
@@ -95,7 +103,7 @@ pub struct Index {
 }
 
 /// Form of the keys and records. One of another form is rebuilt from the files.
-const FORMAT: &[u8] = b"4";
+const FORMAT: &[u8] = b"5";
 
 impl Index {
     /// Opens or makes the database.

@@ -66,15 +66,21 @@ impl Site {
         upstream: Option<SocketAddr>,
         ttl: u64,
     ) -> Self {
-        Self::open(config, dir, docker_io(upstream, ttl), |_| {
-            http::Front::default()
-        })
-        .await
+        let upstreams = vec![docker_io(upstream, ttl)];
+        Self::open(config, dir, upstreams, |_| http::Front::default()).await
     }
 
     /// With this upstream.
     pub async fn mirroring(dir: Arc<TempDir>, upstream: UpstreamConfig) -> Self {
-        Self::open(Config::default(), dir, upstream, |_| http::Front::default()).await
+        Self::of_upstreams(dir, vec![upstream]).await
+    }
+
+    /// With these upstreams.
+    pub async fn of_upstreams(dir: Arc<TempDir>, upstreams: Vec<UpstreamConfig>) -> Self {
+        Self::open(Config::default(), dir, upstreams, |_| {
+            http::Front::default()
+        })
+        .await
     }
 
     /// With something of its own between the network and the API.
@@ -84,7 +90,8 @@ impl Site {
         ttl: u64,
         front: impl FnOnce(&OwnNames) -> http::Front,
     ) -> Self {
-        Self::open(Config::default(), dir, docker_io(upstream, ttl), front).await
+        let upstreams = vec![docker_io(upstream, ttl)];
+        Self::open(Config::default(), dir, upstreams, front).await
     }
 
     /// With limits of what is under way.
@@ -97,13 +104,13 @@ impl Site {
             uploads,
             ..Config::default()
         };
-        Self::open(config, dir, docker_io(None, 0), front).await
+        Self::open(config, dir, vec![docker_io(None, 0)], front).await
     }
 
     async fn open(
         config: Config,
         dir: Arc<TempDir>,
-        upstream: UpstreamConfig,
+        upstreams: Vec<UpstreamConfig>,
         front: impl FnOnce(&OwnNames) -> http::Front,
     ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -115,7 +122,7 @@ impl Site {
         let front = Arc::new(front(&own));
         let config = Config {
             own,
-            upstreams: vec![upstream],
+            upstreams,
             ..config
         };
         let registry = Registry::open(dir.path(), config).await.unwrap();
@@ -313,8 +320,12 @@ pub struct UpstreamState {
     pub break_after: AtomicU64,
     /// Answer everything with this status; 0 = don't.
     pub answer: AtomicU64,
-    /// Further headers of every answer about a manifest.
+    /// Further headers of every answer about a manifest, and of all that are refused.
     pub headers: Mutex<HeaderMap>,
+    /// Blob bodies come a byte at a time, for ever.
+    pub trickle: AtomicBool,
+    /// Whoever asks for a blob is sent there.
+    pub redirect: Mutex<Option<String>>,
     /// Blob bodies wait until this is set.
     pub hold: AtomicBool,
     pub released: tokio::sync::Notify,
@@ -464,27 +475,36 @@ async fn blob(
         .lock()
         .unwrap()
         .push((digest.clone(), range.clone()));
-    if let Some(refused) = refused(&state) {
+    if let Some(mut refused) = refused(&state) {
+        let headers = state.headers.lock().unwrap().clone();
+        refused.headers_mut().extend(headers);
         return refused;
     }
     let Some(content) = state.blobs.lock().unwrap().get(&digest).cloned() else {
         return plain(StatusCode::NOT_FOUND);
     };
-    let start = range.as_deref().map_or(0, |range| {
-        let first = range.strip_prefix("bytes=").unwrap();
-        first.trim_end_matches('-').parse().unwrap()
+    let total = content.len();
+    let (start, end) = range.as_deref().map_or((0, total), |range| {
+        let both = range.strip_prefix("bytes=").unwrap();
+        let (first, last) = both.split_once('-').unwrap();
+        let end = last.parse::<usize>().map_or(total, |last| last + 1);
+        (first.parse().unwrap(), end.min(total))
     });
-    let body = content.slice(start..);
+    if let Some(place) = state.redirect.lock().unwrap().clone() {
+        let redirect = Response::builder().status(StatusCode::TEMPORARY_REDIRECT);
+        let redirect = redirect.header("location", place);
+        return redirect.body(Body::empty()).unwrap();
+    }
+    let body = content.slice(start..end);
     let length = body.len();
     let cut = state.break_after.swap(0, Ordering::SeqCst) as usize;
     let waiting = Arc::clone(&state);
     let stream = async_stream_of(waiting, body, cut);
     let mut response = Response::builder().header("content-length", length);
     if range.is_some() {
-        let total = content.len();
         response = response.status(StatusCode::PARTIAL_CONTENT).header(
             "content-range",
-            format!("bytes {start}-{}/{total}", total - 1),
+            format!("bytes {start}-{}/{total}", end - 1),
         );
     }
     response.body(Body::from_stream(stream)).unwrap()
@@ -514,6 +534,10 @@ fn async_stream_of(
                 released.await;
             }
             let mut want = (body.len() / 2).max(1);
+            if state.trickle.load(Ordering::SeqCst) {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                want = 1;
+            }
             if cut > 0 {
                 want = want.min(cut - sent);
             }

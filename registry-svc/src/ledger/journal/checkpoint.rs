@@ -19,7 +19,7 @@ use crate::{
     bucket::{Bucket, Segment},
     error::{Error, Result},
     files,
-    store::Index,
+    store::{Index, Origin},
 };
 
 /// Bytes of entries before one is written, at least; more as what there is to write is more.
@@ -158,9 +158,13 @@ fn dump(index: &Index, path: &Path) -> Result<u64> {
         })
     })?;
     index.each_link(
-        |repository, digest| match index.is_held_in(&repository, &digest)? {
+        |repository, digest| match index.is_link_implied(&repository, &digest)? {
             true => Ok(()),
-            false => write(Change::Link { repository, digest }),
+            false => write(Change::Link {
+                repository,
+                digest,
+                origin: Origin::default(),
+            }),
         },
     )?;
     // After the manifests, which end such.

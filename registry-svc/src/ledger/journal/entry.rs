@@ -67,7 +67,9 @@ pub fn apply(index: &Index, change: &Change, own: bool) -> Result<()> {
             record,
         } => index.set_tag(repository, tag, record),
         Change::RemoveTag { repository, tag } => index.remove_tag(repository, tag),
-        Change::Link { repository, digest } => {
+        Change::Link {
+            repository, digest, ..
+        } => {
             index.set_pending(digest)?;
             index.link(repository, digest)
         }

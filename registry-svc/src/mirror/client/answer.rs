@@ -1,11 +1,11 @@
 //! What the answers of a foreign registry mean.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use reqwest::Response;
 
-use super::{Client, Scope};
+use super::{Client, SLOWEST, Scope};
 use crate::{
     error::{Error, Result},
     mirror::{lock, rest::retry_after},
@@ -31,7 +31,7 @@ impl Client {
         unavailable(&self.host, error)
     }
 
-    pub(super) fn nonsense(&self, what: &str) -> Error {
+    pub fn nonsense(&self, what: &str) -> Error {
         Error::UpstreamUnavailable {
             host: self.host.clone(),
             message: format!("it answered with {what}"),
@@ -39,12 +39,26 @@ impl Client {
         }
     }
 
+    /// It sends so little that it would never end.
+    pub fn too_slow(&self) -> Error {
+        Error::UpstreamUnavailable {
+            host: self.host.clone(),
+            message: format!("it sends less than {SLOWEST} bytes a second"),
+            scope: Scope::Repository,
+        }
+    }
+
+    /// How long so many bytes may take.
+    pub fn patience(&self, bytes: u64) -> Duration {
+        self.timeout.saturating_mul(2) + Duration::from_secs(bytes / SLOWEST)
+    }
+
     /// A URL that nobody goes to.
     pub(super) fn refused(&self, reason: String) -> Error {
         Error::UpstreamUnavailable {
             host: self.host.clone(),
             message: reason,
-            scope: Scope::Repository,
+            scope: Scope::Refused,
         }
     }
 
@@ -131,6 +145,7 @@ pub fn unavailable(host: &str, error: &reqwest::Error) -> Error {
         message: cause.to_string(),
         // A redirect that is refused, or a body that breaks off, says nothing of the rest of the host.
         scope: match error.is_connect() || (error.is_timeout() && !error.is_body()) {
+            _ if error.is_redirect() => Scope::Refused,
             true => Scope::Host(None),
             false => Scope::Repository,
         },

@@ -1,6 +1,6 @@
 //! Requests with the authorization that the registry asks for: its token and basic authentication.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
@@ -8,11 +8,14 @@ use reqwest::Response;
 use url::Url;
 
 use super::{
-    Access, Client, Credentials,
+    Access, Client, Credentials, Turns,
     answer::{SHORT, unavailable},
     challenge::Challenge,
 };
-use crate::{error::Result, mirror::lock};
+use crate::{
+    error::{Error, Result},
+    mirror::{lock, rest::retry_after},
+};
 
 /// Tokens that are kept at once, one for each repository and kind of access.
 const TOKENS: usize = 256;
@@ -46,6 +49,10 @@ impl Client {
     ) -> Result<Response> {
         self.trust.check(&url).map_err(|e| self.refused(e))?;
         let blob = url.path().contains("/blobs/sha");
+        let came = Instant::now();
+        let turns = &self.turns[usize::from(blob)];
+        let _turn = turns.asking.acquire().await;
+        self.not_limited(turns, came)?;
         let scope = scope(path, access);
         let mut authorization = self.token(&scope);
         for attempt in 0..2 {
@@ -67,6 +74,10 @@ impl Client {
                 request = request.timeout(self.timeout.saturating_mul(4));
             }
             let response = self.observe(request.send().await)?;
+            if response.status() == StatusCode::TOO_MANY_REQUESTS {
+                let asked = retry_after(response.headers(), SystemTime::now());
+                *lock(&turns.limited) = Some((Instant::now(), asked));
+            }
             // Whoever we were sent to may not ask for anything.
             let own = response.url().origin() == self.base.origin();
             if response.status() != StatusCode::UNAUTHORIZED || attempt > 0 || !own {
@@ -87,6 +98,17 @@ impl Client {
             authorization = Some(value);
         }
         unreachable!("the second attempt returns")
+    }
+
+    /// Whoever asked at the same moment was told 429 for all.
+    pub(super) fn not_limited(&self, turns: &Turns, since: Instant) -> Result<()> {
+        match *lock(&turns.limited) {
+            Some((at, retry_after)) if at > since => Err(Error::RateLimited {
+                host: self.host.clone(),
+                retry_after,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Takes note of what an answer says of the upstream.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::{Response, redirect};
 use slipway_image::{Digest, manifest::MAX_SIZE, media_type};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::{rest::Scope, upstreams::Observed};
@@ -57,6 +58,8 @@ pub struct Client {
     own_account: bool,
     observed: Arc<Observed>,
     tokens: Mutex<HashMap<String, (String, Instant)>>,
+    /// Questions about blobs, and all others: they are counted apart.
+    turns: [Turns; 2],
     /// A realm on another host that did not get the account.
     elsewhere: Mutex<Option<String>>,
 }
@@ -70,12 +73,34 @@ const MOST_TAGS: usize = 16 << 20;
 /// Most pages of a list of tags, and most bytes of one page.
 const PAGES: usize = 1000;
 
+/// Bytes a second that a transfer has at least, on the average of a while.
+pub const SLOWEST: u64 = 1 << 10;
+
+/// Requests of one kind that wait for their answer at once. Whoever would be one more hears what became of those.
+const ASKING: usize = 16;
+
 /// A manifest as upstream has it.
 pub struct RemoteManifest {
     /// `Content-Type`.
     pub media_type: String,
     /// Its bytes.
     pub content: Bytes,
+}
+
+/// Who asks, one after the other.
+struct Turns {
+    asking: Semaphore,
+    /// When it answered 429 the last time, and how long it wants to be left in peace.
+    limited: Mutex<Option<(Instant, Option<Duration>)>>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            asking: Semaphore::new(ASKING),
+            limited: Mutex::default(),
+        }
+    }
 }
 
 /// What is asked to do in a repository.
@@ -143,6 +168,7 @@ impl Client {
             trust,
             observed,
             tokens: Mutex::default(),
+            turns: Default::default(),
             elsewhere: Mutex::default(),
         })
     }
@@ -252,8 +278,16 @@ impl Client {
         read.unwrap_or_else(|_| Err(self.nonsense("a body that does not end")))
     }
 
-    /// Opens a blob from `offset`. Returns the response and where its body really begins.
-    pub async fn blob(&self, path: &str, digest: &Digest, offset: u64) -> Result<(Response, u64)> {
+    /// Opens a blob from `offset`, which somebody wants since then. Returns the response and where its body really
+    /// begins.
+    pub async fn blob(
+        &self,
+        path: &str,
+        digest: &Digest,
+        offset: u64,
+        since: Instant,
+    ) -> Result<(Response, u64)> {
+        self.not_limited(&self.turns[1], since)?;
         let url = self.url(&format!("{path}/blobs/{digest}"))?;
         let mut headers = HeaderMap::new();
         if offset > 0 {
@@ -269,6 +303,29 @@ impl Client {
                 Err(self.nonsense("fewer bytes than it had before"))
             }
             StatusCode::NOT_FOUND => Err(Error::BlobNotFound(digest.clone())),
+            _ => Ok((self.check(response, path).await?, 0)),
+        }
+    }
+
+    /// Asks for a piece of a blob. Returns the response and where its body really begins.
+    pub async fn piece(
+        &self,
+        path: &str,
+        digest: &Digest,
+        piece: std::ops::RangeInclusive<u64>,
+    ) -> Result<(Response, u64)> {
+        let url = self.url(&format!("{path}/blobs/{digest}"))?;
+        let mut headers = HeaderMap::new();
+        let range = format!("bytes={}-{}", piece.start(), piece.end());
+        headers.insert(header::RANGE, range.parse().expect("ASCII"));
+        let response = self
+            .send(Method::GET, url, path, Access::Pull, headers, None)
+            .await?;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => Ok((response, *piece.start())),
+            StatusCode::NOT_FOUND | StatusCode::RANGE_NOT_SATISFIABLE => {
+                Err(Error::BlobNotFound(digest.clone()))
+            }
             _ => Ok((self.check(response, path).await?, 0)),
         }
     }
