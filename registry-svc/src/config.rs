@@ -32,6 +32,8 @@ pub struct RegistryFile {
     pub trusted_proxies: Proxies,
     /// Users and passwords, as `htpasswd -B` writes them.
     pub htpasswd: Option<PathBuf>,
+    /// The key of tokens that several registries share.
+    pub token_key: Option<PathBuf>,
     /// Who may do what; with no rule everybody everything.
     pub access: Vec<AccessRule>,
     /// What one caller may take.

@@ -85,7 +85,11 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
         .http_tls
         .as_ref()
         .is_some_and(|t| t.client_ca.is_some());
-    let access = Access::open(&file.access, file.htpasswd.as_ref(), authority, &own, &root)?;
+    let (users, key) = (file.htpasswd.as_ref(), file.token_key.as_ref());
+    let access = Access::open(&file.access, users, authority, &own, &root, key)?;
+    if let Some(access) = &access {
+        access.refusals().register(&context.metrics);
+    }
     let tls = file.http_tls.map(http::Tls::open).transpose()?;
     let front = http::Front::new(access, tls, file.limits.connections());
     let front = Arc::new(front.trusting(file.trusted_proxies));

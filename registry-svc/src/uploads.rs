@@ -486,4 +486,36 @@ mod tests {
             assert!(uploads.take(&other, &caller, id).await.is_err(), "{id}");
         }
     }
+
+    /// Names did not always say whose a session is.
+    #[tokio::test]
+    async fn a_session_of_an_earlier_version_is_unknown_and_goes_after_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = Repository::new("docker.io", "team/app").unwrap();
+        let id = files::random_uuid();
+        let hash = Digest::of(repository.as_str());
+        let path = folder
+            .path()
+            .join(format!("{id}.{}", &hash.encoded()[..32]));
+        fs::write(&path, "begun").unwrap();
+        let limits = UploadLimits {
+            count: 1,
+            ..UploadLimits::default()
+        };
+        let uploads = Arc::new(Uploads::new(folder.path().to_owned(), limits));
+        // The client begins anew, and the old one is in nobody's way.
+        let taken = uploads.take(&repository, &Caller::Anonymous, &id).await;
+        assert!(matches!(taken.err(), Some(Error::UploadNotFound(_))));
+        drop(
+            uploads
+                .start(&repository, &Caller::Anonymous)
+                .await
+                .unwrap(),
+        );
+        let long_ago = SystemTime::now() - EXPIRY - Duration::from_secs(1);
+        let file = File::options().append(true).open(&path).unwrap();
+        file.set_modified(long_ago).unwrap();
+        uploads.expire().unwrap();
+        assert!(!path.exists());
+    }
 }

@@ -100,22 +100,15 @@ impl Users {
         Ok(Self(users))
     }
 
-    /// The hash that a name is looked up with. One that is not there gets that of somebody, always the same one:
-    /// how long it takes says as little as the answer, also where users have hashes of several costs.
-    fn hash_for(&self, name: &str, key: &hmac::Key) -> (Option<Arc<str>>, bool) {
-        // Before anything that costs the more the longer it is.
-        if name.len() > LONGEST {
-            return (None, false);
-        }
-        if let Some(hash) = self.0.get(name) {
-            return (Some(Arc::clone(hash)), true);
-        }
+    /// The hash that a name which is not there is looked up with: that of somebody, always the same one. How long it
+    /// takes says as little as the answer, also where users have hashes of several costs.
+    fn stand_in(&self, name: &str, key: &hmac::Key) -> Option<Arc<str>> {
         let pick = |user: &str| hmac::sign(key, format!("{name}\0{user}").as_bytes());
         let nearest = self
             .0
             .iter()
             .min_by_key(|(user, _)| pick(user).as_ref().to_owned());
-        (nearest.map(|(_, hash)| Arc::clone(hash)), false)
+        nearest.map(|(_, hash)| Arc::clone(hash))
     }
 }
 
@@ -193,20 +186,23 @@ impl Htpasswd {
 
     /// Whether this is the user's password. `from` is whom wrong ones are counted against.
     pub async fn verify(&self, name: &str, password: &str, from: IpAddr) -> Result<(), Refused> {
-        let users = self.users.get();
-        let (hash, known) = users.hash_for(name, &self.key);
-        let Some(hash) = hash.filter(|_| password.len() <= LONGEST) else {
+        // Before anything that costs the more the longer it is.
+        if name.len() > LONGEST || password.len() > LONGEST {
             return Err(Refused::Wrong);
-        };
+        }
+        let users = self.users.get();
+        let known = users.0.get(name).cloned();
         // The hash is part of it: another password in the file, and the old one is not remembered.
-        let told = format!("{name}\0{hash}\0{password}");
-        let proof = hmac::sign(&self.key, told.as_bytes()).as_ref().to_vec();
-        if self.remembers(&proof) {
+        let proof = known.as_ref().map(|hash| {
+            let told = format!("{name}\0{hash}\0{password}");
+            hmac::sign(&self.key, told.as_bytes()).as_ref().to_vec()
+        });
+        let is_remembered = || proof.as_ref().is_some_and(|proof| self.remembers(proof));
+        if is_remembered() {
             return Ok(());
         }
-        self.failures
-            .check(from, Instant::now())
-            .map_err(Refused::Busy)?;
+        // Before anything that costs more than that.
+        self.may_try(from)?;
         let _waits = self
             .waiting
             .try_acquire()
@@ -214,21 +210,36 @@ impl Htpasswd {
         let turn = Arc::clone(&self.at_once).acquire_owned().await;
         let turn = turn.expect("the semaphore is never closed");
         // Somebody may have asked the same meanwhile: clients have several connections.
-        if self.remembers(&proof) {
+        if is_remembered() {
             return Ok(());
         }
+        self.may_try(from)?;
+        let hash = match &known {
+            Some(hash) => Arc::clone(hash),
+            None => users.stand_in(name, &self.key).ok_or(Refused::Wrong)?,
+        };
         let password = password.to_owned();
         let same = tokio::task::spawn_blocking(move || {
             // Also when nobody waits for it any more.
             let _turn = turn;
             bcrypt::verify(password, &hash).unwrap_or(false)
         });
-        if same.await.unwrap_or(false) && known {
-            self.remember(proof);
-            return Ok(());
+        match (same.await.unwrap_or(false), proof) {
+            (true, Some(proof)) => {
+                self.remember(proof);
+                Ok(())
+            }
+            _ => {
+                self.failures.count(from, Instant::now());
+                Err(Refused::Wrong)
+            }
         }
-        self.failures.count(from, Instant::now());
-        Err(Refused::Wrong)
+    }
+
+    /// Whoever failed often waits, also who had asked for that before it was known.
+    fn may_try(&self, from: IpAddr) -> Result<(), Refused> {
+        let may = self.failures.check(from, Instant::now());
+        may.map_err(Refused::Busy)
     }
 
     fn remembers(&self, proof: &[u8]) -> bool {
@@ -366,6 +377,24 @@ mod tests {
         assert_eq!(users.verify("bob", "two", THERE).await, Ok(()));
     }
 
+    #[tokio::test]
+    async fn who_guesses_on_many_connections_at_once_is_not_looked_at_more_often() {
+        let (_folder, path) = file(&format!("alice:{}\n", hash("one")));
+        let users = Htpasswd::open(&path).unwrap();
+        let names: Vec<_> = (0..WAITING).map(|n| format!("nobody{n}")).collect();
+        let guesses = names.iter().map(|name| users.verify(name, "guess", THERE));
+        let begun = Instant::now();
+        let said = futures_util::future::join_all(guesses).await;
+        // As time passes, some are forgotten.
+        let more = AT_ONCE + begun.elapsed().as_secs() as usize / 6 + 1;
+        let wrong = said.iter().filter(|said| **said == Err(Refused::Wrong));
+        let wrong = wrong.count();
+        assert!(
+            (10..=10 + more).contains(&wrong) && wrong < WAITING,
+            "{wrong}"
+        );
+    }
+
     #[test]
     fn a_name_that_is_not_there_costs_what_one_that_is_does() {
         let text = format!(
@@ -377,9 +406,8 @@ mod tests {
         let key = super::super::random_key();
         let mut costs = std::collections::BTreeSet::new();
         for number in 0..64 {
-            let (hash, known) = users.hash_for(&format!("nobody{number}"), &key);
-            assert!(!known);
-            let again = users.hash_for(&format!("nobody{number}"), &key).0;
+            let hash = users.stand_in(&format!("nobody{number}"), &key);
+            let again = users.stand_in(&format!("nobody{number}"), &key);
             assert_eq!(hash, again);
             costs.insert(hash.unwrap()[4..6].to_owned());
         }

@@ -19,11 +19,13 @@ use crate::names::{OwnNames, Repository};
 mod failures;
 pub mod htpasswd;
 pub mod policy;
+pub mod refusals;
 pub mod token;
 pub mod watched;
 
 use htpasswd::{Htpasswd, HtpasswdError, Refused};
 use policy::{AccessRule, Action, Policy, PolicyError};
+use refusals::{Reason, Refusals};
 use token::{Grant, Kind, TokenKeyError, Tokens};
 
 /// Who asks.
@@ -71,6 +73,11 @@ pub enum AccessError {
     /// Users, and nothing that they may do.
     #[error("registry.toml: htpasswd says who may come in, and no [[access]] what he may do")]
     NoRules,
+    /// A key of tokens, and nothing that they are good for.
+    #[error(
+        "registry.toml: token_key is for tokens, and no [[access]] says what they are good for"
+    )]
+    NoRulesForTokens,
     /// Somebody who vouches for certificates, and nothing that their holders may do.
     #[error(
         "registry.toml: client_ca says whose certificates are known, and no [[access]] what their holders may do"
@@ -83,6 +90,7 @@ pub struct Access {
     policy: Policy,
     htpasswd: Option<Htpasswd>,
     tokens: Tokens,
+    refusals: Refusals,
 }
 
 /// What a token is asked for.
@@ -95,17 +103,20 @@ pub struct Wanted {
 }
 
 impl Access {
-    /// Opens what the settings say; `None` when they say nothing. `state` is the folder of the key of tokens.
+    /// Opens what the settings say; `None` when they say nothing. `state` is the folder of the key of tokens, unless
+    /// there is one that others have, too.
     pub fn open(
         rules: &[AccessRule],
         htpasswd: Option<&PathBuf>,
         knows_certificates: bool,
         own: &OwnNames,
         state: &Path,
+        shared_key: Option<&PathBuf>,
     ) -> Result<Option<Arc<Self>>, AccessError> {
         if rules.is_empty() {
             return match htpasswd {
                 Some(_) => Err(AccessError::NoRules),
+                None if shared_key.is_some() => Err(AccessError::NoRulesForTokens),
                 None if knows_certificates => Err(AccessError::NoRulesForCertificates),
                 None => Ok(None),
             };
@@ -120,7 +131,11 @@ impl Access {
         Ok(Some(Arc::new(Self {
             policy,
             htpasswd: htpasswd.map(|file| Htpasswd::open(file)).transpose()?,
-            tokens: Tokens::open(state)?,
+            tokens: match shared_key {
+                Some(file) => Tokens::sharing(file)?,
+                None => Tokens::open(state)?,
+            },
+            refusals: Refusals::default(),
         })))
     }
 
@@ -131,15 +146,36 @@ impl Access {
         password: &str,
         from: IpAddr,
     ) -> Result<Caller, Refused> {
-        let users = self.htpasswd.as_ref().ok_or(Refused::Wrong)?;
-        users.verify(name, password, from).await?;
-        Ok(Caller::User(name.to_owned()))
+        let verified = match &self.htpasswd {
+            Some(users) => users.verify(name, password, from).await,
+            None => Err(Refused::Wrong),
+        };
+        match verified {
+            Ok(()) => Ok(Caller::User(name.to_owned())),
+            Err(refused) => {
+                self.refusals.count(match refused {
+                    Refused::Wrong => Reason::Password,
+                    Refused::Busy(_) => Reason::Busy,
+                });
+                Err(refused)
+            }
+        }
+    }
+
+    /// Who was not let in.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Whom a token was given to, and what it is good for.
     pub fn by_token(&self, kind: Kind, token: &str) -> Option<(Caller, Vec<Grant>)> {
-        self.tokens
-            .read(kind, token, |caller| self.bound_to(caller))
+        let read = self
+            .tokens
+            .read(kind, token, |caller| self.bound_to(caller));
+        if read.is_none() {
+            self.refusals.count(Reason::Token);
+        }
+        read
     }
 
     /// A token for what somebody wants and may; what he may not is left out.

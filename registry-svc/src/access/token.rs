@@ -33,8 +33,20 @@ pub enum TokenKeyError {
         /// Why.
         source: io::Error,
     },
+    /// The one that several registries are to share is not there.
+    #[error(
+        "token_key: there is no {}: make it once (head -c {KEY_SIZE} /dev/urandom) and give it to every registry-svc",
+        path.display()
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// Something else is in it.
-    #[error("{} is no key of tokens: remove it, and a new one is made", path.display())]
+    #[error(
+        "{} is no key of tokens, which has {KEY_SIZE} bytes: make it anew, or remove token.key and it is made",
+        path.display()
+    )]
     Broken {
         /// The file.
         path: PathBuf,
@@ -93,18 +105,28 @@ impl Tokens {
     /// With the key in this folder, which is made where there is none.
     pub fn open(folder: &Path) -> Result<Self, TokenKeyError> {
         let path = folder.join(KEY_FILE);
-        let fail = |source| TokenKeyError::Io {
-            path: path.clone(),
-            source,
-        };
         let key = match read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => make(folder, &path),
             other => other,
         };
-        let key = key.map_err(fail)?;
-        match key.len() {
-            KEY_SIZE => Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &key))),
-            _ => Err(TokenKeyError::Broken { path }),
+        Self::with(key, path)
+    }
+
+    /// With a key that others have, too: it is never made here, else each would have another.
+    pub fn sharing(path: &Path) -> Result<Self, TokenKeyError> {
+        match read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(TokenKeyError::Missing {
+                path: path.to_owned(),
+            }),
+            key => Self::with(key, path.to_owned()),
+        }
+    }
+
+    fn with(key: io::Result<Vec<u8>>, path: PathBuf) -> Result<Self, TokenKeyError> {
+        match key {
+            Ok(key) if key.len() == KEY_SIZE => Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &key))),
+            Ok(_) => Err(TokenKeyError::Broken { path }),
+            Err(source) => Err(TokenKeyError::Io { path, source }),
         }
     }
 
@@ -247,6 +269,25 @@ mod tests {
         }
         assert!(read(&nobody).is_some());
         assert!(tokens.read(Kind::Refresh, &refresh, bound).is_some());
+    }
+
+    #[test]
+    fn a_shared_key_reads_the_tokens_of_others_and_is_never_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shared.key");
+        let missing = Tokens::sharing(&path);
+        assert!(missing.is_err_and(|e| e.to_string().contains("make it once")));
+        assert!(!path.exists());
+        std::fs::write(&path, [7; KEY_SIZE]).unwrap();
+        let [one, other] = [(); 2].map(|()| Tokens::sharing(&path).unwrap());
+        let token = one.make(Kind::Access, &Caller::Anonymous, vec![grant()], "");
+        let bound = |_: &Caller| Some("".into());
+        assert!(other.read(Kind::Access, &token, bound).is_some());
+        for wrong in [KEY_SIZE - 1, KEY_SIZE + 1] {
+            std::fs::write(&path, vec![7; wrong]).unwrap();
+            let broken = Tokens::sharing(&path);
+            assert!(matches!(broken, Err(TokenKeyError::Broken { .. })));
+        }
     }
 
     #[test]

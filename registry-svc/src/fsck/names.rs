@@ -288,7 +288,13 @@ pub(super) fn repositories(root: &Path) -> Result<BTreeSet<Repository>> {
     while let Some(folder) = folders.pop() {
         for entry in list(&folder)? {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if [tags::FOLDER, manifests::FOLDER, links::FOLDER].contains(&&*name) {
+            let ours = [
+                tags::FOLDER,
+                manifests::FOLDER,
+                links::FOLDER,
+                links::MIRRORED,
+            ];
+            if ours.contains(&&*name) {
                 found.insert(repository_of(root, &folder)?);
             } else if !name.starts_with('_') && entry.file_type().is_ok_and(|t| t.is_dir()) {
                 folders.push(entry.path());

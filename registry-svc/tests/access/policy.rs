@@ -336,7 +336,7 @@ async fn a_stranger_behind_a_proxy_shuts_out_himself_only() {
         let (users, state) = (users(&folder, &["alice"]), folder.path().to_owned());
         let rules = rules("[[access]]\nprefix = \"*\"\nwho = [\"alice\"]\nmay = [\"pull\"]\n");
         let site = Site::behind(folder, None, 0, |own| {
-            let access = Access::open(&rules, Some(&users), false, own, &state).unwrap();
+            let access = Access::open(&rules, Some(&users), false, own, &state, None).unwrap();
             let front = Front::new(access, None, Limits::default());
             front.trusting(file.trusted_proxies)
         })
@@ -384,7 +384,7 @@ async fn one_caller_does_not_fill_the_disk_with_what_he_never_ends() {
         bytes: 1000,
     };
     let site = Site::limited(folder, limits, |own| {
-        let access = Access::open(&rules(RULES), Some(&file), false, own, &state).unwrap();
+        let access = Access::open(&rules(RULES), Some(&file), false, own, &state, None).unwrap();
         Front::new(access, None, Limits::default())
     })
     .await;

@@ -76,7 +76,7 @@ async fn secured(authority: &Authority) -> Site {
     authority.install(&state);
     fs::write(state.join("ca.pem"), authority.pem()).unwrap();
     Site::behind(folder, None, 0, |own| {
-        let access = Access::open(&rules(RULES), None, true, own, &state).unwrap();
+        let access = Access::open(&rules(RULES), None, true, own, &state, None).unwrap();
         let files = TlsFiles {
             cert: state.join("cert.pem"),
             key: state.join("key.pem"),
