@@ -325,8 +325,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let own = OwnNames::default();
         let users = folder.path().join("users");
-        let open =
-            |htpasswd, certificates| Access::open(&[], htpasswd, certificates, &own, folder.path());
+        let open = |htpasswd, certificates| {
+            Access::open(&[], htpasswd, certificates, &own, folder.path(), None)
+        };
         assert!(open(None, false).unwrap().is_none());
         let error = open(Some(&users), false).err().unwrap();
         assert!(matches!(error, AccessError::NoRules), "{error}");

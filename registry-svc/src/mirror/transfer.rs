@@ -314,6 +314,7 @@ mod tests {
             size: Some(100),
             repository: Repository::from_key("up.example/team/app").unwrap(),
             client: mirror.client("up.example", None).unwrap(),
+            since: Instant::now(),
             partial: partial.clone(),
             incoming: Arc::clone(&mirror.incoming),
             blobs: Arc::new(FsStore::open(folder.path().join("blobs")).unwrap()),
