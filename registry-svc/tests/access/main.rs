@@ -72,7 +72,7 @@ async fn guarded(rules_text: &str) -> Site {
     let state = folder.path().to_owned();
     let rules = rules(rules_text);
     Site::behind(folder, None, 0, |own| {
-        let access = Access::open(&rules, Some(&file), false, own, &state).unwrap();
+        let access = Access::open(&rules, Some(&file), false, own, &state, None).unwrap();
         Front::new(access, None, Limits::default())
     })
     .await
