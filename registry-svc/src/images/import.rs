@@ -396,7 +396,7 @@ mod tests {
         for (archive, why) in [
             (&b""[..], "it is empty"),
             (b"#!/bin/sh\n", "cannot be read"),
-            (&whole[..600], "cannot be read"),
+            (&whole[..515], "cannot be read"),
             (&[7; 2048], "cannot be read"),
         ] {
             let error = compress(archive, Vec::new()).unwrap_err().to_string();
