@@ -51,6 +51,14 @@ pub enum Error {
     /// No blob of that digest here.
     #[error("blob {0} unknown to this registry")]
     BlobNotFound(Digest),
+    /// What the store has of a blob is not what it should be.
+    #[error("blob {digest} is damaged: {why}; see ctl registry fsck")]
+    Damaged {
+        /// Which.
+        digest: Digest,
+        /// What is wrong.
+        why: String,
+    },
     /// A part that a blob was to be made of.
     #[error("part {0} is not here (any more): send it")]
     PartUnknown(Digest),

@@ -79,7 +79,10 @@ impl Registry {
         self.index.touch(digest);
         slipway_fault::point("registry.collect.deleted");
         self.forget(digest);
-        self.index.clear_pending(digest)?;
+        // Unless another process stored it anew: then it is looked at again.
+        if self.index.object(digest)?.is_none() {
+            self.index.clear_pending(digest)?;
+        }
         Ok(freed)
     }
 

@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     files, fsck,
     ledger::{Ledger, files::FileLedger, journal::Journal},
+    mirror::{Ours, OwnFiles},
     store::Index,
 };
 
@@ -21,6 +22,8 @@ pub struct Opened {
     pub index: Arc<Index>,
     /// How that changes.
     pub ledger: Arc<dyn Ledger>,
+    /// Repositories of this site itself.
+    pub ours: Ours,
     /// What people should know.
     pub warnings: Vec<String>,
 }
@@ -31,9 +34,15 @@ pub async fn folder(root: &Path) -> Result<Opened> {
     files::create_folders(&repositories).map_err(Error::io("cannot make", &repositories))?;
     let blobs: Arc<dyn BlobStore> = Arc::new(FsStore::open(root.join("blobs"))?);
     let (index, warnings) = fsck::open_index(root, &repositories, &*blobs).await?;
+    let own = OwnFiles::new(root.join("ours"));
     Ok(Opened {
         blobs,
-        ledger: Arc::new(FileLedger::new(repositories, Arc::clone(&index))),
+        ledger: Arc::new(FileLedger::new(
+            repositories,
+            own.clone(),
+            Arc::clone(&index),
+        )),
+        ours: Ours::Files(own),
         index,
         warnings,
     })
@@ -67,6 +76,7 @@ pub async fn bucket(root: &Path, config: &BucketConfig) -> Result<Opened> {
     )?;
     Ok(Opened {
         blobs: Arc::new(blobs),
+        ours: Ours::Index(Arc::clone(&index)),
         index,
         ledger,
         warnings,

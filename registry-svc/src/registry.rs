@@ -104,13 +104,13 @@ impl Registry {
             blobs,
             index,
             ledger,
+            ours,
             warnings,
         } = match &config.bucket {
             Some(bucket) => opening::bucket(root, bucket).await?,
             None => opening::folder(root).await?,
         };
         fsck::remove_left_overs(&staging)?;
-        let ours = Arc::new(Ours::new(root.join("ours")));
         let leases = Arc::new(Leases::new(config.grace));
         // Who was told before this start that content is here may still be about to name it.
         for digest in index.pending()? {
@@ -131,7 +131,7 @@ impl Registry {
             fsck_rate: config.fsck_rate,
             fetch_guard: import::guard(config.fetch_allow),
             own: config.own,
-            ours,
+            ours: Arc::new(ours),
             mirror: Mirror::new(config.upstreams, partial, config.mirror),
             events: Events::default(),
             large: Large::default(),
@@ -161,19 +161,30 @@ impl Registry {
             return Ok(content);
         }
         let limit = slipway_image::manifest::MAX_SIZE as u64;
-        let content = self.blobs.read_small(digest, limit).await?;
+        let content = match self.blobs.read_small(digest, limit).await {
+            Err(Error::Damaged { .. }) => return Err(self.broken(digest).await?),
+            content => content?,
+        };
         let (read, like) = (content.clone(), digest.clone());
         let actual = match content.len() > LARGE {
             true => blocking(move || Ok(digest_of(&read, Some(&like)))).await?,
             false => digest_of(&content, Some(digest)),
         };
-        // What is broken is not here: it is pulled or pushed again.
-        if actual != *digest && self.set_aside(digest).await? {
-            warn!(%digest, "a broken blob was moved aside");
-            return Err(Error::BlobNotFound(digest.clone()));
+        match actual == *digest {
+            true => {
+                self.cache.put(digest, &content);
+                Ok(content)
+            }
+            false => Err(self.broken(digest).await?),
         }
-        self.cache.put(digest, &content);
-        Ok(content)
+    }
+
+    /// A blob turned out to be broken: it is not here from now on, so that it is pulled or pushed again.
+    pub(crate) async fn broken(&self, digest: &Digest) -> Result<Error> {
+        if self.set_aside(digest).await? {
+            warn!(%digest, "a broken blob was moved aside");
+        }
+        Ok(Error::BlobNotFound(digest.clone()))
     }
 
     /// As [`Self::small_blob`], but only what is in memory.

@@ -159,6 +159,15 @@ pub const REGISTRY: &[Point] = &[
     step("registry.open.cleared"),
     step("registry.open.rebuilt"),
     step("registry.close.flushed"),
+    step("registry.bucket.begun"),
+    step("registry.bucket.noted"),
+    step("registry.bucket.put"),
+    step("registry.bucket.written"),
+    step("registry.bucket.gone"),
+    step("registry.bucket.kept"),
+    step("registry.bucket.dumped"),
+    step("registry.bucket.sent"),
+    step("registry.bucket.cleared"),
 ];
 
 /// runtime-svc as the worker of builds.

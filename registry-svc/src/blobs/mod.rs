@@ -117,6 +117,12 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Moves a blob aside when its content is not what its digest says, or cannot be read: from then on it is not
     /// here, what there is of it is kept, durably ([`quarantine`]). False: it is whole, or not here.
     fn quarantine<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool>>;
+
+    /// Bytes of what was moved aside, where that is not a folder of the state.
+    fn quarantined(&self) -> BoxFuture<'_, Result<u64>> {
+        std::future::ready(Ok(0)).boxed()
+    }
+
     /// Where a client may read a blob by itself for a while, if it is to.
     fn address<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<Url>>> {
         std::future::ready(Ok(None)).boxed()
@@ -125,6 +131,11 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Removes what processes left that ended in the middle of something, if it is time to look for that.
     fn tidy(&self) -> BoxFuture<'_, Result<()>> {
         std::future::ready(Ok(())).boxed()
+    }
+
+    /// Names of what such processes left, beside files of the state. Removes it, if asked to.
+    fn left_overs(&self, _remove: bool) -> BoxFuture<'_, Result<Vec<String>>> {
+        std::future::ready(Ok(Vec::new())).boxed()
     }
 
     /// All blobs, in no order.

@@ -5,20 +5,20 @@
 //! removes an object removes what he looked at.
 
 use std::{
-    env,
+    ops::Range,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use futures_util::{
+    StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
 use object_store::{
-    BackoffConfig, ClientOptions, Error as S3Error, GetOptions, GetRange, ObjectStore as _,
-    ObjectStoreExt as _, PutMode, PutOptions, RetryConfig,
-    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut},
-    path::Path as Key,
-    signer::Signer as _,
+    Error as S3Error, GetOptions, GetRange, ObjectStore as _, ObjectStoreExt as _, PutMode,
+    PutOptions, aws::AmazonS3, path::Path as Key, signer::Signer as _,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -29,38 +29,27 @@ use crate::{
     files,
 };
 
+mod abandoned;
+mod connect;
+mod failure;
 #[cfg(test)]
 pub(crate) mod server;
 pub mod settings;
 mod upload;
 
+use abandoned::Raw;
+use failure::{failed, is_missing};
 pub use settings::BucketConfig;
 pub use upload::Segment;
 
-/// How long a request may take, its retries too, before whoever waits is told.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// How long a request may take that moves little.
-const REQUEST: Duration = Duration::from_secs(10);
-/// How long a server may be silent while content is moved; a piece of a blob must get there in that time.
-const SILENCE: Duration = Duration::from_secs(60);
 /// How long a signed address is good.
 const SIGNED: Duration = Duration::from_secs(20 * 60);
 /// Says what the bucket is used for.
 const MARK: &str = "slipway.json";
+/// Bytes of that, at most.
+const MARK_SIZE: u64 = 4096;
 /// Form of what is in the bucket.
 const FORMAT: u32 = 1;
-
-/// What may be asked of the environment; anything else of it stays without effect.
-const ENVIRONMENT: [&str; 8] = [
-    "aws_access_key_id",
-    "aws_secret_access_key",
-    "aws_session_token",
-    "aws_web_identity_token_file",
-    "aws_role_arn",
-    "aws_role_session_name",
-    "aws_container_credentials_relative_uri",
-    "aws_container_credentials_full_uri",
-];
 
 /// See the module's page.
 pub struct Bucket {
@@ -68,9 +57,19 @@ pub struct Bucket {
     requests: AmazonS3,
     /// For content, which takes as long as it takes.
     content: AmazonS3,
+    /// For what the others do not know.
+    raw: Raw,
     prefix: String,
     /// MiB of pieces on their way, so that memory is bounded however many push.
     memory: Arc<Semaphore>,
+}
+
+/// An object of which some is read.
+pub struct Found {
+    /// Bytes of all of it.
+    pub size: u64,
+    /// What was asked for.
+    pub content: BoxStream<'static, Result<Bytes>>,
 }
 
 /// An object in a list.
@@ -93,13 +92,10 @@ struct Mark {
 impl Bucket {
     /// A client of the bucket; nothing is asked yet.
     pub fn new(config: &BucketConfig) -> Result<Self> {
-        let requests = ClientOptions::new().with_timeout(REQUEST);
-        let content = ClientOptions::new()
-            .with_timeout_disabled()
-            .with_read_timeout(SILENCE);
         Ok(Self {
-            requests: client(config, requests)?,
-            content: client(config, content)?,
+            requests: connect::client(config, connect::for_requests(config))?,
+            content: connect::client(config, connect::for_content(config))?,
+            raw: Raw::new(config)?,
             prefix: config.prefix.clone(),
             memory: Arc::new(Semaphore::new(upload::MEMORY)),
         })
@@ -121,7 +117,7 @@ impl Bucket {
                 "the server replaces objects in spite of If-None-Match".to_owned(),
             ));
         }
-        let found = self.get(MARK).await?.unwrap_or_default();
+        let found = self.get(MARK, MARK_SIZE).await?.unwrap_or_default();
         match serde_json::from_slice::<Mark>(&found) {
             Ok(mark) if mark.format == FORMAT => Ok(mark.id),
             Ok(mark) => Err(Error::Bucket(format!(
@@ -143,29 +139,56 @@ impl Bucket {
         }
     }
 
-    /// The content of a small object.
-    pub async fn get(&self, name: &str) -> Result<Option<Bytes>> {
-        let read = async { self.requests.get(&self.key(name)).await?.bytes().await };
+    /// The content of a small object. One of more than `limit` bytes is not what it should be.
+    pub async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>> {
+        let read = async {
+            let found = self.requests.get(&self.key(name)).await?;
+            match found.meta.size {
+                size if size > limit => Ok(Err(size)),
+                _ => found.bytes().await.map(Ok),
+            }
+        };
         match read.await {
-            Ok(content) => Ok(Some(content)),
-            Err(S3Error::NotFound { .. }) => Ok(None),
+            Ok(Ok(content)) => Ok(Some(content)),
+            Ok(Err(size)) => Err(Error::Bucket(format!(
+                "{name} has {size} bytes, where at most {limit} can be"
+            ))),
+            Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(failed(&error)),
         }
     }
 
-    /// Reads a range of an object, which is not empty, in one request: who reads goes on when it is removed.
-    pub async fn read(
-        &self,
-        name: &str,
-        range: std::ops::Range<u64>,
-    ) -> Result<Option<BoxStream<'static, Result<Bytes>>>> {
+    /// Reads a range of an object in one request: who reads goes on when it is removed.
+    pub async fn read(&self, name: &str, range: Range<u64>) -> Result<Option<Found>> {
+        let key = self.key(name);
         let options = GetOptions {
-            range: Some(GetRange::Bounded(range)),
+            // An empty range cannot be asked for.
+            range: (!range.is_empty()).then_some(GetRange::Bounded(range.clone())),
+            head: range.is_empty(),
             ..GetOptions::default()
         };
-        match self.content.get_opts(&self.key(name), options).await {
-            Ok(found) => Ok(Some(found.into_stream().map_err(|e| failed(&e)).boxed())),
-            Err(S3Error::NotFound { .. }) => Ok(None),
+        match self.content.get_opts(&key, options).await {
+            Ok(found) => Ok(Some(Found {
+                size: found.meta.size,
+                content: found.into_stream().map_err(|e| failed(&e)).boxed(),
+            })),
+            Err(error) if is_missing(&error) => Ok(None),
+            // A range that begins behind the end is refused: then that is what there is to tell.
+            Err(error) => match self.requests.head(&key).await {
+                Ok(there) if there.size <= range.start => Ok(Some(Found {
+                    size: there.size,
+                    content: stream::empty().boxed(),
+                })),
+                _ => Err(failed(&error)),
+            },
+        }
+    }
+
+    /// Bytes of an object.
+    pub async fn size(&self, name: &str) -> Result<Option<u64>> {
+        match self.requests.head(&self.key(name)).await {
+            Ok(there) => Ok(Some(there.size)),
+            Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(failed(&error)),
         }
     }
@@ -173,8 +196,8 @@ impl Bucket {
     /// Removes an object; one that is not there is as good.
     pub async fn delete(&self, name: &str) -> Result<()> {
         match self.requests.delete(&self.key(name)).await {
-            Ok(()) | Err(S3Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failed(&error)),
+            Err(error) if !is_missing(&error) => Err(failed(&error)),
+            _ => Ok(()),
         }
     }
 
@@ -223,74 +246,15 @@ impl Bucket {
         upload::forget(self, notes).await
     }
 
+    /// Gives up what anybody began to put in pieces into one of these folders so long ago. Returns how many.
+    pub async fn give_up_old(&self, folders: &[&str], age: Duration) -> Result<usize> {
+        abandoned::give_up(self, folders, age).await
+    }
+
     fn key(&self, name: &str) -> Key {
         match &*self.prefix {
             "" => Key::from(name),
             prefix => Key::from(format!("{prefix}/{name}")),
         }
     }
-}
-
-fn client(config: &BucketConfig, options: ClientOptions) -> Result<AmazonS3> {
-    let options = options
-        .with_connect_timeout(Duration::from_secs(5))
-        .with_allow_http(
-            config
-                .endpoint
-                .as_ref()
-                .is_some_and(|e| e.scheme() == "http"),
-        );
-    let mut builder = AmazonS3Builder::new()
-        .with_bucket_name(&config.bucket)
-        .with_region(&config.region)
-        .with_virtual_hosted_style_request(!config.path_style)
-        .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .with_disable_tagging(true)
-        .with_client_options(options)
-        .with_retry(RetryConfig {
-            backoff: BackoffConfig {
-                init_backoff: Duration::from_millis(50),
-                max_backoff: Duration::from_secs(2),
-                base: 2.,
-            },
-            max_retries: 6,
-            retry_timeout: PATIENCE,
-        });
-    if let Some(endpoint) = &config.endpoint {
-        let mut endpoint = endpoint.clone();
-        if !config.path_style
-            && let Some(host) = endpoint.host_str()
-        {
-            let host = format!("{}.{host}", config.bucket);
-            // A name before a name is a name.
-            let _ = endpoint.set_host(Some(&host));
-        }
-        builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
-    }
-    match &config.keys {
-        Some(keys) => {
-            builder = builder
-                .with_access_key_id(&keys.id)
-                .with_secret_access_key(&keys.secret);
-            if let Some(token) = &keys.token {
-                builder = builder.with_token(token);
-            }
-        }
-        None => {
-            for name in ENVIRONMENT {
-                if let (Ok(value), Ok(key)) = (
-                    env::var(name.to_ascii_uppercase()),
-                    name.parse::<AmazonS3ConfigKey>(),
-                ) {
-                    builder = builder.with_config(key, value);
-                }
-            }
-        }
-    }
-    builder.build().map_err(|e| failed(&e))
-}
-
-/// What people are told of a failure.
-fn failed(error: &S3Error) -> Error {
-    Error::Bucket(error.to_string())
 }

@@ -46,6 +46,9 @@ impl Server {
         let mut output = BufReader::new(child.stdout.take().unwrap());
         output.read_line(&mut said).unwrap();
         assert_eq!(said, "ready\n", "see {}/log", folder.display());
+        // Once: others read it while this one writes.
+        let text = "aws_access_key_id = access\naws_secret_access_key = secret-of-the-tests\n";
+        std::fs::write(folder.join("keys"), text).unwrap();
         Some(Self {
             _child: child,
             port,
@@ -76,13 +79,16 @@ impl Server {
 
     /// The same as it stands in a file.
     pub fn text(&self, prefix: &str) -> String {
+        let endpoint = format!("http://127.0.0.1:{}", self.port);
+        format!("allow_http = true\n{}", self.text_at(prefix, &endpoint))
+    }
+
+    /// The same, by another way there.
+    pub fn text_at(&self, prefix: &str, endpoint: &str) -> String {
         let keys = self.folder.join("keys");
-        let text = "aws_access_key_id = access\naws_secret_access_key = secret-of-the-tests\n";
-        std::fs::write(&keys, text).unwrap();
         format!(
-            "kind = \"s3\"\nbucket = \"slipway\"\nprefix = {prefix:?}\nallow_http = true\n\
-             endpoint = \"http://127.0.0.1:{}\"\ncredentials_file = {keys:?}\n",
-            self.port
+            "kind = \"s3\"\nbucket = \"slipway\"\nprefix = {prefix:?}\n\
+             endpoint = {endpoint:?}\ncredentials_file = {keys:?}\n"
         )
     }
 }

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use object_store::Certificate;
 use serde::Deserialize;
-use url::Url;
+use url::{Host, Url};
 
 /// `[store]`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -25,6 +26,8 @@ pub struct StoreFile {
     pub allow_http: bool,
     /// Keys, in the form of `~/.aws/credentials`.
     pub credentials_file: Option<PathBuf>,
+    /// Certificates of authorities that are believed besides the usual ones.
+    pub ca_file: Option<PathBuf>,
     /// Clients are sent to the bucket for blobs.
     pub redirect: bool,
 }
@@ -44,6 +47,8 @@ pub struct BucketConfig {
     pub path_style: bool,
     /// Given keys; otherwise those of the environment or of the machine.
     pub keys: Option<Keys>,
+    /// Authorities that are believed besides the usual ones.
+    pub authorities: Vec<Certificate>,
     /// Clients are sent to the bucket for blobs.
     pub redirect: bool,
 }
@@ -121,13 +126,24 @@ impl StoreFile {
             .as_deref()
             .map(read_keys)
             .transpose()?;
+        let authorities = self.ca_file.as_deref().map(read_authorities).transpose()?;
+        let path_style = self.path_style.unwrap_or(endpoint.is_some());
+        let host = endpoint.as_ref().and_then(Url::host);
+        if !path_style && matches!(host, Some(Host::Ipv4(_) | Host::Ipv6(_))) {
+            return refuse("path_style = false needs an endpoint with a name, not an address");
+        }
+        let region = self.region.unwrap_or_else(|| "us-east-1".to_owned());
+        if region.is_empty() || !region.bytes().all(plain) {
+            return refuse(format!("region {region:?} is no name of a region"));
+        }
         Ok(Some(BucketConfig {
             bucket,
             prefix: prefix.to_owned(),
-            region: self.region.unwrap_or_else(|| "us-east-1".to_owned()),
-            path_style: self.path_style.unwrap_or(endpoint.is_some()),
+            region,
+            path_style,
             endpoint,
             keys,
+            authorities: authorities.unwrap_or_default(),
             redirect: self.redirect,
         }))
     }
@@ -141,6 +157,7 @@ impl StoreFile {
             ("path_style", self.path_style.is_some()),
             ("allow_http", self.allow_http),
             ("credentials_file", self.credentials_file.is_some()),
+            ("ca_file", self.ca_file.is_some()),
             ("redirect", self.redirect),
         ];
         match given.into_iter().find(|(_, given)| *given) {
@@ -178,6 +195,19 @@ fn read_keys(path: &Path) -> Result<Keys, SettingError> {
             "{} has no aws_access_key_id and aws_secret_access_key",
             path.display()
         )),
+    }
+}
+
+/// Reads certificates, one after the other in PEM.
+fn read_authorities(path: &Path) -> Result<Vec<Certificate>, SettingError> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(e) => return refuse(format!("cannot read {}: {e}", path.display())),
+    };
+    match Certificate::from_pem_bundle(&text) {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => refuse(format!("{} has no certificate", path.display())),
+        Err(e) => refuse(format!("{}: {e}", path.display())),
     }
 }
 
@@ -239,6 +269,20 @@ mod tests {
             (
                 format!("{s3}bucket = \"abc\"\ncredentials_file = \"/nowhere\""),
                 "/nowhere",
+            ),
+            (
+                format!(
+                    "{s3}bucket = \"abc\"\nendpoint = \"https://10.0.0.1\"\npath_style = false"
+                ),
+                "needs an endpoint with a name",
+            ),
+            (
+                format!("{s3}bucket = \"abc\"\nregion = \"eu/1\""),
+                "no name of a region",
+            ),
+            (
+                format!("{s3}bucket = \"abc\"\nca_file = \"/dev/null\""),
+                "has no certificate",
             ),
             (
                 format!("{s3}bucket = \"abc\"\ncredentials_file = \"/dev/null\""),

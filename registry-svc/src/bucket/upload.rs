@@ -9,11 +9,11 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use object_store::{Error as S3Error, ObjectStoreExt as _, multipart::MultipartStore as _};
+use object_store::{ObjectStoreExt as _, multipart::MultipartStore as _};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::{Bucket, failed};
+use super::{Bucket, failed, is_missing};
 use crate::{
     blobs::staging::blocking,
     error::{Error, Result},
@@ -22,9 +22,9 @@ use crate::{
 };
 
 /// MiB of pieces in memory at once, of all who push.
-pub const MEMORY: usize = 16;
+pub const MEMORY: usize = 12;
 /// Bytes of a piece, at least: all but the last have 5 MiB or more in S3.
-const PIECE: u64 = 8 << 20;
+const PIECE: u64 = 6 << 20;
 /// Pieces of an object, at most: S3 takes 10,000.
 const PIECES: u64 = 9_000;
 /// Pieces of one object on their way at once.
@@ -75,13 +75,19 @@ async fn in_pieces(
     let key = bucket.key(&name);
     let id = bucket.requests.create_multipart(&key).await;
     let id = id.map_err(|e| failed(&e))?;
+    slipway_fault::point("registry.bucket.begun");
     let note = notes.join(files::random_name());
     let told = Note {
         name,
         id: id.clone(),
     };
     let told = serde_json::to_vec(&told).expect("notes are plain data");
-    fs::write(&note, told).map_err(Error::io("cannot write", &note))?;
+    if let Err(error) = fs::write(&note, told) {
+        // What cannot be given up either is found by its age.
+        let _ = bucket.requests.abort_multipart(&key, &id).await;
+        return Err(Error::io("cannot write", &note)(error));
+    }
+    slipway_fault::point("registry.bucket.noted");
     let step = PIECE.max(size.div_ceil(PIECES).next_multiple_of(1 << 20));
     let pieces = (0..size).step_by(step as usize).enumerate();
     let sending = pieces.map(|(number, offset)| {
@@ -168,8 +174,8 @@ pub async fn forget(bucket: &Bucket, notes: &Path) -> Result<()> {
         if let Ok(note) = serde_json::from_slice::<Note>(&told) {
             let key = bucket.key(&note.name);
             match bucket.requests.abort_multipart(&key, &note.id).await {
-                Ok(()) | Err(S3Error::NotFound { .. }) => {}
-                Err(error) => return Err(failed(&error)),
+                Err(error) if !is_missing(&error) => return Err(failed(&error)),
+                _ => {}
             }
         }
         fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;

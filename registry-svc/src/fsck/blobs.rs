@@ -18,6 +18,8 @@ enum Verdict {
     /// It was deleted meanwhile.
     Gone,
     Broken(String),
+    /// What there is of it, nobody knows now.
+    Unreadable(String),
 }
 
 /// Lets only so many bytes a second be read.
@@ -68,15 +70,17 @@ impl Check<'_> {
         let registry = self.registry;
         // Nobody deletes it, and stores it anew, while it is looked at.
         let lease = registry.leases.hold(digest).await;
-        let Verdict::Broken(why) = verify(registry, digest, pace).await? else {
-            return Ok(None);
-        };
         if self.missing.contains(digest) {
             // Told as a manifest that cannot be read.
             return Ok(None);
         }
+        let (why, unreadable) = match verify(registry, digest, pace).await? {
+            Verdict::Broken(why) => (why, false),
+            Verdict::Unreadable(why) => (format!("{why}; it stays as it is"), true),
+            Verdict::Whole | Verdict::Gone => return Ok(None),
+        };
         let damaged = registry.names_with(digest)?;
-        if !self.repair {
+        if !self.repair || unreadable {
             let found = self.found(Kind::BrokenBlob, digest, why, false, damaged);
             return found.await.map(Some);
         }
@@ -118,13 +122,13 @@ async fn verify(registry: &Registry, digest: &Digest, pace: &mut Pace) -> Result
     let mut reader = match registry.blobs.read(digest, Range::default()).await {
         Ok(reader) => reader,
         Err(Error::BlobNotFound(_)) => return Ok(Verdict::Gone),
-        Err(error) => return judge(error),
+        Err(error) => return judge(registry, error).await,
     };
     let mut digester = digest.digester();
     while let Some(piece) = reader.stream.next().await {
         let piece = match piece {
             Ok(piece) => piece,
-            Err(error) => return judge(error),
+            Err(error) => return judge(registry, error).await,
         };
         pace.read(piece.len()).await;
         // Hashing is work for the pool of what blocks, too.
@@ -141,8 +145,14 @@ async fn verify(registry: &Registry, digest: &Digest, pace: &mut Pace) -> Result
 }
 
 /// What an error of a read says about the content.
-fn judge(error: Error) -> Result<Verdict> {
+async fn judge(registry: &Registry, error: Error) -> Result<Verdict> {
     match &error {
+        Error::Damaged { why, .. } => Ok(Verdict::Broken(why.clone())),
+        Error::Bucket(_) => {
+            // One that does not answer at all says nothing of this blob, nor of any other.
+            registry.ledger.refresh().await?;
+            Ok(Verdict::Unreadable(error.to_string()))
+        }
         Error::Io { source, .. } if is_damage(source) => Ok(Verdict::Broken(error.to_string())),
         Error::Interrupted(_) | Error::BlobNotFound(_) => Ok(Verdict::Broken(error.to_string())),
         _ => Err(error),

@@ -136,16 +136,12 @@ impl Registry {
         request: CheckRequest,
         events: &mpsc::Sender<CheckEvent>,
     ) -> Result<Summary> {
-        if request.repair && self.ledger.files().is_none() {
-            return Err(Error::InvalidArgument(
-                "--repair mends files: this registry's store is a bucket; without it what is broken is told".to_owned(),
-            ));
-        }
         let Ok(_turn) = self.checking.try_lock() else {
             return Err(Error::Conflict(
                 "a check of the store is running: wait for it, or stop it".to_owned(),
             ));
         };
+        self.ledger.refresh().await?;
         let report = match request.restart {
             true => Report::default(),
             false => self.report(request.repair).await?,

@@ -59,9 +59,12 @@ impl Check<'_> {
             }
             Ok(found)
         });
-        for path in found.await? {
+        let below = found.await?.into_iter().map(|p| p.display().to_string());
+        let mut all: Vec<String> = below.collect();
+        all.extend(self.registry.blobs.left_overs(repair).await?);
+        for what in all {
             let text = "a write that never ended left it";
-            self.found(Kind::LeftOver, path.display(), text, repair, Vec::new())
+            self.found(Kind::LeftOver, what, text, repair, Vec::new())
                 .await?;
         }
         Ok(())
@@ -227,7 +230,11 @@ impl Check<'_> {
             damaged.push(format!("{}@{digest}", repository.familiar()));
         }
         let (mut text, mut mended) = (error.to_string(), false);
-        if self.repair {
+        if matches!(error, Error::Bucket(_)) {
+            // One that does not answer at all says nothing of this manifest.
+            registry.ledger.refresh().await?;
+            text.push_str("; it stays as it is");
+        } else if self.repair {
             registry.set_aside(digest).await?;
             if record.origin == Origin::Upstream {
                 let wanted = slipway_image::Descriptor::new(

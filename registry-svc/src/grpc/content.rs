@@ -200,7 +200,12 @@ pub async fn stat_blobs(
         let lease = registry.leases.hold(&digest).await;
         if let Some(size) = registry.blobs.stat(&digest).await? {
             registry.promise(&digest, repository.as_ref()).await?;
-            present.push(Present { digest: text, size });
+            // Another process may have removed it before that was promised.
+            let removed =
+                registry.ledger.is_shared() && registry.blobs.stat(&digest).await?.is_none();
+            if !removed {
+                present.push(Present { digest: text, size });
+            }
         }
         drop(lease);
     }

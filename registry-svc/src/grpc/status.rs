@@ -49,6 +49,12 @@ pub fn of(error: &Error) -> Status {
             message,
             [("digest", digest.to_string())],
         ),
+        Error::Damaged { digest, .. } => status_with(
+            C::DataLoss,
+            "BLOB_DAMAGED",
+            message,
+            [("digest", digest.to_string())],
+        ),
         Error::PartUnknown(_) => status(C::FailedPrecondition, "PART_UNKNOWN", message),
         Error::RepositoryNotFound(_) => status(C::NotFound, "REPOSITORY_NOT_FOUND", message),
         Error::ManifestBlobUnknown { digests } => status_with(

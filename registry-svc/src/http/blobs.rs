@@ -76,12 +76,16 @@ pub async fn head(
 ) -> Result<Response<Body>> {
     let _lease = registry.leases.hold(digest).await;
     registry.may_read(repository, digest).await?;
-    let size = size_of(registry, repository, digest).await?;
+    let mut size = size_of(registry, repository, digest).await?;
     // The client will rely on it when it pushes the manifest, whatever is deleted meanwhile.
     registry.promise(digest, Some(repository)).await?;
     // The manifest that made it visible may have gone just before it was in hand.
     if !registry.is_visible(repository, digest)? {
         return Err(Error::BlobNotFound(digest.clone()));
+    }
+    if registry.ledger.is_shared() {
+        // Another process may have removed it before that was promised.
+        size = size_of(registry, repository, digest).await?;
     }
     if let Some(known) = conditions::not_modified(headers, digest) {
         return Ok(known);

@@ -46,7 +46,9 @@ fn code_of(error: &Error) -> (StatusCode, &'static str) {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             (S::INSUFFICIENT_STORAGE, "UNKNOWN")
         }
-        Error::Io { .. } | Error::Index(_) => (S::INTERNAL_SERVER_ERROR, "UNKNOWN"),
+        Error::Io { .. } | Error::Index(_) | Error::Damaged { .. } => {
+            (S::INTERNAL_SERVER_ERROR, "UNKNOWN")
+        }
         Error::Shared(inner) => code_of(inner),
     }
 }

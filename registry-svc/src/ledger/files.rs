@@ -17,6 +17,7 @@ use crate::{
     files, fsck,
     links::Links,
     manifests,
+    mirror::OwnFiles,
     names::{Repository, Tag},
     store::{Index, Origin, Waiting},
     tags,
@@ -34,17 +35,19 @@ struct Inner {
     root: PathBuf,
     index: Arc<Index>,
     links: Links,
+    own: OwnFiles,
     locks: [Mutex<()>; STRIPES],
     /// Whether something says that the index has everything. Whoever changes something reads it until he is done.
     sealed: RwLock<bool>,
 }
 
 impl FileLedger {
-    /// Files below `root`, the folder of all repositories.
-    pub fn new(root: PathBuf, index: Arc<Index>) -> Self {
+    /// Files below `root`, the folder of all repositories. `own` is for the names of the site's own.
+    pub fn new(root: PathBuf, own: OwnFiles, index: Arc<Index>) -> Self {
         let links = Links::new(root.clone(), Arc::clone(&index));
         Self(Arc::new(Inner {
             root,
+            own,
             links,
             index,
             locks: std::array::from_fn(|_| Mutex::default()),
@@ -187,8 +190,13 @@ impl Inner {
             } => self.links.wait(repository, digest),
             Change::Held { repository, digest } => self.links.named(repository, digest),
             Change::Gone { digest } => self.links.remove_all(digest),
+            Change::Own { repository } => self.own.add(repository),
+            Change::NotOwn { repository } => self.own.remove(repository),
             // The folder of blobs and the leases in memory say as much when nobody else is there.
-            Change::Stored { .. } | Change::Wait { .. } | Change::Checkpoint { .. } => Ok(()),
+            Change::Stored { .. }
+            | Change::Broken { .. }
+            | Change::Wait { .. }
+            | Change::Checkpoint { .. } => Ok(()),
         }
     }
 
@@ -273,7 +281,8 @@ mod tests {
         let repositories = folder.path().join("repositories");
         files::create_folders(&repositories).unwrap();
         let index = Arc::new(Index::open(&folder.path().join("index")).unwrap());
-        let ledger = FileLedger::new(repositories, Arc::clone(&index));
+        let own = OwnFiles::new(folder.path().join("ours"));
+        let ledger = FileLedger::new(repositories, own, Arc::clone(&index));
         let repository = Repository::new("docker.io", "team/app").unwrap();
         let scope = Scope::Repository(repository.clone());
         let (begun, has_begun) = tokio::sync::oneshot::channel();

@@ -95,6 +95,23 @@ pub enum Change {
         /// What.
         digest: Digest,
     },
+    /// An object is not what the blob is that it was: the blob is not here, and whoever named it needs it again.
+    Broken {
+        /// What.
+        digest: Digest,
+        /// Where it was.
+        object: String,
+    },
+    /// No upstream is told of a repository.
+    Own {
+        /// Which.
+        repository: Repository,
+    },
+    /// Upstream has it too.
+    NotOwn {
+        /// Which.
+        repository: Repository,
+    },
     /// A blob is in the bucket.
     Stored {
         /// What.

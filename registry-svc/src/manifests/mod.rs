@@ -6,6 +6,8 @@ mod tag;
 
 pub(crate) use remove::Named;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde_json::json;
 use slipway_image::{Digest, Manifest, manifest::MAX_SIZE, media_type};
@@ -162,7 +164,7 @@ impl Registry {
             origin: put.origin,
             tagged: now(),
         };
-        self.claim(&put.repository, put.origin).await?;
+        let ours = Arc::clone(&self.ours);
         let children: Vec<Digest> = parsed
             .references()
             .iter()
@@ -192,7 +194,8 @@ impl Registry {
                 by_digest: put.by_digest || before.as_ref().is_some_and(|b| b.by_digest),
                 held: held.clone(),
             };
-            let mut changes = Vec::new();
+            let own = ours.change(index, &put.repository, put.origin)?;
+            let mut changes: Vec<Change> = own.into_iter().collect();
             if before.as_ref() != Some(&record) {
                 changes.push(Change::SetManifest {
                     repository: put.repository.clone(),

@@ -101,6 +101,7 @@ impl Registry {
     ) -> Result<BlobReader> {
         match self.blobs.read(digest, range).await {
             Err(Error::BlobNotFound(_)) => {}
+            Err(Error::Damaged { .. }) => drop(self.broken(digest).await?),
             other => return other,
         }
         // Only what a manifest of that repository names: a client cannot make us ask for anything else.

@@ -34,7 +34,7 @@ pub use find::{Found, Freshness};
 use flight::Flights;
 pub use flight::{Flight, State};
 pub use metrics::Counts;
-pub use ours::Ours;
+pub use ours::{Ours, OwnFiles};
 pub use referrers::{Page, Wanted};
 pub use rest::Scope;
 use room::Incoming;

@@ -1,30 +1,74 @@
 //! Which repositories are this site's own: no upstream is told their names, not even after the last manifest of one
 //! is gone.
 //!
-//! A repository is our own from the first manifest that was put here while nothing of it came from upstream; an empty
-//! file (`ours/<name>/_own`) says so, which stays when the repository goes. It ends when somebody pulls that name by hand and the upstream has it: who
-//! tagged `nginx:dev` here before anything else may still pull `nginx`.
+//! A repository is our own from the first manifest that was put here while nothing of it came from upstream, and stays
+//! so when the repository goes. It ends when somebody pulls that name by hand and the upstream has it: who tagged
+//! `nginx:dev` here before anything else may still pull `nginx`.
+//!
+//! The ledger says so, together with the manifest: in files of their own (`ours/<name>/_own`, empty), or in the journal,
+//! where all who share it see it at once.
 
 use std::{fs, io, path::PathBuf, sync::Arc};
 
 use crate::{
-    blobs::staging::blocking,
     error::{Error, Result},
     files,
+    ledger::Change,
     names::Repository,
-    registry::Registry,
-    store::Origin,
+    store::{Index, Origin},
 };
 
 /// Name of the file. No component of a name begins with `_`.
 const FILE: &str = "_own";
 
 /// See the module's page.
-pub struct Ours {
-    root: PathBuf,
+pub enum Ours {
+    /// In files.
+    Files(OwnFiles),
+    /// In the index, which the journal made.
+    Index(Arc<Index>),
 }
 
 impl Ours {
+    /// Whether a repository is our own.
+    pub fn has(&self, repository: &Repository) -> bool {
+        match self {
+            Self::Files(files) => files.has(repository),
+            // What cannot be looked up is: a name of ours must not get out.
+            Self::Index(index) => index.is_own(repository).unwrap_or(true),
+        }
+    }
+
+    /// What is to be said of a repository that is about to get a manifest from there.
+    pub fn change(
+        &self,
+        index: &Index,
+        repository: &Repository,
+        origin: Origin,
+    ) -> Result<Option<Change>> {
+        if repository.is_internal() {
+            return Ok(None);
+        }
+        let named = || repository.clone();
+        Ok(match (origin, self.has(repository)) {
+            (Origin::Upstream, true) => Some(Change::NotOwn {
+                repository: named(),
+            }),
+            (Origin::Local, false) if !index.has_from_upstream(repository)? => Some(Change::Own {
+                repository: named(),
+            }),
+            _ => None,
+        })
+    }
+}
+
+/// The files that say so.
+#[derive(Debug, Clone)]
+pub struct OwnFiles {
+    root: PathBuf,
+}
+
+impl OwnFiles {
     /// Files below `root`.
     pub fn new(root: PathBuf) -> Self {
         Self { root }
@@ -34,9 +78,8 @@ impl Ours {
         self.root.join(repository.as_str()).join(FILE)
     }
 
-    /// Whether a repository is our own.
-    pub fn has(&self, repository: &Repository) -> bool {
-        // What cannot be looked up is: a name of ours must not get out.
+    fn has(&self, repository: &Repository) -> bool {
+        // As above.
         !matches!(
             fs::symlink_metadata(self.path(repository)),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
@@ -62,25 +105,6 @@ impl Ours {
     }
 }
 
-impl Registry {
-    /// Takes note of where a manifest comes from that a repository is about to get.
-    pub(crate) async fn claim(&self, repository: &Repository, origin: Origin) -> Result<()> {
-        if repository.is_internal() {
-            return Ok(());
-        }
-        let (ours, index) = (Arc::clone(&self.ours), Arc::clone(&self.index));
-        let repository = repository.clone();
-        blocking(move || match (origin, ours.has(&repository)) {
-            (Origin::Upstream, true) => ours.remove(&repository),
-            (Origin::Local, false) if !index.has_from_upstream(&repository)? => {
-                ours.add(&repository)
-            }
-            _ => Ok(()),
-        })
-        .await
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,7 +112,7 @@ mod tests {
     #[test]
     fn a_name_that_cannot_be_looked_up_is_ours() {
         let dir = tempfile::tempdir().unwrap();
-        let ours = Ours::new(dir.path().to_owned());
+        let ours = OwnFiles::new(dir.path().to_owned());
         let repository = |name| Repository::new("docker.io", name).unwrap();
         ours.add(&repository("team/app")).unwrap();
         for (name, is) in [

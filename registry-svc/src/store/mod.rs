@@ -100,6 +100,7 @@ pub struct Index {
     promises: sled::Tree,
     named: sled::Tree,
     leaving: sled::Tree,
+    own: sled::Tree,
 }
 
 /// Form of the keys and records. One of another form is rebuilt from the files.
@@ -133,6 +134,7 @@ impl Index {
             promises: db.open_tree("promises")?,
             named: db.open_tree("named")?,
             leaving: db.open_tree("leaving")?,
+            own: db.open_tree("own")?,
             db,
         })
     }

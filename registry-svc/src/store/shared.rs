@@ -59,7 +59,13 @@ impl Index {
     /// Forgets everything: it is about another bucket, or nobody knows how far it was written.
     pub fn begin_again(&self, bucket: &str) -> Result<()> {
         self.clear()?;
-        for tree in [&self.objects, &self.promises, &self.named, &self.leaving] {
+        for tree in [
+            &self.objects,
+            &self.promises,
+            &self.named,
+            &self.leaving,
+            &self.own,
+        ] {
             tree.clear()?;
         }
         put(&self.db, b"applied", &0_u64)?;
@@ -100,9 +106,15 @@ impl Index {
         put(&self.objects, &key(&[&digest.to_string()]), object)
     }
 
+    /// A blob is not there any more, and may come again for whoever waits for it.
+    pub fn forget_object(&self, digest: &Digest) -> Result<()> {
+        self.objects.remove(key(&[&digest.to_string()]))?;
+        Ok(())
+    }
+
     /// A blob is nowhere; nobody waits for it.
     pub fn remove_object(&self, digest: &Digest) -> Result<()> {
-        self.objects.remove(key(&[&digest.to_string()]))?;
+        self.forget_object(digest)?;
         for k in self
             .promises
             .scan_prefix(key(&[&digest.to_string(), ""]))
@@ -123,6 +135,30 @@ impl Index {
             let digest = std::str::from_utf8(&k).ok()?.parse().ok()?;
             Some(Ok((digest, serde_json::from_slice(&v).ok()?)))
         })
+    }
+
+    /// No upstream is told of a repository.
+    pub fn is_own(&self, repository: &Repository) -> Result<bool> {
+        Ok(self.own.contains_key(repository.as_str())?)
+    }
+
+    /// It is so, or not any more.
+    pub fn set_own(&self, repository: &Repository, own: bool) -> Result<()> {
+        match own {
+            true => self.own.insert(repository.as_str(), &[])?,
+            false => self.own.remove(repository.as_str())?,
+        };
+        Ok(())
+    }
+
+    /// Calls something for each repository that no upstream is told of.
+    pub fn each_own(&self, mut call: impl FnMut(Repository) -> Result<()>) -> Result<()> {
+        for k in self.own.iter().keys() {
+            if let Some([repository]) = split(&k?) {
+                call(Repository::from_key(repository)?)?;
+            }
+        }
+        Ok(())
     }
 
     /// An object that this process is to remove.

@@ -89,6 +89,7 @@ impl Registry {
             usage.staged,
             usage.quarantined,
         ) = blocking(measure).await?;
+        usage.quarantined += self.blobs.quarantined().await?;
         Ok(usage)
     }
 

@@ -22,20 +22,17 @@ use crate::{
     store::{Index, Origin},
 };
 
-/// Bytes of entries before one is written, at least; more as what there is to write is more.
-const WORTH: u64 = 1 << 20;
-/// How long an entry stays after the checkpoint that has it.
-const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-
+/// A name that nobody else takes for the same.
 fn name(number: u64) -> String {
-    format!("checkpoints/{number:020}")
+    format!("checkpoints/{number:020}-{}", files::random_name())
 }
 
 impl Follower {
-    /// Writes a checkpoint when it is worth it. It is put together here, while nothing is appended, and sent by
+    /// Writes a checkpoint when it is worth it, and this process had a part in that: one of all is enough. It is put together here, while nothing is appended, and sent by
     /// itself.
     pub(super) async fn write_checkpoint(&mut self) -> Result<()> {
-        if self.since_checkpoint < WORTH.max(self.last_checkpoint) {
+        let due = self.since_checkpoint >= self.habits.worth.max(self.last_checkpoint);
+        if !std::mem::take(&mut self.wrote) || !due {
             return Ok(());
         }
         // Not again before as much was written.
@@ -43,8 +40,9 @@ impl Follower {
         let path = self.folder.join(files::random_name());
         let (index, file) = (Arc::clone(&self.index), path.clone());
         let size = blocking(move || dump(&index, &file)).await?;
+        slipway_fault::point("registry.bucket.dumped");
         let (bucket, requests) = (Arc::clone(&self.bucket), self.requests.clone());
-        let (number, folder) = (self.applied, self.folder.clone());
+        let (number, folder, kept) = (self.applied, self.folder.clone(), self.habits.kept);
         tokio::spawn(async move {
             let sent = send(&bucket, number, &path, size, &folder).await;
             // Removed at the next start otherwise.
@@ -52,6 +50,7 @@ impl Follower {
             if let Err(error) = sent {
                 return warn!(%error, "a checkpoint was not sent");
             }
+            slipway_fault::point("registry.bucket.sent");
             info!(entry = number, size, "checkpoint");
             // Everybody counts from here. Nobody waits for it.
             let change = Change::Checkpoint {
@@ -68,7 +67,7 @@ impl Follower {
                 // It is stopping.
                 let _ = requests.send(Request::Commit(commit)).await;
             }
-            if let Err(error) = trim(&bucket, number).await {
+            if let Err(error) = trim(&bucket, number, kept).await {
                 warn!(%error, "old entries of the journal stay for now");
             }
         });
@@ -80,16 +79,19 @@ impl Follower {
         let listed: Vec<_> = self.bucket.list("checkpoints", None).try_collect().await?;
         let numbers = listed
             .iter()
-            .filter_map(|l| Some((entry::number(&l.name)?, l.size)));
-        let Some((number, size)) = numbers.max().filter(|(n, _)| *n > self.applied) else {
+            .filter_map(|l| Some((entry::number(&l.name)?, l)));
+        let latest = numbers.max_by_key(|(number, _)| *number);
+        let Some((number, latest)) = latest.filter(|(n, _)| *n > self.applied) else {
             return Ok(false);
         };
+        let size = latest.size;
+        let gone = || Error::Bucket(format!("checkpoint {number} went while it was read"));
+        let read = self.bucket.read(&latest.name, 0..size).await?;
+        let mut content = read.ok_or_else(gone)?.content;
         let bucket = self.index.bucket()?.unwrap_or_default();
         self.index.begin_again(&bucket)?;
         self.applied = 0;
-        let gone = || Error::Bucket(format!("checkpoint {number} went while it was read"));
-        let read = self.bucket.read(&name(number), 0..size).await?;
-        let mut content = read.ok_or_else(gone)?;
+        slipway_fault::point("registry.bucket.cleared");
         let mut rest = Vec::new();
         while let Some(piece) = content.try_next().await? {
             rest.extend_from_slice(&piece);
@@ -167,6 +169,7 @@ fn dump(index: &Index, path: &Path) -> Result<u64> {
             }),
         },
     )?;
+    index.each_own(|repository| write(Change::Own { repository }))?;
     // After the manifests, which end such.
     for waiting in index.promises() {
         let (digest, who, since) = waiting?;
@@ -177,13 +180,13 @@ fn dump(index: &Index, path: &Path) -> Result<u64> {
 }
 
 /// Removes what was before a checkpoint, when everybody has had time to see it.
-async fn trim(bucket: &Bucket, number: u64) -> Result<()> {
+async fn trim(bucket: &Bucket, number: u64, kept: Duration) -> Result<()> {
     for folder in ["journal", "checkpoints"] {
         let mut listed = bucket.list(folder, None);
         while let Some(object) = listed.try_next().await? {
             let old = SystemTime::now().duration_since(object.made);
             if entry::number(&object.name).is_some_and(|n| n < number)
-                && old.is_ok_and(|age| age > KEPT)
+                && old.is_ok_and(|age| age >= kept)
             {
                 bucket.delete(&object.name).await?;
             }

@@ -4,12 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Change;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     store::{Index, Waiting},
 };
 
-/// Form of entries. One of a later form cannot be followed: a newer registry-svc writes there.
-pub const FORMAT: u32 = 1;
+/// Form of entries. Those of an earlier one say less; one of a later form cannot be followed.
+pub const FORMAT: u32 = 2;
+/// Bytes of an entry, at most: what a few manifests name, of 4 MiB each.
+pub const LIMIT: u64 = 64 << 20;
 
 /// What one append says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,6 +24,24 @@ pub struct Entry {
     pub changes: Vec<Change>,
 }
 
+impl Entry {
+    /// Reads one.
+    pub fn parse(number: u64, content: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Form {
+            format: u32,
+        }
+        let broken = |e| Error::Bucket(format!("entry {number} of its journal: {e}"));
+        // First: nobody knows what else there is in one of a later form.
+        match serde_json::from_slice::<Form>(content).map_err(broken)? {
+            Form { format } if format <= FORMAT => serde_json::from_slice(content).map_err(broken),
+            Form { format } => Err(Error::Bucket(format!(
+                "entry {number} of its journal has form {format}: a newer registry-svc writes there"
+            ))),
+        }
+    }
+}
+
 /// The name of an entry in the bucket.
 pub fn name(number: u64) -> String {
     format!("journal/{number:020}")
@@ -29,7 +49,8 @@ pub fn name(number: u64) -> String {
 
 /// The number in a name.
 pub fn number(name: &str) -> Option<u64> {
-    name.rsplit('/').next()?.parse().ok()
+    let last = name.rsplit('/').next()?;
+    last.split('-').next()?.parse().ok()
 }
 
 /// Makes a change in the index. It may be made again: the state after some entries is the same, however often the
@@ -84,6 +105,7 @@ pub fn apply(index: &Index, change: &Change, own: bool) -> Result<()> {
             if index.object(digest)?.is_none() {
                 index.set_pending(digest)?;
                 index.set_object(digest, object)?;
+                index.touch(digest);
             }
             Ok(())
         }
@@ -105,8 +127,22 @@ pub fn apply(index: &Index, change: &Change, own: bool) -> Result<()> {
                 index.unlink(&repository, digest)?;
             }
             index.remove_object(digest)?;
+            index.touch(digest);
             index.clear_pending(digest)
         }
+        Change::Broken { digest, object } => {
+            if index
+                .object(digest)?
+                .is_some_and(|known| known.name == *object)
+            {
+                index.set_pending(digest)?;
+                index.forget_object(digest)?;
+                index.touch(digest);
+            }
+            Ok(())
+        }
+        Change::Own { repository } => index.set_own(repository, true),
+        Change::NotOwn { repository } => index.set_own(repository, false),
         Change::Checkpoint { .. } => Ok(()),
     }
 }

@@ -19,37 +19,63 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
+use futures_util::{FutureExt as _, future::BoxFuture};
 use slipway_image::Digest;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{Change, Decide, Ledger, Scope, Seal};
 use crate::{
     blobs::staging::blocking,
     bucket::Bucket,
     error::{Error, Result},
-    files,
     names::Repository,
     store::Index,
 };
 
 mod checkpoint;
 mod entry;
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
 
-use entry::{Entry, apply};
+use entry::apply;
+use write::Appended;
 
-/// How long what a process knows of the journal's end is good, at most. Less than any entry stays.
-const FRESH: Duration = Duration::from_secs(60 * 60);
 /// Requests that are answered together.
 const TOGETHER: usize = 256;
+/// Bytes of changes that are made together, unless one decision has more.
+const TOGETHER_BYTES: usize = 4 << 20;
+/// How long an entry may take to be made before those who only ask are answered meanwhile.
+const SOON: Duration = Duration::from_millis(100);
 /// Entries that are fetched at once by who comes late.
 const AHEAD: usize = 16;
 
 /// See the module's page.
 pub struct Journal {
     requests: mpsc::Sender<Request>,
+}
+
+/// When a process looks again at what it knows, and what goes.
+#[derive(Debug, Clone, Copy)]
+struct Habits {
+    /// How long what is known of the journal's end is good, at most. Less than any entry stays.
+    fresh: Duration,
+    /// Bytes of entries before a checkpoint is written, at least; more as what there is to write is more.
+    worth: u64,
+    /// How long an entry stays after the checkpoint that has it.
+    kept: Duration,
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self {
+            fresh: Duration::from_secs(60 * 60),
+            worth: 1 << 20,
+            kept: Duration::from_secs(24 * 60 * 60),
+        }
+    }
 }
 
 enum Request {
@@ -67,6 +93,15 @@ struct Commit {
 impl Journal {
     /// Follows the journal of a bucket to its end. `folder` is for what is on its way.
     pub async fn open(bucket: Arc<Bucket>, index: Arc<Index>, folder: PathBuf) -> Result<Self> {
+        Self::open_with(Habits::default(), bucket, index, folder).await
+    }
+
+    async fn open_with(
+        habits: Habits,
+        bucket: Arc<Bucket>,
+        index: Arc<Index>,
+        folder: PathBuf,
+    ) -> Result<Self> {
         let (requests, queue) = mpsc::channel(TOGETHER);
         let mut follower = Follower {
             applied: index.applied()?,
@@ -76,10 +111,15 @@ impl Journal {
             looked: None,
             since_checkpoint: 0,
             last_checkpoint: 0,
+            wrote: false,
             requests: requests.downgrade(),
+            queue,
+            postponed: Vec::new(),
+            habits,
         };
         follower.follow().await?;
-        tokio::spawn(follower.run(queue));
+        follower.measure().await?;
+        tokio::spawn(follower.run());
         Ok(Self { requests })
     }
 
@@ -139,38 +179,22 @@ struct Follower {
     /// Bytes of entries since the last checkpoint, and of that.
     since_checkpoint: u64,
     last_checkpoint: u64,
+    /// This process made an entry since it looked whether a checkpoint is due.
+    wrote: bool,
     requests: mpsc::WeakSender<Request>,
-}
-
-/// What is appended together.
-#[derive(Default)]
-struct Plan {
-    commits: Vec<Commit>,
-    changes: Vec<Change>,
-    removes: bool,
-}
-
-impl Plan {
-    /// Whether these changes may be made with those that are planned: what was decided without them still holds.
-    fn takes(&self, changes: &[Change]) -> bool {
-        let removes = removes(changes);
-        self.changes.is_empty() || (removes == self.removes)
-    }
-}
-
-fn removes(changes: &[Change]) -> bool {
-    changes.iter().any(|c| matches!(c, Change::Gone { .. }))
-}
-
-enum Appended {
-    Yes,
-    Behind,
+    queue: mpsc::Receiver<Request>,
+    /// What came while an entry was made.
+    postponed: Vec<Request>,
+    habits: Habits,
 }
 
 impl Follower {
-    async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
-        let mut requests = Vec::new();
-        while queue.recv_many(&mut requests, TOGETHER).await > 0 {
+    async fn run(mut self) {
+        loop {
+            let mut requests = std::mem::take(&mut self.postponed);
+            if requests.is_empty() && self.queue.recv_many(&mut requests, TOGETHER).await == 0 {
+                return;
+            }
             let (mut commits, mut waiting, mut closing) = (Vec::new(), Vec::new(), Vec::new());
             for request in requests.drain(..) {
                 match request {
@@ -181,7 +205,7 @@ impl Follower {
             }
             self.turn(commits, waiting).await;
             if !closing.is_empty() {
-                queue.close();
+                self.queue.close();
                 // Who asked may be gone.
                 closing.into_iter().for_each(|done| drop(done.send(Ok(()))));
                 return;
@@ -203,7 +227,7 @@ impl Follower {
             let outcome = match plan.changes.is_empty() {
                 true if current => Ok(()),
                 true => self.catch_up().await.map(|()| current = true),
-                false => match self.append(plan.changes).await {
+                false => match self.append(plan.changes, &mut waiting).await {
                     Ok(Appended::Yes) => {
                         current = true;
                         for commit in plan.commits {
@@ -236,159 +260,6 @@ impl Follower {
         if let Err(error) = self.write_checkpoint().await {
             warn!(%error, "no checkpoint was written");
         }
-    }
-
-    /// Decides what can be decided together. The rest is for the next time: what has nothing to do, or nothing that
-    /// it may do, when it is not sure that nobody else changed that.
-    fn plan(&self, commits: Vec<Commit>, current: bool) -> (Plan, Vec<Commit>) {
-        let (mut plan, mut later, mut unsure) = (Plan::default(), Vec::new(), Vec::new());
-        for mut commit in commits {
-            if plan.commits.iter().any(|c| c.scope == commit.scope) {
-                later.push(commit);
-                continue;
-            }
-            match (commit.decide)(&self.index) {
-                Ok(changes) if !changes.is_empty() => match plan.takes(&changes) {
-                    true => {
-                        plan.removes = removes(&changes);
-                        plan.changes.extend(changes);
-                        plan.commits.push(commit);
-                    }
-                    false => later.push(commit),
-                },
-                _ if !current => unsure.push(commit),
-                // Who asked may be gone.
-                other => drop(commit.done.send(other.map(|_| ()))),
-            }
-        }
-        unsure.extend(later);
-        (plan, unsure)
-    }
-
-    /// Makes the next entry.
-    async fn append(&mut self, changes: Vec<Change>) -> Result<Appended> {
-        if !self.is_fresh() {
-            return Ok(Appended::Behind);
-        }
-        let entry = Entry {
-            format: entry::FORMAT,
-            by: files::random_name(),
-            changes,
-        };
-        let number = self.applied + 1;
-        let content = Bytes::from(serde_json::to_vec(&entry).expect("entries are plain data"));
-        let began = (Instant::now(), SystemTime::now());
-        let made = self
-            .bucket
-            .create(&entry::name(number), content.clone())
-            .await?;
-        if !made {
-            // A request that was sent twice finds what it made the first time.
-            let there = fetch(&self.bucket, number).await?;
-            if there.is_none_or(|(_, there, _)| there.by != entry.by) {
-                return Ok(Appended::Behind);
-            }
-        }
-        if !self.is_fresh() {
-            // Others may have been there long ago, and gone on.
-            return Err(Error::Bucket("it took an hour to write to it".to_owned()));
-        }
-        self.apply(number, &entry, content.len() as u64, true)?;
-        self.looked = Some(began);
-        Ok(Appended::Yes)
-    }
-
-    /// Follows what others wrote, to the end.
-    async fn catch_up(&mut self) -> Result<()> {
-        if !self.is_fresh() {
-            return self.follow().await;
-        }
-        loop {
-            let began = (Instant::now(), SystemTime::now());
-            let Some((number, entry, size)) = fetch(&self.bucket, self.applied + 1).await? else {
-                self.looked = Some(began);
-                return Ok(());
-            };
-            self.apply(number, &entry, size, false)?;
-        }
-    }
-
-    /// The same for who does not know whether entries went before he had seen them.
-    async fn follow(&mut self) -> Result<()> {
-        loop {
-            let began = (Instant::now(), SystemTime::now());
-            let after = entry::name(self.applied);
-            let listed: Vec<_> = self
-                .bucket
-                .list("journal", Some(&after))
-                .try_collect()
-                .await?;
-            let numbers: Vec<u64> = listed
-                .iter()
-                .filter_map(|l| entry::number(&l.name))
-                .collect();
-            let missed = numbers.first().is_some_and(|n| *n != self.applied + 1);
-            if (missed || self.applied == 0) && self.read_checkpoint().await? {
-                continue;
-            }
-            let bucket = Arc::clone(&self.bucket);
-            let mut fetched = stream::iter(numbers)
-                .map(|number| fetch(&bucket, number))
-                .buffered(AHEAD);
-            while let Some(next) = fetched.next().await {
-                let number = self.applied + 1;
-                match next? {
-                    Some((found, entry, size)) if found == number => {
-                        self.apply(number, &entry, size, false)?;
-                    }
-                    _ => {
-                        let lack = format!("entry {number} of its journal is missing");
-                        return Err(Error::Bucket(lack));
-                    }
-                }
-            }
-            self.looked = Some(began);
-            info!(entry = self.applied, "the journal was followed");
-            return Ok(());
-        }
-    }
-
-    fn apply(&mut self, number: u64, entry: &Entry, size: u64, own: bool) -> Result<()> {
-        for change in &entry.changes {
-            apply(&self.index, change, own)?;
-            if let Change::Checkpoint { size, .. } = change {
-                self.since_checkpoint = 0;
-                self.last_checkpoint = *size;
-            }
-        }
-        self.index.set_applied(number)?;
-        self.applied = number;
-        self.since_checkpoint += size;
-        Ok(())
-    }
-
-    /// By both clocks: one stands still while the machine sleeps, the other one may be set.
-    fn is_fresh(&self) -> bool {
-        self.looked.is_some_and(|(then, at)| {
-            then.elapsed() < FRESH && at.elapsed().is_ok_and(|age| age < FRESH)
-        })
-    }
-}
-
-/// An entry with its number and its bytes.
-async fn fetch(bucket: &Bucket, number: u64) -> Result<Option<(u64, Entry, u64)>> {
-    let Some(content) = bucket.get(&entry::name(number)).await? else {
-        return Ok(None);
-    };
-    match serde_json::from_slice::<Entry>(&content) {
-        Ok(entry) if entry.format == entry::FORMAT => {
-            Ok(Some((number, entry, content.len() as u64)))
-        }
-        Ok(entry) => Err(Error::Bucket(format!(
-            "entry {number} of its journal has form {}: a newer registry-svc writes there",
-            entry.format
-        ))),
-        Err(e) => Err(Error::Bucket(format!("entry {number} of its journal: {e}"))),
     }
 }
 

@@ -1,161 +1,21 @@
-//! Several registry-svc, each a process of its own, on one bucket of a real S3 server.
-
-#[path = "../src/bucket/server.rs"]
-mod server;
-mod support;
+//! Several share one bucket.
 
 use std::{
-    future::Future,
-    net::{SocketAddr, TcpListener},
-    path::Path,
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::TryStreamExt as _;
-use registry_svc::bucket::{Bucket, settings};
+use registry_svc::bucket::Bucket;
 use reqwest::StatusCode;
-use server::Server;
-use slipway_image::{Digest, media_type};
-use support::{TestImage, Upstream, client, files_below};
-use tempfile::TempDir;
 
-/// Longer than anything takes here.
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// A registry-svc.
-struct Service {
-    child: Child,
-    address: SocketAddr,
-    folder: Arc<TempDir>,
-}
-
-impl Service {
-    /// One that begins with nothing.
-    async fn start(server: &Server, prefix: &str, more: &str) -> Self {
-        let folder = Arc::new(tempfile::tempdir().unwrap());
-        let store = format!("{more}\n[store]\n{}", server.text(prefix));
-        std::fs::write(folder.path().join("registry.toml"), store).unwrap();
-        Self::on(folder).await
-    }
-
-    /// One that goes on where another one ended.
-    async fn on(folder: Arc<TempDir>) -> Self {
-        let address = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(folder.path().join("log"))
-            .unwrap();
-        let at = |name: &str| folder.path().join(name);
-        let child = Command::new(env!("CARGO_BIN_EXE_registry-svc"))
-            .args(["--http", &address.to_string()])
-            .args([Path::new("--state-dir"), &at("state")])
-            .args([Path::new("--run-dir"), &at("run")])
-            .args([Path::new("--config-dir"), folder.path()])
-            .stdin(Stdio::null())
-            .stderr(log.try_clone().unwrap())
-            .stdout(log)
-            .spawn()
-            .unwrap();
-        let service = Self {
-            child,
-            address,
-            folder,
-        };
-        let answers = async || client().get(service.url("")).send().await.is_ok();
-        eventually("it answers", answers).await;
-        service
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}/v2/{path}", self.address)
-    }
-
-    /// Ends it as kill -9 does.
-    fn kill(mut self) -> Arc<TempDir> {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        Arc::clone(&self.folder)
-    }
-
-    async fn get(&self, path: &str) -> reqwest::Response {
-        client().get(self.url(path)).send().await.unwrap()
-    }
-
-    async fn status(&self, path: &str) -> StatusCode {
-        self.get(path).await.status()
-    }
-
-    async fn delete(&self, path: &str) -> StatusCode {
-        let sent = client().delete(self.url(path)).send().await;
-        sent.unwrap().status()
-    }
-
-    async fn push_blob(&self, name: &str, content: &[u8]) -> StatusCode {
-        let digest = Digest::of(content);
-        let url = self.url(&format!("{name}/blobs/uploads/?digest={digest}"));
-        let sent = client().post(url).body(content.to_vec()).send().await;
-        sent.unwrap().status()
-    }
-
-    async fn push_manifest(&self, name: &str, tag: &str, image: &TestImage) -> StatusCode {
-        let put = client()
-            .put(self.url(&format!("{name}/manifests/{tag}")))
-            .header("content-type", media_type::OCI_MANIFEST)
-            .body(image.manifest.clone());
-        put.send().await.unwrap().status()
-    }
-
-    async fn push(&self, name: &str, tag: &str, image: &TestImage) {
-        for blob in [&image.config, &image.layer] {
-            assert_eq!(self.push_blob(name, blob).await, StatusCode::CREATED);
-        }
-        let put = self.push_manifest(name, tag, image).await;
-        assert_eq!(put, StatusCode::CREATED);
-    }
-
-    /// The digest that a tag names.
-    async fn tag(&self, name: &str, tag: &str) -> Option<String> {
-        let answer = self.get(&format!("{name}/manifests/{tag}")).await;
-        let digest = answer.headers().get("docker-content-digest")?;
-        Some(digest.to_str().unwrap().to_owned())
-    }
-
-    /// All of an image can be read, and is what it should be.
-    async fn has(&self, name: &str, image: &TestImage) {
-        let manifest = self
-            .get(&format!("{name}/manifests/{}", image.digest()))
-            .await;
-        assert_eq!(manifest.bytes().await.unwrap(), image.manifest);
-        for blob in [&image.config, &image.layer] {
-            let answer = self
-                .get(&format!("{name}/blobs/{}", Digest::of(blob)))
-                .await;
-            assert_eq!(answer.bytes().await.unwrap(), *blob);
-        }
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-async fn eventually<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
-    let began = Instant::now();
-    while !is_so().await {
-        assert!(began.elapsed() < LIMIT, "not after {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+use crate::{
+    between::{Act, Between},
+    server::Server,
+    service::{Service, eventually},
+    support::{TestImage, Upstream, client, files_below},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_is_told_all_see_at_once() {
@@ -449,7 +309,7 @@ async fn mirrored_content_is_fetched_once_for_all() {
         let journal: Vec<_> = bucket.list("journal", None).try_collect().await.unwrap();
         let (mut stored, mut linked) = (0, 0);
         for entry in journal {
-            let entry = bucket.get(&entry.name).await.unwrap().unwrap();
+            let entry = bucket.get(&entry.name, 1 << 20).await.unwrap().unwrap();
             let entry = String::from_utf8_lossy(&entry);
             stored += entry.matches(r#""do":"stored""#).count();
             linked += entry.matches(r#""do":"link""#).count();
@@ -472,57 +332,72 @@ async fn mirrored_content_is_fetched_once_for_all() {
     b.has("library/app", &image).await;
 }
 
+/// Its name tells who makes what: nobody else is to hear of it, whichever of several is asked.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_blob_takes_little_memory() {
+async fn a_name_of_ours_is_told_to_no_upstream_by_any() {
     let Some(server) = Server::shared() else {
         return;
     };
-    let a = Service::start(server, "large", "").await;
-    let size = std::env::var("SLIPWAY_LARGE_BLOB").map_or(256, |n| n.parse().unwrap());
-    let mut digest = slipway_image::Digester::default();
-    let piece: bytes::Bytes = vec![42; 1 << 20].into();
-    (0..size).for_each(|_| digest.update(&piece));
-    let digest = digest.finish();
-    let pieces = (0..size).map(move |_| Ok::<_, std::io::Error>(piece.clone()));
-    let body = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
-    let url = a.url(&format!("team/app/blobs/uploads/?digest={digest}"));
-    let began = Instant::now();
-    let sent = client().post(url).body(body).send().await.unwrap();
-    assert_eq!(sent.status(), StatusCode::CREATED);
-    let pushed = began.elapsed();
-    let mut answer = a.get(&format!("team/app/blobs/{digest}")).await;
-    let mut read = slipway_image::Digester::default();
-    while let Some(piece) = answer.chunk().await.unwrap() {
-        read.update(&piece);
+    let upstream = Upstream::start().await;
+    let more = format!(
+        "grace = '0s'\n[[upstream]]\nhost = \"docker.io\"\nurl = \"http://{}\"\ninsecure = true\n",
+        upstream.address
+    );
+    let a = Service::start(server, "ours", &more).await;
+    let b = Service::start(server, "ours", &more).await;
+    let image = TestImage::new("ours", 100);
+    a.push("team/secret", "v1", &image).await;
+    let gone = format!("team/secret/manifests/{}", image.digest());
+    assert_eq!(a.delete(&gone).await, StatusCode::ACCEPTED);
+    let asked = || upstream.state.manifest_requests.load(Ordering::SeqCst);
+    let before = asked();
+    for path in ["team/secret/manifests/v1", &gone] {
+        for service in [&a, &b] {
+            assert_eq!(service.status(path).await, StatusCode::NOT_FOUND);
+        }
     }
-    assert_eq!(read.finish(), digest);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", a.child.id())).unwrap();
-    let most = status.lines().find(|l| l.starts_with("VmHWM")).unwrap();
-    println!("{size} MiB: pushed in {pushed:?}, {most}");
-    let most: u64 = most.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(most < 64 << 10, "{status}");
+    // Also who knows it from the journal only.
+    let folder = b.kill();
+    std::fs::remove_dir_all(folder.path().join("state")).unwrap();
+    let b = Service::on(folder).await;
+    assert_eq!(b.status(&gone).await, StatusCode::NOT_FOUND);
+    assert_eq!(asked(), before);
+    // Any other name is asked for.
+    assert_eq!(
+        b.status("team/other/manifests/v1").await,
+        StatusCode::NOT_FOUND
+    );
+    assert!(asked() > before);
 }
 
+/// One says "it is here" while another one takes it away.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_server_there_is_an_error_and_then_all_goes_on() {
-    // Its own: the others share one.
-    let Some(server) = Server::start() else {
+async fn nobody_is_told_that_a_blob_is_here_which_another_one_has_just_removed() {
+    let Some(server) = Server::shared() else {
         return;
     };
-    let a = Service::start(&server, "away", "").await;
-    let image = TestImage::new("away", 100);
-    a.push("team/app", "now", &image).await;
-    server.stop();
-    let answer = a.get("team/app/manifests/now").await;
-    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert!(answer.headers().contains_key("retry-after"));
-    let told = answer.text().await.unwrap();
-    assert!(told.contains("the bucket cannot be used now"), "{told}");
-    let refused = a.push_blob("team/app", b"new").await;
-    assert_eq!(refused, StatusCode::SERVICE_UNAVAILABLE);
-    server.go_on();
-    let answers = async || a.status("team/app/manifests/now").await == StatusCode::OK;
-    eventually("it goes on", answers).await;
-    a.has("team/app", &image).await;
-    assert_eq!(a.push_blob("team/app", b"new").await, StatusCode::CREATED);
+    let between = Between::start(server).await;
+    let store = between.text(server, "told");
+    let a = Service::with(&format!("grace = '0s'\n[store]\n{store}")).await;
+    let b = Service::start(server, "told", "grace = '0s'").await;
+    assert_eq!(
+        b.push_blob("team/app", b"content").await,
+        StatusCode::CREATED
+    );
+    let blob = format!("team/app/blobs/{}", slipway_image::Digest::of("content"));
+    // The promise is on its way for long.
+    between.rule(
+        |method, path| match method == "PUT" && path.contains("/journal/") {
+            true => Act::Late(Duration::from_secs(2)),
+            false => Act::Pass,
+        },
+    );
+    let head = tokio::spawn(client().head(a.url(&blob)).send());
+    eventually("it is about to be promised", async || {
+        !between.noted().is_empty()
+    })
+    .await;
+    assert_eq!(b.delete(&blob).await, StatusCode::ACCEPTED);
+    let told = head.await.unwrap().unwrap();
+    assert_eq!(told.status(), StatusCode::NOT_FOUND);
 }

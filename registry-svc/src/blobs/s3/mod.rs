@@ -3,22 +3,22 @@
 //! Where a blob is stands in the ledger, not in its name: it is in the store when the ledger says so, and what is
 //! stored again after it was removed is another object. So a removal that comes late hits what it meant. An object of
 //! which the ledger knows nothing was left by a process that ended before it could say so, and goes after a day
-//! ([`S3Store::remove_strangers`]).
+//! (`left`). One that turns out to be broken is taken out by the ledger, too, and is kept (`broken`).
 //!
 //! A blob that comes in parts is one object all the same, so that anybody can read it by its address. The parts stay
 //! in a folder of this process, a cache: who builds next here names them, elsewhere he sends them again.
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{
     FutureExt as _, StreamExt as _, TryStreamExt as _,
     future::BoxFuture,
-    stream::{self},
+    stream::{self, BoxStream},
 };
 use slipway_image::Digest;
 use url::Url;
@@ -39,10 +39,11 @@ use crate::{
     work::to_its_end,
 };
 
+mod broken;
+mod left;
+
 /// How long an object may be unknown to the ledger.
 pub const STRANGE: Duration = Duration::from_secs(24 * 60 * 60);
-/// How often such are looked for.
-const EVERY: Duration = Duration::from_secs(6 * 60 * 60);
 /// How long it may take to store a blob. Less than that.
 const STORING: Duration = Duration::from_secs(12 * 60 * 60);
 
@@ -55,7 +56,8 @@ pub struct S3Store {
     parts: Arc<Parts>,
     notes: PathBuf,
     redirect: bool,
-    looked: Arc<Mutex<Instant>>,
+    /// When it was looked for what others left.
+    looked: Arc<Mutex<Option<Instant>>>,
 }
 
 impl S3Store {
@@ -85,29 +87,8 @@ impl S3Store {
             parts,
             notes,
             redirect,
-            looked: Arc::new(Mutex::new(Instant::now())),
+            looked: Arc::default(),
         })
-    }
-
-    /// Removes objects that the ledger did not know for so long. Returns how many.
-    pub async fn remove_strangers(&self, age: Duration) -> Result<usize> {
-        let mut removed = 0;
-        let mut listed = self.bucket.list("blobs", None);
-        while let Some(object) = listed.try_next().await? {
-            let old = SystemTime::now().duration_since(object.made);
-            let strange = || -> Result<bool> {
-                let Some(digest) = digest_in(&object.name) else {
-                    return Ok(false);
-                };
-                let known = self.index.object(&digest)?;
-                Ok(known.is_none_or(|known| known.name != object.name))
-            };
-            if old.is_ok_and(|old| old >= age) && strange()? {
-                self.bucket.delete(&object.name).await?;
-                removed += 1;
-            }
-        }
-        Ok(removed)
     }
 
     /// Stores content, unless somebody did. `content` is what it is made of.
@@ -124,6 +105,7 @@ impl S3Store {
             files::random_name()
         );
         self.bucket.put(name.clone(), content, &self.notes).await?;
+        slipway_fault::point("registry.bucket.put");
         if began.elapsed().is_ok_and(|took| took > STORING) {
             return Err(Error::Bucket(
                 "it took half a day to write to it".to_owned(),
@@ -182,6 +164,48 @@ impl S3Store {
         let object = self.index.object(digest)?;
         object.ok_or_else(|| Error::BlobNotFound(digest.clone()))
     }
+
+    /// Opens part of the object of a blob: that, how many bytes it is, and these. [`Error::Damaged`] when there is no
+    /// such object, or one of another size.
+    async fn open_at(
+        &self,
+        digest: &Digest,
+        range: Range,
+    ) -> Result<(Object, u64, BoxStream<'static, Result<Bytes>>)> {
+        let mut object = self.object(digest)?;
+        loop {
+            let offset = range.offset.min(object.size);
+            let length = range.length.unwrap_or(u64::MAX).min(object.size - offset);
+            let damaged = |why| Error::Damaged {
+                digest: digest.clone(),
+                why,
+            };
+            match self
+                .bucket
+                .read(&object.name, offset..offset + length)
+                .await?
+            {
+                Some(found) if found.size == object.size => {
+                    return Ok((object, length, found.content));
+                }
+                Some(found) => {
+                    return Err(damaged(format!(
+                        "its object has {} bytes, not {}",
+                        found.size, object.size
+                    )));
+                }
+                None => {
+                    // Removed since, and perhaps stored again.
+                    self.ledger.refresh().await?;
+                    let known = self.object(digest)?;
+                    if known == object {
+                        return Err(damaged("its object is gone from the bucket".to_owned()));
+                    }
+                    object = known;
+                }
+            }
+        }
+    }
 }
 
 impl BlobStore for S3Store {
@@ -192,25 +216,12 @@ impl BlobStore for S3Store {
 
     fn read<'a>(&'a self, digest: &'a Digest, range: Range) -> BoxFuture<'a, Result<BlobReader>> {
         async move {
-            let object = self.object(digest)?;
-            let offset = range.offset.min(object.size);
-            let length = range.length.unwrap_or(u64::MAX).min(object.size - offset);
-            let stream = match length {
-                0 => stream::empty().boxed(),
-                _ => {
-                    let read = self.bucket.read(&object.name, offset..offset + length);
-                    let read = read.await?;
-                    // Removed since.
-                    let read = read.ok_or_else(|| Error::BlobNotFound(digest.clone()))?;
-                    read.map_ok(|piece| stream::iter(cut(piece)).map(Ok))
-                        .try_flatten()
-                        .boxed()
-                }
-            };
+            let (object, length, content) = self.open_at(digest, range).await?;
+            let content = content.map_ok(|piece| stream::iter(cut(piece)).map(Ok));
             Ok(BlobReader {
                 total: object.size,
                 length,
-                stream,
+                stream: content.try_flatten().boxed(),
             })
         }
         .boxed()
@@ -218,15 +229,21 @@ impl BlobStore for S3Store {
 
     fn read_small<'a>(&'a self, digest: &'a Digest, limit: u64) -> BoxFuture<'a, Result<Bytes>> {
         async move {
-            let object = self.object(digest)?;
-            if object.size > limit {
+            if self.object(digest)?.size > limit {
                 return Err(Error::TooLarge {
                     what: "a blob that is read as a whole",
                     limit,
                 });
             }
-            let content = self.bucket.get(&object.name).await?;
-            content.ok_or_else(|| Error::BlobNotFound(digest.clone()))
+            let (object, _, mut content) = self.open_at(digest, Range::default()).await?;
+            let mut whole = BytesMut::with_capacity(object.size as usize);
+            while let Some(piece) = content.try_next().await? {
+                whole.extend_from_slice(&piece);
+            }
+            match whole.len() as u64 == object.size {
+                true => Ok(whole.freeze()),
+                false => Err(Error::Bucket(format!("{} came in part only", object.name))),
+            }
         }
         .boxed()
     }
@@ -278,7 +295,9 @@ impl BlobStore for S3Store {
 
     fn delete<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<u64>> {
         async move {
-            if self.index.object(digest)?.is_some() {
+            // Whoever decided that it goes said so in the ledger. What is there since then is another one's.
+            let leaving = self.index.take_leaving(digest)?;
+            if leaving.is_none() && self.index.object(digest)?.is_some() {
                 let named = digest.clone();
                 let decide = move |_: &Index| {
                     let digest = named.clone();
@@ -288,9 +307,12 @@ impl BlobStore for S3Store {
             }
             let (parts, named) = (Arc::clone(&self.parts), digest.clone());
             blocking(move || parts.delete(&named)).await?;
-            let Some(object) = self.index.take_leaving(digest)? else {
-                return Ok(0);
+            let leaving = match leaving {
+                None => self.index.take_leaving(digest)?,
+                leaving => leaving,
             };
+            let Some(object) = leaving else { return Ok(0) };
+            slipway_fault::point("registry.bucket.gone");
             // After a failure it is a stranger.
             self.bucket.delete(&object.name).await?;
             Ok(object.size)
@@ -311,27 +333,12 @@ impl BlobStore for S3Store {
         std::future::ready(info).boxed()
     }
 
-    /// What is broken is told, and stays: the bucket's keeper answers for it.
     fn quarantine<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool>> {
-        async move {
-            let mut stream = match self.read(digest, Range::default()).await {
-                Err(Error::BlobNotFound(_)) => return Ok(false),
-                reader => reader?.stream,
-            };
-            let mut digester = digest.digester();
-            while let Some(piece) = stream.try_next().await? {
-                digester.update(&piece);
-            }
-            let actual = digester.finish();
-            match actual == *digest {
-                true => Ok(false),
-                false => Err(Error::DigestMismatch {
-                    expected: digest.clone(),
-                    actual,
-                }),
-            }
-        }
-        .boxed()
+        self.take_out_if_broken(digest).boxed()
+    }
+
+    fn quarantined(&self) -> BoxFuture<'_, Result<u64>> {
+        self.bytes_aside().boxed()
     }
 
     fn address<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Url>>> {
@@ -345,17 +352,11 @@ impl BlobStore for S3Store {
     }
 
     fn tidy(&self) -> BoxFuture<'_, Result<()>> {
-        async move {
-            {
-                let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-                if looked.elapsed() < EVERY {
-                    return Ok(());
-                }
-                *looked = Instant::now();
-            }
-            self.remove_strangers(STRANGE).await.map(|_| ())
-        }
-        .boxed()
+        self.remove_left(STRANGE).boxed()
+    }
+
+    fn left_overs(&self, remove: bool) -> BoxFuture<'_, Result<Vec<String>>> {
+        self.strangers(STRANGE, remove).boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<BlobInfo>>> {
@@ -382,111 +383,5 @@ fn cut(mut piece: Bytes) -> Vec<Bytes> {
     pieces
 }
 
-/// The blob that an object holds.
-fn digest_in(name: &str) -> Option<Digest> {
-    let mut parts = name.split('/').skip(1);
-    let (algorithm, _, hex) = (parts.next()?, parts.next()?, parts.next()?);
-    format!("{algorithm}:{hex}").parse().ok()
-}
-
 #[cfg(test)]
-mod tests {
-    use slipway_image::Algorithm;
-
-    use super::*;
-    use crate::{
-        blobs::{Staged, conformance},
-        bucket::server::Server,
-        ledger::journal::Journal,
-    };
-
-    struct Opened {
-        store: Arc<S3Store>,
-        bucket: Arc<Bucket>,
-        index: Arc<Index>,
-    }
-
-    async fn open(server: &Server, prefix: &str, folder: &Path) -> Opened {
-        let config = server.settings(prefix).check().unwrap().unwrap();
-        let bucket = Arc::new(Bucket::new(&config).unwrap());
-        let id = bucket.claim().await.unwrap();
-        std::fs::create_dir_all(folder.join("halves")).unwrap();
-        bucket.forget_halves(&folder.join("halves")).await.unwrap();
-        let index = Arc::new(Index::open(&folder.join("index")).unwrap());
-        index.begin_again(&id).unwrap();
-        let journal = Journal::open(Arc::clone(&bucket), Arc::clone(&index), folder.to_owned());
-        let ledger: Arc<dyn Ledger> = Arc::new(journal.await.unwrap());
-        let store = S3Store::open(
-            Arc::clone(&bucket),
-            ledger,
-            Arc::clone(&index),
-            folder,
-            false,
-        );
-        Opened {
-            store: Arc::new(store.unwrap()),
-            bucket,
-            index,
-        }
-    }
-
-    async fn objects(bucket: &Bucket) -> Vec<String> {
-        let listed: Vec<_> = bucket.list("blobs", None).try_collect().await.unwrap();
-        listed.into_iter().map(|object| object.name).collect()
-    }
-
-    #[tokio::test]
-    async fn the_bucket_is_a_blob_store() {
-        let Some(server) = Server::shared() else {
-            return;
-        };
-        let dir = tempfile::tempdir().unwrap();
-        let opened = open(server, "conformance", &dir.path().join("bucket")).await;
-        let staging = dir.path().join("tmp");
-        std::fs::create_dir(&staging).unwrap();
-        conformance::run(opened.store, &staging, conformance::Parts::AreACache).await;
-        assert_eq!(objects(&opened.bucket).await, [""; 0]);
-    }
-
-    #[tokio::test]
-    async fn what_a_crash_left_goes_and_what_is_known_stays() {
-        let Some(server) = Server::shared() else {
-            return;
-        };
-        let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("bucket");
-        let one = open(server, "strangers", &folder).await;
-        let staged = Staged::create(dir.path(), Algorithm::Sha256).await.unwrap();
-        // Several pieces.
-        for _ in 0..9 {
-            staged.write(vec![vec![7; 1 << 20].into()]).await.unwrap();
-        }
-        let verified = staged.finish(None, None).await.unwrap();
-        let digest = verified.digest().clone();
-        assert!(one.store.adopt(verified).await.unwrap());
-        assert_eq!(one.store.stat(&digest).await.unwrap(), Some(9 << 20));
-        let known = objects(&one.bucket).await;
-        let stranger = format!("{}x", known[0]);
-        assert!(one.bucket.create(&stranger, "left".into()).await.unwrap());
-        assert_eq!(one.store.remove_strangers(STRANGE).await.unwrap(), 0);
-        assert_eq!(one.store.remove_strangers(Duration::ZERO).await.unwrap(), 1);
-        assert_eq!(objects(&one.bucket).await, known);
-        // Another process, which knows nothing yet, finds it by the journal; so does one that lost its index.
-        let other = open(server, "strangers", &dir.path().join("other")).await;
-        assert_eq!(other.store.stat(&digest).await.unwrap(), Some(9 << 20));
-        other.store.delete(&digest).await.unwrap();
-        // The first one did not hear of it, and stores it again: another object.
-        assert!(one.index.object(&digest).unwrap().is_some());
-        let staged = Staged::create(dir.path(), Algorithm::Sha256).await.unwrap();
-        for _ in 0..9 {
-            staged.write(vec![vec![7; 1 << 20].into()]).await.unwrap();
-        }
-        let verified = staged.finish(None, None).await.unwrap();
-        assert!(one.store.adopt(verified).await.unwrap());
-        let again = objects(&one.bucket).await;
-        assert!(again.len() == 1 && again != known);
-        let all = one.store.read(&digest, Range::default()).await.unwrap();
-        let pieces: Vec<Bytes> = all.stream.try_collect().await.unwrap();
-        assert_eq!(pieces.iter().map(Bytes::len).sum::<usize>(), 9 << 20);
-    }
-}
+mod tests;
