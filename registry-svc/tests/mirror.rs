@@ -139,13 +139,13 @@ async fn a_partial_transfer_survives_a_restart_and_a_torn_one_is_started_again()
     upstream.add("restart:latest", &image);
     let site = Site::with_upstream(Some(&upstream), 300).await;
     pull_manifest(&site, "restart").await;
-    let dir = site.crash().await;
+    let mut dir = site.crash().await;
     let repository = Digest::of("docker.io/library/restart");
-    let partial = dir.path().join(format!(
+    let partial = format!(
         "partial/sha256-{}-{}",
         image.layer_digest().encoded(),
         &repository.encoded()[..16]
-    ));
+    );
     for (left, expected) in [
         (
             image.layer[..200_000].to_vec(),
@@ -157,7 +157,7 @@ async fn a_partial_transfer_survives_a_restart_and_a_torn_one_is_started_again()
             vec![Some("bytes=200000-".to_owned()), None],
         ),
     ] {
-        std::fs::write(&partial, left).unwrap();
+        std::fs::write(dir.path().join(&partial), left).unwrap();
         upstream.state.blob_requests.lock().unwrap().clear();
         let site = Site::reopen(Arc::clone(&dir), Some(upstream.address), 300).await;
         let url = site.url(&format!("restart/blobs/{}", image.layer_digest()));
@@ -176,9 +176,8 @@ async fn a_partial_transfer_survives_a_restart_and_a_torn_one_is_started_again()
             .delete(&image.layer_digest())
             .await
             .unwrap();
-        let copy = site.crash().await;
+        dir = site.crash().await;
         std::fs::remove_dir_all(dir.path().join("index")).unwrap();
-        drop(copy);
     }
 }
 
