@@ -108,7 +108,7 @@ async fn a_committed_image_runs_with_what_was_changed() {
     for (change, why) in [
         ("RUN true", "RUN is not a valid change command"),
         ("NONSENSE", "unknown instruction"),
-        ("STOPSIGNAL nonsense", "Invalid signal"),
+        ("STOPSIGNAL nonsense", "invalid signal"),
     ] {
         let error = site.ctl(&["commit", "-c", change, "box"]).error(1);
         assert!(error.contains(why), "{error}");

@@ -130,7 +130,7 @@ async fn sizes_are_told_and_given_back() {
     );
     let inspected = ok(site.ctl(&["inspect", "-s", "-f", "{{.SizeRw}}", "big"]));
     assert!(inspected.trim().parse::<u64>().unwrap() >= 3_000_000);
-    let warned = site.ctl(&["image", "inspect", "-s", "-f", "ok", "busybox"]);
+    let warned = site.ctl(&["inspect", "-s", "-f", "ok", "busybox"]);
     assert!(
         warned.err.contains("--size ignored for images"),
         "{}",

@@ -219,12 +219,13 @@ impl Htpasswd {
             None => users.stand_in(name, &self.key).ok_or(Refused::Wrong)?,
         };
         let password = password.to_owned();
-        let same = tokio::task::spawn_blocking(move || {
-            // Also when nobody waits for it any more.
-            let _turn = turn;
-            bcrypt::verify(password, &hash).unwrap_or(false)
+        // The turn ends when a failure is counted, or with the work when nobody waits for it any more.
+        let compared = tokio::task::spawn_blocking(move || {
+            let same = bcrypt::verify(password, &hash).unwrap_or(false);
+            (same, turn)
         });
-        match (same.await.unwrap_or(false), proof) {
+        let (same, _turn) = compared.await.map_err(|_| Refused::Wrong)?;
+        match (same, proof) {
             (true, Some(proof)) => {
                 self.remember(proof);
                 Ok(())

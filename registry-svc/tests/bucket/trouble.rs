@@ -114,7 +114,7 @@ async fn a_bucket_that_wants_to_be_left_in_peace_is_and_reads_go_on() {
     assert!(refused.headers().contains_key("retry-after"));
     let told = refused.text().await.unwrap();
     assert!(
-        told.contains("it is asked too much: try again (SlowDown)"),
+        told.contains("the bucket cannot be used now: try again"),
         "{told}"
     );
     // It was asked again, and not for ever.

@@ -52,7 +52,11 @@ const VALUES: [(&str, &str); 32] = [
 ];
 
 /// Keys that one side alone has, with the reason.
-const KEYS: [(&str, &str); 12] = [
+const KEYS: [(&str, &str); 13] = [
+    (
+        "Ports/*/tcp/1/*",
+        "docker tells of IPv6 where there is none",
+    ),
     ("EnableIPv4", "docker 28 has it"),
     ("GwPriority", "docker 28 has it"),
     ("MaskedPaths/*", "docker 28 hides more"),
