@@ -184,15 +184,25 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    #[tokio::test]
-    async fn a_few_catalogs_are_walked_at_once_and_no_worker_waits_for_them() {
+    #[test]
+    fn a_few_catalogs_are_walked_at_once_and_no_worker_waits_for_them() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).build().unwrap();
+        runtime.block_on(walked_elsewhere());
+    }
+
+    async fn walked_elsewhere() {
         let folder = tempfile::tempdir().unwrap();
         let registry = Registry::open(folder.path(), Config::default())
             .await
             .unwrap();
         let (permit, query) = (Permit::open(), Query::parse(None));
+        let (go_on, busy) = std::sync::mpsc::channel::<()>();
+        let elsewhere = tokio::task::spawn_blocking(move || busy.recv());
         let mut first = Box::pin(catalog(&registry, &permit, &query));
         assert!(poll!(&mut first).is_pending(), "it is walked elsewhere");
+        drop(go_on);
+        let _ = elsewhere.await.unwrap();
         first.await.unwrap();
         let walking = WALKS.acquire_many(2).await.unwrap();
         let mut next = Box::pin(catalog(&registry, &permit, &query));
