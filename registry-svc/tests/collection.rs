@@ -18,6 +18,11 @@ async fn put_image(site: &Site, path: &str, image: &TestImage) -> u16 {
     put(site, path, media_type::OCI_MANIFEST, image.manifest.clone()).await
 }
 
+async fn put_index(site: &Site, index: &str) -> u16 {
+    let index = index.to_owned();
+    put(site, "a/manifests/all", media_type::OCI_INDEX, index).await
+}
+
 fn index_of(image: &TestImage) -> String {
     serde_json::json!({
         "schemaVersion": 2,
@@ -166,16 +171,7 @@ async fn a_child_that_somebody_is_about_to_name_outlives_its_index() {
     let image = TestImage::new("child", 1000);
     site.push_image("a", "v1", &image).await;
     let index = index_of(&image);
-    assert_eq!(
-        put(
-            &site,
-            "a/manifests/all",
-            media_type::OCI_INDEX,
-            index.clone()
-        )
-        .await,
-        201
-    );
+    assert_eq!(put_index(&site, &index).await, 201);
     let untag = client().delete(site.url("a/manifests/v1"));
     assert_eq!(untag.send().await.unwrap().status(), 202);
     let whole = site.url(&format!("a/manifests/{}", Digest::of(&index)));
@@ -186,23 +182,11 @@ async fn a_child_that_somebody_is_about_to_name_outlives_its_index() {
     drop(naming);
     assert_eq!(client().get(&child).send().await.unwrap().status(), 200);
     // The same when nobody is: it goes with the index, and no other one can be made of it.
-    assert_eq!(
-        put(
-            &site,
-            "a/manifests/all",
-            media_type::OCI_INDEX,
-            index.clone()
-        )
-        .await,
-        201
-    );
+    assert_eq!(put_index(&site, &index).await, 201);
     let other = site.registry.leases.hold(&image.layer_digest()).await;
     assert_eq!(client().delete(&whole).send().await.unwrap().status(), 202);
     assert_eq!(client().get(&child).send().await.unwrap().status(), 404);
-    assert_eq!(
-        put(&site, "a/manifests/all", media_type::OCI_INDEX, index).await,
-        400
-    );
+    assert_eq!(put_index(&site, &index).await, 400);
     drop(other);
     site.registry.sweep().await.unwrap();
     assert_eq!(site.blob_bytes(), 0);
@@ -337,31 +321,13 @@ async fn a_manifest_that_a_client_was_told_of_outlives_the_index_that_named_it()
                 201
             );
         }
-        assert_eq!(
-            put(
-                &site,
-                "a/manifests/all",
-                media_type::OCI_INDEX,
-                index.clone()
-            )
-            .await,
-            201
-        );
+        assert_eq!(put_index(&site, &index).await, 201);
         let head = client().head(site.url(&child)).send().await.unwrap();
         assert_eq!(head.status(), 200);
         assert_eq!(client().delete(&whole).send().await.unwrap().status(), 202);
         site.registry.sweep().await.unwrap();
         // The index that it was looked at for.
-        assert_eq!(
-            put(
-                &site,
-                "a/manifests/all",
-                media_type::OCI_INDEX,
-                index.clone()
-            )
-            .await,
-            201
-        );
+        assert_eq!(put_index(&site, &index).await, 201);
     }
     assert_eq!(client().delete(&whole).send().await.unwrap().status(), 202);
     assert_eq!(site.blob_bytes(), 0);

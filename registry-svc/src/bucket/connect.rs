@@ -52,13 +52,16 @@ fn trusting(config: &BucketConfig) -> ClientOptions {
     authorities.fold(options, ClientOptions::with_root_certificate)
 }
 
+/// Where Amazon's buckets of a region are; `None`: that is no name of one.
+pub(super) fn amazon(region: &str) -> Option<Url> {
+    format!("https://s3.{region}.amazonaws.com").parse().ok()
+}
+
 /// Where the bucket answers: objects are below.
 pub fn address(config: &BucketConfig) -> Url {
     let endpoint = config.endpoint.clone();
-    let mut url = endpoint.unwrap_or_else(|| {
-        let aws = format!("https://s3.{}.amazonaws.com", config.region);
-        aws.parse().expect("regions are plain names")
-    });
+    let mut url = endpoint
+        .unwrap_or_else(|| amazon(&config.region).expect("the settings refuse what is no region"));
     match config.path_style {
         true => url.set_path(&config.bucket),
         false => {

@@ -6,6 +6,8 @@ use object_store::Certificate;
 use serde::Deserialize;
 use url::{Host, Url};
 
+use super::connect::amazon;
+
 /// `[store]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -133,7 +135,7 @@ impl StoreFile {
             return refuse("path_style = false needs an endpoint with a name, not an address");
         }
         let region = self.region.unwrap_or_else(|| "us-east-1".to_owned());
-        if region.is_empty() || !region.bytes().all(plain) {
+        if region.is_empty() || !region.bytes().all(plain) || amazon(&region).is_none() {
             return refuse(format!("region {region:?} is no name of a region"));
         }
         Ok(Some(BucketConfig {
@@ -251,6 +253,10 @@ mod tests {
             ("kind = \"gcs\"".to_owned(), "gcs"),
             ("colour = 1".to_owned(), "colour"),
             (s3.to_owned(), "needs a bucket"),
+            (
+                format!("{s3}bucket = \"abc\"\nregion = \"xn--\""),
+                "no name of a region",
+            ),
             (format!("{s3}bucket = \"Images\""), "no name of a bucket"),
             (format!("{s3}bucket = \"abc\"\nprefix = \"a//b\""), "prefix"),
             (format!("{s3}bucket = \"abc\"\nprefix = \"../b\""), "prefix"),
