@@ -87,7 +87,7 @@ where
     F: FnOnce(Context, T) -> R,
     R: Future<Output = anyhow::Result<Routes>>,
 {
-    memory::share_heaps();
+    memory::settle_heaps();
     let (settings, own) = settings::load::<T>(identity, args)?;
     trace::install(&settings.log, settings.log_json);
     // The services may run as users of their own: they pass through here, each into its own folder.

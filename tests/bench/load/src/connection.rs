@@ -45,7 +45,8 @@ impl Ask {
             (None, "POST" | "PUT" | "PATCH") => "Content-Length: 0\r\n".to_owned(),
             _ => String::new(),
         };
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: registry\r\n{headers}{length}\r\n");
+        // All that is measured is on this host; an open registry answers by no other name.
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}{length}\r\n");
         Self {
             head: head.into_bytes(),
             body,
