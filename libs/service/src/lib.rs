@@ -37,7 +37,7 @@ pub mod whole;
 pub use listen::Address;
 pub use server::{Context, run};
 pub use settings::{Paths, ServiceArgs};
-pub use sys::memory::give_back;
+pub use sys::{memory::give_back, writeback::begin_writeback};
 pub use tokio_util::sync::CancellationToken;
 
 /// Largest gRPC message that a service accepts or sends, bytes. Bodies are streamed in chunks of

@@ -49,9 +49,9 @@ impl Inner {
         let size: usize = batch.iter().map(Bytes::len).sum();
         let put = batch
             .iter()
-            .try_for_each(|chunk| file.file().write_all(chunk))
-            .and_then(|()| self.behind.go_on(file, before + size as u64));
-        put.map_err(|error| {
+            .try_for_each(|chunk| file.file().write_all(chunk));
+        put.map(|()| self.behind.go_on(file.file(), before + size as u64))
+            .map_err(|error| {
             if let Err(error) = file.file().set_len(before) {
                 // Found out when it is to become a blob.
                 warn!(file = %file.path().display(), %error, "a piece that was written in part stays");
@@ -200,12 +200,8 @@ impl Staged {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         blocking(move || {
             let _turn = turn;
-            let mut inner = lock(&self.inner);
+            let inner = lock(&self.inner);
             let path = self.file.path();
-            inner
-                .behind
-                .finish()
-                .map_err(Error::io("cannot write", path))?;
             let written = lock(&self.digester).clone();
             let actual = written.bytes();
             let there = self.file.file().metadata();
