@@ -28,6 +28,13 @@ pub struct Config {
     pub own_table: bool,
     /// Where netd had to switch net.ipv4.ip_forward on, the host forwards for everybody, not for its containers only.
     pub ip_forward_no_drop: bool,
+    /// Containers send frames and packets as themselves only.
+    pub anti_spoofing: bool,
+    /// Connections that a container may have open at once, of those that this host tracks; 0 = any number, unset = an
+    /// eighth of `net.netfilter.nf_conntrack_max`, and 16,384 at most.
+    pub connections_per_container: Option<u32>,
+    /// What a container may ask this host's resolvers in a second over udp; 0 = anything.
+    pub dns_queries_per_second: u32,
 }
 
 impl Default for Config {
@@ -42,6 +49,9 @@ impl Default for Config {
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             own_table: true,
             ip_forward_no_drop: false,
+            anti_spoofing: true,
+            connections_per_container: None,
+            dns_queries_per_second: 1000,
         }
     }
 }

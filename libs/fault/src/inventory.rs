@@ -255,6 +255,7 @@ pub const INIT: &[Point] = &[
 /// netd.
 pub const NETD: &[Point] = &[
     step("netd.attach.addressed"),
+    step("netd.attach.admitted"),
     step("netd.attach.paired"),
     step("netd.attach.prepared"),
     step("netd.attach.reserved"),

@@ -11,6 +11,7 @@
 //!   policy is drop (Docker's doing), the administrator has to let our bridges through there:
 //!   `iptables -I DOCKER-USER -i slipway0 -j ACCEPT` and the same with `-o`.
 
+mod limits;
 mod rules;
 mod sets;
 
@@ -21,6 +22,7 @@ use crate::network::Network;
 use crate::nft::{Batch, Element, IpVersion, register};
 use crate::ports::Protocol;
 
+pub use limits::Limits;
 use sets::Names;
 
 /// Our table; nothing else is ever written.
@@ -119,6 +121,8 @@ pub struct Plan<'a> {
     /// Of these versions of IP this host forwards because of its containers only: what neither comes from one nor goes to
     /// one is dropped.
     pub no_router: &'a [IpVersion],
+    /// Of each container.
+    pub limits: Limits,
 }
 
 /// Takes the table away.

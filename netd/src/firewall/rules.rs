@@ -12,15 +12,15 @@ use crate::nft::{
     Rule, Verdict,
 };
 
-use super::Plan;
 use super::sets::{BRIDGES, BRIDGES6, GATEWAYS, Names};
+use super::{Plan, limits};
 
-const DNS: u16 = 53;
+pub(super) const DNS: u16 = 53;
 
-const RAW: &str = "raw";
+pub(super) const RAW: &str = "raw";
 const TO_CONTAINER: &str = "to_container";
 const TO_CONTAINER6: &str = "to_container6";
-const PREROUTING: &str = "prerouting";
+pub(super) const PREROUTING: &str = "prerouting";
 const OUTPUT: &str = "output";
 const POSTROUTING: &str = "postrouting";
 const FORWARD: &str = "forward";
@@ -57,6 +57,7 @@ pub fn write(batch: &mut Batch, plan: &Plan<'_>) {
     for chain in CHAINS {
         batch.chain(chain);
     }
+    limits::write(batch, plan.limits);
     raw(batch, plan);
     to_container(batch);
     forward(batch, plan);

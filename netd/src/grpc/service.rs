@@ -286,6 +286,7 @@ impl Network for NetworkService {
                 ),
                 ("prepared namespaces", host.prepared().to_string()),
                 ("nftables table", host.table_state().to_owned()),
+                ("anti-spoofing", host.anti_spoofing().to_owned()),
             ];
             let default = networks.iter().find(|details| details.network.is_default());
             let subnet = default.map(|d| ("default subnet", d.network.v4.subnet.to_string()));

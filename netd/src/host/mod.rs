@@ -14,6 +14,7 @@ mod prepare;
 mod reaper;
 mod reconcile;
 mod release;
+mod stations;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -76,6 +77,7 @@ struct Kernel {
     nft: nft::Client,
     /// As the kernel can, once it was tried.
     ownership: Ownership,
+    stations: stations::Stations,
 }
 
 /// An attached endpoint with what only the answer to its request needs.
@@ -127,6 +129,7 @@ impl Host {
                 true => Ownership::Owned,
                 false => Ownership::Shared,
             },
+            stations: stations::Stations::new(config.anti_spoofing),
         };
         let own_netns = Netns::current().doing(|| "open our network namespace".to_owned())?;
         let known = State {

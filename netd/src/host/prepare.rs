@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use crate::antispoof::Station;
 use crate::error::{Doing, Error};
 use crate::id::{EndpointId, NetworkId};
 use crate::ipam::DualStack;
@@ -57,6 +58,14 @@ impl Host {
                 netns
             }
         };
+        let station = Station {
+            link: id.host_link(),
+            mac: wanted.mac,
+            address: wanted.address,
+        };
+        // Before it can send anything.
+        self.admit(station)?;
+        slipway_fault::point("netd.attach.admitted");
         let made = self.link_up(&id, wanted, &netns);
         if made.is_err() {
             self.delete_link(&id.host_link());
@@ -136,8 +145,12 @@ impl Host {
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
-        if let Err(error) = gone {
-            tracing::warn!(link = name, %error, "cannot delete a link; the next start tries again");
+        drop(kernel);
+        match gone {
+            Ok(()) => self.dismiss(std::iter::once(name)),
+            Err(error) => {
+                tracing::warn!(link = name, %error, "cannot delete a link; the next start tries again");
+            }
         }
     }
 }
@@ -171,6 +184,8 @@ fn ipv6_of(name: &str, has_ipv6: bool) -> Vec<(String, &'static str)> {
         true => vec![
             (of("accept_ra"), "0"),
             (of("accept_dad"), "0"),
+            // The address that it sends its neighbours' questions from is known so.
+            (of("addr_gen_mode"), "0"),
             (of("disable_ipv6"), "0"),
         ],
         // IPv6 would give the container a link-local address and a way to its neighbours that no rule of ours looks at.

@@ -79,6 +79,7 @@ impl Reaper {
                     reap(&mut route, &batch);
                     // Nothing of them is left: the next one may have their addresses.
                     if let Some(host) = host.upgrade() {
+                        host.dismiss(batch.iter().map(|doomed| doomed.link.as_str()));
                         host.free(&batch);
                     }
                     let mut waiting = backlog.lock();

@@ -6,6 +6,7 @@ use std::sync::{Arc, RwLock};
 
 use ipnet::IpNet;
 
+use crate::antispoof::Station;
 use crate::dns::{Resolver, Zone};
 use crate::endpoint::Endpoint;
 use crate::error::{Doing, Error};
@@ -249,6 +250,11 @@ impl Host {
             state.lost.push((endpoint.id.clone(), endpoint.container));
             return self.store.remove_endpoint(&endpoint.id);
         }
+        self.kernel().stations.know(Station {
+            link: name,
+            mac: endpoint.mac,
+            address: endpoint.address,
+        });
         live.zone
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner)

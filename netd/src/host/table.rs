@@ -1,17 +1,18 @@
-//! The table of this host: written whole, owned where the kernel can do that.
+//! The tables of this host: written whole, owned where the kernel can do that.
 
 use crate::dns::{self, Resolver};
 use crate::error::Error;
-use crate::firewall::{self, Forward, Ownership, Plan};
+use crate::firewall::{self, Forward, Limits, Ownership, Plan};
 use crate::network::Network;
 use crate::nft::IpVersion;
 use crate::ports::Protocol;
+use crate::sysctl;
 
 use super::reconcile::FORWARDING;
 use super::{Host, State};
 
 impl Host {
-    /// Writes the whole table.
+    /// Writes the whole tables.
     pub(super) fn write_table(&self, state: &State) -> Result<(), Error> {
         let networks: Vec<&Network> = state.networks.values().map(|live| &live.network).collect();
         let mut forwards = state.forwards();
@@ -46,6 +47,7 @@ impl Host {
             resolvers: &resolvers,
             ownership: kernel.ownership,
             no_router: &no_router,
+            limits: self.limits(),
         };
         match kernel.nft.apply(firewall::replace(&plan)) {
             Err(refused) if plan.ownership == Ownership::Owned && refused.is_unsupported() => {
@@ -56,17 +58,36 @@ impl Host {
                     "this kernel keeps no table for its owner (Linux 6.9 does): ours is put back when somebody \
                      changes it"
                 );
-                Ok(())
             }
-            other => Ok(other?),
+            other => other?,
         }
+        kernel.write_stations()?;
+        Ok(())
     }
 
-    /// Takes the table away.
+    /// Takes the tables away.
     pub(super) fn remove_table(&self) -> Result<(), Error> {
         let mut kernel = self.kernel();
         let ownership = kernel.ownership;
-        Ok(kernel.nft.apply(firewall::remove(ownership))?)
+        kernel.nft.apply(firewall::remove(ownership))?;
+        Ok(kernel.remove_stations()?)
+    }
+
+    /// What a container may have.
+    fn limits(&self) -> Limits {
+        /// Of all connections that the kernel follows, a container may have one in so many.
+        const SHARE: u32 = 8;
+        /// The kernel looks through those of a source when it has one more, once in a tick.
+        const MOST: u32 = 16384;
+        let connections = self.config.connections_per_container.unwrap_or_else(|| {
+            let all = sysctl::read("netfilter/nf_conntrack_max");
+            let all: Option<u32> = all.ok().and_then(|all| all.parse().ok());
+            all.map_or(MOST, |all| (all / SHARE).min(MOST))
+        });
+        Limits {
+            connections,
+            queries: self.config.dns_queries_per_second,
+        }
     }
 
     /// For people: whether others can change the table.

@@ -1,7 +1,7 @@
 //! Ethernet addresses.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,15 @@ impl Mac {
             IpAddr::V6(address) => *address.octets().last_chunk().expect("it has sixteen"),
         };
         Self([0x02, 0x42, a, b, c, d])
+    }
+
+    /// The link-local address that a kernel makes of it (EUI-64; RFC 4291, appendix A).
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        let pair = |high, low| u16::from_be_bytes([high, low]);
+        let parts = [pair(a ^ 0x02, b), pair(c, 0xff), pair(0xfe, d), pair(e, f)];
+        let [p, q, r, s] = parts;
+        Ipv6Addr::new(0xfe80, 0, 0, 0, p, q, r, s)
     }
 }
 
@@ -80,6 +89,12 @@ mod tests {
             Mac::of([172, 17, 0, 2].into()).to_string(),
             "02:42:ac:11:00:02"
         );
+    }
+
+    #[test]
+    fn link_local_addresses() {
+        let mac = Mac([0x00, 0x11, 0x22, 0x33, 0x44, 0x55]);
+        assert_eq!(mac.link_local().to_string(), "fe80::211:22ff:fe33:4455");
     }
 
     #[test]

@@ -86,6 +86,20 @@ pub enum Field {
     ConnectionStatus,
     /// Type of the destination address as the routing table sees it (`RTN_LOCAL` = 2).
     DestinationType,
+    /// Type of a frame's content, as it stands in the frame: that of a tag, where there is one.
+    EtherType,
+    /// MAC that a frame comes from.
+    EtherSource,
+    /// MAC of who sends an ARP packet (RFC 826).
+    ArpSenderMac,
+    /// IPv4 address of who sends an ARP packet.
+    ArpSenderAddress,
+    /// Source port of tcp, udp and sctp.
+    SourcePort,
+    /// Type of an ICMP or ICMPv6 message.
+    IcmpType,
+    /// The address that a neighbour solicitation or advertisement speaks of (RFC 4861, 4.3 and 4.4).
+    NeighbourTarget,
 }
 
 /// How to compare.
@@ -114,8 +128,19 @@ pub enum Expr {
     Dnat(IpVersion),
     /// Rewrites the source to the address of the link that it leaves by.
     Masquerade,
+    /// Counts the packet for the key in the register, in a [`super::Meter`]; goes on only above the limit.
+    Exceeds(&'static str, Limit),
     /// Decides.
     Do(Verdict),
+}
+
+/// What a [`super::Meter`] bounds of each of its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Connections that are open; closed ones of tcp do not count.
+    Connections(u32),
+    /// Packets a second, and as many at once.
+    PacketsASecond(u32),
 }
 
 impl Expr {
@@ -130,7 +155,16 @@ impl Expr {
         match self {
             Self::Load(field, _) => match field {
                 Field::InName | Field::OutName | Field::Family | Field::Layer4 => "meta",
-                Field::Source(_) | Field::Destination(_) | Field::DestinationPort => "payload",
+                Field::Source(_)
+                | Field::Destination(_)
+                | Field::DestinationPort
+                | Field::SourcePort
+                | Field::EtherType
+                | Field::EtherSource
+                | Field::ArpSenderMac
+                | Field::ArpSenderAddress
+                | Field::IcmpType
+                | Field::NeighbourTarget => "payload",
                 Field::ConnectionState | Field::ConnectionStatus => "ct",
                 Field::DestinationType => "fib",
             },
@@ -139,6 +173,7 @@ impl Expr {
             Self::InSet(..) | Self::Map(_) => "lookup",
             Self::Dnat(_) => "nat",
             Self::Masquerade => "masq",
+            Self::Exceeds(..) => "dynset",
             Self::Do(_) => "immediate",
         }
     }
@@ -184,6 +219,16 @@ impl Expr {
                     .be32(5, part(version.registers()));
             }
             Self::Masquerade => {}
+            Self::Exceeds(meter, limit) => {
+                // NFTA_DYNSET_SET_NAME, OP, SREG_KEY, EXPR
+                data.str(1, meter)
+                    .be32(3, limit.operation())
+                    .be32(4, REG)
+                    .nest(7, |expr| {
+                        expr.str(NFTA_EXPR_NAME, limit.name());
+                        expr.nest(NFTA_EXPR_DATA, |data| limit.write(data));
+                    });
+            }
             Self::Do(verdict) => {
                 // NFTA_IMMEDIATE_DREG (the verdict register), DATA
                 data.be32(1, 0);
@@ -195,8 +240,40 @@ impl Expr {
     }
 }
 
+impl Limit {
+    /// `NFT_DYNSET_OP_ADD` or, where a key is forgotten if it is not seen for a while, `NFT_DYNSET_OP_UPDATE`.
+    fn operation(self) -> u32 {
+        match self {
+            Self::Connections(_) => 0,
+            Self::PacketsASecond(_) => 1,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Connections(_) => "connlimit",
+            Self::PacketsASecond(_) => "limit",
+        }
+    }
+
+    fn write(self, data: &mut Message) {
+        match self {
+            // NFTA_CONNLIMIT_COUNT, FLAGS (NFT_CONNLIMIT_F_INV = 1: above it)
+            Self::Connections(most) => data.be32(1, most).be32(2, 1),
+            // NFTA_LIMIT_RATE, UNIT (seconds), BURST, TYPE (NFT_LIMIT_PKTS = 0), FLAGS (NFT_LIMIT_F_INV = 1)
+            Self::PacketsASecond(most) => data
+                .attr(1, &u64::from(most).to_be_bytes())
+                .attr(2, &1_u64.to_be_bytes())
+                .be32(3, most)
+                .be32(4, 0)
+                .be32(5, 1),
+        };
+    }
+}
+
 fn write_load(field: Field, register: u32, data: &mut Message) {
     // NFTA_META_DREG = 1, KEY = 2; NFTA_CT the same; NFTA_PAYLOAD_DREG, BASE, OFFSET, LEN = 1..4
+    const LINK: u32 = 0;
     const NETWORK: u32 = 1;
     const TRANSPORT: u32 = 2;
     data.be32(1, register);
@@ -210,6 +287,13 @@ fn write_load(field: Field, register: u32, data: &mut Message) {
         Field::Source(IpVersion::V6) => data.be32(2, NETWORK).be32(3, 8).be32(4, 16),
         Field::Destination(IpVersion::V6) => data.be32(2, NETWORK).be32(3, 24).be32(4, 16),
         Field::DestinationPort => data.be32(2, TRANSPORT).be32(3, 2).be32(4, 2),
+        Field::SourcePort => data.be32(2, TRANSPORT).be32(3, 0).be32(4, 2),
+        Field::IcmpType => data.be32(2, TRANSPORT).be32(3, 0).be32(4, 1),
+        Field::NeighbourTarget => data.be32(2, TRANSPORT).be32(3, 8).be32(4, 16),
+        Field::EtherType => data.be32(2, LINK).be32(3, 12).be32(4, 2),
+        Field::EtherSource => data.be32(2, LINK).be32(3, 6).be32(4, 6),
+        Field::ArpSenderMac => data.be32(2, NETWORK).be32(3, 8).be32(4, 6),
+        Field::ArpSenderAddress => data.be32(2, NETWORK).be32(3, 14).be32(4, 4),
         Field::ConnectionState => data.be32(2, 0),
         Field::ConnectionStatus => data.be32(2, 2),
         // NFTA_FIB_RESULT = NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_FLAGS = NFTA_FIB_F_DADDR

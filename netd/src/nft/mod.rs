@@ -9,6 +9,6 @@ mod object;
 mod rule;
 
 pub use client::{Client, Refused, TABLE_EVENTS, is_event_of};
-pub use expr::{Compare, IpVersion, Verdict};
-pub use object::{Batch, Chain, DataType, Element, Hook, Set, register};
+pub use expr::{Compare, IpVersion, Limit, Verdict};
+pub use object::{Batch, Chain, DataType, Element, Hook, Meter, Set, register};
 pub use rule::{Rule, link_name};

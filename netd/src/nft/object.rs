@@ -1,5 +1,7 @@
 //! What a table holds, and the batch of messages that puts it there.
 
+use std::time::Duration;
+
 use crate::netlink::wire::{APPEND, CREATE, Message};
 
 use super::expr::NFTA_DATA_VALUE;
@@ -19,15 +21,14 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 
 const NFPROTO_INET: u8 = 1;
-/// `struct nfgenmsg` of an `inet` object.
-const INET: [u8; 4] = [NFPROTO_INET, 0, 0, 0];
+const NFPROTO_BRIDGE: u8 = 7;
 /// `struct nfgenmsg` of a batch: the resource id is the subsystem, in network order.
 const BATCH: [u8; 4] = [0, 0, 0, 10];
 
 /// Elements in a message: a nest's length has 16 bits, and an element of ours takes at most 100 bytes.
 const ELEMENTS_A_MESSAGE: usize = 500;
 
-/// Where a base chain is hooked in (inet: prerouting 0, input 1, forward 2, output 3, postrouting 4).
+/// Where a base chain is hooked in (inet and bridge: prerouting 0, input 1, forward 2, output 3, postrouting 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hook {
     /// `filter` or `nat`.
@@ -56,6 +57,8 @@ pub enum DataType {
     Ipv4,
     /// `ipv6_addr`, 16 bytes.
     Ipv6,
+    /// `ether_addr`, 6 bytes, in a concatenation 8.
+    Mac,
     /// `inet_proto`, 1 byte.
     Layer4,
     /// `inet_service`, 2 bytes.
@@ -68,6 +71,7 @@ impl DataType {
             Self::LinkName => 41,
             Self::Ipv4 => 7,
             Self::Ipv6 => 8,
+            Self::Mac => 9,
             Self::Layer4 => 12,
             Self::Port => 13,
         }
@@ -76,6 +80,7 @@ impl DataType {
     fn len(self) -> u32 {
         match self {
             Self::LinkName | Self::Ipv6 => 16,
+            Self::Mac => 8,
             _ => 4,
         }
     }
@@ -123,24 +128,48 @@ pub fn register(bytes: &[u8]) -> Vec<u8> {
     padded
 }
 
-/// Messages that the kernel applies all or none, to one `inet` table.
+/// A set that rules fill: keys with what a [`super::Limit`] counts of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meter {
+    /// Its name.
+    pub name: &'static str,
+    /// What a key is.
+    pub key: DataType,
+    /// A key that is not seen for so long is forgotten; none: as soon as nothing is counted of it.
+    pub forget: Option<Duration>,
+}
+
+/// Messages that the kernel applies all or none, to one table.
 #[derive(Debug, Clone)]
 pub struct Batch {
     table: &'static str,
+    /// `nfgen_family` of all of them.
+    family: u8,
     pub(super) messages: Vec<Message>,
 }
 
 impl Batch {
-    /// An empty batch for the table.
+    /// An empty batch for an `inet` table: packets of IP.
     pub fn of(table: &'static str) -> Self {
+        Self::of_family(NFPROTO_INET, table)
+    }
+
+    /// An empty batch for a `bridge` table: frames that ports give to their bridges.
+    pub fn of_bridges(table: &'static str) -> Self {
+        Self::of_family(NFPROTO_BRIDGE, table)
+    }
+
+    fn of_family(family: u8, table: &'static str) -> Self {
         Self {
             table,
+            family,
             messages: vec![Message::new(BATCH_BEGIN, 0, &BATCH)],
         }
     }
 
     fn begin(&self, kind: u16, flags: u16) -> Message {
-        let mut message = Message::new(kind, flags, &INET);
+        // `struct nfgenmsg`
+        let mut message = Message::new(kind, flags, &[self.family, 0, 0, 0]);
         message.str(1, self.table); // NFTA_*_TABLE, NFTA_TABLE_NAME
         message
     }
@@ -224,6 +253,36 @@ impl Batch {
             2
         };
         message.attr(13, &[0, 4, order, 0, 0, 0]);
+        self.messages.push(message);
+        self
+    }
+
+    /// Adds a set for rules to fill.
+    pub fn meter(&mut self, meter: Meter) -> &mut Self {
+        const TIMEOUT: u32 = 0x10;
+        const EVAL: u32 = 0x20;
+        const MOST: u32 = 65535;
+        let flags = match meter.forget {
+            Some(_) => TIMEOUT | EVAL,
+            None => EVAL,
+        };
+        let id = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        let mut message = self.begin(NEWSET, CREATE);
+        message
+            .str(2, meter.name)
+            .be32(3, flags)
+            .be32(4, meter.key.number())
+            .be32(5, meter.key.len())
+            // NFTA_SET_DESC, NFTA_SET_DESC_SIZE
+            .nest(9, |desc| {
+                desc.be32(1, MOST);
+            })
+            .be32(10, id);
+        if let Some(forget) = meter.forget {
+            let forget = u64::try_from(forget.as_millis()).unwrap_or(u64::MAX);
+            message.attr(11, &forget.to_be_bytes());
+        }
+        message.attr(13, &[0, 4, 2, 0, 0, 0]);
         self.messages.push(message);
         self
     }

@@ -4,13 +4,18 @@ use ipnet::IpNet;
 
 use crate::netlink::octets;
 
-use super::expr::{Compare, Expr, Field, IpVersion, REG, Verdict, part};
+use super::expr::{Compare, Expr, Field, IpVersion, Limit, REG, Verdict, part};
 
 const RTN_LOCAL: u32 = 2;
 const CT_INVALID: u32 = 0b1;
+const CT_NEW: u32 = 0b1000;
 const CT_ESTABLISHED_OR_RELATED: u32 = 0b110;
 /// `IPS_DST_NAT`: the connection's destination was rewritten.
 const IPS_DST_NAT: u32 = 1 << 5;
+
+/// How many 32-bit registers a link's name takes, and how many with a MAC behind it.
+const LINK_NAME: u32 = 4;
+const SENDER: u32 = LINK_NAME + 2;
 
 /// A rule of a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +115,97 @@ impl Rule {
             Expr::Load(Field::Source(version), REG),
             Expr::InSet(set, Compare::Is),
         ])
+    }
+
+    /// A frame's content is of that type (`ETH_P_...`, `linux/if_ether.h`).
+    pub fn ether_type(self, number: u16) -> Self {
+        self.push([
+            Expr::Load(Field::EtherType, REG),
+            Expr::Cmp(Compare::Is, number.to_be_bytes().to_vec()),
+        ])
+    }
+
+    /// The frame's link and MAC are in a set of such pairs.
+    pub fn sent_by(self, set: &'static str) -> Self {
+        self.sender(Field::EtherSource)
+            .push([Expr::InSet(set, Compare::Is)])
+    }
+
+    /// The frame's link, its MAC and the source of the packet in it are in a set of such.
+    pub fn sent_from(self, version: IpVersion, set: &'static str) -> Self {
+        self.sender(Field::EtherSource).push([
+            Expr::Load(Field::Source(version), part(SENDER)),
+            Expr::InSet(set, Compare::Is),
+        ])
+    }
+
+    /// An ARP packet says of nobody else who he is: the frame's link and the sender that it names are in a set of such.
+    pub fn arp_of(self, set: &'static str) -> Self {
+        self.sender(Field::ArpSenderMac).push([
+            Expr::Load(Field::ArpSenderAddress, part(SENDER)),
+            Expr::InSet(set, Compare::Is),
+        ])
+    }
+
+    /// An ARP packet asks for an address and says of nobody who he is (RFC 5227, 1.1: an ARP probe).
+    pub fn arp_probe(self) -> Self {
+        self.push([
+            Expr::Load(Field::ArpSenderAddress, REG),
+            Expr::Cmp(Compare::Is, vec![0; 4]),
+        ])
+    }
+
+    /// A neighbour advertisement speaks of an address that is (or is not) its sender's.
+    pub fn neighbour(self, compare: Compare, set: &'static str) -> Self {
+        self.sender(Field::EtherSource).push([
+            Expr::Load(Field::NeighbourTarget, part(SENDER)),
+            Expr::InSet(set, compare),
+        ])
+    }
+
+    /// Loads the frame's link and a MAC.
+    fn sender(self, mac: Field) -> Self {
+        self.push([
+            Expr::Load(Field::InName, part(0)),
+            Expr::Load(mac, part(LINK_NAME)),
+        ])
+    }
+
+    /// What IP carries: 1 = ICMP, 6 = tcp, 17 = udp, 58 = ICMPv6.
+    pub fn carries(self, protocol: u8) -> Self {
+        self.push([
+            Expr::Load(Field::Layer4, REG),
+            Expr::Cmp(Compare::Is, vec![protocol]),
+        ])
+    }
+
+    /// Type of an ICMP or ICMPv6 message.
+    pub fn icmp(self, kind: u8) -> Self {
+        self.push([
+            Expr::Load(Field::IcmpType, REG),
+            Expr::Cmp(Compare::Is, vec![kind]),
+        ])
+    }
+
+    /// Source port.
+    pub fn source_port(self, port: u16) -> Self {
+        self.push([
+            Expr::Load(Field::SourcePort, REG),
+            Expr::Cmp(Compare::Is, port.to_be_bytes().to_vec()),
+        ])
+    }
+
+    /// Its source, of a version, has more of something than it may have.
+    pub fn source_exceeds(self, version: IpVersion, meter: &'static str, limit: Limit) -> Self {
+        self.ip(version).push([
+            Expr::Load(Field::Source(version), REG),
+            Expr::Exceeds(meter, limit),
+        ])
+    }
+
+    /// Begins a connection.
+    pub fn begins(self) -> Self {
+        self.bits(Field::ConnectionState, CT_NEW)
     }
 
     /// Destination port.

@@ -1,6 +1,7 @@
 //! netd as users meet it: the real program on a host made of network namespaces. Needs root, and
 //! says so and passes where it is not.
 
+mod abuse;
 mod addresses;
 mod guard;
 mod ipv6;
@@ -10,4 +11,5 @@ mod published6;
 mod routers;
 mod several;
 mod speed;
+mod wire;
 mod world;

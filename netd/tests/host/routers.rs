@@ -42,7 +42,8 @@ fn advertise(device: &str, prefix: Ipv6Addr) -> std::io::Result<()> {
 
 #[test]
 fn nobody_believes_a_container_that_says_it_is_a_router() {
-    on_a_host(|world| {
+    // Otherwise it is not even heard.
+    on_a_host_with("anti_spoofing = false\n", |world| {
         let evil: Ipv6Addr = "2001:db8:666::".parse().unwrap();
         world
             .network(network("front", &["10.7.0.0/24", "fd00:7::/64"]))
