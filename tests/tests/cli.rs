@@ -206,7 +206,7 @@ async fn what_cannot_run_exits_as_docker_and_leaves_nothing() {
     check(
         &["run", "--stop-signal", "NOSUCH", "busybox", "true"],
         125,
-        "Invalid signal: NOSUCH",
+        "invalid signal: NOSUCH",
     );
     check(
         &[

@@ -302,7 +302,7 @@ pub fn parse_signal(text: &str) -> Result<i32, Error> {
     }
     name.parse::<nix::sys::signal::Signal>()
         .map(|signal| signal as i32)
-        .map_err(|_| Error::Invalid(format!("Invalid signal: {text}")))
+        .map_err(|_| Error::Invalid(format!("invalid signal: {text}")))
 }
 
 #[cfg(test)]
