@@ -37,9 +37,7 @@ pub struct Import {
 impl Import {
     pub async fn run(self, site: &Site) -> Outcome {
         let mut config = RunConfig::default();
-        for change in changes::read(&self.change, &[])? {
-            config.apply(change);
-        }
+        config.apply(changes::read(&self.change, &[])?);
         let header = import_request::Header {
             reference: self.repository,
             url: match is_url(&self.source) {

@@ -43,9 +43,35 @@ pub enum Command {
     Exec(Vec<String>),
 }
 
+impl Command {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Shell(line) => line.is_empty(),
+            Self::Exec(words) => words.is_empty(),
+        }
+    }
+}
+
 impl RunConfig {
-    /// Makes one change, as the instruction of a Dockerfile would.
-    pub fn apply(&mut self, change: Change) {
+    /// Makes changes in their order, as the instructions of one Dockerfile would. A command that was for another
+    /// entrypoint is none for a new one: an ENTRYPOINT takes CMD away, unless a change before it gave one (moby,
+    /// builder/dockerfile/dispatchers.go). An empty ENTRYPOINT leaves it (daemon/commit.go: what is empty is filled
+    /// from the container).
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
+        let mut cmd_is_new = false;
+        for change in changes {
+            match &change {
+                Change::Cmd(command) => cmd_is_new |= !command.is_empty(),
+                Change::Entrypoint(command) if !cmd_is_new && !command.is_empty() => {
+                    self.cmd = None;
+                }
+                _ => {}
+            }
+            self.change(change);
+        }
+    }
+
+    fn change(&mut self, change: Change) {
         match change {
             Change::Cmd(command) => self.cmd = Some(self.words(command)),
             Change::Entrypoint(command) => self.entrypoint = Some(self.words(command)),
@@ -110,7 +136,7 @@ mod tests {
             working_dir: "/srv".into(),
             ..RunConfig::default()
         };
-        for change in [
+        config.apply([
             Change::Env("A".into(), "9".into()),
             Change::Env("C".into(), "3".into()),
             Change::Cmd(Command::Shell("echo hi".into())),
@@ -118,13 +144,38 @@ mod tests {
             Change::WorkingDir("sub/../x".into()),
             Change::Expose("80/tcp".into()),
             Change::StopSignal("SIGQUIT".into()),
-        ] {
-            config.apply(change);
-        }
+        ]);
         assert_eq!(config.env, ["A=9", "B=2", "C=3"]);
         assert_eq!(config.cmd.unwrap(), ["/bin/sh", "-c", "echo hi"]);
         assert_eq!(config.entrypoint.unwrap(), ["a", "b"]);
         assert_eq!(config.working_dir, "/srv/x");
         assert_eq!(config.stop_signal, "SIGQUIT");
+    }
+
+    #[test]
+    fn an_entrypoint_takes_the_command_of_another_one_away() {
+        let words = |text: &str| Command::Exec(text.split_whitespace().map(Into::into).collect());
+        let (cmd, entrypoint) = (
+            |text| Change::Cmd(words(text)),
+            |text| Change::Entrypoint(words(text)),
+        );
+        for (changes, expected) in [
+            (vec![], Some("old")),
+            (vec![entrypoint("run")], None),
+            (vec![entrypoint("run"), cmd("new")], Some("new")),
+            (vec![cmd("new"), entrypoint("run")], Some("new")),
+            (vec![cmd(""), entrypoint("run")], None),
+            (vec![entrypoint("")], Some("old")),
+            (vec![cmd("new")], Some("new")),
+        ] {
+            let mut config = RunConfig {
+                cmd: Some(vec!["old".into()]),
+                entrypoint: Some(vec!["before".into()]),
+                ..RunConfig::default()
+            };
+            config.apply(changes.clone());
+            let cmd = config.cmd.map(|words| words.join(" "));
+            assert_eq!(cmd.as_deref(), expected, "{changes:?}");
+        }
     }
 }

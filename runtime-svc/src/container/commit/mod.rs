@@ -76,9 +76,8 @@ impl Manager {
             .await?;
         let mut image = base.config.clone();
         image.config = config::of_container(&record, &base.config.config);
-        for change in &commit.changes {
-            image.config.apply(config::change(change)?);
-        }
+        let changes = commit.changes.iter().map(config::change);
+        image.config.apply(changes.collect::<Result<Vec<_>, _>>()?);
         let repository = match &name {
             Some(name) => name.repository(),
             None => UNNAMED.to_owned(),
