@@ -294,6 +294,10 @@ async fn names_are_filtered_by_classes_and_what_is_not_there_is_refused() {
     for (words, why) in [
         (&["images", "--tree"][..], "--tree is not supported"),
         (
+            &["images", "--filter", "reference=team/[a"],
+            "syntax error in pattern",
+        ),
+        (
             &["rmi", "--platform", "linux/amd64", "busybox"],
             "--platform is not supported",
         ),

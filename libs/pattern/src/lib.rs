@@ -31,7 +31,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
             return true;
         }
         if n < name.len()
-            && let Some(length) = match_one(&pattern[p..], name[n])
+            && let Some((true, length)) = match_one(&pattern[p..], name[n])
         {
             p += length;
             n += 1;
@@ -48,33 +48,54 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Length of the pattern's first item when it fits this character.
-fn match_one(pattern: &[char], c: char) -> Option<usize> {
+/// Whether a pattern is one, of which [`matches`] can say something.
+pub fn check(pattern: &str) -> Result<(), BadPattern> {
+    let chars: Vec<char> = pattern.chars().collect();
+    let mut rest = &chars[..];
+    while !rest.is_empty() {
+        let (_, length) = match_one(rest, ' ').ok_or_else(|| BadPattern(pattern.to_owned()))?;
+        rest = &rest[length..];
+    }
+    Ok(())
+}
+
+/// Whether the first item of a pattern that is not at its end fits a character, and how long the item is;
+/// nothing where it is malformed.
+fn match_one(pattern: &[char], c: char) -> Option<(bool, usize)> {
     match pattern {
-        ['?', ..] => Some(1),
-        ['\\', escaped, ..] => (*escaped == c).then_some(2),
-        ['[', rest @ ..] => {
-            let (negated, rest) = match rest {
-                ['^', rest @ ..] => (true, rest),
-                _ => (false, rest),
-            };
-            let end = rest.iter().skip(1).position(|x| *x == ']')? + 1;
-            let set = &rest[..end];
-            let mut hit = false;
-            let mut i = 0;
-            while i < set.len() {
-                if i + 2 < set.len() && set[i + 1] == '-' {
-                    hit |= (set[i]..=set[i + 2]).contains(&c);
-                    i += 3;
-                } else {
-                    hit |= set[i] == c;
-                    i += 1;
-                }
-            }
-            (hit != negated).then_some(pattern.len() - rest.len() + end + 1)
+        ['?' | '*', ..] => Some((true, 1)),
+        ['\\', escaped, ..] => Some((*escaped == c, 2)),
+        ['\\'] | [] => None,
+        ['[', '^', set @ ..] => match_set(set, c).map(|(hit, length)| (!hit, 2 + length)),
+        ['[', set @ ..] => match_set(set, c).map(|(hit, length)| (hit, 1 + length)),
+        [literal, ..] => Some((*literal == c, 1)),
+    }
+}
+
+/// Whether a set, from behind its `[` or `[^`, has a character, and how long it is with its `]`. One without
+/// anything in it is none.
+fn match_set(set: &[char], c: char) -> Option<(bool, usize)> {
+    let (mut at, mut hit) = (0, false);
+    while at == 0 || *set.get(at)? != ']' {
+        let (low, length) = of_set(&set[at..])?;
+        at += length;
+        let mut high = low;
+        if set.get(at) == Some(&'-') {
+            let (end, length) = of_set(&set[at + 1..])?;
+            high = end;
+            at += 1 + length;
         }
-        [literal, ..] => (*literal == c).then_some(1),
-        [] => None,
+        hit |= (low..=high).contains(&c);
+    }
+    Some((hit, at + 1))
+}
+
+/// One character of a set, and how long it is with what escapes it.
+fn of_set(set: &[char]) -> Option<(char, usize)> {
+    match set {
+        ['\\', escaped, ..] => Some((*escaped, 2)),
+        ['-' | ']' | '\\', ..] | [] => None,
+        [plain, ..] => Some((*plain, 1)),
     }
 }
 
@@ -97,15 +118,43 @@ mod tests {
             ("\\*", "*", true),
             ("*", "", true),
             ("hom?.txt", "home.txt", true),
-            ("[", "[", false),
-            ("[]a]", "]", true),
+            ("[a-b-c]x", "bx", false),
+            ("[\\]a]", "]", true),
+            ("[\\-x]", "-", true),
+            ("[\\-x]", "a", false),
+            ("[a\\-z]", "b", false),
+            ("[x-a]", "m", false),
+            ("[*]", "*", true),
+            ("[*]", "a", false),
         ] {
             assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
         }
         assert!(has_wildcards("a/*") && !has_wildcards("a/b"));
     }
 
+    /// The table of Go's path/match_test.go, what is malformed.
+    #[test]
+    fn what_is_malformed_is_as_with_go() {
+        for bad in [
+            "[]a]", "[-]", "[x-]", "[-x]", "[a-b-c]", "[", "[^", "[^bc", "a[", "a[x", "[]", "[^]",
+            "\\", "a*\\", "[\\", "*[",
+        ] {
+            assert_eq!(check(bad), Err(BadPattern(bad.to_owned())));
+            assert!(!matches(bad, bad), "{bad}");
+        }
+        for good in [
+            "", "*", "a?b", "[a-z]", "[^a-z]*", "\\[", "[\\]]", "a]", "a-b",
+        ] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn what_matches_is_well_formed(pattern in "[*?\\[\\]^a\\\\-]{0,9}", name in "[-a\\]]{0,5}") {
+            proptest::prop_assert!(!matches(&pattern, &name) || check(&pattern).is_ok());
+        }
+
         #[test]
         fn no_pattern_panics_or_hangs(pattern in "[*?\\[\\]^a\\\\-]{0,30}", name in "a{0,60}") {
             matches(&pattern, &name);

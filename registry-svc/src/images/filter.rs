@@ -57,7 +57,15 @@ impl Filters {
             }
             "label" => self.labels.push(label()),
             "label!" => self.without_labels.push(label()),
-            "reference" => self.references.push(value.to_owned()),
+            "reference" => {
+                for part in value.split('/') {
+                    let bad = |_| slipway_pattern::BadPattern(value.to_owned());
+                    slipway_pattern::check(part)
+                        .map_err(bad)
+                        .map_err(|e| Error::InvalidArgument(e.to_string()))?;
+                }
+                self.references.push(value.to_owned());
+            }
             "before" => self.before.push(value.to_owned()),
             "since" => self.since.push(value.to_owned()),
             "until" => self.until = Some(point_in_time(value).ok_or_else(invalid)?),
@@ -200,6 +208,11 @@ mod tests {
         let values = ["maybe".to_owned()];
         assert!(Filters::parse([("dangling", &values[..])], &["dangling"]).is_err());
         assert!(Filters::parse([("colour", &values[..])], &["dangling"]).is_err());
+        for bad in ["[a-h", "team/[", "app\\", "[]a]"] {
+            let error = Filters::parse([("reference", &[bad.to_owned()][..])], &["reference"]);
+            let said = error.unwrap_err().to_string();
+            assert_eq!(said, format!("syntax error in pattern {bad:?}"));
+        }
         assert!(point_in_time("1h30m").is_some());
         assert!(point_in_time("soon").is_none());
     }
