@@ -52,12 +52,7 @@ impl Df {
         {
             None | Some("table") if self.verbose => output::print(&tables(&usage)?)?,
             Some(format) if self.verbose => {
-                let all = usage.all(true);
-                let text = match format {
-                    "json" => all.to_string(),
-                    text => Template::parse(text)?.render(&all, &Map::new())?,
-                };
-                output::print(&(text + "\n"))?;
+                output::print(&all_as(&usage, format)?)?;
             }
             format => output::print(&table::render(SUMS, &usage.sums(), format)?)?,
         }
@@ -482,6 +477,20 @@ fn tables(usage: &Usage) -> Outcome<String> {
     Ok(parts.join("\n"))
 }
 
+/// Everything in a format. `table TEMPLATE` is the template alone, as with docker: there are several tables, so
+/// there can be no headings.
+fn all_as(usage: &Usage, format: &str) -> Outcome<String> {
+    let all = usage.all(true);
+    let text = match format {
+        "json" => all.to_string(),
+        text => {
+            let text = text.strip_prefix("table").unwrap_or(text).trim();
+            Template::parse(text)?.render(&all, &Map::new())?
+        }
+    };
+    Ok(text + "\n")
+}
+
 #[cfg(test)]
 mod tests {
     use slipway_proto::runtime::v1::disk_usage_response::Usage as Sum;
@@ -576,7 +585,15 @@ mod tests {
         let all = usage().all(true);
         assert_eq!(all["Images"][0]["UniqueSize"], "1.5MB");
         assert_eq!(all["Containers"][0]["Logs"], "500B");
-        let template = Template::parse("{{range .Containers}}{{.Names}}{{end}}").unwrap();
-        assert_eq!(template.render(&all, &Map::new()).unwrap(), "web");
+        for format in ["", "table "] {
+            let format = format!("{format}{{{{range .Containers}}}}{{{{.Names}}}}{{{{end}}}}");
+            assert_eq!(all_as(&usage(), &format).unwrap(), "web\n");
+        }
+        assert!(
+            all_as(&usage(), "json")
+                .unwrap()
+                .contains(r#""Logs":"500B""#)
+        );
+        assert!(all_as(&usage(), "{{nonsense").is_err());
     }
 }

@@ -7,7 +7,7 @@ use clap::{Command, CommandFactory as _};
 const PAGE: &str = include_str!("../../../docs/reference/options.md");
 
 /// Commands of the page.
-const COMMANDS: [&str; 52] = [
+const COMMANDS: [&str; 53] = [
     "run",
     "create",
     "exec",
@@ -31,6 +31,7 @@ const COMMANDS: [&str; 52] = [
     "rename",
     "pause",
     "unpause",
+    "tag",
     "container prune",
     "volume create",
     "volume ls",
