@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use futures_util::{StreamExt as _, stream};
 use slipway_proto::{
-    registry::v1::{pull_event, pull_request::Policy as PolicyMessage, push_event, *},
+    registry::v1::{pull_event, pull_request::Policy as PolicyMessage, push_done, push_event, *},
     types::v1 as types,
 };
 use slipway_service::{CancellationToken, Context};
@@ -151,10 +151,15 @@ fn push_message(event: Pushing) -> PushEvent {
     let event = match event {
         Pushing::Status(line) => E::Status(line),
         Pushing::Progress(progress) => E::Progress(convert::progress(&progress)),
-        Pushing::Done(reference, digest, size) => E::Done(PushDone {
-            reference,
-            digest: digest.to_string(),
-            size,
+        Pushing::Done(pushed) => E::Done(PushDone {
+            reference: pushed.reference,
+            digest: pushed.digest.to_string(),
+            size: pushed.size,
+            part: pushed.part.map(|part| push_done::Part {
+                index: part.index.to_string(),
+                platform: part.platform.to_string(),
+                missing: part.missing,
+            }),
         }),
     };
     PushEvent { event: Some(event) }

@@ -197,7 +197,7 @@ impl Registry {
         }
     }
 
-    async fn is_whole_enough(&self, stored: &Stored) -> bool {
+    pub(super) async fn is_whole_enough(&self, stored: &Stored) -> bool {
         match stored.parse() {
             Ok(Manifest::Image(m)) if m.is_image() => {
                 self.small_blob(&m.config.digest).await.is_ok()

@@ -1,4 +1,6 @@
-//! `docker push`: sends an image to the registry that its name says.
+//! `docker push`: sends an image to the registry that its name says. What of it is sent is a [`choice`].
+
+mod choice;
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -25,8 +27,31 @@ pub enum PushEvent {
     Status(String),
     /// Bytes of one blob.
     Progress(Progress),
-    /// The end: name, digest, size of the manifest.
-    Done(String, Digest, u64),
+    /// The end.
+    Done(Pushed),
+}
+
+/// What the remote has now.
+pub struct Pushed {
+    /// The name.
+    pub reference: String,
+    /// What it names there.
+    pub digest: Digest,
+    /// Size of that manifest, bytes.
+    pub size: u64,
+    /// Where it is one image of an index that is not all here.
+    pub part: Option<Part>,
+}
+
+/// One image of an index, which was pushed in place of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The index.
+    pub index: Digest,
+    /// Of the image.
+    pub platform: Platform,
+    /// What of the index is not here: platforms, and digests of what is for none.
+    pub missing: Vec<String>,
 }
 
 /// What to push.
@@ -76,12 +101,7 @@ impl Registry {
             if named_own {
                 // `push localhost:5000/app`: this registry is where it is already.
                 let stored = self.stored(&name).await?.ok_or_else(|| no_such(&name))?;
-                let size = stored.record.size;
-                tell(
-                    events,
-                    PushEvent::Done(name.to_string(), stored.digest, size),
-                )
-                .await?;
+                tell(events, done(&name, &stored, None)).await?;
                 continue;
             }
             self.push_one(&request, &name, events).await?;
@@ -95,40 +115,24 @@ impl Registry {
         name: &ImageName,
         events: &Sink,
     ) -> Result<()> {
-        let mut top = self.stored(name).await?.ok_or_else(|| no_such(name))?;
+        let choice = self.choose_pushed(name, request.platform.as_ref()).await?;
         let client = self
             .mirror
             .client(name.repository.host(), request.credentials.clone())?;
-        if let Manifest::Index(index) = top.parse()? {
-            // What is pushed is what is here: the whole index, or the one platform asked for.
-            let mut children = Vec::new();
-            for child in &index.manifests {
-                let child_name = ImageName {
-                    repository: name.repository.clone(),
-                    pointer: Pointer::Digest(child.digest.clone()),
-                };
-                children.push(self.stored(&child_name).await?);
-            }
-            let whole = children.iter().all(Option::is_some);
-            if request.platform.is_none() && whole {
-                for child in children.into_iter().flatten() {
-                    self.push_content(&client, &name.repository, &child, events)
-                        .await?;
-                    put(&client, name, &child.digest.to_string(), &child).await?;
-                }
-            } else {
-                let image = self.image_of(name, request.platform.as_ref()).await?;
-                top = image.manifest;
-            }
+        // No manifest is sent before what it names: a remote never has a broken one.
+        for child in &choice.below {
+            self.push_content(&client, &name.repository, child, events)
+                .await?;
+            put(&client, name, &child.digest.to_string(), child).await?;
         }
+        let top = choice.top;
         self.push_content(&client, &name.repository, &top, events)
             .await?;
         let reference = name.pointer.to_string();
         put(&client, name, &reference, &top).await?;
         self.events
             .tell("push", top.digest.to_string(), name.familiar());
-        let size = top.record.size;
-        tell(events, PushEvent::Done(name.to_string(), top.digest, size)).await
+        tell(events, done(name, &top, choice.part)).await
     }
 
     /// Sends the blobs that a manifest names and the remote does not have.
@@ -231,6 +235,15 @@ async fn put(client: &Client, name: &ImageName, reference: &str, stored: &Stored
             stored.content.clone(),
         )
         .await
+}
+
+fn done(name: &ImageName, top: &Stored, part: Option<Part>) -> PushEvent {
+    PushEvent::Done(Pushed {
+        reference: name.to_string(),
+        digest: top.digest.clone(),
+        size: top.record.size,
+        part,
+    })
 }
 
 fn no_such(name: &ImageName) -> Error {

@@ -3,7 +3,8 @@
 use clap::Args;
 use slipway_image::Reference;
 use slipway_proto::registry::v1::{
-    PullDone, PullRequest, PushDone, PushRequest, pull_event, pull_request::Policy, push_event,
+    PullDone, PullRequest, PushDone, PushRequest, pull_event, pull_request::Policy,
+    push_done::Part, push_event,
 };
 
 use super::super::run::familiar;
@@ -136,6 +137,9 @@ impl Push {
                             end.size
                         ))?;
                     }
+                    if let Some(part) = &end.part {
+                        eprintln!("{}", note(&end, part));
+                    }
                     done = Some(end);
                 }
                 None => {}
@@ -153,6 +157,19 @@ impl Push {
             )),
         }
     }
+}
+
+/// What the remote has in place of an index: docker's words first.
+fn note(done: &PushDone, part: &Part) -> String {
+    format!(
+        "Not all multiplatform-content is present and only the available single-platform image was pushed\n\
+         {} -> {} ({})\n\
+         Not here: {}. To push all of it, pull it first: ctl pull --all-platforms NAME",
+        part.index,
+        done.digest,
+        part.platform,
+        part.missing.join(", ")
+    )
 }
 
 /// docker takes `true`, and so it is here; nobody's signatures are asked for.
