@@ -232,3 +232,40 @@ async fn two_services_never_work_on_one_folder() {
     site.push_image("team/app", "v1", &image).await;
     expect(&site, &image).await;
 }
+
+/// Whoever brought it first may still wait for the disk when another one is told that it is stored. In a process of
+/// its own, in which the disk can fail.
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn a_manifest_that_is_here_is_acknowledged_when_the_disk_has_it() {
+    let Some(faults) = std::env::var_os(slipway_fault::VARIABLE) else {
+        let faults = tempfile::tempdir().unwrap();
+        let own = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "a_manifest_that_is_here_is_acknowledged_when_the_disk_has_it",
+            ])
+            .env(slipway_fault::VARIABLE, faults.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&own.stdout);
+        assert!(own.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    };
+    let site = Site::start().await;
+    let image = TestImage::new("again", 1000);
+    site.push_image("team/app", "v1", &image).await;
+    let put = async || {
+        let put = client().put(site.url("team/app/manifests/v2"));
+        let put = put.header("content-type", slipway_image::media_type::OCI_MANIFEST);
+        let answer = put.body(image.manifest.clone()).send().await.unwrap();
+        answer.status().as_u16()
+    };
+    let fault = std::path::Path::new(&faults).join("registry.store.sync");
+    std::fs::write(&fault, slipway_fault::Action::Fail(28).to_string()).unwrap();
+    assert_eq!(put().await, 507);
+    assert_eq!(site.registry.images().await.unwrap().len(), 1);
+    // Whether or not it was taken back by itself.
+    let _ = std::fs::remove_file(&fault);
+    assert_eq!(put().await, 201);
+}
