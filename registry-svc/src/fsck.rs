@@ -5,7 +5,9 @@
 mod blobs;
 pub mod check;
 mod names;
+mod patience;
 mod rebuild;
+mod report;
 mod tag_names;
 
 use std::{

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
+use futures_util::TryStreamExt as _;
 use slipway_image::Digest;
 
-use super::check::{Check, CheckEvent, Finding, Kind};
+use super::{
+    check::{Check, CheckEvent, Finding, Kind},
+    patience::Patience,
+};
 use crate::{
     blobs::{Range, quarantine::is_damage, staging::blocking},
     error::{Error, Result},
@@ -44,9 +47,9 @@ impl Check<'_> {
         let mut left: Vec<(Digest, u64)> = listed.into_iter().map(|b| (b.digest, b.size)).collect();
         left.sort();
         left.dedup_by(|a, b| a.0 == b.0);
-        let after: Option<Digest> = self.report.after.as_deref().and_then(|d| d.parse().ok());
+        let after = &self.report.so_far.after;
         left.retain(|(digest, _)| after.as_ref().is_none_or(|after| digest > after));
-        let total = self.report.bytes + left.iter().map(|(_, size)| size).sum::<u64>();
+        let total = self.report.so_far.bytes + left.iter().map(|(_, size)| size).sum::<u64>();
         let mut pace = Pace {
             rate: self.rate,
             began: Instant::now(),
@@ -58,11 +61,11 @@ impl Check<'_> {
             self.checked(&digest, size, found).await?;
             if told.elapsed() > Duration::from_millis(200) {
                 told = Instant::now();
-                let checked = self.report.bytes;
+                let checked = self.report.so_far.bytes;
                 self.tell(CheckEvent::Progress { checked, total }).await?;
             }
         }
-        let checked = self.report.bytes;
+        let checked = self.report.so_far.bytes;
         self.tell(CheckEvent::Progress { checked, total }).await
     }
 
@@ -74,7 +77,7 @@ impl Check<'_> {
             // Told as a manifest that cannot be read.
             return Ok(None);
         }
-        let (why, unreadable) = match verify(registry, digest, pace).await? {
+        let (why, unreadable) = match verify(registry, digest, pace, &mut self.patience).await? {
             Verdict::Broken(why) => (why, false),
             Verdict::Unreadable(why) => (format!("{why}; it stays as it is"), true),
             Verdict::Whole | Verdict::Gone => return Ok(None),
@@ -118,16 +121,23 @@ impl Registry {
     }
 }
 
-async fn verify(registry: &Registry, digest: &Digest, pace: &mut Pace) -> Result<Verdict> {
-    let mut reader = match registry.blobs.read(digest, Range::default()).await {
+async fn verify(
+    registry: &Registry,
+    digest: &Digest,
+    pace: &mut Pace,
+    patience: &mut Patience,
+) -> Result<Verdict> {
+    let opened = registry.blobs.read(digest, Range::default());
+    let mut reader = match patience.wait(opened).await {
         Ok(reader) => reader,
         Err(Error::BlobNotFound(_)) => return Ok(Verdict::Gone),
         Err(error) => return judge(registry, error).await,
     };
     let mut digester = digest.digester();
-    while let Some(piece) = reader.stream.next().await {
-        let piece = match piece {
-            Ok(piece) => piece,
+    loop {
+        let piece = match patience.wait(reader.stream.try_next()).await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => break,
             Err(error) => return judge(registry, error).await,
         };
         pace.read(piece.len()).await;

@@ -1,14 +1,12 @@
 //! A check of everything while the service runs: names, manifests, blobs. Without `repair` it only tells.
 //!
 //! One runs at a time, and reads no faster than it may, so that pushes and pulls have the disk. Blobs are looked at
-//! in the order of their digests; how far it came is written down now and then (`fsck.json`), so one that was cut
-//! off goes on from there. Each mending is one durable step that may be done again: `kill -9` between two loses
+//! in the order of their digests; how far it came is written down now and then ([`super::report`]), so one that was
+//! cut off goes on from there. Each mending is one durable step that may be done again: `kill -9` between two loses
 //! nothing.
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fs,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,12 +15,14 @@ use serde::{Deserialize, Serialize};
 use slipway_image::{Descriptor, Digest};
 use tokio::sync::mpsc;
 
+use super::{
+    patience::Patience,
+    report::{self, Report},
+};
 use crate::{
-    blobs::staging::blocking,
     error::{Error, Result},
-    files,
     names::Repository,
-    registry::{Registry, now},
+    registry::Registry,
     store::Origin,
 };
 
@@ -97,22 +97,6 @@ pub struct Summary {
     pub unmended: u64,
 }
 
-/// How far a check of blobs came: content of `fsck.json`.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Report {
-    /// Unix milliseconds.
-    began: u64,
-    repair: bool,
-    /// The last blob that was looked at.
-    pub after: Option<String>,
-    pub blobs: u64,
-    pub bytes: u64,
-    findings: Vec<Finding>,
-}
-
-/// A check that was cut off so long ago begins anew: too much has changed.
-const STALE: Duration = Duration::from_secs(7 * 24 * 3600);
-
 /// How often it is written down how far it came.
 const WRITE: Duration = Duration::from_secs(10);
 
@@ -122,6 +106,7 @@ pub(super) struct Check<'a> {
     pub repair: bool,
     pub rate: u64,
     pub report: Report,
+    pub patience: Patience,
     /// What was found missing already.
     pub missing: HashSet<Digest>,
     events: &'a mpsc::Sender<CheckEvent>,
@@ -142,60 +127,40 @@ impl Registry {
             ));
         };
         self.ledger.refresh().await?;
-        let report = match request.restart {
-            true => Report::default(),
-            false => self.report(request.repair).await?,
+        let path = report::path(&self.root);
+        let (report, before) = match request.restart {
+            true => (Report::begin(path, request.repair), Vec::new()),
+            false => Report::open(path, request.repair).await?,
         };
         let mut check = Check {
             registry: self,
             repair: request.repair,
             rate: request.rate.unwrap_or(self.fsck_rate),
             report,
+            patience: Patience::with(&*self.ledger),
             missing: HashSet::new(),
             events,
             summary: Summary::default(),
             written: Instant::now(),
         };
-        if check.report.after.is_some() {
-            let line = format!("going on after {} blobs", check.report.blobs);
+        if check.report.so_far.after.is_some() {
+            let line = format!("going on after {} blobs", check.report.so_far.blobs);
             check.tell(CheckEvent::Status(line)).await?;
-            for finding in check.report.findings.clone() {
+            for finding in before {
                 check.count(&finding);
                 check.tell(CheckEvent::Found(finding)).await?;
             }
-        } else {
-            check.report.began = now();
-            check.report.repair = request.repair;
         }
         check.left_overs().await?;
         check.names().await?;
         check.blobs().await?;
-        check.summary.blobs = check.report.blobs;
-        check.summary.bytes = check.report.bytes;
-        let (path, summary) = (self.report_path(), check.summary);
-        let removed =
-            move || files::remove_durably(&path).map_err(Error::io("cannot remove", path));
-        blocking(removed).await?;
+        check.summary.blobs = check.report.so_far.blobs;
+        check.summary.bytes = check.report.so_far.bytes;
+        let Check {
+            report, summary, ..
+        } = check;
+        report.remove().await?;
         Ok(summary)
-    }
-
-    fn report_path(&self) -> PathBuf {
-        self.root.join("fsck.json")
-    }
-
-    /// How far the check before came, if there is something to go on from.
-    async fn report(&self, repair: bool) -> Result<Report> {
-        let path = self.report_path();
-        blocking(move || {
-            let known = fs::read(&path).ok();
-            let known = known.and_then(|content| serde_json::from_slice::<Report>(&content).ok());
-            let fresh = |report: &Report| {
-                let age = now().saturating_sub(report.began);
-                age < STALE.as_millis() as u64 && report.repair == repair
-            };
-            Ok(known.filter(fresh).unwrap_or_default())
-        })
-        .await
     }
 
     /// Fetches content again that came from an upstream; false when it did not.
@@ -289,19 +254,14 @@ impl Check<'_> {
         size: u64,
         found: Option<Finding>,
     ) -> Result<()> {
-        self.report.after = Some(digest.to_string());
-        self.report.blobs += 1;
-        self.report.bytes += size;
-        let at_once = found.is_some();
-        self.report.findings.extend(found);
-        if !at_once && self.written.elapsed() < WRITE {
+        let so_far = &mut self.report.so_far;
+        so_far.after = Some(digest.clone());
+        so_far.blobs += 1;
+        so_far.bytes += size;
+        if found.is_none() && self.written.elapsed() < WRITE {
             return Ok(());
         }
-        let path = self.registry.report_path();
-        let content = serde_json::to_vec(&self.report).expect("reports are plain data");
-        let write =
-            move || files::write_durably(&path, &content).map_err(Error::io("cannot write", path));
-        blocking(write).await?;
+        self.report.write(found).await?;
         slipway_fault::point("registry.aside.reported");
         self.written = Instant::now();
         Ok(())

@@ -17,10 +17,10 @@ use crate::{
     blobs::staging::blocking,
     error::{Error, Result},
     files,
-    ledger::Change,
+    ledger::{self, Change, Scope},
     links, manifests,
     names::{Repository, Tag},
-    store::{ManifestRecord, Origin, TagRecord},
+    store::{Index, ManifestRecord, Origin, TagRecord},
     tags,
 };
 
@@ -184,7 +184,8 @@ impl Check<'_> {
         // Removed meanwhile, or told already.
         let Some(record) = record else { return Ok(()) };
         let limit = slipway_image::manifest::MAX_SIZE as u64;
-        let parsed = match registry.blobs.read_small(digest, limit).await {
+        let read = registry.blobs.read_small(digest, limit);
+        let parsed = match self.patience.wait(read).await {
             Ok(content) => manifests::parse(&record.media_type, &content),
             Err(error) => Err(error),
         };
@@ -199,13 +200,31 @@ impl Check<'_> {
         }
         for named in parsed.references() {
             let here = registry.blobs.stat(&named.digest).await?.is_some();
-            // It may have been removed meanwhile.
-            let needed = || registry.index.is_held(&named.digest);
-            if !here && needed()? && self.missing.insert(named.digest.clone()) {
+            if !here
+                && self.is_lost(&named.digest).await?
+                && self.missing.insert(named.digest.clone())
+            {
                 self.missing_blob(&named.digest).await?;
             }
         }
         Ok(())
+    }
+
+    /// Something names content that is not here: both at one moment, while others remove it and store it anew.
+    async fn is_lost(&self, digest: &Digest) -> Result<bool> {
+        let registry = self.registry;
+        // It is stored before something names it, and nobody of this process removes it now.
+        let _lease = registry.leases.hold(digest).await;
+        if !registry.ledger.is_shared() {
+            let held = registry.index.is_held(digest)?;
+            return Ok(held && registry.blobs.stat(digest).await?.is_none());
+        }
+        let named = digest.clone();
+        let decide = move |index: &Index| {
+            let lost = index.is_held(&named)? && index.object(&named)?.is_none();
+            Ok((Vec::new(), lost))
+        };
+        ledger::commit(&*registry.ledger, Scope::Nothing, decide).await
     }
 
     async fn manifest(
@@ -222,9 +241,16 @@ impl Check<'_> {
             Some(path) => path.exists(),
             None => registry.index.manifest(repository, digest)?.is_some(),
         };
-        if !named || !self.missing.insert(digest.clone()) {
+        if !named || self.missing.contains(digest) {
             return Ok(());
         }
+        // It was removed, and is stored anew by now.
+        let known = registry.index.manifest(repository, digest)?.is_some();
+        let gone = matches!(error, Error::BlobNotFound(_));
+        if known && gone && !self.is_lost(digest).await? {
+            return Ok(());
+        }
+        self.missing.insert(digest.clone());
         let mut damaged = registry.names_with(digest)?;
         if damaged.is_empty() {
             damaged.push(format!("{}@{digest}", repository.familiar()));

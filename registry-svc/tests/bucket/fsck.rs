@@ -293,3 +293,28 @@ async fn a_check_goes_on_past_what_cannot_be_read() {
         assert!(!matches!(event, CheckEvent::Found(_)), "{event:?}");
     }
 }
+
+/// The same images come and go, by another process, while what is here is compared with what is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_beside_the_work_of_another_finds_nothing() {
+    let Some(server) = Server::shared() else {
+        return;
+    };
+    let text = server.text("beside");
+    let (a, b) = (site(&text, None).await, site(&text, None).await);
+    let busy = async {
+        for number in 0..12 {
+            let image = TestImage::new(&format!("beside-{}", number % 2), 20_000);
+            b.push_image("team/app", "v1", &image).await;
+            let gone = image.id().to_string();
+            b.registry.remove_image(&gone, true).await.unwrap();
+        }
+    };
+    let mut busy = std::pin::pin!(busy);
+    loop {
+        tokio::select! {
+            () = &mut busy => return,
+            found = check(&a, LOOK) => assert_eq!(found, []),
+        }
+    }
+}
