@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     ledger::{self, Change, Scope},
     names::Repository,
-    registry::{Registry, now},
+    registry::Registry,
     store::{Index, Origin, Waiting},
     work::to_its_end,
 };
@@ -112,7 +112,7 @@ impl Registry {
         let wait = Change::Wait {
             digest: digest.clone(),
             who: Waiting::Repository(repository.clone()),
-            since: now(),
+            since: self.ledger.now(),
         };
         let (shared, named) = (self.ledger.is_shared(), digest.clone());
         let decide = move |index: &Index| match shared {
@@ -148,7 +148,8 @@ impl Registry {
             return Ok(());
         }
         let who = repository.map_or(Waiting::Anybody, |r| Waiting::Repository(r.clone()));
-        let enough = now().saturating_sub(self.leases.period().as_millis() as u64 / 3);
+        let now = self.ledger.now();
+        let enough = now.saturating_sub(self.leases.period().as_millis() as u64 / 3);
         let told = self.index.promised_since(digest, &who)?;
         if told.is_some_and(|since| since >= enough) {
             return Ok(());
@@ -156,7 +157,7 @@ impl Registry {
         let wait = Change::Wait {
             digest: digest.clone(),
             who,
-            since: now(),
+            since: now,
         };
         let scope = Scope::Blob(digest.clone());
         let decide = move |_: &Index| Ok((vec![wait.clone()], ()));

@@ -15,7 +15,7 @@ use crate::{
     error::Result,
     ledger::{self, Change, Scope},
     names::Repository,
-    registry::{Registry, now},
+    registry::Registry,
     store::Index,
     work::to_its_end,
 };
@@ -56,10 +56,8 @@ impl Registry {
             self.index.clear_pending(digest)?;
             return Ok(0);
         }
-        let (named, since) = (
-            digest.clone(),
-            now().saturating_sub(self.leases.period().as_millis() as u64),
-        );
+        let period = self.leases.period().as_millis() as u64;
+        let (named, since) = (digest.clone(), self.ledger.now().saturating_sub(period));
         if self.index.is_promised(&named, since)? {
             return Ok(0);
         }

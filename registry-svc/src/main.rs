@@ -14,6 +14,7 @@ use registry_svc::{
 };
 use slipway_proto::registry::v1::{registry_server::RegistryServer, upkeep_server::UpkeepServer};
 use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, secrecy};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -108,9 +109,10 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
         .await
         .with_context(|| format!("cannot open the store in {}", root.display()))?;
     registry.mirror.counts().register(&context.metrics);
+    let mut serving = JoinSet::new();
     for listener in listeners {
         let (registry, front) = (Arc::clone(&registry), Arc::clone(&front));
-        tokio::spawn(http::serve(
+        serving.spawn(http::serve(
             registry,
             listener,
             front,
@@ -121,6 +123,7 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
     tokio::spawn(Arc::clone(&registry).retain_until(context.shutdown.clone()));
     context.closing.spawn(close_at_the_end(
         Arc::clone(&registry),
+        serving,
         context.shutdown.clone(),
     ));
     let upkeep = UpkeepServer::new(grpc::Upkeep::new(Arc::clone(&registry)));
@@ -131,8 +134,18 @@ async fn open(args: Args, context: Context, file: RegistryFile) -> anyhow::Resul
     Ok(Routes::new(server).add_service(upkeep))
 }
 
-async fn close_at_the_end(registry: Arc<Registry>, shutdown: CancellationToken) {
+async fn close_at_the_end(
+    registry: Arc<Registry>,
+    mut serving: JoinSet<()>,
+    shutdown: CancellationToken,
+) {
     shutdown.cancelled().await;
+    match registry.ledger.is_shared() {
+        // What comes to its end now is still acknowledged: a journal that is closed takes nothing more.
+        true => while serving.join_next().await.is_some() {},
+        // Files do, and the index needs the time to be written out.
+        false => serving.detach_all(),
+    }
     if let Err(error) = registry.close().await {
         tracing::warn!(%error, "the index was not written out: it is rebuilt at the next start");
     }

@@ -1,33 +1,21 @@
 //! What was begun to be put in pieces and never ended. Whoever begins writes it down first of all, and gives it up at
 //! his next start; what is left is of processes that ended between the two, or of machines that never came back.
 //!
-//! `object_store` knows no `ListMultipartUploads`, so that request is made here.
+//! `object_store` knows no `ListMultipartUploads`, so that request is made here ([`super::raw`]).
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use jiff::Timestamp;
-use object_store::{
-    aws::AwsAuthorizer,
-    client::{HttpClient, HttpConnector as _, HttpRequest, HttpRequestBody, ReqwestConnector},
-    multipart::MultipartStore as _,
-};
+use object_store::multipart::MultipartStore as _;
 use serde::Deserialize;
-use url::Url;
 
-use super::{Bucket, BucketConfig, connect, failed, failure, is_missing};
+use super::{Bucket, failed, failure, is_missing};
 use crate::error::{Error, Result};
 
 /// Bytes of a page, at most: it has a thousand entries or fewer.
 const PAGE: usize = 4 << 20;
-
-/// Requests that are written and signed here.
-pub struct Raw {
-    client: HttpClient,
-    address: Url,
-    region: String,
-}
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -50,18 +38,6 @@ struct Upload {
     initiated: Timestamp,
 }
 
-impl Raw {
-    /// For this bucket; nothing is asked yet.
-    pub fn new(config: &BucketConfig) -> Result<Self> {
-        let client = ReqwestConnector::default().connect(&connect::for_requests(config));
-        Ok(Self {
-            client: client.map_err(|e| failed(&e))?,
-            address: connect::address(config),
-            region: config.region.clone(),
-        })
-    }
-}
-
 /// See [`Bucket::give_up_old`].
 pub async fn give_up(bucket: &Bucket, folders: &[&str], age: Duration) -> Result<usize> {
     let mut given_up = 0;
@@ -71,10 +47,9 @@ pub async fn give_up(bucket: &Bucket, folders: &[&str], age: Duration) -> Result
         loop {
             let page = page(bucket, &below, &key, &id).await?;
             for upload in page.uploads {
-                let begun = SystemTime::from(upload.initiated);
-                let old = SystemTime::now().duration_since(begun);
+                let is_old = bucket.age(upload.initiated.into()) >= age;
                 // Whatever a server takes a prefix to be.
-                if upload.key.starts_with(&below) && old.is_ok_and(|old| old >= age) {
+                if upload.key.starts_with(&below) && is_old {
                     let key = upload.key.as_str().into();
                     match bucket
                         .requests
@@ -96,8 +71,7 @@ pub async fn give_up(bucket: &Bucket, folders: &[&str], age: Duration) -> Result
 }
 
 async fn page(bucket: &Bucket, below: &str, key: &str, id: &str) -> Result<Page> {
-    let raw = &bucket.raw;
-    let mut url = raw.address.clone();
+    let mut url = bucket.raw.address.clone();
     url.query_pairs_mut()
         .append_pair("uploads", "")
         .append_pair("prefix", below);
@@ -106,17 +80,9 @@ async fn page(bucket: &Bucket, below: &str, key: &str, id: &str) -> Result<Page>
             .append_pair("key-marker", key)
             .append_pair("upload-id-marker", id);
     }
-    let mut request = HttpRequest::new(HttpRequestBody::empty());
-    *request.method_mut() = Method::GET;
     let nonsense = |e: &dyn std::fmt::Display| Error::Bucket(format!("a list of uploads: {e}"));
-    *request.uri_mut() = url.as_str().parse().map_err(|e| nonsense(&e))?;
-    let keys = bucket.requests.credentials().get_credential().await;
-    let keys = keys.map_err(|e| failed(&e))?;
-    AwsAuthorizer::new(&keys, "s3", &raw.region)
-        .try_authorize(&mut request, None)
-        .map_err(|e| failed(&e))?;
-    let answer = raw.client.execute(request).await;
-    let (head, body) = answer.map_err(|e| nonsense(&e))?.into_parts();
+    let answer = bucket.raw.ask(bucket, Method::GET, &url).await?;
+    let (head, body) = answer.into_parts();
     let body = Limited::new(body, PAGE).collect().await;
     let body = body.map_err(|e| nonsense(&e))?.to_bytes();
     let text = String::from_utf8_lossy(&body);

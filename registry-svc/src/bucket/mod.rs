@@ -30,15 +30,18 @@ use crate::{
 };
 
 mod abandoned;
+mod clock;
 mod connect;
 mod failure;
+mod raw;
 #[cfg(test)]
 pub(crate) mod server;
 pub mod settings;
 mod upload;
 
-use abandoned::Raw;
+use clock::Clock;
 use failure::{failed, is_missing};
+use raw::Raw;
 pub use settings::BucketConfig;
 pub use upload::Segment;
 
@@ -59,6 +62,7 @@ pub struct Bucket {
     content: AmazonS3,
     /// For what the others do not know.
     raw: Raw,
+    clock: Clock,
     prefix: String,
     /// MiB of pieces on their way, so that memory is bounded however many push.
     memory: Arc<Semaphore>,
@@ -96,6 +100,7 @@ impl Bucket {
             requests: connect::client(config, connect::for_requests(config))?,
             content: connect::client(config, connect::for_content(config))?,
             raw: Raw::new(config)?,
+            clock: Clock::default(),
             prefix: config.prefix.clone(),
             memory: Arc::new(Semaphore::new(upload::MEMORY)),
         })
@@ -117,6 +122,7 @@ impl Bucket {
                 "the server replaces objects in spite of If-None-Match".to_owned(),
             ));
         }
+        self.look_at_the_clock().await?;
         let found = self.get(MARK, MARK_SIZE).await?.unwrap_or_default();
         match serde_json::from_slice::<Mark>(&found) {
             Ok(mark) if mark.format == FORMAT => Ok(mark.id),

@@ -20,6 +20,7 @@ use slipway_image::Digest;
 use crate::{
     error::Result,
     names::{Repository, Tag},
+    registry::now,
     store::{Index, ManifestRecord, Names, Object, Origin, TagRecord, Waiting},
 };
 
@@ -180,6 +181,11 @@ pub trait Ledger: Send + Sync + 'static {
     /// Ends: `seal` is called once no change is being made. A change that comes afterwards is refused, or takes back
     /// first what the seal says.
     fn close(&self, seal: Seal) -> BoxFuture<'_, Result<()>>;
+
+    /// The time that all who change the same go by, Unix milliseconds.
+    fn now(&self) -> u64 {
+        now()
+    }
 
     /// Other processes change the same.
     fn is_shared(&self) -> bool {

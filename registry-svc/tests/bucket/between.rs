@@ -2,8 +2,11 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 
 use axum::{
@@ -40,6 +43,8 @@ struct Inner {
     noted: Mutex<Vec<String>>,
     client: Client,
     server: SocketAddr,
+    /// Seconds that the server's clock seems to be ahead.
+    ahead: AtomicI64,
 }
 
 impl Between {
@@ -50,6 +55,7 @@ impl Between {
             noted: Mutex::default(),
             client: client(),
             server: ([127, 0, 0, 1], server.port).into(),
+            ahead: AtomicI64::default(),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -61,6 +67,11 @@ impl Between {
     /// From now on.
     pub fn rule(&self, rule: impl Fn(&Method, &str) -> Act + Send + 'static) {
         *self.inner.rule.lock().unwrap() = Box::new(rule);
+    }
+
+    /// From now on the server's clock seems to be so many seconds ahead.
+    pub fn shift(&self, seconds: i64) {
+        self.inner.ahead.store(seconds, Ordering::SeqCst);
     }
 
     /// What was refused, or is late.
@@ -104,7 +115,16 @@ async fn pass(State(inner): State<Arc<Inner>>, request: Request) -> Response {
         return Response::builder().status(502).body(Body::empty()).unwrap();
     };
     let mut response = Response::builder().status(answer.status());
-    *response.headers_mut().unwrap() = end_to_end(answer.headers().clone());
+    let headers = response.headers_mut().unwrap();
+    *headers = end_to_end(answer.headers().clone());
+    let ahead = inner.ahead.load(Ordering::SeqCst);
+    let distance = Duration::from_secs(ahead.unsigned_abs());
+    let now = match ahead {
+        0.. => SystemTime::now() + distance,
+        _ => SystemTime::now() - distance,
+    };
+    let date = httpdate::fmt_http_date(now);
+    headers.insert(header::DATE, date.parse().unwrap());
     let body = answer.bytes().await.unwrap_or_default();
     response.body(body.into()).unwrap()
 }

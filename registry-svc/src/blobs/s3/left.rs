@@ -3,7 +3,7 @@
 
 use std::{
     sync::PoisonError,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use futures_util::TryStreamExt as _;
@@ -41,8 +41,7 @@ impl S3Store {
         let mut found = Vec::new();
         let mut listed = self.bucket.list("blobs", None);
         while let Some(object) = listed.try_next().await? {
-            let old = SystemTime::now().duration_since(object.made);
-            if old.is_ok_and(|old| old >= age)
+            if self.bucket.age(object.made) >= age
                 && self.is_strange(&object.name)?
                 && self.aside(&object.name).await?.is_none()
             {
@@ -54,10 +53,10 @@ impl S3Store {
         }
         let mut listed = self.bucket.list(Aside::FOLDER, None);
         while let Some(note) = listed.try_next().await? {
-            let old = SystemTime::now().duration_since(note.made);
             let object = Aside::object_of(&note.name);
             // Somebody removed what it is about, by hand or because it was needed no more.
-            if old.is_ok_and(|old| old >= age) && self.bucket.size(&object).await?.is_none() {
+            let is_old = self.bucket.age(note.made) >= age;
+            if is_old && self.bucket.size(&object).await?.is_none() {
                 if remove {
                     self.bucket.delete(&note.name).await?;
                 }

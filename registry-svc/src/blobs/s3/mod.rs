@@ -34,7 +34,6 @@ use crate::{
     error::{Error, Result},
     files,
     ledger::{self, Change, Ledger, Scope},
-    registry::now,
     store::{Index, Object, Waiting},
     work::to_its_end,
 };
@@ -115,7 +114,7 @@ impl S3Store {
             name: name.clone(),
             size,
         };
-        let (named, since) = (digest.clone(), now());
+        let (named, since) = (digest.clone(), self.ledger.now());
         let decide = move |index: &Index| {
             let digest = named.clone();
             let wait = Change::Wait {
@@ -145,7 +144,7 @@ impl S3Store {
 
     /// Says that a blob is needed, if it is there.
     async fn keep(&self, digest: &Digest) -> Result<bool> {
-        let (named, since) = (digest.clone(), now());
+        let (named, since) = (digest.clone(), self.ledger.now());
         let decide = move |index: &Index| {
             let wait = Change::Wait {
                 digest: named.clone(),
@@ -352,7 +351,11 @@ impl BlobStore for S3Store {
     }
 
     fn tidy(&self) -> BoxFuture<'_, Result<()>> {
-        self.remove_left(STRANGE).boxed()
+        async move {
+            self.bucket.look_at_the_clock().await?;
+            self.remove_left(STRANGE).await
+        }
+        .boxed()
     }
 
     fn left_overs(&self, remove: bool) -> BoxFuture<'_, Result<Vec<String>>> {

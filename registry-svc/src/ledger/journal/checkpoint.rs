@@ -6,7 +6,7 @@ use std::{
     io::{BufWriter, Write as _},
     path::Path,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures_util::TryStreamExt as _;
@@ -184,9 +184,8 @@ async fn trim(bucket: &Bucket, number: u64, kept: Duration) -> Result<()> {
     for folder in ["journal", "checkpoints"] {
         let mut listed = bucket.list(folder, None);
         while let Some(object) = listed.try_next().await? {
-            let old = SystemTime::now().duration_since(object.made);
             if entry::number(&object.name).is_some_and(|n| n < number)
-                && old.is_ok_and(|age| age >= kept)
+                && bucket.age(object.made) >= kept
             {
                 bucket.delete(&object.name).await?;
             }

@@ -16,7 +16,7 @@
 use std::{
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -55,6 +55,7 @@ const AHEAD: usize = 16;
 /// See the module's page.
 pub struct Journal {
     requests: mpsc::Sender<Request>,
+    bucket: Arc<Bucket>,
 }
 
 /// When a process looks again at what it knows, and what goes.
@@ -103,6 +104,7 @@ impl Journal {
         folder: PathBuf,
     ) -> Result<Self> {
         let (requests, queue) = mpsc::channel(TOGETHER);
+        let clock = Arc::clone(&bucket);
         let mut follower = Follower {
             applied: index.applied()?,
             bucket,
@@ -120,7 +122,10 @@ impl Journal {
         follower.follow().await?;
         follower.measure().await?;
         tokio::spawn(follower.run());
-        Ok(Self { requests })
+        Ok(Self {
+            requests,
+            bucket: clock,
+        })
     }
 
     async fn ask(
@@ -160,6 +165,11 @@ impl Ledger for Journal {
             blocking(seal).await
         }
         .boxed()
+    }
+
+    fn now(&self) -> u64 {
+        let now = self.bucket.now().duration_since(UNIX_EPOCH);
+        now.map_or(0, |now| now.as_millis() as u64)
     }
 
     fn is_shared(&self) -> bool {
