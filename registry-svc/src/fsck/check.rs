@@ -1,7 +1,7 @@
 //! A check of everything while the service runs: names, manifests, blobs. Without `repair` it only tells.
 //!
 //! One runs at a time, and reads no faster than it may, so that pushes and pulls have the disk. Blobs are looked at
-//! in the order of their digests; how far it came is written down now and then ([`super::report`]), so one that was
+//! in the order of their digests; how far it came is written down now and then (`report`), so one that was
 //! cut off goes on from there. Each mending is one durable step that may be done again: `kill -9` between two loses
 //! nothing.
 

@@ -1,4 +1,4 @@
-//! `docker push`: sends an image to the registry that its name says. What of it is sent is a [`choice`].
+//! `docker push`: sends an image to the registry that its name says. What of it is sent is decided in `choice`.
 
 mod choice;
 
