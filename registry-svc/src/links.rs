@@ -65,7 +65,8 @@ impl Links {
         }
     }
 
-    /// The repository's upstream has it. Nothing is synced: if a power cut takes it, the upstream is asked again.
+    /// The repository's upstream has it. Nothing is synced but at the end of a pull: if a power cut takes it, the
+    /// upstream is asked again.
     pub fn add_mirrored(&self, repository: &Repository, digest: &Digest) -> Result<()> {
         self.make(&self.path(MIRRORED, repository, digest))?;
         self.index.link(repository, digest)

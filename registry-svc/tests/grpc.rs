@@ -344,3 +344,32 @@ async fn an_image_built_upon_layers_that_are_still_upstream_fetches_them() {
     put(&mut client, &base, &["derived"]).await.unwrap();
     assert_eq!(upstream.requests_of(&base.layer_digest()).len(), 1);
 }
+
+#[tokio::test]
+async fn a_blob_that_only_a_mirrored_manifest_names_is_not_read_unproven() {
+    let upstream = Upstream::start().await;
+    let image = TestImage::new("secret", 1_000);
+    upstream.add_manifest("app:latest", image.manifest.clone());
+    let site = Site::with_upstream(Some(&upstream), 60).await;
+    site.push_image("private", "v1", &image).await;
+    let mut client = connect(&site).await;
+    let manifest = GetManifestRequest {
+        repository: "docker.io/library/app".into(),
+        reference: "latest".into(),
+    };
+    client.get_manifest(manifest).await.unwrap();
+    for (number, digest) in [image.layer_digest(), image.id()].iter().enumerate() {
+        let request = ReadBlobRequest {
+            repository: "docker.io/library/app".into(),
+            digest: digest.to_string(),
+            ..ReadBlobRequest::default()
+        };
+        let status = client.read_blob(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound, "{number}: {status}");
+        // Whoever has it in his own repository reads it, and so does who says nothing of where it is.
+        for repository in ["docker.io/library/private", "docker.io/library/gone"] {
+            let (content, _) = read(&mut client, repository, digest, 0).await;
+            assert_eq!(Digest::of(&content), *digest);
+        }
+    }
+}

@@ -51,6 +51,7 @@ fn fill(root: &Path) {
             stored: 1,
             by_digest: false,
             held: Vec::new(),
+            unproven: Vec::new(),
         };
         let links = folder.join("_manifests/sha256");
         write(

@@ -150,6 +150,7 @@ async fn a_question_about_ten_thousand_repositories() {
             stored: 0,
             by_digest: false,
             held: Vec::new(),
+            unproven: Vec::new(),
         };
         let names = Names {
             references: vec![shared.clone(), slipway_image::Digest::of("missing")],

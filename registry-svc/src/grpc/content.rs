@@ -34,7 +34,7 @@ pub async fn read_blob(
         offset: request.offset,
         length: (request.length > 0).then_some(request.length),
     };
-    let reader = registry.open_blob(&repository, &digest, range).await?;
+    let reader = registry.open_blob_for(&repository, &digest, range).await?;
     let mut total = reader.total;
     if reader.length == 0 {
         // The size is told even when there is nothing to send.

@@ -131,7 +131,7 @@ impl Registry {
             Err(e) => return Err(e),
         };
         // Begun to be pulled and not done, or only looked at by a build: not here yet, as for docker.
-        if !self.has_all(&image.blobs()).await? {
+        if !self.has_all(&image.repository, &image.blobs()).await? {
             return Ok(None);
         }
         let id = image.id.to_string();

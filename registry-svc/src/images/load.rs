@@ -5,7 +5,7 @@
 //! archive that is not sound, or was cut off, goes at once, and after a crash with the next sweep.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io::{self, Read},
     sync::Arc,
 };
@@ -66,18 +66,24 @@ impl Registry {
             Ok((planned, shelf))
         })
         .await?;
+        let came: HashSet<Digest> = shelf.held.keys().cloned().collect();
         let stored = match planned {
-            Ok(images) => self.store_loaded(images, &events).await,
+            Ok(images) => self.store_loaded(images, &came, &events).await,
             Err(e) => Err(e),
         };
-        let came: Vec<Digest> = shelf.held.keys().cloned().collect();
         drop(shelf);
         // What no manifest names: lists, other platforms, everything when it failed.
-        self.release(came).await?;
+        self.release(came.into_iter().collect()).await?;
         stored
     }
 
-    async fn store_loaded(&self, images: Vec<archive::Image>, events: &Sink) -> Result<()> {
+    /// Of what came, and of nothing else: an archive may name whatever is here.
+    async fn store_loaded(
+        &self,
+        images: Vec<archive::Image>,
+        came: &HashSet<Digest>,
+        events: &Sink,
+    ) -> Result<()> {
         // Names that are no good are found before the first image is here.
         let mut named = Vec::new();
         for image in images {
@@ -92,7 +98,7 @@ impl Registry {
                 }
                 let require = match image.is_whole {
                     true => Require::Site,
-                    false => Require::Nothing,
+                    false => Require::Only(came.clone()),
                 };
                 self.put_manifest(put(&image.top, &repository, tags, require))
                     .await?;

@@ -123,7 +123,9 @@ impl Registry {
         let named = self.own.parse_image(text);
         if let Ok(name) = &named {
             match self.image_of(name, platform).await {
-                Ok(image) if self.has_all(&image.blobs()).await? => return Ok(image),
+                Ok(image) if self.has_all(&image.repository, &image.blobs()).await? => {
+                    return Ok(image);
+                }
                 Ok(_) | Err(Error::ImageNotFound(_)) => {}
                 Err(e) => return Err(e),
             }
@@ -171,7 +173,7 @@ impl Registry {
                         pointer: Pointer::Digest(child.digest.clone()),
                     };
                     if let Some(stored) = self.stored(&child).await?
-                        && self.is_whole_enough(&stored).await
+                        && self.is_whole_enough(&name.repository, &stored).await
                     {
                         found = Some(stored);
                         break;
@@ -197,12 +199,20 @@ impl Registry {
         }
     }
 
-    pub(super) async fn is_whole_enough(&self, stored: &Stored) -> bool {
+    pub(super) async fn is_whole_enough(&self, repository: &Repository, stored: &Stored) -> bool {
         match stored.parse() {
             Ok(Manifest::Image(m)) if m.is_image() => {
-                self.small_blob(&m.config.digest).await.is_ok()
+                self.config(repository, &m.config.digest).await.is_ok()
             }
             _ => false,
+        }
+    }
+
+    /// An image's config, if it is here and the repository's.
+    async fn config(&self, repository: &Repository, digest: &Digest) -> Result<bytes::Bytes> {
+        match self.index.is_linked(repository, digest)? {
+            true => self.small_blob(digest).await,
+            false => Err(Error::BlobNotFound(digest.clone())),
         }
     }
 
@@ -226,7 +236,7 @@ impl Registry {
                 manifest.digest, parsed.config.media_type
             )));
         }
-        let config_json = self.small_blob(&parsed.config.digest).await?;
+        let config_json = self.config(repository, &parsed.config.digest).await?;
         let config = serde_json::from_slice(&config_json)
             .map_err(|e| Error::ManifestInvalid(format!("the image's config: {e}")))?;
         Ok(Image {

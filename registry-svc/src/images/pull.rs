@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     manifests::Stored,
     mirror::{Credentials, Found, Freshness},
-    names::{ImageName, Pointer, Tag},
+    names::{ImageName, Pointer, Repository, Tag},
     registry::Registry,
 };
 
@@ -136,7 +136,7 @@ impl Registry {
         if request.policy != Policy::Always && !request.all_platforms {
             // Warm path: all is here, nobody is asked.
             if let Ok(image) = self.image_of(name, request.platform.as_ref()).await
-                && (request.manifest_only || self.has_all(&image.blobs()).await?)
+                && (request.manifest_only || self.has_all(&name.repository, &image.blobs()).await?)
                 && (request.platform.is_some()
                     || image.platform().satisfies(&Platform::host())
                     || request.policy == Policy::Never)
@@ -174,6 +174,7 @@ impl Registry {
                 .pull_manifest(request, name, &found, manifest, events)
                 .await?;
         }
+        self.keep_proofs(&name.repository).await?;
         let digest = found.stored.digest.clone();
         self.events
             .tell("pull", digest.to_string(), name.familiar());
@@ -224,7 +225,7 @@ impl Registry {
         let parsed = manifest.parse()?;
         let blobs: Vec<Descriptor> = parsed.references().into_iter().cloned().collect();
         let credentials = request.credentials.as_ref();
-        let whole = self.has_all(&blobs).await?;
+        let whole = self.has_all(&name.repository, &blobs).await?;
         let mut moved = false;
         let mut layers = &blobs[..];
         if let Manifest::Image(image) = &parsed
@@ -322,10 +323,12 @@ impl Registry {
         Ok(true)
     }
 
-    /// All of these are in the store.
-    pub async fn has_all(&self, blobs: &[Descriptor]) -> Result<bool> {
+    /// All of these are here, and are the repository's.
+    pub async fn has_all(&self, repository: &Repository, blobs: &[Descriptor]) -> Result<bool> {
         for blob in blobs {
-            if self.blobs.stat(&blob.digest).await?.is_none() {
+            if !self.index.is_linked(repository, &blob.digest)?
+                || self.blobs.stat(&blob.digest).await?.is_none()
+            {
                 return Ok(false);
             }
         }

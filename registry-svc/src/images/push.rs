@@ -195,7 +195,7 @@ impl Registry {
         };
         tell(events, progress(Phase::Uploading, 0)).await?;
         let reader = self
-            .open_blob(repository, &blob.digest, Range::default())
+            .open_blob_for(repository, &blob.digest, Range::default())
             .await?;
         let sink = events.clone();
         let (digest, total) = (blob.digest.clone(), blob.size);

@@ -48,7 +48,7 @@ impl Registry {
             }
             if let Some((top, _)) = self.lookup(&name)? {
                 return match self.image_of(&name, None).await {
-                    Ok(image) if self.has_all(&image.blobs()).await? => {
+                    Ok(image) if self.has_all(&image.repository, &image.blobs()).await? => {
                         let listed = self.listed(&image.id).await?;
                         self.remove_by_name(&name, listed).await
                     }

@@ -98,7 +98,7 @@ impl Registry {
                     pointer: Pointer::Tag(tag.clone()),
                 };
                 match self.image_of(&name, platform).await {
-                    Ok(image) if self.has_all(&image.blobs()).await? => {
+                    Ok(image) if self.has_all(&image.repository, &image.blobs()).await? => {
                         found.push((Some((repository.clone(), tag)), image));
                     }
                     // An artifact, or an image that was never fetched.
@@ -152,7 +152,7 @@ impl Registry {
                     };
                     let parsed = child.parse()?;
                     let blobs: Vec<Descriptor> = parsed.references().into_iter().cloned().collect();
-                    if self.has_all(&blobs).await? {
+                    if self.has_all(&image.repository, &blobs).await? {
                         gathered.add(&child);
                         gathered.add_all(&blobs);
                     }

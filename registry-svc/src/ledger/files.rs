@@ -138,10 +138,8 @@ impl Inner {
                     .map_err(Error::io("cannot write", &path))?;
                 slipway_fault::point("registry.manifest.linked");
                 self.index.set_manifest(repository, digest, record, names)?;
-                if record.origin.is_local() {
-                    for child in &names.references {
-                        self.links.named(repository, child)?;
-                    }
+                for child in names.references.iter().filter(|child| record.shows(child)) {
+                    self.links.named(repository, child)?;
                 }
                 slipway_fault::point("registry.manifest.named");
                 Ok(())

@@ -6,7 +6,7 @@ mod tag;
 
 pub(crate) use remove::Named;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -50,7 +50,7 @@ pub struct Put {
 }
 
 /// What must be here before a manifest is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Require {
     /// All that it names, in the same repository: a foreign client may only name what it may read.
     Repository,
@@ -58,6 +58,15 @@ pub enum Require {
     Site,
     /// Nothing: its content is fetched from upstream when it is needed.
     Nothing,
+    /// Nothing, and it makes nothing readable but this: whoever wrote it may have named what he never saw.
+    Only(HashSet<Digest>),
+}
+
+impl Require {
+    /// It may name what is not here.
+    const fn is_lenient(&self) -> bool {
+        matches!(self, Self::Nothing | Self::Only(_))
+    }
 }
 
 /// A manifest that is here.
@@ -180,16 +189,25 @@ impl Registry {
             let before = index.manifest(&put.repository, &named)?;
             if shared {
                 // Leases keep this process's own sweep away; another one's stands in the journal.
-                let wanted = children.iter().filter(|_| put.require != Require::Nothing);
+                let wanted = children.iter().filter(|_| !put.require.is_lenient());
                 let digests = index.without_object(wanted.chain([&named]))?;
                 if !digests.is_empty() {
                     return Err(Error::ManifestBlobUnknown { digests });
+                }
+            }
+            let mut unproven = Vec::new();
+            if let Require::Only(shown) = &put.require {
+                for child in children.iter().filter(|child| !shown.contains(child)) {
+                    if !index.is_linked(&put.repository, child)? {
+                        unproven.push(child.clone());
+                    }
                 }
             }
             let record = ManifestRecord {
                 media_type: media_type.clone(),
                 size: put.content.len() as u64,
                 origin: put.origin,
+                unproven,
                 stored: before.as_ref().map_or_else(now, |b| b.stored),
                 by_digest: put.by_digest || before.as_ref().is_some_and(|b| b.by_digest),
                 held: held.clone(),
@@ -255,13 +273,13 @@ impl Registry {
     }
 
     async fn check_children(&self, put: &Put, parsed: &Manifest) -> Result<()> {
-        if put.require == Require::Nothing {
+        if put.require.is_lenient() {
             return Ok(());
         }
         let mut missing = Vec::new();
         for child in parsed.references() {
-            let visible = match (put.require, parsed) {
-                (Require::Site | Require::Nothing, _) => true,
+            let visible = match (&put.require, parsed) {
+                (Require::Site | Require::Nothing | Require::Only(_), _) => true,
                 (Require::Repository, Manifest::Index(_))
                     if media_type::is_manifest(&child.media_type) =>
                 {

@@ -1,6 +1,6 @@
 //! Pointing a tag at a manifest that is here, with all that an index brings along.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use slipway_image::{Digest, Manifest};
 
@@ -37,11 +37,24 @@ impl Registry {
                 Vec::new()
             };
             if is_here {
-                self.put_manifest(copy_of(part, target, tags)).await?;
+                let shown = self.shown_by(&source.repository, part)?;
+                self.put_manifest(copy_of(part, target, tags, shown))
+                    .await?;
             }
             found |= is_top && is_here;
         }
         found.then_some(top).ok_or_else(missing)
+    }
+
+    /// What of a manifest may be read through its repository without asking anybody.
+    fn shown_by(&self, repository: &Repository, manifest: &Stored) -> Result<HashSet<Digest>> {
+        let mut shown = HashSet::new();
+        for named in manifest.parse()?.references() {
+            if self.index.is_linked(repository, &named.digest)? {
+                shown.insert(named.digest.clone());
+            }
+        }
+        Ok(shown)
     }
 
     /// A manifest of a repository, and what is here of those that it names.
@@ -71,7 +84,12 @@ impl Registry {
     }
 }
 
-fn copy_of(stored: &Stored, repository: &Repository, tags: Vec<Tag>) -> Put {
+fn copy_of(
+    stored: &Stored,
+    repository: &Repository,
+    tags: Vec<Tag>,
+    shown: HashSet<Digest>,
+) -> Put {
     Put {
         repository: repository.clone(),
         tags,
@@ -80,6 +98,6 @@ fn copy_of(stored: &Stored, repository: &Repository, tags: Vec<Tag>) -> Put {
         expected: Some(stored.digest.clone()),
         origin: Origin::Local,
         by_digest: false,
-        require: Require::Nothing,
+        require: Require::Only(shown),
     }
 }

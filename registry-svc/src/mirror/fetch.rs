@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Instant};
 
 use slipway_image::Digest;
-use tracing::debug;
 
 use super::{Credentials, Flight, has_upstream, transfer::Plan};
 use crate::{
@@ -28,13 +27,7 @@ impl Registry {
         let lease = self.leases.hold(digest).await;
         if self.blobs.stat(digest).await?.is_some() {
             self.keep_for_now(digest)?;
-            match self.prove(repository, digest, credentials).await {
-                // It stays here, and is not read through this repository until that was asked.
-                Err(error) if error.is_upstream_down() => {
-                    debug!(%repository, %digest, %error, "not known whether upstream has it");
-                }
-                proven => proven?,
-            }
+            self.prove(repository, digest, credentials).await?;
             return Ok(None);
         }
         if !has_upstream(repository) {
@@ -92,7 +85,22 @@ impl Registry {
         }
     }
 
-    /// Opens a blob for this site itself: from here, or from upstream while it arrives.
+    /// Opens a blob for another service of this site, which is trusted with all there is, and acts for whoever wrote a
+    /// manifest: what nothing but such a name says to be the repository's, its upstream must show that it has.
+    pub async fn open_blob_for(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        range: Range,
+    ) -> Result<BlobReader> {
+        match self.index.is_held_in(repository, digest)? {
+            true => self.open_blob_through(repository, digest, range).await,
+            // The service's own word: a container outlives the name of its image.
+            false => self.open_blob(repository, digest, range).await,
+        }
+    }
+
+    /// Opens a blob whoever named it: from here, or from upstream while it arrives.
     pub async fn open_blob(
         self: &Arc<Self>,
         repository: &Repository,

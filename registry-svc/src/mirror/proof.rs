@@ -7,19 +7,22 @@
 
 use std::{
     collections::HashMap,
+    io::ErrorKind::NotFound,
     ops::RangeInclusive,
     sync::{Arc, Mutex},
 };
 
 use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
-use slipway_image::Digest;
+use slipway_image::{Algorithm, Digest};
 use tracing::warn;
 
 use super::{Client, Credentials, has_upstream, lock};
 use crate::{
-    blobs::Range,
+    blobs::{Range, staging::blocking},
     error::{Error, Result},
+    files,
+    links::MIRRORED,
     names::Repository,
     registry::Registry,
 };
@@ -52,7 +55,7 @@ impl Registry {
         if self.index.is_linked(repository, digest)? {
             return Ok(true);
         }
-        if !self.is_visible(repository, digest)? {
+        if !self.is_visible(repository, digest)? || !self.can_prove(repository) {
             return Err(Error::BlobNotFound(digest.clone()));
         }
         let _lease = self.leases.hold(digest).await;
@@ -62,6 +65,33 @@ impl Registry {
         self.not_at_rest(repository)?;
         self.prove(repository, digest, None).await?;
         Ok(true)
+    }
+
+    /// Somebody can be asked whether he has what only a manifest of the repository names.
+    fn can_prove(&self, repository: &Repository) -> bool {
+        has_upstream(repository) && !self.ours.has(repository)
+    }
+
+    /// Whoever is told that an image was pulled has it after a power cut, too: what its upstream was seen to have is
+    /// still known then. Once for all blobs.
+    pub(crate) async fn keep_proofs(&self, repository: &Repository) -> Result<()> {
+        let Some(root) = self.ledger.files() else {
+            return Ok(());
+        };
+        let own = root.join(repository.as_str());
+        let mirrored = own.join(MIRRORED);
+        let [short, long] =
+            [Algorithm::Sha256, Algorithm::Sha512].map(|a| mirrored.join(a.as_str()));
+        blocking(move || {
+            for folder in [short, long, mirrored, own] {
+                match files::sync_folder(&folder) {
+                    Err(e) if e.kind() == NotFound => {}
+                    synced => synced.map_err(Error::io("cannot sync", &folder))?,
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The upstream did not ask to be left in peace.
@@ -87,8 +117,11 @@ impl Registry {
         digest: &Digest,
         credentials: Option<&Credentials>,
     ) -> Result<()> {
-        if !has_upstream(repository) || self.index.is_linked(repository, digest)? {
+        if self.index.is_linked(repository, digest)? {
             return Ok(());
+        }
+        if !self.can_prove(repository) {
+            return Err(Error::BlobNotFound(digest.clone()));
         }
         // What came just now is not known to have come until the end.
         self.mirror.flights.settled(repository, digest).await;

@@ -48,7 +48,7 @@ impl Index {
                 continue;
             };
             let record = self.manifest(repository, &manifest)?;
-            if manifest == *digest || record.is_some_and(|record| record.origin.is_local()) {
+            if manifest == *digest || record.is_some_and(|record| record.shows(digest)) {
                 return Ok(true);
             }
         }

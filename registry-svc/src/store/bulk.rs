@@ -132,8 +132,7 @@ pub(super) fn of_manifest(
     let (repo, name) = (repository.as_str(), digest.to_string());
     let mut entries = Vec::with_capacity(3 * names.references.len() + 5);
     for child in std::iter::once(digest).chain(&names.references) {
-        // That an upstream names something does not say that it has it.
-        let readable = child == digest || record.origin.is_local();
+        let readable = child == digest || record.shows(child);
         let child = &child.to_string();
         entries.push((Place::Refs, key(&[child, repo, &name]), Vec::new()));
         if readable {

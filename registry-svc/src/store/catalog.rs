@@ -123,6 +123,7 @@ mod tests {
             stored: 0,
             by_digest: false,
             held: Vec::new(),
+            unproven: Vec::new(),
         };
         for key in [
             "docker.io/library/alpine",

@@ -64,6 +64,17 @@ pub struct ManifestRecord {
     /// Of a manifest whose form is not known: what it named that was there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<Digest>,
+    /// Of one that came without all that it names: what is not to be read through the repository because of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unproven: Vec<Digest>,
+}
+
+impl ManifestRecord {
+    /// What the manifest names may be read through its repository: that an upstream names something does not say that
+    /// it has it, and neither does an archive.
+    pub fn shows(&self, named: &Digest) -> bool {
+        self.origin.is_local() && !self.unproven.contains(named)
+    }
 }
 
 /// What a manifest names.

@@ -55,7 +55,9 @@ impl Registry {
             let platform = child.platform.as_ref().filter(|p| p.os != "unknown");
             let stored = self.stored(&named(&name.repository, &child.digest)).await?;
             match (stored, platform) {
-                (Some(stored), Some(platform)) if self.is_whole_enough(&stored).await => {
+                (Some(stored), Some(platform))
+                    if self.is_whole_enough(&name.repository, &stored).await =>
+                {
                     here.push((child, platform.clone(), stored));
                 }
                 // Attestations and the like are no image that could be meant.
