@@ -261,6 +261,12 @@ async fn nobody_is_sent_to_addresses_inside() {
         let site = site(registry.config()).await;
         assert_eq!(get_manifest(&site, "latest").await.0, 200, "{to}");
         assert_eq!(get_blob(&site, &digest).await.0, 502, "{to}");
+        // What is refused stays so, and says nothing of the registry itself.
+        let asked = registry.seen().into_iter();
+        let asked = asked.filter(|seen| seen.path.contains("/blobs/")).count();
+        assert_eq!(asked, 1, "{to}");
+        let (status, _) = get_manifest(&site, "other").await;
+        assert_eq!(status, 200, "{to}");
         for reference in ["away", "realm"] {
             // A moment later it would be put off.
             let name = format!("up.example/team/app:{reference}");

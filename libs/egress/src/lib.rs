@@ -8,7 +8,10 @@
 
 pub mod web;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use ipnet::IpNet;
 use url::{Host, Url};
@@ -107,11 +110,31 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
+/// Why a name leads nowhere: a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unresolved {
+    /// Nobody says where it is, now.
+    Unknown(String),
+    /// It is where nobody may go. To ask again does not help.
+    Refused(String),
+}
+
+impl fmt::Display for Unresolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(sentence) | Self::Refused(sentence) => f.write_str(sentence),
+        }
+    }
+}
+
+impl std::error::Error for Unresolved {}
+
 impl Guard {
-    /// The addresses of a host that may be connected to. Errors are sentences.
-    pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    /// The addresses of a host that may be connected to.
+    pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Unresolved> {
         let found = tokio::net::lookup_host((host, port)).await;
-        let found: Vec<SocketAddr> = found.map_err(|e| format!("{host}: {e}"))?.collect();
+        let found = found.map_err(|e| Unresolved::Unknown(format!("{host}: {e}")))?;
+        let found: Vec<SocketAddr> = found.collect();
         if self
             .hosts
             .iter()
@@ -122,7 +145,7 @@ impl Guard {
         let permitted = found.iter().filter(|a| self.permits(a.ip()));
         let permitted: Vec<SocketAddr> = permitted.copied().collect();
         match permitted.is_empty() && !found.is_empty() {
-            true => Err(self.refusal(host)),
+            true => Err(Unresolved::Refused(self.refusal(host))),
             false => Ok(permitted),
         }
     }
@@ -154,10 +177,10 @@ mod tests {
             "::ffff:7f00:1",
         ] {
             let found = guard.resolve(host, 22).await;
-            assert!(
-                found.is_err_and(|e| e.contains("inside of this host")),
-                "{host}"
-            );
+            let Err(Unresolved::Refused(why)) = found else {
+                panic!("{host}: {found:?}")
+            };
+            assert!(why.contains("inside of this host"), "{host}: {why}");
         }
         let public = guard.resolve("8.8.8.8", 22).await.unwrap();
         assert_eq!(public, ["8.8.8.8:22".parse().unwrap()]);

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use reqwest::Response;
+use slipway_egress::Unresolved;
 
 use super::{Client, SLOWEST, Scope};
 use crate::{
@@ -137,15 +138,18 @@ impl Client {
 pub fn unavailable(host: &str, error: &reqwest::Error) -> Error {
     // reqwest's own sentence repeats the URL; the innermost source says what happened.
     let mut cause: &dyn std::error::Error = error;
+    let mut refused = error.is_redirect();
     while let Some(source) = cause.source() {
         cause = source;
+        // A name that is where nobody may go is found out when a connection is wanted.
+        refused |= matches!(cause.downcast_ref(), Some(Unresolved::Refused(_)));
     }
     Error::UpstreamUnavailable {
         host: host.to_owned(),
         message: cause.to_string(),
-        // A redirect that is refused, or a body that breaks off, says nothing of the rest of the host.
+        // A way that is refused, or a body that breaks off, says nothing of the rest of the host.
         scope: match error.is_connect() || (error.is_timeout() && !error.is_body()) {
-            _ if error.is_redirect() => Scope::Refused,
+            _ if refused => Scope::Refused,
             true => Scope::Host(None),
             false => Scope::Repository,
         },

@@ -206,7 +206,7 @@ mod tests {
         assert!(!own.unwrap().is_empty());
         for base in ["https://localhost", "http://reg.example"] {
             let refused = guard(base).resolve("localhost", 1).await.unwrap_err();
-            assert!(refused.contains("private = true"), "{refused}");
+            assert!(refused.to_string().contains("private = true"), "{refused}");
         }
     }
 }

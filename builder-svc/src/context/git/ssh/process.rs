@@ -146,7 +146,8 @@ impl Process {
 }
 
 async fn connect(limits: &Limits, url: &SshUrl) -> Result<(Line, TcpStream), String> {
-    let addresses = limits.guard.resolve(&url.host, url.port).await?;
+    let addresses = limits.guard.resolve(&url.host, url.port).await;
+    let addresses = addresses.map_err(|e| e.to_string())?;
     let broken = |e: std::io::Error| format!("cannot connect to {}: {e}", url.known_as());
     let stream = timeout(CONNECT, TcpStream::connect(&addresses[..]))
         .await
