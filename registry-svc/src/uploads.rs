@@ -334,8 +334,8 @@ fn touch(path: &Path) -> Result<Option<u64>> {
     }
 }
 
-/// As [`files::random_uuid`] makes them.
-fn is_id(text: &str) -> bool {
+/// Whether it may be a session's id, as they are made here (a random UUID): it becomes part of a file's name.
+pub fn is_id(text: &str) -> bool {
     text.len() == 36
         && text
             .bytes()

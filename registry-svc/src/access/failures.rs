@@ -1,7 +1,11 @@
 //! Who gave wrong passwords of late: so many a minute from one network, and no more are looked at.
+//!
+//! From this host itself they are counted for each user by himself: behind a proxy that is not among `trusted_proxies`
+//! the whole world comes from there, and one stranger would shut everybody out.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher as _,
     net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -18,14 +22,20 @@ const EACH: Duration = Duration::from_secs(6);
 /// Networks remembered at once.
 const NETWORKS: usize = 10_000;
 
-/// See the module's page. Of each network the instant at which all its failures are forgotten.
+/// Whom failures are counted against: a network and, of this host's own, the user (by a hash that nobody can aim at).
+type Who = (IpAddr, Option<u64>);
+
+/// See the module's page. Of each the instant at which all its failures are forgotten.
 #[derive(Default)]
-pub struct Failures(Mutex<HashMap<IpAddr, Instant>>);
+pub struct Failures {
+    table: Mutex<HashMap<Who, Instant>>,
+    names: RandomState,
+}
 
 impl Failures {
-    /// How long somebody must wait, if he must.
-    pub fn check(&self, from: IpAddr, now: Instant) -> Result<(), Duration> {
-        let forgotten = self.table().get(&network_of(from)).copied();
+    /// How long somebody must wait who says that he is this user, if he must.
+    pub fn check(&self, from: IpAddr, name: &str, now: Instant) -> Result<(), Duration> {
+        let forgotten = self.table().get(&self.who(from, name)).copied();
         let owed = forgotten.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         match owed.checked_sub(EACH * (BURST - 1)) {
             None | Some(Duration::ZERO) => Ok(()),
@@ -34,7 +44,7 @@ impl Failures {
     }
 
     /// Counts one.
-    pub fn count(&self, from: IpAddr, now: Instant) {
+    pub fn count(&self, from: IpAddr, name: &str, now: Instant) {
         let mut table = self.table();
         if table.len() >= NETWORKS {
             table.retain(|_, at| *at > now);
@@ -43,12 +53,17 @@ impl Failures {
             // So many at once: to forget some is better than to grow.
             table.clear();
         }
-        let at = table.entry(network_of(from)).or_insert(now);
+        let at = table.entry(self.who(from, name)).or_insert(now);
         *at = (*at).max(now) + EACH;
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn who(&self, from: IpAddr, name: &str) -> Who {
+        let local = from.to_canonical().is_loopback();
+        (network_of(from), local.then(|| self.names.hash_one(name)))
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<Who, Instant>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -60,25 +75,34 @@ mod tests {
     fn failures_are_forgotten_one_by_one() {
         let (failures, start) = (Failures::default(), Instant::now());
         let from: IpAddr = "2001:db8::1".parse().unwrap();
+        let check = |from: &str, now| failures.check(from.parse().unwrap(), "alice", now);
         for _ in 0..BURST {
-            assert_eq!(failures.check(from, start), Ok(()));
-            failures.count(from, start);
+            assert_eq!(check("2001:db8::1", start), Ok(()));
+            failures.count(from, "alice", start);
         }
-        assert_eq!(failures.check(from, start), Err(EACH));
+        assert_eq!(check("2001:db8::1", start), Err(EACH));
+        // Whoever he says he is.
+        assert!(failures.check(from, "bob", start).is_err());
         // The whole network counts: whoever has one address of it has them all.
-        assert!(
-            failures
-                .check("2001:db8::ffff".parse().unwrap(), start)
-                .is_err()
-        );
-        assert!(
-            failures
-                .check("2001:db8:1::1".parse().unwrap(), start)
-                .is_ok()
-        );
-        assert_eq!(failures.check(from, start + EACH), Ok(()));
-        failures.count(from, start + EACH);
-        assert!(failures.check(from, start + EACH).is_err());
-        assert_eq!(failures.check(from, start + EACH * 20), Ok(()));
+        assert!(check("2001:db8::ffff", start).is_err());
+        assert!(check("2001:db8:1::1", start).is_ok());
+        assert_eq!(check("2001:db8::1", start + EACH), Ok(()));
+        failures.count(from, "alice", start + EACH);
+        assert!(check("2001:db8::1", start + EACH).is_err());
+        assert_eq!(check("2001:db8::1", start + EACH * 20), Ok(()));
+    }
+
+    #[test]
+    fn behind_a_proxy_on_this_host_nobody_is_shut_out_by_a_stranger() {
+        for local in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            let (failures, now) = (Failures::default(), Instant::now());
+            let from: IpAddr = local.parse().unwrap();
+            for guess in 0..2 * BURST {
+                failures.count(from, "alice", now);
+                failures.count(from, &format!("nobody{guess}"), now);
+            }
+            assert_eq!(failures.check(from, "bob", now), Ok(()), "{local}");
+            assert!(failures.check(from, "alice", now).is_err(), "{local}");
+        }
     }
 }

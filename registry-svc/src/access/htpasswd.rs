@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    io::ErrorKind::NotFound,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -13,6 +14,7 @@ use std::{
 
 use ring::hmac;
 use tokio::sync::Semaphore;
+use tracing::warn;
 
 use super::{failures::Failures, watched::Watched};
 
@@ -68,10 +70,19 @@ pub enum Refused {
 
 /// Hashes by user.
 #[derive(Debug, Default)]
-struct Users(HashMap<String, Arc<str>>);
+pub struct Users(HashMap<String, Arc<str>>);
 
 impl Users {
-    fn parse(path: &Path, text: &str) -> Result<Self, HtpasswdError> {
+    fn read(path: &Path) -> Result<Self, HtpasswdError> {
+        let text = std::fs::read_to_string(path).map_err(|source| HtpasswdError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// Parses a password file, which is there.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, HtpasswdError> {
         let mut users = HashMap::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim_end();
@@ -98,6 +109,11 @@ impl Users {
             }
         }
         Ok(Self(users))
+    }
+
+    /// Everybody, and the hash of his password.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, hash)| (&**name, &**hash))
     }
 
     /// The hash that a name which is not there is looked up with: that of somebody, always the same one. How long it
@@ -130,11 +146,8 @@ fn check(hash: &str) -> Result<(), String> {
         ));
     }
     let cost = hash.get(4..6).and_then(|cost| cost.parse::<u32>().ok());
-    let whole = hash.len() == 60
-        && hash.as_bytes()[6] == b'$'
-        && hash[7..]
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'/'));
+    // As it is parsed when a password is compared: one that cannot be would let nobody in, and say nothing.
+    let whole = hash.parse::<bcrypt::HashParts>().is_ok();
     match cost {
         Some(cost) if whole && COSTS.contains(&cost) => Ok(()),
         Some(cost) if whole => {
@@ -161,13 +174,19 @@ pub struct Htpasswd {
 impl Htpasswd {
     /// Reads the file.
     pub fn open(path: &Path) -> Result<Self, HtpasswdError> {
+        // That it is there when the service starts is asked for.
+        Users::read(path)?;
         let file = path.to_owned();
         let users = Watched::new("the password file", vec![path.to_owned()], move || {
-            let text = std::fs::read_to_string(&file).map_err(|source| HtpasswdError::Read {
-                path: file.clone(),
-                source,
-            })?;
-            Users::parse(&file, &text)
+            match Users::read(&file) {
+                // Whoever takes it away wants nobody in. One that cannot be read is a mistake, and shuts nobody out.
+                Err(HtpasswdError::Read { source, .. }) if source.kind() == NotFound => {
+                    let file = file.display();
+                    warn!("{file} is not there any more: nobody is let in until it is");
+                    Ok(Users::default())
+                }
+                users => users,
+            }
         })?;
         Ok(Self {
             users,
@@ -202,7 +221,7 @@ impl Htpasswd {
             return Ok(());
         }
         // Before anything that costs more than that.
-        self.may_try(from)?;
+        self.may_try(from, name)?;
         let _waits = self
             .waiting
             .try_acquire()
@@ -213,7 +232,7 @@ impl Htpasswd {
         if is_remembered() {
             return Ok(());
         }
-        self.may_try(from)?;
+        self.may_try(from, name)?;
         let hash = match &known {
             Some(hash) => Arc::clone(hash),
             None => users.stand_in(name, &self.key).ok_or(Refused::Wrong)?,
@@ -231,15 +250,15 @@ impl Htpasswd {
                 Ok(())
             }
             _ => {
-                self.failures.count(from, Instant::now());
+                self.failures.count(from, name, Instant::now());
                 Err(Refused::Wrong)
             }
         }
     }
 
     /// Whoever failed often waits, also who had asked for that before it was known.
-    fn may_try(&self, from: IpAddr) -> Result<(), Refused> {
-        let may = self.failures.check(from, Instant::now());
+    fn may_try(&self, from: IpAddr, name: &str) -> Result<(), Refused> {
+        let may = self.failures.check(from, name, Instant::now());
         may.map_err(Refused::Busy)
     }
 
@@ -296,6 +315,11 @@ mod tests {
             ("bob:$argon2id$v=19$x", "another kind"),
             ("bob:hunter2", "in the clear"),
             ("bob:$2y$04$abc", "not whole"),
+            // Bits of the salt that are none of it.
+            (
+                "bob:$2y$04$CCCCCCCCCCCCCCCCCCCCC/E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+                "not whole",
+            ),
             (
                 "bob:$2y$04$\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}.",
                 "not whole",
@@ -351,6 +375,12 @@ mod tests {
         );
         assert!(Htpasswd::open(&path).is_err());
         assert!(Htpasswd::open(Path::new("/nothing/here")).is_err());
+        // Without one nobody is known, until it is there again.
+        std::fs::remove_file(&path).unwrap();
+        let gone = users.verify("alice", "two", HERE).await;
+        assert_eq!((gone, users.hash_of("alice")), (Err(Refused::Wrong), None));
+        std::fs::write(&path, format!("alice:{}\n", hash("two"))).unwrap();
+        assert_eq!(users.verify("alice", "two", HERE).await, Ok(()));
     }
 
     #[tokio::test]

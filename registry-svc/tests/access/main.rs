@@ -4,6 +4,7 @@
 mod support;
 
 mod policy;
+mod refused;
 mod slow;
 mod tls;
 mod tokens;

@@ -83,12 +83,7 @@ impl Client {
             if response.status() != StatusCode::UNAUTHORIZED || attempt > 0 || !own {
                 return Ok(response);
             }
-            let Some(challenge) = response
-                .headers()
-                .get(header::WWW_AUTHENTICATE)
-                .and_then(|v| v.to_str().ok())
-                .and_then(Challenge::parse)
-            else {
+            let Some(challenge) = Challenge::of(response.headers()) else {
                 return Ok(response);
             };
             let Some((value, lifetime)) = self.authorize(&challenge, &scope).await? else {

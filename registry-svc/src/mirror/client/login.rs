@@ -29,11 +29,7 @@ impl Client {
                 false => Err(self.failed(&response)),
             };
         }
-        let challenge = response
-            .headers()
-            .get(header::WWW_AUTHENTICATE)
-            .and_then(|v| v.to_str().ok())
-            .and_then(Challenge::parse)
+        let challenge = Challenge::of(response.headers())
             .ok_or_else(|| self.nonsense("401 and no challenge that is known"))?;
         let (response, identity) = match &challenge {
             Challenge::Bearer { realm, service } => {
