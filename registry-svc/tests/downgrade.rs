@@ -88,7 +88,7 @@ impl Drop for Service {
 
 impl Service {
     async fn status(&self, path: &str) -> u16 {
-        let url = format!("http://{}/v2/up.example/team/app/{path}", self.address);
+        let url = format!("http://{}/v2/up.example/team/{path}", self.address);
         client().get(url).send().await.unwrap().status().as_u16()
     }
 }
@@ -174,13 +174,13 @@ async fn from_https_nobody_is_led_to_http_neither_with_an_account_nor_without() 
     }
 
     // The account is the upstream's own, and it gets it.
-    assert_eq!(service.status("manifests/latest").await, 200);
+    assert_eq!(service.status("app/manifests/latest").await, 200);
     let account = asked.lock().unwrap().last().unwrap().1.clone();
     assert_eq!(account.as_deref(), Some("Basic YW5uOnNlY3JldA=="));
     for path in [
-        format!("blobs/{layer}"),
-        "manifests/away".to_owned(),
-        "manifests/realm".to_owned(),
+        format!("app/blobs/{layer}"),
+        "app/manifests/away".to_owned(),
+        "realm/manifests/realm".to_owned(),
     ] {
         asked.lock().unwrap().clear();
         // A tag that cannot be asked about is not found.
