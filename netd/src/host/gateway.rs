@@ -115,7 +115,7 @@ impl Host {
 
     /// Of each version of IP by the best network that has it. A route that the container made for itself, by a link
     /// that is none of ours, stays.
-    fn settle_route(
+    pub(super) fn settle_route(
         &self,
         state: &State,
         container: &str,
@@ -246,7 +246,7 @@ impl State {
         Some((out, network, gateway(network)?))
     }
 
-    fn namespace_of(&self, container: &str) -> Option<&Netns> {
+    pub(super) fn namespace_of(&self, container: &str) -> Option<&Netns> {
         self.of(container).find_map(|e| self.namespaces.get(&e.id))
     }
 

@@ -1,7 +1,7 @@
 //! Noticing that somebody changed our table, took a bridge away or switched forwarding off, and putting it right; a
 //! host whose table cannot be put back is closed.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -10,14 +10,14 @@ use tokio::io::unix::AsyncFd;
 
 use crate::error::{Doing, Error};
 use crate::firewall::TABLE;
-use crate::id::EndpointId;
-use crate::netlink::wire::{Received, attributes, number};
-use crate::netlink::{Family, Link, Socket, link};
+use crate::id::{EndpointId, HOST_LINK_PREFIX};
+use crate::netlink::wire::{Received, attributes, number, text};
+use crate::netlink::{Family, Mac, Socket, link};
 use crate::nft::{TABLE_EVENTS, is_event_of};
 use crate::sysctl;
 
 use super::reconcile::FORWARDING;
-use super::{Host, State};
+use super::{Host, Live, State};
 
 /// After a repair: changes come in bursts (a flush is many), and one repair is enough for what comes meanwhile.
 const REST: Duration = Duration::from_millis(100);
@@ -30,25 +30,43 @@ const FAILURES: u32 = 3;
 
 const AF_INET6: u8 = 10;
 
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+/// `struct ifinfomsg`.
+const LINK_HEADER: usize = 16;
+
 /// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR`, `RTNLGRP_IPV4_NETCONF` and `RTNLGRP_IPV6_NETCONF` as a
 /// bit mask (`linux/rtnetlink.h`).
 const LINK_EVENTS: u32 = 1 | 1 << 4 | 1 << 8 | 1 << 23 | 1 << 24;
 
+/// Indexes of our bridges, with the MTU and the MAC that they should have.
+pub(super) type Bridges = BTreeMap<u32, (u32, Mac)>;
+
 /// What is damaged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Damage {
     table: bool,
     links: bool,
+    /// Links that are gone, off or in no bridge, and that are called as hosts' ends of ours are: usually those of
+    /// containers that have just ended, or are just beginning.
+    ends: Vec<String>,
 }
 
 impl Damage {
-    const ALL: Self = Self {
-        table: true,
-        links: true,
-    };
+    fn all() -> Self {
+        Self {
+            table: true,
+            links: true,
+            ends: Vec::new(),
+        }
+    }
 
-    fn is_any(self) -> bool {
-        self.table || self.links
+    fn is_any(&self) -> bool {
+        self.table || self.links || !self.ends.is_empty()
     }
 }
 
@@ -78,6 +96,7 @@ impl Watch {
                 }) => damage.table |= read?,
                 read = read(&mut self.links, |event| {
                     damage.links |= is_damage(event, &host.bridges());
+                    damage.ends.extend(loose_end(event));
                 }) => damage.links |= read?,
             }
             if damage.is_any() {
@@ -112,27 +131,49 @@ async fn read(
     }
 }
 
+fn is_off(payload: &[u8]) -> bool {
+    const IFF_UP: u32 = 1;
+    let flags: Option<u32> = payload.get(8..12).and_then(number);
+    flags.is_some_and(|flags| flags & IFF_UP == 0)
+}
+
+/// The name of a host's end, maybe of ours, that has no part in a bridge any more.
+fn loose_end(event: &Received<'_>) -> Option<String> {
+    const AF_BRIDGE: u8 = 7;
+    if !matches!(event.kind, RTM_NEWLINK | RTM_DELLINK) || event.payload.first() == Some(&AF_BRIDGE)
+    {
+        return None;
+    }
+    let told = || attributes(event.payload.get(LINK_HEADER..).unwrap_or_default());
+    let (_, name) = told().find(|(kind, _)| *kind == IFLA_IFNAME)?;
+    let name = text(name);
+    let is_in_place = event.kind == RTM_NEWLINK
+        && !is_off(event.payload)
+        && told().any(|(kind, _)| kind == IFLA_MASTER);
+    (name.starts_with(HOST_LINK_PREFIX) && !is_in_place).then_some(name)
+}
+
 /// A bridge of ours is gone, off or without an address, or a setting of the host's changed.
-fn is_damage(event: &Received<'_>, bridges: &BTreeSet<u32>) -> bool {
-    const RTM_NEWLINK: u16 = 16;
-    const RTM_DELLINK: u16 = 17;
+fn is_damage(event: &Received<'_>, bridges: &Bridges) -> bool {
     const RTM_NEWADDR: u16 = 20;
     const RTM_DELADDR: u16 = 21;
     const RTM_NEWNETCONF: u16 = 80;
-    const IFF_UP: u32 = 1;
     let payload = event.payload;
     // `struct ifinfomsg` and `struct ifaddrmsg` have it at the same place.
     let index = || payload.get(4..8).and_then(number);
-    let is_ours = || index().is_some_and(|index| bridges.contains(&index));
-    let is_off = || {
-        payload
-            .get(8..12)
-            .and_then(number)
-            .is_some_and(|flags: u32| flags & IFF_UP == 0)
+    let is_ours = || index().is_some_and(|index| bridges.contains_key(&index));
+    let has_changed = || {
+        let (mtu, mac) = index().and_then(|index| bridges.get(&index))?;
+        let mut told = attributes(payload.get(LINK_HEADER..)?);
+        told.find(|(kind, value)| match *kind {
+            IFLA_ADDRESS => *value != mac.0,
+            IFLA_MTU => number(value) != Some(*mtu),
+            _ => false,
+        })
     };
     match event.kind {
         // What a bridge says of its ports has its own family, and their indexes.
-        RTM_NEWLINK => is_ours() && is_off(),
+        RTM_NEWLINK => is_ours() && (is_off(payload) || has_changed().is_some()),
         RTM_DELLINK | RTM_DELADDR => is_ours(),
         // A link that others may reach us by from now on: it has to forward, too.
         RTM_NEWADDR => payload.starts_with(&[AF_INET6]) && payload.get(3) == Some(&0) && !is_ours(),
@@ -174,7 +215,7 @@ pub async fn guard(host: Arc<Host>, mut watch: Watch) {
                 if let Ok(new) = Watch::open() {
                     watch = new;
                     // Nobody knows what happened meanwhile.
-                    mend(&host, Damage::ALL).await;
+                    mend(&host, Damage::all()).await;
                 }
             }
         }
@@ -185,8 +226,8 @@ pub async fn guard(host: Arc<Host>, mut watch: Watch) {
 async fn mend(host: &Arc<Host>, damage: Damage) {
     let (mut pause, mut failures) = (AGAIN.0, 0);
     loop {
-        let mending = Arc::clone(host);
-        let mended = tokio::task::spawn_blocking(move || mending.mend(damage));
+        let (mending, mended) = (Arc::clone(host), damage.clone());
+        let mended = tokio::task::spawn_blocking(move || mending.mend(&mended));
         let error = match mended.await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
@@ -205,7 +246,7 @@ async fn mend(host: &Arc<Host>, damage: Damage) {
 }
 
 impl Host {
-    fn bridges(&self) -> BTreeSet<u32> {
+    fn bridges(&self) -> Bridges {
         self.bridges
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -214,13 +255,16 @@ impl Host {
 
     /// What is watched from now on.
     pub(super) fn note_bridges(&self, state: &State) {
-        let all = state.networks.values().map(|live| live.index).collect();
+        let bridge = |live: &Live| (live.index, (live.network.mtu, live.network.bridge_mac()));
+        let all = state.networks.values().map(bridge).collect();
         *self.bridges.write().unwrap_or_else(PoisonError::into_inner) = all;
     }
 
-    fn mend(&self, damage: Damage) -> Result<(), Error> {
+    fn mend(&self, damage: &Damage) -> Result<(), Error> {
         let mut state = self.state();
-        if !state.up {
+        let is_ours = |name: &String| state.has_end(name);
+        let only_strangers = !damage.table && !damage.links && !damage.ends.iter().any(is_ours);
+        if !state.up || only_strangers {
             return Ok(());
         }
         if damage.table {
@@ -228,66 +272,13 @@ impl Host {
             tracing::warn!("somebody changed table inet {TABLE}; it is put back");
         }
         // Also those that a table that could not be written had switched off.
-        self.mend_links(&mut state)?;
+        self.repair_links(&mut state)?;
         if self.forward_ipv6(&state)? {
             self.write_table(&state)?;
         }
-        if sysctl::read(FORWARDING).is_ok_and(|value| value == "0") {
-            self.enable_forwarding()?;
+        // What is dropped depends on whether the host forwards for us only.
+        if !self.repair_settings(&state).is_empty() {
             self.write_table(&state)?;
-            tracing::warn!("somebody switched net.ipv4.ip_forward off; containers need it");
-        }
-        Ok(())
-    }
-
-    /// Makes bridges that are gone, and puts the links of containers into them.
-    fn mend_links(&self, state: &mut State) -> Result<(), Error> {
-        let (links, addresses) = {
-            let route = &mut self.kernel().route;
-            let links = route.links().doing(|| "list links".to_owned())?;
-            let addresses = route.addresses().doing(|| "list addresses".to_owned())?;
-            (links, addresses)
-        };
-        let mut mended = Vec::new();
-        for live in state.networks.values_mut() {
-            let network = &live.network;
-            let is_it = |link: &&Link| link.name == network.device && link.index == live.index;
-            let mut gateways = network.pools().map(|pool| (live.index, pool.gateway_net()));
-            if links.iter().find(is_it).is_some_and(|link| link.up)
-                && gateways.all(|gateway| addresses.contains(&gateway))
-            {
-                continue;
-            }
-            live.index = self.bridge_up(network)?;
-            mended.push(network.id.clone());
-            tracing::warn!(
-                network = network.name,
-                bridge = network.device,
-                "somebody took a bridge away or switched it off; it is put back"
-            );
-        }
-        if mended.is_empty() {
-            return Ok(());
-        }
-        self.note_bridges(state);
-        for endpoint in state.endpoints.values() {
-            let name = endpoint.id.host_link();
-            let (Some(live), Some(found)) = (
-                state.networks.get(&endpoint.network),
-                links.iter().find(|link| link.name == name),
-            ) else {
-                continue;
-            };
-            if mended.contains(&endpoint.network) {
-                self.join(&endpoint.id, found.index, live.index)?;
-            }
-        }
-        // Prepared ones hang on the bridge that was.
-        for prepared in self.pool.drain() {
-            if let Some(live) = state.networks.get_mut(&prepared.network) {
-                live.addresses.release(prepared.address);
-            }
-            self.delete_link(&prepared.id.host_link());
         }
         Ok(())
     }
@@ -329,7 +320,7 @@ mod tests {
 
     #[test]
     fn only_what_harms_us_is_damage() {
-        let bridges = BTreeSet::from([7]);
+        let bridges = BTreeMap::from([(7, (1500, Mac([2; 6])))]);
         let event = |kind: u16, index: u32, flags: u32| {
             let mut payload = vec![0; 16];
             payload[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -343,6 +334,21 @@ mod tests {
             is_damage(&event, &bridges)
         };
         assert!(event(17, 7, 1) && event(21, 7, 0) && event(16, 7, 0));
+        let change = |kind: u8, value: [u8; 4]| {
+            let mut payload = vec![0; 16];
+            payload[4..8].copy_from_slice(&7_u32.to_ne_bytes());
+            payload[8..12].copy_from_slice(&1_u32.to_ne_bytes());
+            payload.extend([8, 0, kind, 0]);
+            payload.extend(value);
+            let event = Received {
+                kind: 16,
+                sequence: 0,
+                port: 0,
+                payload: &payload,
+            };
+            is_damage(&event, &bridges)
+        };
+        assert!(change(4, 1400_u32.to_ne_bytes()) && !change(4, 1500_u32.to_ne_bytes()));
         assert!(!event(17, 8, 1) && !event(16, 7, 1) && !event(16, 8, 0) && !event(20, 7, 0));
         // `struct ifaddrmsg`: family, prefix, flags, scope (0 = everywhere, 253 = the link), link.
         let address = |family: u8, scope: u8, index: u8| {

@@ -7,6 +7,7 @@ mod attach;
 mod gateway;
 mod guard;
 mod ipv6;
+mod namespaces;
 mod neighbours;
 mod networks;
 mod pool;
@@ -14,10 +15,11 @@ mod prepare;
 mod reaper;
 mod reconcile;
 mod release;
+mod repair;
 mod stations;
 mod table;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -62,7 +64,7 @@ impl Live {
 struct State {
     networks: BTreeMap<NetworkId, Live>,
     endpoints: BTreeMap<EndpointId, Endpoint>,
-    /// Namespaces that we handed out since we started.
+    /// Namespaces of containers, as far as they are known: those that we handed out, and those that were found.
     namespaces: HashMap<EndpointId, Netns>,
     ports: PortTable,
     /// Endpoints whose link was gone when we started, with their container.
@@ -89,7 +91,7 @@ pub struct Attached {
     pub network: Network,
     /// Who answers names on its network, if netd does.
     pub nameserver: Option<IpAddr>,
-    /// Where its namespace can be opened; empty after a restart of netd.
+    /// Where its namespace can be opened; empty where nobody knows, after a restart of netd.
     pub netns_path: String,
     /// Whether its container's default route goes by it.
     pub default_route: bool,
@@ -103,7 +105,7 @@ pub struct Host {
     state: Mutex<State>,
     kernel: Mutex<Kernel>,
     /// Indexes of our bridges: what happens to them is watched.
-    bridges: RwLock<BTreeSet<u32>>,
+    bridges: RwLock<guard::Bridges>,
     pool: Arc<pool::Pool>,
     own_netns: Netns,
     runtime: Handle,

@@ -85,7 +85,12 @@ impl Host {
     }
 
     /// Pairs the host with the namespace; returns the name of the link there.
-    fn link_up(&self, id: &EndpointId, wanted: &Wanted<'_>, netns: &Netns) -> io::Result<String> {
+    pub(super) fn link_up(
+        &self,
+        id: &EndpointId,
+        wanted: &Wanted<'_>,
+        netns: &Netns,
+    ) -> io::Result<String> {
         use std::os::fd::AsFd as _;
         let name = match wanted.interface {
             "" if wanted.netns.is_none() => "eth0".to_owned(),

@@ -10,14 +10,15 @@ use crate::antispoof::Station;
 use crate::dns::{Resolver, Zone};
 use crate::endpoint::Endpoint;
 use crate::error::{Doing, Error};
-use crate::id::{EndpointId, HOST_LINK_PREFIX};
+use crate::id::HOST_LINK_PREFIX;
 use crate::ipam::{DualStack, pools, ula};
-use crate::netlink::{self, Link, Mac, conntrack, link};
+use crate::netlink::{self, Link, Netns, conntrack, link};
 use crate::network::{DEFAULT, Network, Request};
 use crate::sysctl;
 
 use super::gateway::gather_ports;
-use super::{Host, Live, State, reaper};
+use super::repair::Finding;
+use super::{Host, Live, State, namespaces, reaper};
 
 pub(super) const FORWARDING: &str = "ipv4/ip_forward";
 
@@ -45,9 +46,13 @@ impl Host {
             .links()
             .doing(|| "list links".to_owned())?;
         let by_name: HashMap<&str, &Link> = links.iter().map(|link| (&*link.name, link)).collect();
-        for endpoint in self.recorded_endpoints(state)? {
-            self.endpoint_up(state, endpoint, &by_name)?;
+        let endpoints = self.recorded_endpoints(state)?;
+        let namespaces = namespaces::of_processes(endpoints.iter().map(|e| e.netns));
+        for endpoint in endpoints {
+            self.endpoint_up(state, endpoint, &by_name, &namespaces)?;
         }
+        drop(namespaces);
+        self.repair_links(state)?;
         let several = state.endpoints.values().map(|e| e.container.clone());
         for container in several.collect::<HashSet<_>>() {
             state.tell_zones(&container);
@@ -187,30 +192,41 @@ impl Host {
         let index = self
             .bridge_link(network)
             .doing(|| format!("make bridge {}", network.device))?;
-        // The host's own 127.0.0.1 reaches published ports by way of this bridge; packets from
-        // outside to 127.0.0.0/8 are dropped in our table before they are routed.
-        let conf = format!("ipv4/conf/{}/route_localnet", network.device);
-        sysctl::write(&conf, "1").doing(|| format!("set net/{conf} to 1"))?;
+        for (name, value) in settings_of(network) {
+            sysctl::write(&name, value).doing(|| format!("set net/{name} to {value}"))?;
+        }
         Ok(index)
     }
 
     fn bridge_link(&self, network: &Network) -> std::io::Result<u32> {
         let mut kernel = self.kernel();
         let route = &mut kernel.route;
+        let mac = network.bridge_mac();
         if route.link(&network.device)?.is_none() {
-            let mac = Mac::of(network.v4.gateway);
             route.apply(&[link::create_bridge(&network.device, mac, network.mtu)])?;
         }
-        let index = route
-            .link(&network.device)?
-            .ok_or(std::io::ErrorKind::NotFound)?
-            .index;
+        let found = route.link(&network.device)?;
+        let found = found.ok_or(std::io::ErrorKind::NotFound)?;
+        if found.kind != "bridge" {
+            return Err(std::io::Error::other(
+                "somebody's link of another kind has this name",
+            ));
+        }
+        let index = found.index;
         // Before its addresses: one of IPv6 needs it on.
         Self::bridge_ipv6(network)?;
         let addresses = network
             .pools()
             .map(|pool| link::add_address(index, pool.gateway, pool.subnet));
-        let requests: Vec<_> = [link::set_up(index)].into_iter().chain(addresses).collect();
+        let mut requests = vec![link::set_up(index)];
+        // Said once more, an MTU would no longer follow that of the smallest port.
+        if found.mtu != network.mtu {
+            requests.push(link::set_mtu(index, network.mtu));
+        }
+        if found.mac != Some(mac) {
+            requests.push(link::set_mac(index, mac));
+        }
+        requests.extend(addresses);
         route.apply_idempotent(&requests)?;
         Ok(index)
     }
@@ -233,17 +249,17 @@ impl Host {
         state: &mut State,
         endpoint: Endpoint,
         links: &HashMap<&str, &Link>,
+        namespaces: &HashMap<u64, Netns>,
     ) -> Result<(), Error> {
         let name = endpoint.id.host_link();
-        let link = links.get(name.as_str());
-        let (Some(link), Some(live)) = (link, state.networks.get_mut(&endpoint.network)) else {
+        let netns = namespaces.get(&endpoint.netns);
+        let is_there = links.contains_key(name.as_str()) || netns.is_some();
+        let live = state.networks.get_mut(&endpoint.network);
+        let Some(live) = live.filter(|_| is_there) else {
             // The namespace is gone and took the veth pair along.
             state.lost.push((endpoint.id.clone(), endpoint.container));
             return self.store.remove_endpoint(&endpoint.id);
         };
-        if link.master != Some(live.index) {
-            self.join(&endpoint.id, link.index, live.index)?;
-        }
         if live.addresses.claim(endpoint.address).is_err() {
             tracing::error!(endpoint = %endpoint.id, address = %endpoint.address,
                 "two records have this address: the one that was read last is given up");
@@ -268,30 +284,34 @@ impl Host {
                     "a published port is led to its container still; nothing keeps other programs off it");
             }
         }
+        if let Some(netns) = netns {
+            let netns = netns.try_clone();
+            let netns = netns.doing(|| "open a network namespace".to_owned())?;
+            state.namespaces.insert(endpoint.id.clone(), netns);
+        }
         state.endpoints.insert(endpoint.id.clone(), endpoint);
         Ok(())
     }
 
-    /// Deletes ends of veth pairs that look like ours, hang on our bridges and are nobody's.
-    fn remove_orphans(&self, state: &State, links: &[Link]) {
+    /// Deletes ends of veth pairs that look like ours, and are nobody's.
+    pub(super) fn remove_orphans(&self, state: &State, links: &[Link]) -> Vec<Finding> {
         let bridges: Vec<u32> = state.networks.values().map(|live| live.index).collect();
-        let known: HashSet<String> = state.endpoints.keys().map(EndpointId::host_link).collect();
-        let mut gone = Vec::new();
-        for link in links {
+        let mut kernel = self.kernel();
+        let is_orphan = |link: &&Link| {
             // Of a network that was removed while it was made, the bridge is gone.
             let ours = link.name.starts_with(HOST_LINK_PREFIX)
                 && (link.master.is_some_and(|master| bridges.contains(&master))
                     || link.alias.starts_with(netlink::link::OURS));
-            if ours && !known.contains(&link.name) {
-                tracing::info!(
-                    link = link.name,
-                    "removing a link that belongs to no endpoint"
-                );
-                gone.push(link.name.clone());
-            }
-        }
+            ours && !kernel.stations.has(&link.name)
+        };
+        let gone: Vec<String> = links
+            .iter()
+            .filter(is_orphan)
+            .map(|link| link.name.clone())
+            .collect();
         // Now, not later: nobody knows which addresses they have.
-        reaper::delete(&mut self.kernel().route, &gone);
+        reaper::delete(&mut kernel.route, &gone);
+        drop(kernel);
         let networks = || state.networks.values().map(|live| &live.network);
         let containers = state.endpoints.values().map(|e| e.address);
         let known: Vec<IpAddr> = containers
@@ -305,6 +325,9 @@ impl Host {
         if let Err(error) = conntrack::forget_strangers(&subnets, &known) {
             tracing::warn!(%error, "cannot forget the connections of containers that are gone");
         }
+        let removed =
+            |link: String| Finding::of(format!("link {link} belongs to no endpoint"), Ok(()));
+        gone.into_iter().map(removed).collect()
     }
 
     /// Takes everything out of the kernel that we put there, and sysctls back to what they were.
@@ -332,6 +355,18 @@ impl Host {
         }
         self.store.forget_sysctls()
     }
+}
+
+/// Settings of a bridge's own, below `/proc/sys/net`.
+pub(super) fn settings_of(network: &Network) -> [(String, &'static str); 2] {
+    let of = |setting: &str| format!("ipv4/conf/{}/{setting}", network.device);
+    [
+        // The host's own 127.0.0.1 reaches published ports by way of this bridge; packets from outside to 127.0.0.0/8
+        // are dropped in our table before they are routed.
+        (of("route_localnet"), "1"),
+        // No container tells the host which way to send.
+        (of("accept_redirects"), "0"),
+    ]
 }
 
 fn is_link_local(net: IpNet) -> bool {

@@ -45,6 +45,11 @@ impl Stations {
     pub fn know(&mut self, station: Station) {
         self.all.insert(station.link.clone(), station);
     }
+
+    /// Whether it is somebody's: an endpoint's, prepared, being made, or about to go.
+    pub fn has(&self, link: &str) -> bool {
+        self.all.contains_key(link)
+    }
 }
 
 impl Kernel {

@@ -14,16 +14,18 @@ const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 
-const IFLA_ADDRESS: u16 = 1;
+pub(super) const IFLA_ADDRESS: u16 = 1;
 pub(super) const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
+pub(super) const IFLA_MTU: u16 = 4;
 pub(super) const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
+pub(super) const IFLA_LINKINFO: u16 = 18;
 pub(super) const IFLA_IFALIAS: u16 = 20;
 const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_INFO_KIND: u16 = 1;
+pub(super) const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+pub(super) const IFLA_INFO_SLAVE_DATA: u16 = 5;
+pub(super) const IFLA_BRPORT_MODE: u16 = 4;
 const VETH_INFO_PEER: u16 = 1;
 
 pub(super) const IFA_ADDRESS: u16 = 1;
@@ -124,6 +126,20 @@ pub fn set_down(index: u32) -> Message {
     Message::new(RTM_NEWLINK, 0, &link_header(index, 0, IFF_UP))
 }
 
+/// Gives a link another MTU, in bytes.
+pub fn set_mtu(index: u32, mtu: u32) -> Message {
+    let mut message = Message::new(RTM_NEWLINK, 0, &link_header(index, 0, 0));
+    message.u32(IFLA_MTU, mtu);
+    message
+}
+
+/// Gives a link another MAC.
+pub fn set_mac(index: u32, mac: Mac) -> Message {
+    let mut message = Message::new(RTM_NEWLINK, 0, &link_header(index, 0, 0));
+    message.attr(IFLA_ADDRESS, &mac.0);
+    message
+}
+
 /// Puts a link into a bridge.
 pub fn set_master(index: u32, bridge: u32) -> Message {
     let mut message = Message::new(RTM_NEWLINK, 0, &link_header(index, 0, 0));
@@ -139,8 +155,6 @@ pub const OURS: &str = "slipway:";
 /// back to it.
 pub fn mark(name: &str, endpoint: &str) -> Message {
     const IFLA_INFO_SLAVE_KIND: u16 = 4;
-    const IFLA_INFO_SLAVE_DATA: u16 = 5;
-    const IFLA_BRPORT_MODE: u16 = 4;
     let mut message = Message::new(RTM_NEWLINK, 0, &link_header(0, 0, 0));
     message
         .str(IFLA_IFNAME, name)

@@ -52,6 +52,12 @@ impl Netns {
         })
     }
 
+    /// The same, open once more.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let fd = self.fd.try_clone()?;
+        Ok(Self { fd })
+    }
+
     /// Its inode in nsfs, of which there is one: no two namespaces that are there have the same.
     pub fn inode(&self) -> io::Result<u64> {
         Ok(File::from(self.fd.try_clone()?).metadata()?.ino())

@@ -7,9 +7,11 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::link::{
-    IFA_ADDRESS, IFA_LOCAL, IFF_RUNNING, IFF_UP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_MASTER, RTA_DST,
-    RTA_OIF, link_header,
+    IFA_ADDRESS, IFA_LOCAL, IFF_RUNNING, IFF_UP, IFLA_ADDRESS, IFLA_BRPORT_MODE, IFLA_IFALIAS,
+    IFLA_IFNAME, IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU,
+    RTA_DST, RTA_OIF, link_header,
 };
+use super::mac::Mac;
 use super::socket::{Family, Socket};
 use super::wire::{DUMP, Message, Received, attributes, number, text};
 
@@ -36,6 +38,14 @@ pub struct Link {
     pub up: bool,
     /// It carries frames (RFC 2863's operational state is up).
     pub running: bool,
+    /// The largest packet that it takes, in bytes.
+    pub mtu: u32,
+    /// Its MAC, if it has one.
+    pub mac: Option<Mac>,
+    /// As a port of a bridge: frames may go back to where they came from.
+    pub hairpin: bool,
+    /// "bridge", "veth"; "" for a device.
+    pub kind: String,
 }
 
 /// An rtnetlink socket of one namespace.
@@ -141,12 +151,30 @@ fn parse_link(message: Received<'_>) -> Option<Link> {
         alias: String::new(),
         up: flags & IFF_UP != 0,
         running: flags & IFF_RUNNING != 0,
+        mtu: 0,
+        mac: None,
+        hairpin: false,
+        kind: String::new(),
     };
     for (kind, data) in attributes(payload.get(LINK_HEADER..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(data),
             IFLA_IFALIAS => link.alias = text(data),
             IFLA_MASTER => link.master = number(data),
+            IFLA_MTU => link.mtu = number(data).unwrap_or_default(),
+            IFLA_ADDRESS => link.mac = data.try_into().ok().map(Mac),
+            IFLA_LINKINFO => {
+                for (kind, data) in attributes(data) {
+                    match kind {
+                        IFLA_INFO_KIND => link.kind = text(data),
+                        IFLA_INFO_SLAVE_DATA => {
+                            let mode = (IFLA_BRPORT_MODE, [1].as_slice());
+                            link.hairpin = attributes(data).any(|setting| setting == mode);
+                        }
+                        _ => {}
+                    }
+                }
+            }
             _ => {}
         }
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::id::NetworkId;
 use crate::ipam::{DualAddresses, DualStack};
+use crate::netlink::Mac;
 
 pub use pool::{Pool, PoolRequest};
 
@@ -50,6 +51,11 @@ impl Network {
     /// Whether it is the one that containers get when they ask for none.
     pub fn is_default(&self) -> bool {
         self.name == DEFAULT
+    }
+
+    /// The MAC of its bridge, a fixed one: otherwise it would have the lowest of its ports'.
+    pub fn bridge_mac(&self) -> Mac {
+        Mac::of(self.v4.gateway)
     }
 
     /// Its pools, that of IPv4 first.

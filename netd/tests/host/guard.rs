@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use ipnet::IpNet;
+use netd::netlink::wire::Message;
 use netd::netlink::{Mac, Netns, Route, link};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, socket,
@@ -160,6 +161,93 @@ fn a_bridge_that_somebody_took_away_comes_back_with_its_containers() {
             assert_eq!(neighbour, web.endpoint.ipv4_address);
             world.release("next");
         }
+    });
+}
+
+/// The host's end of a container's link.
+fn end_of(container: &Container) -> String {
+    format!("sw{}", &container.endpoint.id[..10])
+}
+
+#[test]
+fn a_containers_link_that_somebody_changed_is_as_it_was() {
+    on_a_host(|world| {
+        let web = world.run("web", &["3000:80"]);
+        let other = world.run("other", &[]);
+        web.serve(80);
+        let end = end_of(&web);
+        let find = |name: &str| Route::open().unwrap().link(name).unwrap();
+        let bridge = find("slipway0").unwrap();
+        let change = |name: &str, what: &dyn Fn(u32) -> Message| {
+            let index = find(name).unwrap().index;
+            Route::open().unwrap().apply(&[what(index)]).unwrap();
+        };
+        let works = || {
+            let near = other.netns.inside(|| ask((web.address(), 80)));
+            near.is_ok() && ask((LOOPBACK, 3000)).is_ok()
+        };
+        assert!(works());
+        let changes: [&dyn Fn(u32) -> Message; 3] = [
+            &|index| link::set_down(index),
+            &|index| link::set_master(index, 0),
+            &|index| link::delete(index),
+        ];
+        for what in changes {
+            change(&end, what);
+            eventually("it is in its bridge", || {
+                find(&end).is_some_and(|l| l.up && l.master == Some(bridge.index) && l.hairpin)
+            });
+            eventually("it works", works);
+            assert_eq!(
+                web.netns.inside(|| ask((HOST, 3000))).unwrap(),
+                "172.17.0.1"
+            );
+        }
+        // The container has what it had.
+        let inside = web.netns.inside(|| Route::open()?.link("eth0")).unwrap();
+        let mac = inside.unwrap().mac.unwrap().to_string();
+        assert_eq!(mac, web.endpoint.mac_address);
+
+        change("slipway0", &|index| link::set_mtu(index, 1280));
+        eventually("its bridge takes large packets", || {
+            find("slipway0").unwrap().mtu == bridge.mtu
+        });
+        change("slipway0", &|index| link::set_mac(index, Mac([2; 6])));
+        eventually("its bridge is who it was", || {
+            find("slipway0").unwrap().mac == bridge.mac
+        });
+        assert!(works());
+    });
+}
+
+#[test]
+fn a_link_that_went_while_netd_was_away_is_made_anew_for_who_lives() {
+    on_a_host(|world| {
+        let web = world.run("web", &["3000:80"]);
+        web.serve(80);
+        let sleep = || Command::new("sleep").arg("1000").spawn();
+        let mut lives = web.netns.inside(sleep).unwrap();
+        let dead = world.run("dead", &[]);
+        let ends = [end_of(&web), end_of(&dead)];
+        world.kill();
+        for end in &ends {
+            let mut route = Route::open().unwrap();
+            let index = route.link(end).unwrap().unwrap().index;
+            route.apply(&[link::delete(index)]).unwrap();
+        }
+        world.restart_dead();
+        assert!(ask((LOOPBACK, 3000)).is_ok());
+        // Its way out is the same, too.
+        assert!(world.links().contains(&ends[0]) && !world.links().contains(&ends[1]));
+        let out = web.netns.inside(|| ask((HOST, 3000)));
+        assert_eq!(out.unwrap(), "172.17.0.1");
+        // From now on its namespace is known, and its link comes back at any time.
+        let mut route = Route::open().unwrap();
+        let index = route.link(&ends[0]).unwrap().unwrap().index;
+        route.apply(&[link::delete(index)]).unwrap();
+        eventually("it works", || ask((LOOPBACK, 3000)).is_ok());
+        lives.kill().unwrap();
+        lives.wait().unwrap();
     });
 }
 

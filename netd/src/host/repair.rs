@@ -1,0 +1,263 @@
+//! Comparing the kernel with what should be in it, and putting right what differs: at the start, and when the guard
+//! hears of something.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use crate::error::{Doing, Error};
+use crate::id::{EndpointId, HOST_LINK_PREFIX, NetworkId};
+use crate::netlink::{Link, link};
+use crate::sysctl;
+
+use super::prepare::Wanted;
+use super::reconcile::{FORWARDING, settings_of};
+use super::{Host, Live, State};
+
+/// Something that was not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// What it was, as a sentence.
+    pub what: String,
+    /// Why it still is so; none: it has been put right.
+    pub trouble: Option<String>,
+}
+
+impl Finding {
+    /// Tells the log, too.
+    pub fn of(what: String, repaired: Result<(), Error>) -> Self {
+        let trouble = repaired.err().map(|error| error.to_string());
+        match &trouble {
+            None => tracing::warn!("{what}; it is put right"),
+            Some(error) => tracing::error!(error, "{what}; it cannot be put right"),
+        }
+        Self { what, trouble }
+    }
+}
+
+/// Whose link it is that is not as it should be, and how it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Damage {
+    Bridge(NetworkId, String),
+    /// The host's end of a container's link.
+    End(EndpointId, String),
+    /// There is none.
+    Lost(EndpointId, String),
+}
+
+/// What is wrong with a bridge, if anything is.
+fn wrong_with_bridge(
+    live: &Live,
+    found: Option<&Link>,
+    addresses: &HashSet<(u32, IpNet)>,
+) -> Option<String> {
+    let network = &live.network;
+    let Some(link) = found else {
+        return Some("is gone".to_owned());
+    };
+    if link.index != live.index {
+        return Some("was made anew by somebody".to_owned());
+    }
+    if !link.up {
+        return Some("is switched off".to_owned());
+    }
+    if link.mtu != network.mtu {
+        return Some(format!("has MTU {} instead of {}", link.mtu, network.mtu));
+    }
+    let mac = network.bridge_mac();
+    if link.mac != Some(mac) {
+        let has = link.mac.map_or("none".to_owned(), String::from);
+        return Some(format!("has MAC {has} instead of {mac}"));
+    }
+    let mut gateways = network.pools().map(|pool| pool.gateway_net());
+    gateways
+        .find(|gateway| !addresses.contains(&(live.index, *gateway)))
+        .map(|gateway| format!("is without its address {gateway}"))
+}
+
+/// The same of a host's end.
+fn wrong_with_end(live: &Live, link: &Link) -> Option<String> {
+    if link.master != Some(live.index) {
+        Some(format!("is not in bridge {}", live.network.device))
+    } else if !link.up {
+        Some("is switched off".to_owned())
+    } else if !link.hairpin {
+        Some("does not send frames back to where they came from".to_owned())
+    } else if link.mtu != live.network.mtu {
+        let wanted = live.network.mtu;
+        Some(format!("has MTU {} instead of {wanted}", link.mtu))
+    } else {
+        None
+    }
+}
+
+impl State {
+    /// Whether the host's end of an endpoint is called so.
+    pub(super) fn has_end(&self, name: &str) -> bool {
+        let digits = name.strip_prefix(HOST_LINK_PREFIX).unwrap_or(name);
+        let from = EndpointId::named(digits);
+        let next = self.endpoints.range(from..).next();
+        next.is_some_and(|(id, _)| id.host_link() == name)
+    }
+
+    fn compare(&self, links: &[Link], addresses: &[(u32, IpNet)]) -> Vec<Damage> {
+        let by_name: HashMap<&str, &Link> = links.iter().map(|link| (&*link.name, link)).collect();
+        let addresses: HashSet<_> = addresses.iter().copied().collect();
+        let bridges = self.networks.values().filter_map(|live| {
+            let found = by_name.get(live.network.device.as_str()).copied();
+            let wrong = wrong_with_bridge(live, found, &addresses)?;
+            let what = format!(
+                "bridge {} of network {} {wrong}",
+                live.network.device, live.network.name
+            );
+            Some(Damage::Bridge(live.network.id.clone(), what))
+        });
+        let ends = self.endpoints.values().filter_map(|endpoint| {
+            let live = self.networks.get(&endpoint.network)?;
+            let name = endpoint.id.host_link();
+            let whose = format!("link {name} of container {}", endpoint.container_name);
+            let Some(link) = by_name.get(name.as_str()) else {
+                return Some(Damage::Lost(
+                    endpoint.id.clone(),
+                    format!("{whose} is gone"),
+                ));
+            };
+            let wrong = wrong_with_end(live, link)?;
+            Some(Damage::End(endpoint.id.clone(), format!("{whose} {wrong}")))
+        });
+        bridges.chain(ends).collect()
+    }
+}
+
+impl Host {
+    /// Settings of the host and of our bridges.
+    pub(super) fn repair_settings(&self, state: &State) -> Vec<Finding> {
+        let mut found = Vec::new();
+        if sysctl::read(FORWARDING).is_ok_and(|value| value == "0") {
+            let what = format!("net/{FORWARDING} was switched off, and containers need it");
+            found.push(Finding::of(what, self.enable_forwarding()));
+        }
+        for live in state.networks.values() {
+            for (name, wanted) in settings_of(&live.network) {
+                // What cannot be read is missing with its bridge.
+                let Ok(has) = sysctl::read(&name) else {
+                    continue;
+                };
+                if has != wanted {
+                    let write = sysctl::write(&name, wanted);
+                    let what = format!("net/{name} was {has} instead of {wanted}");
+                    found.push(Finding::of(
+                        what,
+                        write.doing(|| format!("set net/{name} to {wanted}")),
+                    ));
+                }
+            }
+        }
+        found
+    }
+
+    /// Makes bridges and links that are gone, and puts the links of containers into their bridges.
+    pub(super) fn repair_links(&self, state: &mut State) -> Result<Vec<Finding>, Error> {
+        let (links, addresses) = {
+            let route = &mut self.kernel().route;
+            let links = route.links().doing(|| "list links".to_owned())?;
+            let addresses = route.addresses().doing(|| "list addresses".to_owned())?;
+            (links, addresses)
+        };
+        let damages = state.compare(&links, &addresses);
+        let index = |id: &EndpointId| {
+            let name = id.host_link();
+            links.iter().find(|l| l.name == name).map(|l| l.index)
+        };
+        let mut found = Vec::new();
+        let mut anew = BTreeSet::new();
+        for damage in damages {
+            match damage {
+                Damage::Bridge(id, what) => {
+                    let repaired = self.repair_bridge(state, &id);
+                    anew.extend(matches!(repaired, Ok(true)).then_some(id));
+                    found.push(Finding::of(what, repaired.map(drop)));
+                }
+                Damage::End(id, what) => {
+                    let repaired = self.repair_end(state, &id, index(&id));
+                    found.push(Finding::of(what, repaired));
+                }
+                Damage::Lost(id, what) => {
+                    let repaired = self.rebuild(state, &id);
+                    found.push(Finding::of(what, repaired));
+                }
+            }
+        }
+        if anew.is_empty() {
+            return Ok(found);
+        }
+        self.note_bridges(state);
+        // Prepared ones hang on the bridge that was.
+        for prepared in self.pool.drain() {
+            if let Some(live) = state.networks.get_mut(&prepared.network) {
+                live.addresses.release(prepared.address);
+            }
+            self.delete_link(&prepared.id.host_link());
+        }
+        // They went out of it with it.
+        let on_them = state
+            .endpoints
+            .values()
+            .filter(|e| anew.contains(&e.network));
+        for endpoint in on_them {
+            if let Some(index) = index(&endpoint.id) {
+                self.repair_end(state, &endpoint.id, Some(index))?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether it is another one now.
+    fn repair_bridge(&self, state: &mut State, id: &NetworkId) -> Result<bool, Error> {
+        let Some(live) = state.networks.get_mut(id) else {
+            return Ok(false);
+        };
+        let before = live.index;
+        live.index = self.bridge_up(&live.network)?;
+        Ok(live.index != before)
+    }
+
+    fn repair_end(&self, state: &State, id: &EndpointId, index: Option<u32>) -> Result<(), Error> {
+        let live = state.networks.get(&state.known(id)?.network);
+        match (live, index) {
+            (Some(live), Some(index)) => {
+                self.join(id, index, live.index)?;
+                let mtu = link::set_mtu(index, live.network.mtu);
+                let set = self.kernel().route.apply(&[mtu]);
+                set.doing(|| format!("set the MTU of {}", id.host_link()))
+            }
+            _ => Err(Error::NoEndpoint(id.to_string())),
+        }
+    }
+
+    /// Makes the links of an endpoint anew whose container goes on without them.
+    fn rebuild(&self, state: &State, id: &EndpointId) -> Result<(), Error> {
+        let endpoint = state.known(id)?;
+        let live = state.networks.get(&endpoint.network);
+        let live = live.ok_or_else(|| Error::NoNetwork(endpoint.network.to_string()))?;
+        let netns = state.namespace_of(&endpoint.container).ok_or_else(|| {
+            Error::Invalid(format!(
+                "the network namespace of container {} is not known: start it again",
+                endpoint.container_name
+            ))
+        })?;
+        let wanted = Wanted {
+            network: &live.network,
+            bridge: live.index,
+            address: endpoint.address,
+            mac: endpoint.mac,
+            // The way out depends on its other networks.
+            netns: Some(Path::new("")),
+            interface: &endpoint.interface,
+        };
+        let made = self.link_up(id, &wanted, netns);
+        made.doing(|| format!("connect container {} anew", endpoint.container_name))?;
+        self.settle_route(state, &endpoint.container, None)
+    }
+}
