@@ -121,6 +121,9 @@ pub enum Error {
     /// One caller has more under way than he may.
     #[error("too many uploads: {0}")]
     TooManyUploads(String),
+    /// More is asked for at once than there may be.
+    #[error("too many requests are under way: try again in a moment")]
+    Busy,
     /// docker's refusal to remove what others use.
     #[error("{0}")]
     Conflict(String),

@@ -25,6 +25,7 @@ pub mod gc;
 pub mod grpc;
 pub mod http;
 pub mod images;
+mod in_hand;
 pub mod large;
 pub mod leases;
 pub mod ledger;

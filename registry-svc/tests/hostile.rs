@@ -18,7 +18,7 @@ use registry_svc::{
 };
 use serde_json::json;
 use slipway_image::{Digest, media_type};
-use support::{Site, TestImage, client};
+use support::{Patient, Site, TestImage, client};
 use tokio::net::TcpListener;
 
 /// A request as a server saw it.
@@ -417,7 +417,9 @@ async fn answers_that_do_not_end_are_cut_off() {
             most: 1 << 20,
         };
         let (repository, subject) = (name("latest").repository, image_digest(&site).await);
-        let page = site.registry.referrers(&repository, &subject, wanted);
+        let page = site
+            .registry
+            .referrers(&repository, &subject, wanted, Arc::new(Patient));
         let page = page.await.unwrap();
         assert!(page.descriptors.is_empty() && page.trouble.is_some());
     }

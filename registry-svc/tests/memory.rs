@@ -2,11 +2,11 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use registry_svc::large::{LARGE, TURNS};
 use slipway_image::{Digest, media_type};
-use support::{Site, TestImage, client};
+use support::{Patient, Site, TestImage, client};
 
 /// An image whose manifest has so many bytes of annotations.
 async fn put(site: &Site, tag: &str, bytes: usize) -> reqwest::Response {
@@ -25,7 +25,7 @@ async fn few_large_manifests_are_received_at_once() {
         .await;
     let mut turns = Vec::new();
     for _ in 0..TURNS {
-        turns.push(site.registry.large.arrive().await);
+        turns.push(site.registry.large.arrive(Arc::new(Patient)).await.unwrap());
     }
     let mut large = Box::pin(put(&site, "large", LARGE));
     let moment = Duration::from_millis(500);

@@ -18,13 +18,13 @@ use rustix::{
 };
 
 use super::{BlobStream, READ_SIZE, staging::blocking};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    in_hand::{InHand, SMALL},
+};
 
 /// How far ahead of a reader the disk is sent when something is not in memory.
 const AHEAD: u64 = 4 << 20;
-
-/// Up to here content is worth no buffer that is kept.
-const SMALL: usize = 16 * 1024;
 
 /// Buffers that are kept for the next one.
 const KEPT: usize = 8;
@@ -66,10 +66,12 @@ impl Source {
             .len())
     }
 
-    /// The next bytes behind `offset`, where there must be some: at most `want`, and at most [`READ_SIZE`].
+    /// The next bytes behind `offset`, where there must be some: at most `want`, and at most [`READ_SIZE`]; fewer when
+    /// many readers have some in hand.
     pub async fn piece(&self, offset: u64, want: u64) -> Result<Bytes> {
-        let want = want.min(READ_SIZE as u64) as usize;
-        let mut buffer = Buffer::of(want);
+        let in_hand = InHand::default();
+        let want = in_hand.most(want.min(READ_SIZE as u64) as usize);
+        let mut buffer = Buffer::of(want, in_hand);
         let count = match self.read_at_once(&mut buffer.space[..want], offset) {
             Some(count) => count,
             None => {
@@ -155,17 +157,24 @@ fn open_at_once(path: &Path) -> Option<io::Result<File>> {
 struct Buffer {
     space: Vec<u8>,
     filled: usize,
+    _in_hand: InHand,
 }
 
 static USED: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 impl Buffer {
-    fn of(size: usize) -> Self {
+    /// Up to [`SMALL`] it is worth no buffer that is kept.
+    fn of(size: usize, mut in_hand: InHand) -> Self {
         let space = match size {
             ..=SMALL => vec![0; size],
             _ => used().pop().unwrap_or_else(|| vec![0; READ_SIZE]),
         };
-        Self { space, filled: 0 }
+        in_hand.add(space.len());
+        Self {
+            space,
+            filled: 0,
+            _in_hand: in_hand,
+        }
     }
 }
 

@@ -87,6 +87,7 @@ pub fn of(error: &Error) -> Status {
         Error::UploadRange { .. } => status(C::OutOfRange, "UPLOAD_RANGE", message),
         Error::UploadBusy(_) => status(C::Aborted, "UPLOAD_BUSY", message),
         Error::TooManyUploads(_) => status(C::ResourceExhausted, "TOO_MANY_UPLOADS", message),
+        Error::Busy => status(C::ResourceExhausted, "BUSY", message),
         Error::Conflict(_) => status(C::FailedPrecondition, "CONFLICT", message),
         Error::PullDenied(_) => status(C::NotFound, "PULL_DENIED", message),
         Error::Unauthorized { host, .. } => status_with(

@@ -11,15 +11,19 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::traffic::Meter;
+use super::traffic::{Meter, Traffic};
 use crate::{
     blobs::{BlobReader, BlobStream},
     error::{Error, Result},
+    in_hand::{InHand, SMALL},
     large::{LARGE, Large, Turn},
 };
 
 /// Bytes gathered before they are written.
 const BATCH: usize = 512 * 1024;
+
+/// What a piece takes of memory at least, however short it is: it lies in the room that was made to read it.
+const PIECE: usize = 8 * 1024;
 
 /// A body on its way out; its length is always known.
 pub enum Body {
@@ -60,7 +64,11 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>>>> {
         match self.get_mut() {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            // In pieces: whoever takes them slowly is not through with it.
+            Self::Whole(bytes) => {
+                let piece = bytes.split_to(bytes.len().min(SMALL));
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
             Self::Stream { stream, left } => match stream.as_mut().poll_next(context) {
                 Poll::Ready(Some(Ok(piece))) => {
                     *left = left.saturating_sub(piece.len() as u64);
@@ -92,12 +100,25 @@ impl http_body::Body for Body {
 pub struct Upload {
     body: Incoming,
     meter: Arc<Meter>,
+    traffic: Arc<Traffic>,
+}
+
+/// Pieces for one write.
+pub struct Batch {
+    /// As they came; empty at the end.
+    pub pieces: Vec<Bytes>,
+    /// Until they are written.
+    pub in_hand: InHand,
 }
 
 impl Upload {
     /// Takes a request's body.
-    pub fn new(body: Incoming, meter: Arc<Meter>) -> Self {
-        Self { body, meter }
+    pub fn new(body: Incoming, traffic: &Arc<Traffic>) -> Self {
+        Self {
+            body,
+            meter: traffic.meter(),
+            traffic: Arc::clone(traffic),
+        }
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>> {
@@ -118,15 +139,18 @@ impl Upload {
         }
     }
 
-    /// The next pieces, enough of them for one write; empty at the end.
-    pub async fn batch(&mut self) -> Result<Vec<Bytes>> {
-        let (mut batch, mut size) = (Vec::new(), 0);
-        while size < BATCH {
+    /// The next pieces, enough of them for one write; fewer when many have some.
+    pub async fn batch(&mut self) -> Result<Batch> {
+        let mut batch = Batch {
+            pieces: Vec::new(),
+            in_hand: InHand::default(),
+        };
+        while batch.in_hand.bytes() < batch.in_hand.most(BATCH) {
             let Some(data) = self.next().await? else {
                 break;
             };
-            size += data.len();
-            batch.push(data);
+            batch.in_hand.add(data.len().max(PIECE));
+            batch.pieces.push(data);
         }
         Ok(batch)
     }
@@ -144,7 +168,7 @@ impl Upload {
             if let (None, Some(large)) = (&turn, large)
                 && content.len() + data.len() > LARGE
             {
-                turn = Some(large.arrive().await);
+                turn = Some(large.arrive(self.traffic.clone()).await?);
             }
             if content.len() + data.len() > limit {
                 return Err(Error::TooLarge {

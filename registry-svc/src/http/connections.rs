@@ -5,20 +5,36 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
 };
 
-use super::{limits::Limits, traffic::Traffic};
-use crate::access::network_of;
+use super::{
+    limits::Limits,
+    traffic::{Requests, Traffic},
+};
+use crate::{access::network_of, large::Client as _};
 
 /// See the module's page.
 #[derive(Default)]
-pub struct Connections(Mutex<HashMap<IpAddr, Vec<Arc<Traffic>>>>);
+pub struct Connections {
+    table: Mutex<HashMap<IpAddr, Network>>,
+    /// Requests of all of them.
+    requests: Arc<AtomicUsize>,
+}
+
+/// What a network has.
+#[derive(Default)]
+struct Network {
+    open: Vec<Arc<Traffic>>,
+    requests: Arc<AtomicUsize>,
+}
 
 /// The place of a connection.
 pub struct Place {
     connections: Arc<Connections>,
     network: IpAddr,
+    /// How many there were before.
+    pub others: usize,
     /// What goes on on it.
     pub traffic: Arc<Traffic>,
 }
@@ -30,13 +46,15 @@ impl Connections {
         let mut table = self.table();
         if table
             .get(&network)
-            .is_some_and(|own| own.len() >= limits.connections_per_client)
+            .is_some_and(|own| own.open.len() >= limits.connections_per_client)
         {
-            make_room(table.get_mut(&network)?)?;
+            make_room(&mut table.get_mut(&network)?.open)?;
         }
-        if table.values().map(Vec::len).sum::<usize>() >= limits.connections {
-            let (networks, has) = (table.len(), table.get(&network).map_or(0, Vec::len));
-            let mut by_size: Vec<_> = table.values_mut().collect();
+        let open = table.values().map(|own| own.open.len()).sum::<usize>();
+        if open >= limits.connections {
+            let has = table.get(&network).map_or(0, |own| own.open.len());
+            let networks = table.len();
+            let mut by_size: Vec<_> = table.values_mut().map(|own| &mut own.open).collect();
             by_size.sort_by_key(|own| std::cmp::Reverse(own.len()));
             if by_size.iter_mut().find_map(|own| make_room(own)).is_none() {
                 let most = by_size.into_iter().next()?;
@@ -47,17 +65,23 @@ impl Connections {
                 end_slowest(most);
             }
         }
-        let traffic = Traffic::new();
-        table.entry(network).or_default().push(Arc::clone(&traffic));
+        let own = table.entry(network).or_default();
+        let requests = Requests {
+            own: Arc::clone(&own.requests),
+            all: Arc::clone(&self.requests),
+        };
+        let traffic = Traffic::new(network, requests);
+        own.open.push(Arc::clone(&traffic));
         Some(Place {
             connections: Arc::clone(self),
             network,
+            others: open,
             traffic,
         })
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<Arc<Traffic>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, HashMap<IpAddr, Network>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,8 +106,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut table = self.connections.table();
         if let Some(own) = table.get_mut(&self.network) {
-            own.retain(|traffic| !Arc::ptr_eq(traffic, &self.traffic));
-            if own.is_empty() {
+            own.open
+                .retain(|traffic| !Arc::ptr_eq(traffic, &self.traffic));
+            if own.open.is_empty() {
                 table.remove(&self.network);
             }
         }
@@ -120,6 +145,50 @@ mod tests {
         assert!(!one[0].traffic.cut.is_cancelled());
         drop((busy, one, fourth, two, three, four, five));
         assert!(connections.table().is_empty());
+    }
+
+    #[test]
+    fn who_does_nothing_for_longest_gives_way_and_a_network_is_one_client() {
+        let connections = Arc::new(Connections::default());
+        let limits = Limits {
+            connections_per_client: 2,
+            ..Limits::default()
+        };
+        let admit = |last: u16| {
+            // What a /64 has is one client's.
+            let address = IpAddr::from([0x2001, 0xdb8, 0, 1, last, 0, 0, last]);
+            connections.admit(address, &limits).unwrap()
+        };
+        let (first, second) = (admit(1), admit(2));
+        assert_eq!((first.others, second.others), (0, 1));
+        // It did something since.
+        drop(first.traffic.begin());
+        let third = admit(3);
+        assert!(second.traffic.cut.is_cancelled());
+        assert!(!first.traffic.cut.is_cancelled() && !third.traffic.cut.is_cancelled());
+    }
+
+    #[test]
+    fn there_are_no_more_requests_than_connections() {
+        let connections = Arc::new(Connections::default());
+        let limits = Limits {
+            connections: 3,
+            connections_per_client: 2,
+            ..Limits::default()
+        };
+        let admit = |last: u8| connections.admit(IpAddr::from([192, 0, 2, last]), &limits);
+        let (one, two) = (admit(1).unwrap(), admit(2).unwrap());
+        let begin = |place: &Place| {
+            let busy = place.traffic.begin();
+            (!busy.is_one_too_many(&limits)).then_some(busy)
+        };
+        let of_one = [begin(&one), begin(&one)].map(Option::unwrap);
+        assert!(begin(&one).is_none(), "of one network");
+        let of_two = begin(&two).unwrap();
+        assert!(begin(&two).is_none(), "of all");
+        drop(of_one);
+        assert!(begin(&two).is_some() && begin(&one).is_some());
+        drop(of_two);
     }
 
     #[test]

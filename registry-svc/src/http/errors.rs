@@ -37,7 +37,7 @@ fn code_of(error: &Error) -> (StatusCode, &'static str) {
         Error::UploadBusy(_) => (S::CONFLICT, "BLOB_UPLOAD_INVALID"),
         Error::Conflict(_) => (S::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
         Error::Unauthorized { .. } | Error::PushDenied { .. } => (S::FORBIDDEN, "DENIED"),
-        Error::RateLimited { .. } | Error::TooManyUploads(_) => {
+        Error::RateLimited { .. } | Error::TooManyUploads(_) | Error::Busy => {
             (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS")
         }
         Error::UpstreamUnavailable { .. } => (S::BAD_GATEWAY, "UNKNOWN"),
@@ -90,6 +90,11 @@ pub fn response(error: &Error) -> Response<Body> {
         Error::Bucket(_) | Error::Stopping => {
             let mut response = plain(status, code, &sentence(error));
             set(&mut response, "retry-after", RETRY_AFTER);
+            response
+        }
+        Error::Busy => {
+            let mut response = plain(status, code, &error.to_string());
+            set(&mut response, "retry-after", "1");
             response
         }
         Error::Conflict(_) => {

@@ -7,12 +7,12 @@ use serde_json::json;
 use slipway_image::{Digest, manifest::MAX_SIZE, media_type};
 use tokio::sync::Semaphore;
 
-use super::{Query, body::Body, set, set_warning};
+use super::{Query, body::Body, set, set_warning, traffic::Traffic};
 use crate::{
     access::Permit,
     blobs::staging::blocking,
     error::{Error, Result},
-    large::hold,
+    large::{Turn, hold},
     mirror::Wanted,
     names::{Repository, parse_digest},
     registry::Registry,
@@ -33,12 +33,14 @@ pub async fn catalog(
     registry: &Arc<Registry>,
     permit: &Permit,
     query: &Query,
+    traffic: &Arc<Traffic>,
 ) -> Result<Response<Body>> {
     let limit = page(query)?;
     let last = query
         .get("last")
         .map(|last| registry.own.from_name(last))
         .transpose()?;
+    let listing = registry.large.list(traffic.clone()).await?;
     let turn = WALKS.acquire().await.expect("nobody closes it");
     let (walked, permit) = (Arc::clone(registry), permit.clone());
     let (found, more) = blocking(move || {
@@ -48,7 +50,7 @@ pub async fn catalog(
     })
     .await?;
     let names: Vec<&str> = found.iter().map(Repository::familiar).collect();
-    let mut response = json_response("application/json", &json!({ "repositories": names }));
+    let mut response = list(&json!({ "repositories": names }), listing);
     if let (true, Some(last)) = (more, names.last()) {
         let pairs = [("n", &*limit.to_string()), ("last", last)];
         link(&mut response, "/v2/_catalog", pairs, query);
@@ -74,13 +76,15 @@ fn walk(
 }
 
 /// Tags of a repository, in lexical order.
-pub fn tags(
+pub async fn tags(
     registry: &Arc<Registry>,
     repository: &Repository,
     name: &str,
     query: &Query,
+    traffic: &Arc<Traffic>,
 ) -> Result<Response<Body>> {
     let limit = page(query)?;
+    let turn = registry.large.list(traffic.clone()).await?;
     let found = registry
         .index
         .tags_of(repository, query.get("last"), limit + 1)?;
@@ -93,7 +97,7 @@ pub fn tags(
         .take(limit)
         .map(|(tag, _)| tag.as_str())
         .collect();
-    let mut response = json_response("application/json", &json!({ "name": name, "tags": tags }));
+    let mut response = list(&json!({ "name": name, "tags": tags }), turn);
     if let (true, Some(last)) = (more, tags.last()) {
         let pairs = [("n", &*limit.to_string()), ("last", last)];
         let path = format!("/v2/{name}/tags/list");
@@ -110,6 +114,7 @@ pub async fn referrers(
     name: &str,
     subject: &Digest,
     query: &Query,
+    traffic: &Arc<Traffic>,
 ) -> Result<Response<Body>> {
     let filter = query.get("artifactType");
     let wanted = Wanted {
@@ -117,7 +122,10 @@ pub async fn referrers(
         kind: filter.map(ToOwned::to_owned),
         most: MAX_SIZE - FRAME,
     };
-    let page = registry.referrers(repository, subject, wanted).await?;
+    let client = traffic.clone();
+    let page = registry
+        .referrers(repository, subject, wanted, client)
+        .await?;
     let index = format!(
         r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{}]}}"#,
         media_type::OCI_INDEX,
@@ -170,6 +178,12 @@ fn link<'a>(
     );
 }
 
+fn list(names: &serde_json::Value, turn: Turn) -> Response<Body> {
+    let mut response = Response::new(Body::Whole(hold(names.to_string(), turn)));
+    set(&mut response, "content-type", "application/json");
+    response
+}
+
 /// A response of JSON.
 pub fn json_response(media_type: &str, value: &serde_json::Value) -> Response<Body> {
     let mut response = Response::new(Body::Whole(value.to_string().into()));
@@ -181,13 +195,17 @@ pub fn json_response(media_type: &str, value: &serde_json::Value) -> Response<Bo
 mod tests {
     use futures_util::poll;
 
-    use super::*;
+    use super::{super::traffic::Requests, *};
     use crate::config::Config;
 
     #[test]
     fn a_few_catalogs_are_walked_at_once_and_no_worker_waits_for_them() {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.max_blocking_threads(1).build().unwrap();
+        let runtime = runtime
+            .enable_time()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
         runtime.block_on(walked_elsewhere());
     }
 
@@ -197,15 +215,16 @@ mod tests {
             .await
             .unwrap();
         let (permit, query) = (Permit::open(), Query::parse(None));
+        let traffic = Traffic::new([192, 0, 2, 1].into(), Requests::default());
         let (go_on, busy) = std::sync::mpsc::channel::<()>();
         let elsewhere = tokio::task::spawn_blocking(move || busy.recv());
-        let mut first = Box::pin(catalog(&registry, &permit, &query));
+        let mut first = Box::pin(catalog(&registry, &permit, &query, &traffic));
         assert!(poll!(&mut first).is_pending(), "it is walked elsewhere");
         drop(go_on);
         let _ = elsewhere.await.unwrap();
         first.await.unwrap();
         let walking = WALKS.acquire_many(2).await.unwrap();
-        let mut next = Box::pin(catalog(&registry, &permit, &query));
+        let mut next = Box::pin(catalog(&registry, &permit, &query, &traffic));
         assert!(poll!(&mut next).is_pending());
         assert_eq!(WALKS.available_permits(), 0);
         drop(walking);

@@ -198,7 +198,7 @@ mod tests {
     use slipway_image::{Digest, media_type};
 
     use super::{super::Query, *};
-    use crate::{config::Config, large::TURNS};
+    use crate::{config::Config, large::READERS};
 
     #[tokio::test]
     async fn who_reads_a_large_manifest_slowly_has_none_in_memory() {
@@ -238,7 +238,7 @@ mod tests {
         assert!(left > 1 << 20);
         // Neither have many who come at once.
         let mut turns = Vec::new();
-        for _ in 0..TURNS {
+        for _ in 0..READERS {
             turns.push(registry.large.read().await);
         }
         let mut waits = Box::pin(get(2 << 20));

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 
 use crate::{
     access::{Permit, policy::Action},
-    error::Result,
+    error::{Error, Result},
     names::{Repository, parse_digest},
     registry::Registry,
 };
@@ -59,9 +59,12 @@ async fn answer(
         traffic,
         peer,
     };
-    let mut response = match asked.dispatch(request).await {
-        Ok(response) => response,
-        Err(error) => errors::response(&error),
+    let mut response = match busy.is_one_too_many(&front.limits) {
+        true => errors::response(&Error::Busy),
+        false => match asked.dispatch(request).await {
+            Ok(response) => response,
+            Err(error) => errors::response(&error),
+        },
     };
     response.headers_mut().insert(
         "docker-distribution-api-version",
@@ -74,7 +77,7 @@ async fn answer(
 struct Asked<'a> {
     registry: &'a Arc<Registry>,
     front: &'a Front,
-    traffic: &'a Traffic,
+    traffic: &'a Arc<Traffic>,
     peer: &'a Peer,
 }
 
@@ -100,7 +103,7 @@ impl Asked<'_> {
             return Ok(nothing_here());
         };
         let mut query = Query::parse(head.uri.query());
-        let body = Upload::new(incoming, self.traffic.meter());
+        let body = Upload::new(incoming, self.traffic);
         let allowed = methods(&route);
         if !allowed.split(", ").any(|m| m == head.method.as_str()) {
             return Ok(not_allowed(allowed));
@@ -132,8 +135,18 @@ impl Asked<'_> {
             // As if it had nothing to mount.
             query.remove("mount");
         }
-        handle(self.registry, route, head, &query, &permit, body).await
+        let caller = Caller {
+            permit: &permit,
+            traffic: self.traffic,
+        };
+        handle(self.registry, route, head, &query, caller, body).await
     }
+}
+
+/// Who asks for something that is allowed.
+struct Caller<'a> {
+    permit: &'a Permit,
+    traffic: &'a Arc<Traffic>,
 }
 
 /// The handler of a request that is allowed.
@@ -142,7 +155,7 @@ async fn handle(
     route: Route,
     head: http::request::Parts,
     query: &Query,
-    permit: &Permit,
+    Caller { permit, traffic }: Caller<'_>,
     body: Upload,
 ) -> Result<Response<Body>> {
     let (method, headers) = (head.method, head.headers);
@@ -164,11 +177,13 @@ async fn handle(
             Ok(response)
         }
         (Route::Token, _) => Ok(nothing_here()),
-        (Route::Catalog, _) => lists::catalog(registry, permit, query).await,
-        (Route::Tags(name), _) => lists::tags(registry, &repository(&name)?, &name, query),
+        (Route::Catalog, _) => lists::catalog(registry, permit, query, traffic).await,
+        (Route::Tags(name), _) => {
+            lists::tags(registry, &repository(&name)?, &name, query, traffic).await
+        }
         (Route::Referrers(name, digest), _) => {
             let (repository, subject) = (repository(&name)?, parse_digest(&digest)?);
-            lists::referrers(registry, &repository, &name, &subject, query).await
+            lists::referrers(registry, &repository, &name, &subject, query, traffic).await
         }
         (Route::Manifest(name, reference), method) => {
             let place = manifests::Place::new(repository(&name)?, written(&name), &reference)?;

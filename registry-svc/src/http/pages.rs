@@ -103,6 +103,7 @@ mod tests {
                 true,
                 Some(403),
             ),
+            ("localhost:5000", "http://LOCALHOST:5000", "", true, None),
             ("127.0.0.1:5000", "null", "", true, Some(403)),
             ("127.0.0.1:5000", "", "none", true, None),
             ("127.0.0.1:5000", "", "same-origin", true, None),
@@ -120,6 +121,15 @@ mod tests {
             let answer = refusal(&Uri::from_static("/v2/"), &headers, &own, open);
             let got = answer.map(|answer| answer.status().as_u16());
             assert_eq!(got, status, "{host} {origin} {site} {open}");
+        }
+        for (name, status) in [("host", 421), ("origin", 403), ("sec-fetch-site", 403)] {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", "127.0.0.1:5000".parse().unwrap());
+            // What is no text is nobody's.
+            let value = http::HeaderValue::from_bytes(b"127.0.0.1\xff").unwrap();
+            headers.insert(name, value);
+            let answer = refusal(&Uri::from_static("/v2/"), &headers, &own, true);
+            assert_eq!(answer.unwrap().status(), status, "{name}");
         }
         let uri = Uri::from_static("http://evil.example:5000/v2/");
         let answer = refusal(&uri, &HeaderMap::new(), &own, true).unwrap();

@@ -68,7 +68,7 @@ pub async fn bind(
 pub struct Front {
     pub(super) access: Option<Arc<Access>>,
     tls: Option<Tls>,
-    limits: Limits,
+    pub(super) limits: Limits,
     connections: Arc<Connections>,
     proxies: Proxies,
 }
@@ -169,8 +169,10 @@ impl Served {
         };
         match shaken {
             Err(error) => debug!(%error, %address, "no tls"),
-            Ok(stream) => {
+            Ok(mut stream) => {
                 peer.secure = true;
+                let ahead = limits::ENCRYPTED.beside(self.place.others);
+                stream.get_mut().1.set_buffer_limit(Some(ahead));
                 let shown = stream.get_ref().1.peer_certificates();
                 peer.certificate = shown.and_then(|chain| common_name(chain.first()?));
                 self.talk(stream, peer).await;
@@ -226,19 +228,22 @@ impl Served {
     }
 
     fn server(&self) -> auto::Builder<TokioExecutor> {
-        let limits = &self.front.limits;
+        let (limits, others) = (&self.front.limits, self.place.others);
+        let window = u32::try_from(limits::WINDOW.beside(others)).expect("at most a megabyte");
         let mut server = auto::Builder::new(TokioExecutor::new());
         server
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head)
-            .max_buf_size(limits::HEAD)
+            .max_buf_size(limits::HEAD.beside(others))
             .writev(true);
         server
             .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(Some(Duration::from_secs(30)))
             .max_concurrent_streams(limits.streams)
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(window)
             .max_header_list_size(limits::HEADERS)
             .max_send_buf_size(limits::SEND_BUFFER)
             .max_pending_accept_reset_streams(limits::RESETS)

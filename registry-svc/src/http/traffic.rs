@@ -3,10 +3,11 @@
 //! A body is judged only for the time in which it waits for the client: that of a disk or of an upstream is not his.
 
 use std::{
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -17,7 +18,7 @@ use http_body::{Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
 use super::{body::Body, limits::Limits};
-use crate::error::Error;
+use crate::{error::Error, large::Client};
 
 /// Why a connection ends that nobody ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Ended {
 
 /// See the module's page.
 pub struct Traffic {
+    network: IpAddr,
+    requests: Requests,
     state: Mutex<State>,
     /// Somebody else needs its place.
     pub cut: CancellationToken,
@@ -42,10 +45,21 @@ struct State {
     meters: Vec<Weak<Meter>>,
 }
 
+/// Requests that are under way: of one network, and of all.
+#[derive(Clone, Default)]
+pub struct Requests {
+    /// Of the network.
+    pub own: Arc<AtomicUsize>,
+    /// Of all.
+    pub all: Arc<AtomicUsize>,
+}
+
 impl Traffic {
     /// Of a connection that was opened just now.
-    pub fn new() -> Arc<Self> {
+    pub fn new(network: IpAddr, requests: Requests) -> Arc<Self> {
         Arc::new(Self {
+            network,
+            requests,
             state: Mutex::new(State {
                 requests: 0,
                 idle_since: Instant::now(),
@@ -58,6 +72,9 @@ impl Traffic {
     /// A request begins; it ends when that is dropped.
     pub fn begin(self: &Arc<Self>) -> Busy {
         self.state().requests += 1;
+        for count in [&self.requests.own, &self.requests.all] {
+            count.fetch_add(1, Relaxed);
+        }
         Busy(Arc::clone(self))
     }
 
@@ -74,13 +91,6 @@ impl Traffic {
         state.meters.retain(|meter| meter.strong_count() > 0);
         state.meters.push(Arc::downgrade(&meter));
         meter
-    }
-
-    /// How much its client keeps it waiting: nanoseconds for each KiB that moved, of the body that is worst.
-    pub fn drag(&self) -> u128 {
-        let state = self.state();
-        let meters = state.meters.iter().filter_map(Weak::upgrade);
-        meters.map(|meter| meter.drag()).max().unwrap_or(0)
     }
 
     /// Waits until there is a reason to end it.
@@ -111,11 +121,39 @@ impl Traffic {
     }
 }
 
+impl Client for Traffic {
+    fn network(&self) -> IpAddr {
+        self.network
+    }
+
+    /// Of the bytes that moved, of the body that is worst.
+    fn drag(&self) -> u128 {
+        let state = self.state();
+        let meters = state.meters.iter().filter_map(Weak::upgrade);
+        meters.map(|meter| meter.drag()).max().unwrap_or(0)
+    }
+
+    fn cut(&self) {
+        self.cut.cancel();
+    }
+}
+
 /// A request of a connection.
 pub struct Busy(Arc<Traffic>);
 
+impl Busy {
+    /// There are as many requests as there may be connections: of HTTP/2 one connection may have many.
+    pub fn is_one_too_many(&self, limits: &Limits) -> bool {
+        let Requests { own, all } = &self.0.requests;
+        own.load(Relaxed) > limits.connections_per_client || all.load(Relaxed) > limits.connections
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
+        for count in [&self.0.requests.own, &self.0.requests.all] {
+            count.fetch_sub(1, Relaxed);
+        }
         let mut state = self.0.state();
         state.requests -= 1;
         state.idle_since = Instant::now();

@@ -5,7 +5,14 @@ use std::sync::Arc;
 use http::{HeaderMap, Response, StatusCode, header};
 use slipway_image::Digest;
 
-use super::{Query, Upload, bare, body::Body, errors, ranges::content_range, route::Written, set};
+use super::{
+    Query, Upload, bare,
+    body::{Batch, Body},
+    errors,
+    ranges::content_range,
+    route::Written,
+    set,
+};
 use crate::{
     access::{Permit, policy::Action},
     blobs::Staged,
@@ -196,9 +203,10 @@ async fn receive(
     let mut actual = 0;
     let mut batch = body.batch().await?;
     loop {
-        let more = batch.iter().map(|b| b.len() as u64).sum::<u64>();
+        let Batch { pieces, in_hand } = batch;
+        let more = pieces.iter().map(|b| b.len() as u64).sum::<u64>();
         actual += more;
-        let ended = batch.is_empty();
+        let ended = pieces.is_empty();
         if let Some(expected) = announced
             && (actual > expected || ended && actual < expected)
         {
@@ -209,7 +217,11 @@ async fn receive(
         }
         room.grow(more)?;
         // The next comes while this is hashed and written, also when there is no next.
-        let (written, next) = tokio::join!(staged.write(batch), body.batch());
+        let write = async {
+            let _in_hand = in_hand;
+            staged.write(pieces).await
+        };
+        let (written, next) = tokio::join!(write, body.batch());
         written?;
         slipway_fault::point("registry.upload.written");
         batch = next?;

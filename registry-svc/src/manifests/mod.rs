@@ -129,6 +129,9 @@ fn referrer_descriptor(
     Some(descriptor)
 }
 
+/// What is missing of a manifest, as far as it is told.
+const MISSING: usize = 100;
+
 /// Parses a manifest's bytes by its media type.
 pub fn parse(media_type: &str, content: &[u8]) -> Result<Manifest> {
     Manifest::parse(media_type, content).map_err(|e| Error::ManifestInvalid(e.to_string()))
@@ -297,6 +300,9 @@ impl Registry {
                     )));
                 }
                 _ => missing.push(child.digest.clone()),
+            }
+            if missing.len() == MISSING {
+                break;
             }
         }
         match missing.is_empty() {

@@ -13,7 +13,7 @@ use super::{Client, lock};
 use crate::{
     blobs::staging::blocking,
     error::{Error, Result},
-    large::Turn,
+    large::{self, Turn},
     names::Repository,
     registry::Registry,
     store::Origin,
@@ -60,12 +60,13 @@ const REMEMBERED_BYTES: usize = 32 << 10;
 pub struct Answers(Mutex<HashMap<(Repository, Digest), (Instant, Referrers)>>);
 
 impl Registry {
-    /// What refers to a manifest: what is here, and of a mirrored one what its upstream says.
+    /// What refers to a manifest: what is here, and of a mirrored one what its upstream says. The client has the turn.
     pub async fn referrers(
         &self,
         repository: &Repository,
         subject: &Digest,
         wanted: Wanted,
+        client: Arc<dyn large::Client>,
     ) -> Result<Page> {
         let record = self.index.manifest(repository, subject)?;
         let (told, trouble) = match record {
@@ -82,7 +83,7 @@ impl Registry {
             }
             _ => (Referrers::new(), None),
         };
-        let turn = self.large.list().await;
+        let turn = self.large.list(client).await?;
         let (index, repository) = (Arc::clone(&self.index), repository.clone());
         let subject = subject.clone();
         blocking(move || {

@@ -3,11 +3,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/raw2.rs"]
+mod raw2;
+
 mod policy;
 mod refused;
 mod slow;
 mod tls;
 mod tokens;
+mod turns;
 
 use std::{path::PathBuf, sync::Arc};
 

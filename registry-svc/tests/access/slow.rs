@@ -13,15 +13,15 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use crate::support::Site;
+use crate::{raw2, support::Site};
 
-async fn limited(limits: Limits) -> Site {
+pub async fn limited(limits: Limits) -> Site {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     Site::behind(folder, None, 0, |_| Front::new(None, None, limits)).await
 }
 
 /// A connection from 127.0.0.`last`.
-async fn from(site: &Site, last: u8) -> TcpStream {
+pub async fn from(site: &Site, last: u8) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket
         .bind((Ipv4Addr::new(127, 0, 0, last), 0).into())
@@ -235,4 +235,120 @@ async fn heads_have_an_end() {
             "{status}: {said:.200}"
         );
     }
+}
+
+#[tokio::test]
+async fn requests_that_are_taken_back_by_the_thousand_end_their_connection() {
+    let site = limited(Limits::default()).await;
+    let digest = site.push_blob("a", b"content").await;
+    let path = format!("/v2/a/blobs/{digest}");
+    let mut flood = raw2::greeting();
+    for number in 0..10_000 {
+        let stream = 2 * number + 1;
+        flood.extend(raw2::get(stream, &path));
+        flood.extend(raw2::reset(stream));
+    }
+    let (mut read, mut write) = from(&site, 1).await.into_split();
+    // It may be cut off in the middle.
+    let sends = tokio::spawn(async move { write.write_all(&flood).await.is_ok() });
+    let mut said = Vec::new();
+    let ended = read.read_to_end(&mut said);
+    // Reset is an end, too.
+    let _ = tokio::time::timeout(Duration::from_secs(60), ended)
+        .await
+        .expect("the service ends it");
+    sends.abort();
+    let url = site.url(&format!("a/blobs/{digest}"));
+    let got = crate::support::client().get(url).send().await.unwrap();
+    assert_eq!(got.bytes().await.unwrap(), "content");
+}
+
+#[tokio::test]
+async fn a_client_is_told_what_it_may_ask_for_at_once_and_is_held_to_it() {
+    let site = limited(Limits::default()).await;
+    let mut stream = from(&site, 1).await;
+    stream.write_all(&raw2::greeting()).await.unwrap();
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(head[3], 4, "SETTINGS come first");
+    let mut settings = vec![0; usize::from(head[2])];
+    stream.read_exact(&mut settings).await.unwrap();
+    let told = |which: u8| {
+        let one = settings.chunks(6).find(|one| one[1] == which);
+        one.map(|one| u32::from_be_bytes(one[2..].try_into().unwrap()))
+    };
+    // RFC 9113, 6.5.2: streams at once, the window of each, headers.
+    assert_eq!(told(3), Some(64));
+    assert_eq!(told(4), Some(1 << 20));
+    assert_eq!(told(6), Some(32 << 10));
+    let client = reqwest::Client::builder().http2_prior_knowledge();
+    let client = client.build().unwrap();
+    for (bytes, status) in [(16 << 10, 200), (40 << 10, 431)] {
+        let request = client.get(site.url("")).header("x", "y".repeat(bytes));
+        assert_eq!(request.send().await.unwrap().status(), status);
+    }
+}
+
+#[tokio::test]
+async fn who_reads_nothing_of_many_streams_is_let_go() {
+    let site = limited(quick()).await;
+    let digest = site.push_blob("a", &vec![7; 32 << 20]).await;
+    let mut asks = raw2::greeting();
+    for number in 0..64 {
+        asks.extend(raw2::get(2 * number + 1, &format!("/v2/a/blobs/{digest}")));
+    }
+    let mut stream = from(&site, 1).await;
+    stream.write_all(&asks).await.unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * quick().window {
+        let url = site.url(&format!("a/blobs/{digest}"));
+        let others = crate::support::client().head(url).send().await.unwrap();
+        assert_eq!(others.status(), 200);
+    }
+    // What was on its way comes, and then the end.
+    let (mut taken, mut buffer) = (0, vec![0; 1 << 20]);
+    while let Ok(read) = stream.read(&mut buffer).await {
+        taken += read;
+        if read == 0 || taken > 128 << 20 {
+            break;
+        }
+    }
+    assert!(
+        taken < 64 << 20,
+        "{taken}: cut, and not all of two gigabytes"
+    );
+}
+
+#[tokio::test]
+async fn one_connection_has_no_more_requests_than_many() {
+    let limits = Limits {
+        connections_per_client: 8,
+        ..Limits::default()
+    };
+    let site = limited(limits).await;
+    let digest = site.push_blob("a", &vec![7; 8 << 20]).await;
+    let mut asks = raw2::greeting();
+    for number in 0..64 {
+        asks.extend(raw2::get(2 * number + 1, &format!("/v2/a/blobs/{digest}")));
+    }
+    let mut stream = from(&site, 1).await;
+    stream.write_all(&asks).await.unwrap();
+    // Those that are too many are told so at once; the words stand in the clear.
+    let (mut said, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
+    let told = |said: &[u8]| {
+        said.windows(15)
+            .filter(|w| *w == b"TOOMANYREQUESTS")
+            .count()
+    };
+    while told(&said) < 56 {
+        let read = stream.read(&mut buffer).await.unwrap();
+        assert!(read > 0, "{}", told(&said));
+        // What comes of the blob is all sevens.
+        said.extend(buffer[..read].iter().filter(|byte| **byte != 7));
+    }
+    // Others are served meanwhile.
+    let mut other = from(&site, 2).await;
+    let get = "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    other.write_all(get.as_bytes()).await.unwrap();
+    assert!(ended(other).await.starts_with("HTTP/1.1 200"));
 }

@@ -32,6 +32,21 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+/// Whose turn nobody takes away.
+pub struct Patient;
+
+impl registry_svc::large::Client for Patient {
+    fn network(&self) -> std::net::IpAddr {
+        [192, 0, 2, 1].into()
+    }
+
+    fn drag(&self) -> u128 {
+        0
+    }
+
+    fn cut(&self) {}
+}
+
 /// A registry with its HTTP listener on an ephemeral port.
 pub struct Site {
     pub registry: Arc<Registry>,
