@@ -143,7 +143,8 @@ fn without_ipv6_a_container_has_none() {
         let off = sysctl::read("ipv6/conf/slipway0/disable_ipv6").unwrap();
         assert_eq!(off, "1", "nor has its bridge");
         let six = world.attach(on("six", "both", &[])).unwrap();
-        assert_eq!(own(&six.netns), 2, "its own and the link's");
+        // The kernel gives it the link's when it has seen to its carrier.
+        eventually("its own and the link's", || own(&six.netns) == 2);
     });
 }
 

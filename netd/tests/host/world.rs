@@ -354,7 +354,8 @@ impl Container {
     }
 }
 
-const PATIENCE: Duration = Duration::from_millis(700);
+/// More than it takes to ask again, and once more, for what was lost on the way (RFC 6298, RFC 4861: after one second).
+const PATIENCE: Duration = Duration::from_millis(3500);
 
 /// What a server tells the client that connects from the calling thread's namespace.
 pub fn ask(server: impl Into<SocketAddr>) -> io::Result<String> {
