@@ -135,6 +135,7 @@ pub const REGISTRY: &[Point] = &[
     step("registry.upload.linked"),
     fails("registry.store.sync"),
     step("registry.store.renamed"),
+    fails("registry.store.named"),
     step("registry.upload.stored"),
     step("registry.mount.linked"),
     fails("registry.compose.part"),

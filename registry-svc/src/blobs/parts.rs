@@ -19,7 +19,7 @@ use tracing::warn;
 
 use super::{
     BlobInfo, Verified,
-    fs::entries,
+    fs::{entries, settle},
     quarantine::{self, Quarantine, Section},
 };
 use crate::{
@@ -203,6 +203,11 @@ impl Parts {
         self.lock().blobs.get(blob).copied()
     }
 
+    /// Waits until a recipe that is here is durable.
+    pub fn settle(&self, blob: &Digest) -> Result<()> {
+        settle(&self.place_of_recipe(blob))
+    }
+
     /// The recipe of a blob, if it has one.
     pub fn recipe(&self, blob: &Digest) -> Result<Option<Recipe>> {
         let path = self.place_of_recipe(blob);
@@ -266,7 +271,8 @@ impl Parts {
             let mut known = self.lock();
             if known.blobs.contains_key(blob) {
                 drop(known);
-                return fs::remove_file(&temporary).map(|()| false).map_err(fail());
+                fs::remove_file(&temporary).map_err(fail())?;
+                return settle(&path).map(|()| false);
             }
             slipway_fault::point("registry.compose.written");
             fs::rename(&temporary, &path).map_err(fail())?;
@@ -277,9 +283,7 @@ impl Parts {
             }
         }
         // It is counted by now, whatever comes of this.
-        let folder = path.parent().expect("recipes have a folder");
-        files::sync_folder(folder).map_err(fail())?;
-        Ok(true)
+        settle(&path).map(|()| true)
     }
 
     /// Takes a blob of parts away; returns the bytes that became free.
