@@ -105,6 +105,22 @@ async fn a_committed_image_runs_with_what_was_changed() {
         site.inspect("changed", config),
         "9:9 /own/sub {\"more\":\"me\",\"tier\":\"two\"} SIGUSR1 3 2 [CMD-SHELL exit 1] [RUN x]"
     );
+    // A command that was for another entrypoint is none for a new one.
+    let command = |changes: &[&str]| {
+        let changes = changes.iter().flat_map(|change| ["-c", change]);
+        let words: Vec<&str> = ["commit"].into_iter().chain(changes).collect();
+        let id = site.ctl(&[&words[..], &["box"]].concat()).ok();
+        let config: serde_json::Value =
+            serde_json::from_str(&site.inspect(id.trim(), "{{json .Config}}")).unwrap();
+        [config["Entrypoint"].to_string(), config["Cmd"].to_string()].join(" ")
+    };
+    let (entrypoint, cmd) = ("ENTRYPOINT [\"echo\", \"so\"]", "CMD [\"be it\"]");
+    for changes in [[cmd, entrypoint], [entrypoint, cmd]] {
+        assert_eq!(command(&changes), "[\"echo\",\"so\"] [\"be it\"]");
+    }
+    assert_eq!(command(&[entrypoint]), "[\"echo\",\"so\"] null");
+    site.ctl(&["commit", "-c", entrypoint, "box", "alone"]).ok();
+    assert_eq!(site.ctl(&["run", "--rm", "alone"]).ok(), "so\n");
     for (change, why) in [
         ("RUN true", "RUN is not a valid change command"),
         ("NONSENSE", "unknown instruction"),
