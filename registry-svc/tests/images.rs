@@ -6,7 +6,10 @@ use std::{collections::HashSet, sync::Arc};
 
 use registry_svc::{
     Error,
-    images::filter::Filters,
+    images::{
+        filter::Filters,
+        push::{PushEvent, PushRequest},
+    },
     manifests::{Put, Require},
     names::{Repository, Tag},
     store::Origin,
@@ -221,4 +224,152 @@ async fn pushes_and_deletions_beside_each_other_lose_nothing() {
     }
     site.registry.sweep().await.unwrap();
     assert_eq!(site.blob_bytes(), 0);
+}
+
+/// An index is pushed whole, each manifest behind what it names, or one image of it, and then who asked is told.
+#[tokio::test]
+async fn a_push_of_an_index_says_what_of_it_the_remote_was_given() {
+    let remote = Site::start().await;
+    let platforms = ["amd64", "arm64", "s390x"];
+    let images = platforms.map(|name| TestImage::new(name, 3000));
+    let mut entries = Vec::new();
+    for (architecture, image) in platforms.iter().zip(&images) {
+        remote
+            .push_image("library/multi", architecture, image)
+            .await;
+        entries.push(serde_json::json!({
+            "mediaType": media_type::OCI_MANIFEST, "digest": image.digest().to_string(),
+            "size": image.manifest.len(), "platform": { "os": "linux", "architecture": architecture },
+        }));
+    }
+    let index = |entries: &[serde_json::Value]| {
+        serde_json::json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries,
+        })
+        .to_string()
+    };
+    let top = index(&entries);
+    // One that names another one.
+    let nested = index(&[serde_json::json!({
+        "mediaType": media_type::OCI_INDEX, "digest": slipway_image::Digest::of(&top).to_string(),
+        "size": top.len(),
+    })]);
+    for (tag, content) in [("v1", &top), ("nested", &nested)] {
+        let put = client().put(remote.url(&format!("library/multi/manifests/{tag}")));
+        let put = put.header("content-type", media_type::OCI_INDEX);
+        let answer = put.body(content.clone()).send().await.unwrap();
+        assert_eq!(answer.status(), 201);
+    }
+    let top_digest = slipway_image::Digest::of(&top);
+    let multi = Repository::new("docker.io", "library/multi").unwrap();
+    let here = async |tag: &str, wanted: &[usize]| {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let site = Site::reopen(dir, Some(remote.address), 3600).await;
+        let mut paths = vec![format!("manifests/{tag}")];
+        if tag == "nested" {
+            paths.push(format!("manifests/{top_digest}"));
+        }
+        for image in wanted.iter().map(|number| &images[*number]) {
+            paths.push(format!("manifests/{}", image.digest()));
+            paths.push(format!("blobs/{}", image.id()));
+            paths.push(format!("blobs/{}", image.layer_digest()));
+        }
+        for path in paths {
+            let got = client()
+                .get(site.url(&format!("library/multi/{path}")))
+                .send()
+                .await;
+            let got = got.unwrap();
+            assert_eq!(got.status(), 200, "{path}");
+            got.bytes().await.unwrap();
+        }
+        for image in wanted.iter().map(|number| &images[*number]) {
+            for digest in [image.id(), image.layer_digest()] {
+                // Whoever fetched it waits for no disk.
+                while !site.registry.index.is_linked(&multi, &digest).unwrap() {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        site
+    };
+    let push = async |site: &Site, target: &str| {
+        let (sender, mut events) = tokio::sync::mpsc::channel(1000);
+        let request = PushRequest {
+            reference: target.to_owned(),
+            ..PushRequest::default()
+        };
+        site.registry.push(request, &sender).await?;
+        drop(sender);
+        let mut done = None;
+        while let Some(event) = events.recv().await {
+            if let PushEvent::Done(pushed) = event {
+                done = Some(pushed);
+            }
+        }
+        let done = done.unwrap();
+        let path = target.replace(':', "/manifests/");
+        let got = client().get(remote.url(&path)).send().await.unwrap();
+        assert_eq!(got.status(), 200);
+        let content = got.bytes().await.unwrap();
+        assert_eq!(slipway_image::Digest::of(&content), done.digest);
+        Ok::<_, Error>(done)
+    };
+    // The remote refuses an index before it has what that names.
+    let site = here("nested", &[0, 1, 2]).await;
+    let [nested, top] = [nested, top].map(|content| slipway_image::Digest::of(&content));
+    let [a, b, c] = [0, 1, 2].map(|number| images[number].digest());
+    for digest in [&nested, &top, &a, &b, &c] {
+        let path = format!("library/multi/manifests/{digest}");
+        let gone = client().delete(remote.url(&path)).send().await.unwrap();
+        assert_eq!(gone.status(), 202);
+    }
+    let whole = push(&site, "library/multi:nested").await.unwrap();
+    assert_eq!((whole.digest, whole.part), (nested, None));
+    for digest in [&top, &a, &b, &c] {
+        let path = format!("library/multi/manifests/{digest}");
+        let got = client().get(remote.url(&path)).send().await.unwrap();
+        assert_eq!(got.status(), 200);
+    }
+    let put = client().put(remote.url("library/multi/manifests/v1"));
+    let put = put.header("content-type", media_type::OCI_INDEX);
+    assert_eq!(
+        put.body(index(&entries)).send().await.unwrap().status(),
+        201
+    );
+
+    let other = async |site: &Site, target: &str| {
+        let tagged = site.registry.tag_image("library/multi:v1", target).await;
+        tagged.unwrap();
+        push(site, target).await
+    };
+    let whole = other(&here("v1", &[0, 1, 2]).await, "other/whole:v1")
+        .await
+        .unwrap();
+    assert_eq!((whole.digest, whole.part), (top.clone(), None));
+    let part = other(&here("v1", &[1]).await, "other/part:v1")
+        .await
+        .unwrap();
+    assert_eq!(part.digest, images[1].digest());
+    let told = part.part.unwrap();
+    assert_eq!(told.index, top);
+    assert_eq!(told.platform.to_string(), "linux/arm64");
+    assert_eq!(told.missing, ["linux/amd64", "linux/s390x"]);
+    // Two that are not this host's: nobody knows which is meant.
+    let host = slipway_image::Platform::host().architecture;
+    let host = platforms.iter().position(|name| **name == *host).unwrap();
+    let others: Vec<usize> = (0..3).filter(|number| *number != host).collect();
+    let Err(error) = other(&here("v1", &others).await, "other/two:v1").await else {
+        panic!("one of two was pushed");
+    };
+    assert!(
+        error.to_string().contains("say which one is meant"),
+        "{error}"
+    );
+    // Its own beside another one.
+    let both = other(&here("v1", &[host, others[0]]).await, "other/both:v1")
+        .await
+        .unwrap();
+    assert_eq!(both.digest, images[host].digest());
+    assert_eq!(both.part.unwrap().missing.len(), 1);
 }

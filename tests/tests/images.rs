@@ -206,6 +206,114 @@ async fn all_platforms_are_pulled_when_they_are_asked_for() {
 }
 
 #[tokio::test]
+async fn a_push_of_a_part_of_an_index_says_what_it_was() {
+    let Some((site, upstream)) = beside_a_registry().await else {
+        return;
+    };
+    fs::create_dir(site.path("context")).unwrap();
+    fs::write(
+        site.path("context/Dockerfile"),
+        "FROM scratch\nARG TARGETARCH\nENV ARCH=$TARGETARCH\nCOPY Dockerfile /\n",
+    )
+    .unwrap();
+    // This host's, and two others in the order of the index.
+    let host = &*slipway_image::Platform::host().architecture;
+    let all = ["amd64", "arm64", "s390x"];
+    let others: Vec<&str> = all.into_iter().filter(|name| *name != host).collect();
+    let [host, near, far] = [host, others[0], others[1]].map(|name| format!("linux/{name}"));
+    let name = |rest: &str| format!("{}/{rest}", upstream.address);
+    let (multi, some) = (name("multi"), name("some"));
+    let context = site.path("context");
+    let build = |platforms: &str| {
+        site.ctl(&[
+            "build",
+            "-q",
+            "--platform",
+            platforms,
+            "-t",
+            &multi,
+            context.to_str().unwrap(),
+        ])
+        .ok();
+    };
+    let pull = |platform: &str| {
+        site.ctl(&["pull", "-q", "--platform", platform, &multi])
+            .ok()
+    };
+    let gone = || {
+        for words in [
+            &["rmi", &multi, &some][..],
+            &["builder", "prune", "-af"],
+            &["image", "prune", "-af"],
+            &["registry", "gc"],
+        ] {
+            site.ctl(words);
+        }
+    };
+    let is_there = |name: &str, platform: &str| {
+        gone();
+        site.ctl(&["pull", "-q", "--platform", platform, name])
+    };
+    build(&all.map(|name| format!("linux/{name}")).join(","));
+    let whole = site.ctl(&["push", "-q", &multi]);
+    assert_eq!((whole.out, &*whole.err), (format!("{multi}:latest\n"), ""));
+    gone();
+
+    // One that is not this host's.
+    pull(&near);
+    site.ctl(&["tag", &multi, &some]).ok();
+    let said = site.ctl(&["push", &some]);
+    let note: Vec<&str> = said.err.lines().collect();
+    let [first, which, missing] = note[..] else {
+        panic!("{said:?}");
+    };
+    assert!(
+        first.starts_with("Not all multiplatform-content"),
+        "{first}"
+    );
+    assert!(which.ends_with(&format!(" ({near})")), "{which}");
+    let digests: Vec<&str> = which
+        .split(' ')
+        .filter(|w| w.starts_with("sha256:"))
+        .collect();
+    assert!(
+        said.out
+            .contains(&format!("latest: digest: {} ", digests[1]))
+    );
+    assert_ne!(digests[0], digests[1]);
+    assert!(
+        missing.starts_with("Not here: ") && missing.contains(&host) && missing.contains(&far),
+        "{missing}"
+    );
+    is_there(&some, &near).ok();
+    is_there(&some, &host).error(1);
+
+    // Several that are not this host's, then its own beside them.
+    gone();
+    pull(&near);
+    pull(&far);
+    site.ctl(&["tag", &multi, &some]).ok();
+    let error = site.ctl(&["push", &some]).error(1);
+    assert!(
+        error.contains(&format!("{near}, {far}; say which one")),
+        "{error}"
+    );
+    let one = site.ctl(&["push", "--platform", &far, &some]);
+    assert_eq!(one.err, "");
+    is_there(&some, &far).ok();
+    gone();
+    pull(&host);
+    pull(&far);
+    site.ctl(&["tag", &multi, &some]).ok();
+    let said = site.ctl(&["push", "-q", &some]);
+    assert!(
+        said.err.contains(&format!(" ({host})\nNot here: {near}. ")),
+        "{said:?}"
+    );
+    is_there(&some, &host).ok();
+}
+
+#[tokio::test]
 async fn the_catalog_is_searched_by_name() {
     let Some(site) = Site::with_busybox().await else {
         return;
