@@ -152,8 +152,10 @@ impl Audit {
     }
 
     fn network(&mut self, site: &Site) {
+        let mut links = BTreeSet::new();
         for link in lines(site, &["ip", "-o", "link"]) {
             let name = link.split([':', '@']).nth(1).unwrap_or_default().trim();
+            links.insert(name.to_owned());
             if site.own_links().iter().any(|own| own == name) {
                 continue;
             }
@@ -169,7 +171,13 @@ impl Audit {
         for line in lines(site, &["nft", "list", "ruleset"]) {
             // A map with several elements has them on lines of their own, in no certain order.
             for part in line.split(", ").map(|p| p.trim().trim_end_matches(',')) {
-                self.add("nftables", part);
+                match element_of(part) {
+                    // Of another link, with another address, when it is another one of those that are prepared.
+                    Some((link, fields)) if links.contains(link) => {
+                        self.add("nftables elements of a link, fields", &fields.to_string());
+                    }
+                    _ => self.add("nftables", part),
+                }
             }
         }
     }
@@ -187,6 +195,14 @@ impl Audit {
             }
         }
     }
+}
+
+/// The host's end that an element of a set begins with, and of how many fields that is.
+fn element_of(part: &str) -> Option<(&str, usize)> {
+    let element = part.trim_start_matches("elements = {").trim();
+    let (link, _) = element.strip_prefix('"')?.split_once('"')?;
+    let fields = element.split(" . ").count();
+    link.starts_with("sw").then_some((link, fields))
 }
 
 /// Names of endpoints, which a container has a new one of at each start, count as one.

@@ -48,7 +48,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Whether a pattern is one, of which [`matches`] can say something.
+/// Whether a pattern is one, of which [`matches()`] can say something.
 pub fn check(pattern: &str) -> Result<(), BadPattern> {
     let chars: Vec<char> = pattern.chars().collect();
     let mut rest = &chars[..];
