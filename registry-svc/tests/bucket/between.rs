@@ -17,6 +17,7 @@ use axum::{
     response::Response,
 };
 use reqwest::Client;
+use tokio::sync::Semaphore;
 
 use crate::{server::Server, support::client};
 
@@ -26,6 +27,8 @@ pub enum Act {
     Pass,
     /// It is passed on after a while.
     Late(Duration),
+    /// It is passed on when [`Between::let_go`] says so.
+    Held,
     /// It is answered with this status and this error code of S3.
     Refuse(u16, &'static str),
 }
@@ -41,6 +44,7 @@ pub struct Between {
 struct Inner {
     rule: Mutex<Rule>,
     noted: Mutex<Vec<String>>,
+    go: Semaphore,
     client: Client,
     server: SocketAddr,
     /// Seconds that the server's clock seems to be ahead.
@@ -53,6 +57,7 @@ impl Between {
         let inner = Arc::new(Inner {
             rule: Mutex::new(Box::new(|_, _| Act::Pass)),
             noted: Mutex::default(),
+            go: Semaphore::new(0),
             client: client(),
             server: ([127, 0, 0, 1], server.port).into(),
             ahead: AtomicI64::default(),
@@ -72,6 +77,11 @@ impl Between {
     /// From now on the server's clock seems to be so many seconds ahead.
     pub fn shift(&self, seconds: i64) {
         self.inner.ahead.store(seconds, Ordering::SeqCst);
+    }
+
+    /// What is held goes on, and is held no more.
+    pub fn let_go(&self) {
+        self.inner.go.close();
     }
 
     /// What was refused, or is late.
@@ -97,6 +107,8 @@ async fn pass(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     match act {
         Act::Pass => {}
         Act::Late(time) => tokio::time::sleep(time).await,
+        // Closed when they may go.
+        Act::Held => drop(inner.go.acquire().await),
         Act::Refuse(status, code) => {
             let text = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code></Error>");
             let response = Response::builder().status(status);
