@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
+use crate::ports::Limit;
+
 /// netd's own part of the configuration file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -21,6 +23,8 @@ pub struct Config {
     pub mtu: u32,
     /// Network namespaces prepared ahead of need; 0 = none.
     pub prepared_namespaces: usize,
+    /// Clients that may use published ports of which nothing else is said; empty = all.
+    pub publish_from: Limit,
     /// Where the host's resolvers stand.
     pub resolv_conf: PathBuf,
     /// Other programs cannot change or flush our nftables table while netd runs (Linux 6.9). Without it, it is put
@@ -46,6 +50,7 @@ impl Default for Config {
             subnet6: None,
             mtu: 1500,
             prepared_namespaces: 2,
+            publish_from: Limit::default(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             own_table: true,
             ip_forward_no_drop: false,

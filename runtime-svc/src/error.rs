@@ -168,6 +168,14 @@ impl Remote {
     }
 }
 
+impl Error {
+    /// Whether netd did not answer: what it was asked for may be done or not.
+    pub fn is_away(&self) -> bool {
+        let unavailable = tonic::Code::Unavailable as i32;
+        matches!(self, Self::Netd(remote) if remote.code == unavailable)
+    }
+}
+
 /// Attaches what was tried to a system error.
 pub trait Tried<T> {
     /// `what` names the thing.

@@ -1,6 +1,7 @@
 //! The network of a container, which netd makes.
 
 mod attach;
+mod ports;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -7,7 +7,7 @@ use clap::{Command, CommandFactory as _};
 const PAGE: &str = include_str!("../../../docs/reference/options.md");
 
 /// Commands of the page.
-const COMMANDS: [&str; 53] = [
+const COMMANDS: [&str; 55] = [
     "run",
     "create",
     "exec",
@@ -28,6 +28,8 @@ const COMMANDS: [&str; 53] = [
     "diff",
     "export",
     "port",
+    "port add",
+    "port rm",
     "rename",
     "pause",
     "unpause",

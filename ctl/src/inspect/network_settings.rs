@@ -9,7 +9,7 @@ use slipway_proto::{
 use crate::cli::container::protocol;
 use crate::output::ports::addresses;
 
-/// `{"80/tcp": [{"HostIp": "", "HostPort": "3000"}], "443/tcp": null}`
+/// `{"80/tcp": [{"HostIp": "", "HostPort": "3000"}], "443/tcp": null}`; with `PublishFrom` where only some clients may.
 pub fn port_map(
     published: &[PortBinding],
     exposed: &[String],
@@ -25,7 +25,10 @@ pub fn port_map(
             .entry(format!("{}/{}", port.container_port, protocol(port)))
             .or_insert(Value::Null);
         for address in addresses(port) {
-            let binding = json!({"HostIp": address, "HostPort": host_port});
+            let mut binding = json!({"HostIp": address, "HostPort": host_port});
+            if !port.allow_from.is_empty() {
+                binding["PublishFrom"] = json!(port.allow_from);
+            }
             match entry.as_array_mut() {
                 Some(list) => list.push(binding),
                 None => *entry = Value::Array(vec![binding]),
@@ -146,6 +149,20 @@ mod tests {
         assert_eq!(
             port_map(&[port], &["80/tcp".into(), "443/tcp".into()], addresses).to_string(),
             r#"{"443/tcp":null,"80/tcp":[{"HostIp":"0.0.0.0","HostPort":"3000"},{"HostIp":"::","HostPort":"3000"}]}"#
+        );
+    }
+
+    #[test]
+    fn who_may_use_a_port_is_told_where_not_everybody_may() {
+        let port = PortBinding {
+            container_port: 80,
+            host_port: 3000,
+            allow_from: vec!["10.0.0.0/8".into()],
+            ..PortBinding::default()
+        };
+        assert_eq!(
+            port_map(&[port], &[], addresses).to_string(),
+            r#"{"80/tcp":[{"HostIp":"0.0.0.0","HostPort":"3000","PublishFrom":["10.0.0.0/8"]}]}"#
         );
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use slipway_proto::netd::v1::{PortBinding, Protocol};
 
 /// `[[ADDRESS:]HOST_PORT[-END]:]CONTAINER_PORT[-END][/PROTOCOL]`, also docker's long form.
@@ -50,6 +51,18 @@ pub fn publish(text: &str) -> Result<Vec<PortBinding>, String> {
             ..PortBinding::default()
         })
         .collect())
+}
+
+/// `--publish-from`: checked, passed on as written.
+pub fn clients(texts: &[String]) -> Result<Vec<String>, String> {
+    for text in texts {
+        if text.parse::<IpNet>().is_err() && text.parse::<IpAddr>().is_err() {
+            return Err(format!(
+                "invalid range of clients {text:?} for --publish-from: write 10.0.0.0/8, 2001:db8::/32 or an address"
+            ));
+        }
+    }
+    Ok(texts.to_vec())
 }
 
 /// `--expose`: checked, passed on as written.
@@ -175,6 +188,9 @@ mod tests {
             "[::1:80:80",
         ] {
             assert!(publish(text).is_err(), "{text}");
+        }
+        for text in ["", "lan", "10.0.0.0/33", "10.0.0.0/8:80"] {
+            assert!(clients(&[text.to_owned()]).is_err(), "{text}");
         }
         assert_eq!(expose("80").unwrap(), "80/tcp");
         assert_eq!(expose("80-90/udp").unwrap(), "80-90/udp");

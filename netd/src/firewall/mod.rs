@@ -2,6 +2,9 @@
 //!
 //! * `published` and `published_at` map (protocol, [host address,] port) to a container: two rules,
 //!   whatever the number of ports. Each version of IP has sets of its own, for their keys differ in length.
+//! * `limited` has the ports that only some clients may use, `from` each of them with each range of its clients; what does
+//!   not fit is dropped before it is translated. Ports that say nothing of their clients are asked after it, where they
+//!   are forwarded: that costs one rule, whatever the number of ports. Neither is asked of the host itself.
 //! * Nothing from outside reaches a container's address or 127.0.0.0/8 directly; both are dropped
 //!   before routing, where destinations are still what the sender wrote.
 //! * Containers with addresses of IPv6 that others have a way to send and answer as who they are; they are reached by
@@ -11,89 +14,47 @@
 //!   policy is drop (Docker's doing), the administrator has to let our bridges through there:
 //!   `iptables -I DOCKER-USER -i slipway0 -j ACCEPT` and the same with `-o`.
 
+mod entries;
 mod limits;
 mod rules;
 mod sets;
 
 use std::net::IpAddr;
 
-use crate::netlink::octets;
 use crate::network::Network;
-use crate::nft::{Batch, Element, IpVersion, register};
-use crate::ports::Protocol;
+use crate::nft::{Batch, Element, IpVersion};
+use crate::ports::Limit;
 
+pub use entries::{Entries, Forward, Gate};
 pub use limits::Limits;
-use sets::Names;
 
 /// Our table; nothing else is ever written.
 pub const TABLE: &str = "slipway";
 
-/// One published port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Forward {
-    /// tcp, udp, sctp.
-    pub protocol: Protocol,
-    /// One address of the host, or all of the container's version of IP.
-    pub host: Option<IpAddr>,
-    /// The host's port.
-    pub host_port: u16,
-    /// The container's address.
-    pub to: IpAddr,
-    /// The container's port.
-    pub to_port: u16,
-}
-
-impl Forward {
-    fn map(&self) -> &'static str {
-        let names = Names::of(IpVersion::of(self.to));
-        match self.host {
-            Some(_) => names.published_at,
-            None => names.published,
-        }
-    }
-
-    fn element(&self) -> Element {
-        let mut key = register(&[self.protocol.number()]);
-        if let Some(host) = self.host {
-            key.extend(octets(host));
-        }
-        key.extend(register(&self.host_port.to_be_bytes()));
-        let mut value = octets(self.to);
-        value.extend(register(&self.to_port.to_be_bytes()));
-        Element {
-            key,
-            value,
-            range_end: false,
-        }
-    }
-}
-
-fn by_map(forwards: &[Forward], map: &'static str) -> Vec<Element> {
-    forwards
-        .iter()
-        .filter(|forward| forward.map() == map)
-        .map(Forward::element)
-        .collect()
-}
-
 /// Publishes ports.
-pub fn publish(forwards: &[Forward]) -> Batch {
+pub fn publish(entries: &Entries) -> Batch {
     let mut batch = Batch::of(TABLE);
-    for map in Names::maps() {
-        batch.add(map, &by_map(forwards, map));
+    for (set, elements) in entries.elements() {
+        batch.add(set, &elements);
     }
     batch
 }
 
 /// Withdraws ports.
-pub fn withdraw(forwards: &[Forward]) -> Batch {
+pub fn withdraw(entries: &Entries) -> Batch {
     let mut batch = Batch::of(TABLE);
-    for map in Names::maps() {
-        let keys: Vec<_> = by_map(forwards, map)
-            .into_iter()
-            .map(|element| Element::member(element.key))
-            .collect();
-        batch.remove(map, &keys);
+    for (set, elements) in entries.elements() {
+        let keys: Vec<_> = elements.into_iter().map(Element::without_value).collect();
+        batch.remove(set, &keys);
+    }
+    batch
+}
+
+/// Puts entries in the place of others, in one step for every packet.
+pub fn exchange(before: &Entries, after: &Entries) -> Batch {
+    let mut batch = withdraw(before);
+    for (set, elements) in after.elements() {
+        batch.add(set, &elements);
     }
     batch
 }
@@ -113,7 +74,9 @@ pub struct Plan<'a> {
     /// All networks.
     pub networks: &'a [&'a Network],
     /// All published ports, and resolvers that are not on port 53.
-    pub forwards: &'a [Forward],
+    pub entries: &'a Entries,
+    /// Who may use published ports without a gate of their own; unsaid = all.
+    pub clients: &'a Limit,
     /// Gateways whose port 53 is a resolver's.
     pub resolvers: &'a [IpAddr],
     /// Whose it is.

@@ -18,6 +18,8 @@ use super::{Plan, limits};
 pub(super) const DNS: u16 = 53;
 
 pub(super) const RAW: &str = "raw";
+const GATES: &str = "gates";
+const GATES6: &str = "gates6";
 const TO_CONTAINER: &str = "to_container";
 const TO_CONTAINER6: &str = "to_container6";
 pub(super) const PREROUTING: &str = "prerouting";
@@ -25,21 +27,21 @@ const OUTPUT: &str = "output";
 const POSTROUTING: &str = "postrouting";
 const FORWARD: &str = "forward";
 
-const CHAINS: [Chain; 7] = [
+const CHAINS: [Chain; 9] = [
     hooked(RAW, "filter", 0, -300),
-    Chain {
-        name: TO_CONTAINER,
-        hook: None,
-    },
-    Chain {
-        name: TO_CONTAINER6,
-        hook: None,
-    },
+    jumped_to(GATES),
+    jumped_to(GATES6),
+    jumped_to(TO_CONTAINER),
+    jumped_to(TO_CONTAINER6),
     hooked(PREROUTING, "nat", 0, -100),
     hooked(OUTPUT, "nat", 3, -100),
     hooked(POSTROUTING, "nat", 4, 100),
     hooked(FORWARD, "filter", 2, 0),
 ];
+
+const fn jumped_to(name: &'static str) -> Chain {
+    Chain { name, hook: None }
+}
 
 const fn hooked(name: &'static str, kind: &'static str, number: u32, priority: i32) -> Chain {
     Chain {
@@ -59,6 +61,7 @@ pub fn write(batch: &mut Batch, plan: &Plan<'_>) {
     }
     limits::write(batch, plan.limits);
     raw(batch, plan);
+    gates(batch);
     to_container(batch);
     forward(batch, plan);
 }
@@ -90,7 +93,7 @@ fn raw(batch: &mut Batch, plan: &Plan<'_>) {
             )
             .rule(
                 from_outside()
-                    .source_in(version, names.subnets)
+                    .source_in(version, Is, names.subnets)
                     .then(Verdict::Drop),
             );
     }
@@ -118,6 +121,30 @@ fn raw(batch: &mut Batch, plan: &Plan<'_>) {
             .ip(V6)
             .then(Verdict::Drop),
     );
+}
+
+/// Who may use published ports. Before they are translated, and of new connections only; the host's own never come by.
+fn gates(batch: &mut Batch) {
+    for (version, chain) in [(V4, GATES), (V6, GATES6)] {
+        let names = Names::of(version);
+        batch.rule(Rule::on(chain).to_this_host(IsNot).then(Verdict::Return));
+        if version == V4 {
+            // As below: not what their containers ask of the resolver.
+            batch.rule(
+                Rule::on(chain)
+                    .destination_in(V4, GATEWAYS)
+                    .port(DNS)
+                    .then(Verdict::Return),
+            );
+        }
+        batch
+            .rule(
+                Rule::on(chain)
+                    .not_from(version, names.limited, names.from)
+                    .then(Verdict::Drop),
+            )
+            .rule(Rule::on(PREROUTING).ip(version).then(Verdict::Jump(chain)));
+    }
 }
 
 /// Published ports lead to their containers.
@@ -172,6 +199,18 @@ fn forward(batch: &mut Batch, plan: &Plan<'_>) {
                 .output_in(IsNot, BRIDGES)
                 .then(Verdict::Drop),
         );
+    }
+    if !plan.clients.is_unsaid() {
+        for version in [V4, V6] {
+            let names = Names::of(version);
+            batch.rule(
+                Rule::on(FORWARD)
+                    .published()
+                    .source_in(version, IsNot, names.clients)
+                    .first_not_to(version, names.limited)
+                    .then(Verdict::Drop),
+            );
+        }
     }
     for network in plan.networks {
         let device = network.device.as_str();

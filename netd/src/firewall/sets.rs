@@ -8,7 +8,7 @@ use crate::netlink::octets;
 use crate::network::{Network, Pool};
 use crate::nft::{Batch, DataType, Element, IpVersion, Set, link_name};
 
-use super::{Plan, by_map};
+use super::Plan;
 
 /// All our bridges.
 pub const BRIDGES: &str = "bridges";
@@ -28,6 +28,12 @@ pub struct Names {
     pub published: &'static str,
     /// Ports of one address of the host.
     pub published_at: &'static str,
+    /// Ports that only some clients may use: protocol, addresses of the host, port.
+    pub limited: &'static str,
+    /// The same with ranges of those who may.
+    pub from: &'static str,
+    /// Who may use all other ports, if not everybody.
+    pub clients: &'static str,
 }
 
 const V4: Names = Names {
@@ -35,6 +41,9 @@ const V4: Names = Names {
     hidden: "hidden",
     published: "published",
     published_at: "published_at",
+    limited: "limited",
+    from: "from",
+    clients: "clients",
 };
 
 impl Names {
@@ -45,11 +54,6 @@ impl Names {
             IpVersion::V6 => &V6,
         }
     }
-
-    /// All maps of published ports.
-    pub fn maps() -> [&'static str; 4] {
-        [V4.published, V4.published_at, V6.published, V6.published_at]
-    }
 }
 
 const V6: Names = Names {
@@ -57,6 +61,9 @@ const V6: Names = Names {
     hidden: "hidden6",
     published: "published6",
     published_at: "published6_at",
+    limited: "limited6",
+    from: "from6",
+    clients: "clients6",
 };
 
 /// The pools of a version.
@@ -65,15 +72,23 @@ pub fn pools<'a>(plan: &Plan<'a>, version: IpVersion) -> impl Iterator<Item = &'
     all.filter(move |pool| IpVersion::of(pool.gateway) == version)
 }
 
-/// Declares the sets and fills them.
-pub fn declare(batch: &mut Batch, plan: &Plan<'_>) {
-    use DataType::{Ipv4, Ipv6, Layer4, LinkName, Port};
-    let set = |name, key, value, interval| Set {
+fn set<'a>(
+    name: &'static str,
+    key: &'a [DataType],
+    value: &'a [DataType],
+    interval: bool,
+) -> Set<'a> {
+    Set {
         name,
         key,
         value,
         interval,
-    };
+    }
+}
+
+/// Declares the sets and fills them.
+pub fn declare(batch: &mut Batch, plan: &Plan<'_>) {
+    use DataType::{Ipv4, Ipv6, Layer4, LinkName, Port};
     batch
         .set(set(BRIDGES, &[LinkName], &[], false))
         .set(set(BRIDGES6, &[LinkName], &[], false))
@@ -96,6 +111,12 @@ pub fn declare(batch: &mut Batch, plan: &Plan<'_>) {
             &[Ipv6, Port],
             false,
         ));
+    for (names, ip) in [(V4, Ipv4), (V6, Ipv6)] {
+        batch
+            .set(set(names.limited, &[Layer4, ip, Port], &[], true))
+            .set(set(names.from, &[Layer4, ip, Port, ip], &[], true))
+            .set(set(names.clients, &[ip], &[], true));
+    }
     let all = plan.networks.iter();
     let devices = |fits: fn(&Network) -> bool| -> Vec<_> {
         let fitting = all.clone().filter(|network| fits(network));
@@ -119,10 +140,11 @@ pub fn declare(batch: &mut Batch, plan: &Plan<'_>) {
                 names.subnets,
                 &ranges(pools(plan, version).map(|pool| pool.subnet)),
             )
-            .add(names.hidden, &ranges(hidden));
+            .add(names.hidden, &ranges(hidden))
+            .add(names.clients, &ranges(plan.clients.ranges(version)));
     }
-    for map in Names::maps() {
-        batch.add(map, &by_map(plan.forwards, map));
+    for (set, elements) in plan.entries.elements() {
+        batch.add(set, &elements);
     }
 }
 

@@ -13,11 +13,7 @@ use crate::error::Error;
 use crate::host::{Attached, Details};
 use crate::ipam::{DualStack, Wanted};
 use crate::network::{self, Network, Pool, PoolRequest};
-use crate::ports::{Binding, HostAddress, Protocol, Published};
-
-fn unsupported<T>(sentence: &str) -> Result<T, Error> {
-    Err(Error::Unsupported(sentence.to_owned()))
-}
+use crate::ports::{Binding, HostAddress, Limit, Protocol, Published};
 
 fn optional<T: FromStr>(text: &str, what: &str) -> Result<Option<T>, Error> {
     if text.is_empty() {
@@ -33,9 +29,6 @@ fn port(number: u32, what: &str) -> Result<u16, Error> {
 }
 
 pub(super) fn binding(message: &pb::PortBinding) -> Result<Binding, Error> {
-    if !message.allow_from.is_empty() {
-        return unsupported("limiting a published port to client ranges is not supported yet");
-    }
     let container_port = port(message.container_port, "container")?;
     if container_port == 0 {
         return Err(Error::Invalid(
@@ -51,6 +44,7 @@ pub(super) fn binding(message: &pb::PortBinding) -> Result<Binding, Error> {
         container_port,
         host: HostAddress::parse(&message.host_address).map_err(Error::Invalid)?,
         host_port: port(message.host_port, "host")?,
+        from: Limit::parse(&message.allow_from).map_err(Error::Invalid)?,
     })
 }
 
@@ -58,7 +52,7 @@ pub(super) fn bindings(messages: &[pb::PortBinding]) -> Result<Vec<Binding>, Err
     messages.iter().map(binding).collect()
 }
 
-fn published(port: &Published, to: DualStack) -> pb::PortBinding {
+fn published(port: &Published, to: DualStack, default: &Limit) -> pb::PortBinding {
     let host_address = match port.host {
         HostAddress::Any => String::new(),
         HostAddress::V4(address) => address.to_string(),
@@ -74,7 +68,7 @@ fn published(port: &Published, to: DualStack) -> pb::PortBinding {
         container_port: port.container_port.into(),
         host_address,
         host_port: port.host_port.into(),
-        allow_from: Vec::new(),
+        allow_from: port.from.or(default).texts(),
         covers_ipv6: port.covers_ipv6(to),
     }
 }
@@ -137,6 +131,7 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
         nameserver,
         netns_path,
         default_route,
+        publish_from,
     } = attached;
     // Without a server of ours containers ask the host's resolvers themselves; those on the host's
     // loopback they cannot reach.
@@ -178,7 +173,7 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
         ports: endpoint
             .ports
             .iter()
-            .map(|port| published(port, endpoint.address))
+            .map(|port| published(port, endpoint.address, &publish_from))
             .collect(),
         nameservers: nameservers(&endpoint.dns, nameserver.is_some(), servers),
         search: or(&endpoint.dns_search, &host.search),

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use crate::endpoint::{Endpoint, Request};
 use crate::error::{Doing as _, Error};
-use crate::firewall;
 use crate::id::EndpointId;
 use crate::ipam::{DualStack, Refusal, Unavailable, Wanted as WantedAddress};
-use crate::netlink::{Mac, conntrack};
+use crate::netlink::Mac;
 use crate::network::{DEFAULT, Network};
-use crate::ports::{Binding, Protocol, Published};
 
+use super::ports::forget_strays;
 use super::prepare::{Prepared, Wanted};
 use super::reaper::Doomed;
 use super::{Attached, Host, State};
@@ -267,7 +266,7 @@ impl Host {
             interface: prepared.interface.clone(),
             mac: prepared.mac,
             address: prepared.address,
-            ports,
+            ports: ports.clone(),
             dns: request.dns,
             dns_search: request.dns_search,
             dns_options: request.dns_options,
@@ -283,7 +282,7 @@ impl Host {
                 slipway_fault::fallible("netd.attach.recorded")
                     .doing(|| "write the record of an endpoint".to_owned())
             })
-            .and_then(|()| self.publish(&mut state, &endpoint.ports, endpoint.address));
+            .and_then(|()| self.publish(&state, &endpoint.ports, endpoint.address));
         if let Err(error) = done {
             state.ports.give_back(&endpoint.id, &endpoint.ports);
             drop(state);
@@ -307,82 +306,10 @@ impl Host {
             self.release_in(&mut state, &id)?;
             return Err(error);
         }
-        state.answer(&id)
-    }
-
-    /// Puts ports into the maps; if somebody has flushed the table, all of it is put back first.
-    pub(super) fn publish(
-        &self,
-        state: &mut State,
-        ports: &[Published],
-        to: DualStack,
-    ) -> Result<(), Error> {
-        let forwards: Vec<_> = ports.iter().flat_map(|port| port.forwards(to)).collect();
-        let published = self.kernel().nft.apply(firewall::publish(&forwards));
-        match published {
-            Err(refused) if refused.is_missing() => {
-                self.write_table(state)?;
-                self.kernel().nft.apply(firewall::publish(&forwards))?;
-            }
-            other => other?,
-        }
-        let udp: Vec<u16> = forwards
-            .iter()
-            .filter(|forward| forward.protocol == Protocol::Udp)
-            .map(|forward| forward.host_port)
-            .collect();
-        // A client that sent to the port before it was published would stay with the host for as
-        // long as it goes on sending.
-        if !udp.is_empty()
-            && let Err(error) = conntrack::forget_udp_ports(&udp)
-        {
-            tracing::warn!(%error, "cannot forget earlier exchanges with published udp ports");
-        }
-        Ok(())
-    }
-
-    /// Publishes further ports of a running container.
-    pub fn add_ports(&self, id: &EndpointId, bindings: &[Binding]) -> Result<Attached, Error> {
-        let mut state = self.state();
-        let mut endpoint = state.known(id)?.clone();
-        let added = state.ports.take(id, endpoint.address, bindings)?;
-        endpoint.ports.extend(&added);
-        let done = self
-            .publish(&mut state, &added, endpoint.address)
-            .and_then(|()| self.store.put_endpoint(&endpoint));
-        if let Err(error) = done {
-            state.ports.give_back(id, &added);
-            self.withdraw(&added, endpoint.address);
-            return Err(error);
-        }
-        state.endpoints.insert(id.clone(), endpoint);
-        state.answer(id)
-    }
-
-    /// Withdraws ports of a running container; a host port of 0 stands for any.
-    pub fn remove_ports(&self, id: &EndpointId, bindings: &[Binding]) -> Result<Attached, Error> {
-        let mut state = self.state();
-        let mut endpoint = state.known(id)?.clone();
-        let named = |port: &Published| {
-            bindings.iter().any(|binding| {
-                binding.protocol == port.protocol
-                    && binding.container_port == port.container_port
-                    && (binding.host_port == 0
-                        || (binding.host_port == port.host_port && binding.host == port.host))
-            })
-        };
-        let removed: Vec<Published> = endpoint.ports.iter().copied().filter(named).collect();
-        if removed.is_empty() {
-            return Err(Error::Invalid(
-                "no such port is published by that container".to_owned(),
-            ));
-        }
-        endpoint.ports.retain(|port| !named(port));
-        self.store.put_endpoint(&endpoint)?;
-        self.withdraw(&removed, endpoint.address);
-        state.ports.give_back(id, &removed);
-        state.endpoints.insert(id.clone(), endpoint);
-        state.answer(id)
+        let answer = state.answer(&id);
+        drop(state);
+        forget_strays(&ports);
+        answer
     }
 
     /// Changes a container's name in DNS, on all its networks.
@@ -423,7 +350,7 @@ impl State {
             .ok_or_else(|| Error::NoEndpoint(id.to_string()))
     }
 
-    fn answer(&self, id: &EndpointId) -> Result<Attached, Error> {
+    pub(super) fn answer(&self, id: &EndpointId) -> Result<Attached, Error> {
         let endpoint = self.known(id)?;
         self.attached(endpoint)
             .ok_or_else(|| Error::NoNetwork(endpoint.network.to_string()))

@@ -93,15 +93,15 @@ impl Host {
         let givers: Vec<Endpoint> = state.of(container).filter(has_others).cloned().collect();
         for mut giver in givers {
             let ports = std::mem::take(&mut giver.ports);
-            taker.ports.extend(&ports);
+            taker.ports.extend(ports.iter().cloned());
             // With both records the next start finds the ports, and whose they are.
             self.store.put_endpoint(&taker)?;
             slipway_fault::point("netd.settle.taken");
             self.store.put_endpoint(&giver)?;
-            self.withdraw(&ports, giver.address);
+            self.withdraw(state, &ports, giver.address);
             state.ports.give_back(&giver.id, &ports);
             for port in &ports {
-                if let Err(error) = state.ports.take_again(&taker.id, taker.address, *port) {
+                if let Err(error) = state.ports.take_again(&taker.id, taker.address, port) {
                     tracing::warn!(container = taker.container_name, %error,
                         "a published port is led to its container still; nothing keeps other programs off it");
                 }
@@ -271,7 +271,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::{HostAddress, Protocol, Published};
+    use crate::ports::{HostAddress, Limit, Protocol, Published};
 
     fn network(name: &str, internal: bool) -> Network {
         let request = crate::network::Request {
@@ -316,6 +316,7 @@ mod tests {
             container_port: 80,
             host: HostAddress::Any,
             host_port,
+            from: Limit::default(),
         };
         let mut all = [on(&a, "c", 0), on(&b, "c", 5), on(&a, "d", 0)];
         all[0].ports = vec![port(1), port(2)];

@@ -11,6 +11,7 @@ mod namespaces;
 mod neighbours;
 mod networks;
 mod pool;
+mod ports;
 mod prepare;
 mod reaper;
 mod reconcile;
@@ -30,13 +31,13 @@ use crate::config::Config;
 use crate::dns::{Resolver, Zone};
 use crate::endpoint::Endpoint;
 use crate::error::{Doing, Error};
-use crate::firewall::{Forward, Ownership};
+use crate::firewall::{Entries, Ownership};
 use crate::id::{EndpointId, NetworkId};
-use crate::ipam::DualAddresses;
+use crate::ipam::{DualAddresses, DualStack};
 use crate::netlink::{Netns, Route};
 use crate::network::{DEFAULT, Network};
 use crate::nft;
-use crate::ports::PortTable;
+use crate::ports::{Limit, PortTable, Published};
 use crate::store::Store;
 
 pub use guard::{Watch, guard};
@@ -67,6 +68,8 @@ struct State {
     /// Namespaces of containers, as far as they are known: those that we handed out, and those that were found.
     namespaces: HashMap<EndpointId, Netns>,
     ports: PortTable,
+    /// Who may use published ports of which nothing else was said.
+    publish_from: Limit,
     /// Endpoints whose link was gone when we started, with their container.
     lost: Vec<(EndpointId, String)>,
     /// Whether bridges and table are in the kernel.
@@ -95,6 +98,8 @@ pub struct Attached {
     pub netns_path: String,
     /// Whether its container's default route goes by it.
     pub default_route: bool,
+    /// Who may use published ports of which nothing else was said.
+    pub publish_from: Limit,
 }
 
 /// Everything netd owns on one host.
@@ -139,6 +144,7 @@ impl Host {
             endpoints: BTreeMap::new(),
             namespaces: HashMap::new(),
             ports: PortTable::new(runtime.clone()),
+            publish_from: config.publish_from.clone(),
             lost: Vec::new(),
             up: false,
         };
@@ -209,6 +215,11 @@ impl Host {
     }
 }
 
+/// What the packet filter has to know of the ports of an endpoint.
+fn entries(ports: &[Published], to: DualStack, default: &Limit) -> Entries {
+    ports.iter().map(|port| port.entries(to, default)).collect()
+}
+
 impl State {
     /// A network by name, id or unique beginning of its id; empty = the default one.
     fn find(&self, key: &str) -> Result<&Live, Error> {
@@ -245,19 +256,13 @@ impl State {
             default_route: self
                 .way_out_of(&endpoint.container, None)
                 .is_some_and(|(out, _)| out.id == endpoint.id),
+            publish_from: self.publish_from.clone(),
         })
     }
 
-    fn forwards(&self) -> Vec<Forward> {
-        self.endpoints
-            .values()
-            .flat_map(|endpoint| {
-                endpoint
-                    .ports
-                    .iter()
-                    .flat_map(|port| port.forwards(endpoint.address))
-            })
-            .collect()
+    fn entries(&self, default: &Limit) -> Entries {
+        let of = |endpoint: &Endpoint| entries(&endpoint.ports, endpoint.address, default);
+        self.endpoints.values().map(of).collect()
     }
 
     fn zone(&self, network: &NetworkId) -> Option<&Arc<RwLock<Zone>>> {

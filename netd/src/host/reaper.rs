@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::id::NetworkId;
 use crate::ipam::DualStack;
-use crate::netlink::{Route, conntrack, link};
+use crate::netlink::conntrack::{self, Among};
+use crate::netlink::{Route, link};
 
 use super::Host;
 
@@ -139,7 +140,9 @@ fn reap(route: &mut Route, batch: &[Doomed]) {
     let addresses = batch.iter().filter_map(|d| d.address.as_ref());
     let addresses: Vec<IpAddr> = addresses.flat_map(|(_, address)| address.all()).collect();
     if !addresses.is_empty()
-        && let Err(error) = conntrack::forget_addresses(&addresses)
+        && let Err(error) = conntrack::forget(Among::All, |flow| {
+            addresses.contains(&flow.client) || addresses.contains(&flow.server)
+        })
     {
         tracing::warn!(%error, "cannot forget the connections of released addresses");
     }

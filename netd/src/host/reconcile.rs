@@ -12,7 +12,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{Doing, Error};
 use crate::id::HOST_LINK_PREFIX;
 use crate::ipam::{DualStack, pools, ula};
-use crate::netlink::{self, Link, Netns, conntrack, link};
+use crate::netlink::{self, Link, Netns, link};
 use crate::network::{DEFAULT, Network, Request};
 use crate::sysctl;
 
@@ -276,10 +276,7 @@ impl Host {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .insert(&endpoint);
         for port in &endpoint.ports {
-            if let Err(error) = state
-                .ports
-                .take_again(&endpoint.id, endpoint.address, *port)
-            {
+            if let Err(error) = state.ports.take_again(&endpoint.id, endpoint.address, port) {
                 tracing::warn!(container = endpoint.container_name, %error,
                     "a published port is led to its container still; nothing keeps other programs off it");
             }
@@ -322,9 +319,7 @@ impl Host {
             .flat_map(Network::pools)
             .map(|pool| pool.subnet)
             .collect();
-        if let Err(error) = conntrack::forget_strangers(&subnets, &known) {
-            tracing::warn!(%error, "cannot forget the connections of containers that are gone");
-        }
+        self.forget_strangers(state, &subnets, &known);
         let removed =
             |link: String| Finding::of(format!("link {link} belongs to no endpoint"), Ok(()));
         gone.into_iter().map(removed).collect()

@@ -4,10 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::firewall;
 use crate::id::EndpointId;
-use crate::ipam::DualStack;
-use crate::ports::Published;
 
 use super::attach::REAPING;
 use super::reaper::Doomed;
@@ -100,7 +97,7 @@ impl Host {
         };
         slipway_fault::point("netd.release.begun");
         // Ports first: nobody may be led to an address that is about to become somebody else's.
-        self.withdraw(&endpoint.ports, endpoint.address);
+        self.withdraw(state, &endpoint.ports, endpoint.address);
         state.ports.give_back(id, &endpoint.ports);
         slipway_fault::point("netd.release.withdrawn");
         if let Some(live) = state.networks.get_mut(&endpoint.network) {
@@ -119,25 +116,6 @@ impl Host {
             address: Some((endpoint.network, endpoint.address)),
         });
         Ok(true)
-    }
-
-    /// Takes ports out of the maps. What is not there needs no taking out: then the rest is put
-    /// right by writing the whole table at the next change or start.
-    pub(super) fn withdraw(&self, ports: &[Published], to: DualStack) {
-        let forwards: Vec<_> = ports.iter().flat_map(|port| port.forwards(to)).collect();
-        let mut kernel = self.kernel();
-        if kernel.nft.apply(firewall::withdraw(&forwards)).is_ok() {
-            return;
-        }
-        // One that is not there keeps no other.
-        for forward in forwards {
-            match kernel.nft.apply(firewall::withdraw(&[forward])) {
-                Err(refused) if !refused.is_missing() => {
-                    tracing::warn!(error = %refused, "cannot withdraw a port");
-                }
-                _ => {}
-            }
-        }
     }
 }
 

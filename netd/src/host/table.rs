@@ -15,7 +15,7 @@ impl Host {
     /// Writes the whole tables.
     pub(super) fn write_table(&self, state: &State) -> Result<(), Error> {
         let networks: Vec<&Network> = state.networks.values().map(|live| &live.network).collect();
-        let mut forwards = state.forwards();
+        let mut entries = state.entries(&state.publish_from);
         let mut resolvers = Vec::new();
         for live in state.networks.values() {
             let gateway = live.network.v4.gateway;
@@ -23,7 +23,7 @@ impl Host {
                 // Another program has port 53 of all addresses: containers never get to it.
                 Some(port) if port != dns::PORT => {
                     let protocols = [Protocol::Tcp, Protocol::Udp];
-                    forwards.extend(protocols.map(|protocol| Forward {
+                    entries.forwards.extend(protocols.map(|protocol| Forward {
                         protocol,
                         host: Some(gateway),
                         host_port: dns::PORT,
@@ -43,7 +43,8 @@ impl Host {
         let mut kernel = self.kernel();
         let mut plan = Plan {
             networks: &networks,
-            forwards: &forwards,
+            entries: &entries,
+            clients: &state.publish_from,
             resolvers: &resolvers,
             ownership: kernel.ownership,
             no_router: &no_router,

@@ -84,6 +84,10 @@ pub enum Field {
     ConnectionState,
     /// Status bits of the connection.
     ConnectionStatus,
+    /// Destination address that the connection's first packet had.
+    FirstDestination(IpVersion),
+    /// Destination port that the connection's first packet had.
+    FirstDestinationPort,
     /// Type of the destination address as the routing table sees it (`RTN_LOCAL` = 2).
     DestinationType,
     /// Type of a frame's content, as it stands in the frame: that of a tag, where there is one.
@@ -165,7 +169,10 @@ impl Expr {
                 | Field::ArpSenderAddress
                 | Field::IcmpType
                 | Field::NeighbourTarget => "payload",
-                Field::ConnectionState | Field::ConnectionStatus => "ct",
+                Field::ConnectionState
+                | Field::ConnectionStatus
+                | Field::FirstDestination(_)
+                | Field::FirstDestinationPort => "ct",
                 Field::DestinationType => "fib",
             },
             Self::Mask(_) => "bitwise",
@@ -296,6 +303,10 @@ fn write_load(field: Field, register: u32, data: &mut Message) {
         Field::ArpSenderAddress => data.be32(2, NETWORK).be32(3, 14).be32(4, 4),
         Field::ConnectionState => data.be32(2, 0),
         Field::ConnectionStatus => data.be32(2, 2),
+        // NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_PROTO_DST; NFTA_CT_DIRECTION = IP_CT_DIR_ORIGINAL
+        Field::FirstDestination(IpVersion::V4) => data.be32(2, 20).attr(3, &[0]),
+        Field::FirstDestination(IpVersion::V6) => data.be32(2, 22).attr(3, &[0]),
+        Field::FirstDestinationPort => data.be32(2, 12).attr(3, &[0]),
         // NFTA_FIB_RESULT = NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_FLAGS = NFTA_FIB_F_DADDR
         Field::DestinationType => data.be32(2, 3).be32(3, 2),
     };

@@ -77,25 +77,32 @@ impl DataType {
         }
     }
 
-    fn len(self) -> u32 {
+    fn bytes(self) -> u32 {
         match self {
             Self::LinkName | Self::Ipv6 => 16,
-            Self::Mac => 8,
-            _ => 4,
+            Self::Mac => 6,
+            Self::Ipv4 => 4,
+            Self::Port => 2,
+            Self::Layer4 => 1,
         }
+    }
+
+    /// In whole registers.
+    fn len(self) -> u32 {
+        self.bytes().next_multiple_of(4)
     }
 }
 
 /// A named set, or a map if it has values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Set {
+pub struct Set<'a> {
     /// Its name.
     pub name: &'static str,
     /// What a key consists of.
-    pub key: &'static [DataType],
+    pub key: &'a [DataType],
     /// What a value consists of; empty for a set.
-    pub value: &'static [DataType],
-    /// Keys are ranges.
+    pub value: &'a [DataType],
+    /// Keys are ranges; of several parts each part is one (Linux 5.6).
     pub interval: bool,
 }
 
@@ -104,6 +111,8 @@ pub struct Set {
 pub struct Element {
     /// The key.
     pub key: Vec<u8>,
+    /// The last key of a range whose first one is `key`, in sets of several parts; empty elsewhere.
+    pub key_end: Vec<u8>,
     /// The value; empty for a set.
     pub value: Vec<u8>,
     /// Marks the first key after a range.
@@ -115,9 +124,18 @@ impl Element {
     pub fn member(key: Vec<u8>) -> Self {
         Self {
             key,
+            key_end: Vec::new(),
             value: Vec::new(),
             range_end: false,
         }
+    }
+}
+
+impl Element {
+    /// As it is removed: by its key.
+    pub fn without_value(mut self) -> Self {
+        self.value.clear();
+        self
     }
 }
 
@@ -224,15 +242,20 @@ impl Batch {
     }
 
     /// Adds a set or map.
-    pub fn set(&mut self, set: Set) -> &mut Self {
+    pub fn set(&mut self, set: Set<'_>) -> &mut Self {
         const INTERVAL: u32 = 0x4;
         const MAP: u32 = 0x8;
+        const CONCAT: u32 = 0x80;
         // Concatenated types are numbered by six bits a part.
         let kind = |parts: &[DataType]| parts.iter().fold(0, |sum, part| sum << 6 | part.number());
         let len = |parts: &[DataType]| parts.iter().map(|part| part.len()).sum();
         let mut flags = if set.interval { INTERVAL } else { 0 };
         if !set.value.is_empty() {
             flags |= MAP;
+        }
+        let in_parts = set.interval && set.key.len() > 1;
+        if in_parts {
+            flags |= CONCAT;
         }
         let id = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
         let mut message = self.begin(NEWSET, CREATE);
@@ -243,6 +266,18 @@ impl Batch {
             .be32(5, len(set.key));
         if !set.value.is_empty() {
             message.be32(6, kind(set.value)).be32(7, len(set.value));
+        }
+        if in_parts {
+            // NFTA_SET_DESC, NFTA_SET_DESC_CONCAT, a list of NFTA_SET_FIELD_LEN.
+            message.nest(9, |desc| {
+                desc.nest(2, |parts| {
+                    for part in set.key {
+                        parts.nest(1, |field| {
+                            field.be32(1, part.bytes());
+                        });
+                    }
+                });
+            });
         }
         message.be32(10, id);
         // NFTA_SET_USERDATA, for `nft list` only: the key's byte order (type 0, length 4; 1 = the
@@ -340,6 +375,11 @@ fn write_element(element: &Element, entry: &mut Message) {
     entry.nest(1, |key| {
         key.attr(NFTA_DATA_VALUE, &element.key);
     });
+    if !element.key_end.is_empty() {
+        entry.nest(10, |key| {
+            key.attr(NFTA_DATA_VALUE, &element.key_end);
+        });
+    }
     if !element.value.is_empty() {
         entry.nest(2, |value| {
             value.attr(NFTA_DATA_VALUE, &element.value);

@@ -109,11 +109,34 @@ impl Rule {
         ])
     }
 
-    /// Source in a set of addresses of a version.
-    pub fn source_in(self, version: IpVersion, set: &'static str) -> Self {
+    /// Source in (or not in) a set of addresses of a version.
+    pub fn source_in(self, version: IpVersion, compare: Compare, set: &'static str) -> Self {
         self.ip(version).push([
             Expr::Load(Field::Source(version), REG),
-            Expr::InSet(set, Compare::Is),
+            Expr::InSet(set, compare),
+        ])
+    }
+
+    /// Protocol, destination and port in one set, and with the source behind them not in the other.
+    pub fn not_from(self, version: IpVersion, what: &'static str, from: &'static str) -> Self {
+        let registers = version.registers();
+        self.ip(version).push([
+            Expr::Load(Field::Layer4, part(0)),
+            Expr::Load(Field::Destination(version), part(1)),
+            Expr::Load(Field::DestinationPort, part(1 + registers)),
+            Expr::InSet(what, Compare::Is),
+            Expr::Load(Field::Source(version), part(2 + registers)),
+            Expr::InSet(from, Compare::IsNot),
+        ])
+    }
+
+    /// Protocol, destination and port are not in a set, as they were before they were rewritten.
+    pub fn first_not_to(self, version: IpVersion, set: &'static str) -> Self {
+        self.ip(version).push([
+            Expr::Load(Field::Layer4, part(0)),
+            Expr::Load(Field::FirstDestination(version), part(1)),
+            Expr::Load(Field::FirstDestinationPort, part(1 + version.registers())),
+            Expr::InSet(set, Compare::IsNot),
         ])
     }
 

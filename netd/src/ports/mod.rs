@@ -1,5 +1,6 @@
 //! Published ports: what was asked for, who has which host port, and the proof that it is free.
 
+mod limit;
 mod relay;
 mod reserve;
 mod table;
@@ -9,9 +10,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::firewall::Forward;
+use crate::firewall::{Entries, Forward, Gate};
 use crate::ipam::DualStack;
+use crate::netlink::conntrack::Flow;
+use crate::nft::IpVersion;
 
+pub use limit::Limit;
 pub use table::PortTable;
 
 /// A transport protocol.
@@ -124,7 +128,7 @@ impl fmt::Display for HostAddress {
 }
 
 /// A port to publish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
     /// Protocol.
     pub protocol: Protocol,
@@ -134,10 +138,12 @@ pub struct Binding {
     pub host: HostAddress,
     /// Port of the host; 0 = one that is free.
     pub host_port: u16,
+    /// Who may use it; unsaid = who may by default.
+    pub from: Limit,
 }
 
 /// A published port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
     /// Protocol.
     pub protocol: Protocol,
@@ -147,11 +153,41 @@ pub struct Published {
     pub host: HostAddress,
     /// Port of the host.
     pub host_port: u16,
+    /// Who may use it; unsaid = who may by default.
+    #[serde(default, skip_serializing_if = "Limit::is_unsaid")]
+    pub from: Limit,
 }
 
 impl Published {
-    /// What the packet filter has to do for it. The host's own `::1` is the relay's.
-    pub fn forwards(&self, to: DualStack) -> impl Iterator<Item = Forward> + use<> {
+    /// What the packet filter has to know of it.
+    pub fn entries(&self, to: DualStack, default: &Limit) -> Entries {
+        Entries {
+            forwards: self.forwards(to).collect(),
+            gates: self.gates(to, default).collect(),
+        }
+    }
+
+    /// Who may use it. Who may by default is asked for where packets are forwarded; what a relay serves is not.
+    fn gates(&self, to: DualStack, default: &Limit) -> impl Iterator<Item = Gate> {
+        let taken = self.host.taken(to);
+        let hosts = [taken.v4.map(IpAddr::from), taken.v6.map(IpAddr::from)];
+        hosts.into_iter().flatten().filter_map(move |host| {
+            let relayed = host.is_ipv6() && to.v6.is_none();
+            let limit = match relayed {
+                true => self.from.or(default),
+                false => &self.from,
+            };
+            (!limit.is_unsaid()).then(|| Gate {
+                protocol: self.protocol,
+                host,
+                host_port: self.host_port,
+                clients: limit.ranges(IpVersion::of(host)).collect(),
+            })
+        })
+    }
+
+    /// Where it leads to. The host's own `::1` is the relay's.
+    fn forwards(&self, to: DualStack) -> impl Iterator<Item = Forward> + use<> {
         let taken = self.host.taken(to);
         let forward = |host: IpAddr, to: IpAddr| Forward {
             protocol: self.protocol,
@@ -164,6 +200,49 @@ impl Published {
         let v6 = taken.v6.filter(|host| !host.is_loopback()).zip(to.v6);
         let v6 = v6.map(|(host, to)| forward(host.into(), to));
         v4.into_iter().chain(v6)
+    }
+
+    /// Whether both are the same port of the host for the same one of the container.
+    pub fn is_at(&self, other: &Self) -> bool {
+        let place = |port: &Self| {
+            (
+                port.protocol,
+                port.container_port,
+                port.host,
+                port.host_port,
+            )
+        };
+        place(self) == place(other)
+    }
+
+    /// Whether that is what was asked for, whoever may use it.
+    pub fn is(&self, binding: &Binding) -> bool {
+        (self.protocol, self.container_port) == (binding.protocol, binding.container_port)
+            && (self.host, self.host_port) == (binding.host, binding.host_port)
+    }
+
+    /// Whether a connection was sent to it.
+    pub fn is_by(&self, flow: &Flow) -> bool {
+        let host = match self.host {
+            HostAddress::Any => None,
+            HostAddress::V4(host) => Some(IpAddr::from(host)),
+            HostAddress::V6(host) => Some(IpAddr::from(host)),
+        };
+        let fits = |host: IpAddr| match host.is_unspecified() {
+            true => host.is_ipv4() == flow.host.is_ipv4(),
+            false => host == flow.host,
+        };
+        flow.protocol == self.protocol.number()
+            && flow.host_port == self.host_port
+            && host.is_none_or(fits)
+    }
+
+    /// Whether it led a connection to a container with these addresses.
+    pub fn leads(&self, flow: &Flow, to: DualStack) -> bool {
+        self.is_by(flow)
+            && flow.host != flow.server
+            && to.has(flow.server)
+            && flow.server_port == self.container_port
     }
 
     /// Whether it is published on the host's addresses of IPv6 without having been asked for any of them.

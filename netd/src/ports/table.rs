@@ -96,19 +96,20 @@ impl PortTable {
         &mut self,
         endpoint: &EndpointId,
         to: DualStack,
-        port: Published,
+        port: &Published,
     ) -> Result<(), Error> {
         let binding = Binding {
             protocol: port.protocol,
             container_port: port.container_port,
             host: port.host,
             host_port: port.host_port,
+            from: port.from.clone(),
         };
         let taken = self.take_one(endpoint, to, &binding, port.host_port);
         if taken.is_err() {
             let held = Held {
                 endpoint: endpoint.clone(),
-                published: port,
+                published: port.clone(),
                 taken: port.host.taken(to),
                 _hold: Hold::default(),
             };
@@ -123,7 +124,7 @@ impl PortTable {
         for port in ports {
             let key = (port.protocol, port.host_port);
             if let Some(holders) = self.held.get_mut(&key) {
-                holders.retain(|held| held.endpoint != *endpoint || held.published != *port);
+                holders.retain(|held| held.endpoint != *endpoint || !held.published.is_at(port));
                 if holders.is_empty() {
                     self.held.remove(&key);
                 }
@@ -193,10 +194,11 @@ impl PortTable {
             container_port: binding.container_port,
             host: binding.host,
             host_port: port,
+            from: binding.from.clone(),
         };
         self.held.entry(key).or_default().push(Held {
             endpoint: endpoint.clone(),
-            published,
+            published: published.clone(),
             taken,
             _hold: hold,
         });
@@ -262,6 +264,7 @@ impl PortTable {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Limit;
     use super::*;
 
     fn binding(host: &str, host_port: u16) -> Binding {
@@ -271,6 +274,7 @@ mod tests {
             container_port: 80,
             host,
             host_port,
+            from: Limit::default(),
         }
     }
 
@@ -302,6 +306,7 @@ mod tests {
             container_port: 80,
             host: HostAddress::Any,
             host_port: port,
+            from: Limit::default(),
         }];
         table.give_back(&one, &mine);
         assert!(table.take(&two, to, &[binding("127.0.0.1", port)]).is_ok());
@@ -361,6 +366,7 @@ mod tests {
                 container_port: 80,
                 host: HostAddress::parse(host).unwrap(),
                 host_port: 3000,
+                from: Limit::default(),
             };
             let said = |f: crate::firewall::Forward| match f.host {
                 None => f.to.to_string(),

@@ -5,6 +5,8 @@ mod abuse;
 mod addresses;
 mod guard;
 mod ipv6;
+mod limits;
+mod live_ports;
 mod names;
 mod published;
 mod published6;

@@ -167,6 +167,12 @@ impl World {
         self.folder.path().join("run/netd.sock")
     }
 
+    /// Where netd keeps the record of an endpoint.
+    pub fn record(&self, endpoint: &str) -> PathBuf {
+        let name = format!("run/netd/endpoints/{endpoint}.json");
+        self.folder.path().join(name)
+    }
+
     fn wait_until_ready(&self) {
         eventually("netd answers", || {
             self.call(async |mut netd| netd.info(InfoRequest {}).await)

@@ -338,6 +338,7 @@ fn record(
         user_map: None,
         image_mounts: Default::default(),
         updating: false,
+        publishing: false,
         changing: None,
     }
 }

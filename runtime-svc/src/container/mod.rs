@@ -26,6 +26,7 @@ pub mod peers;
 pub mod plan;
 pub mod ports;
 mod probe;
+mod publish;
 pub mod record;
 mod recover;
 pub mod remove;

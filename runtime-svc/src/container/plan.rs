@@ -275,6 +275,7 @@ mod tests {
             user_map: None,
             image_mounts: Default::default(),
             updating: false,
+            publishing: false,
             changing: None,
         };
         let places = Places {

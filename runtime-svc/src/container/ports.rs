@@ -8,8 +8,12 @@ use super::record::Record;
 pub fn asked(record: &Record) -> Vec<PortBinding> {
     let config = record.spec.network.as_ref();
     let mut ports = config.map_or_else(Vec::new, |n| n.ports.clone());
-    if config.is_some_and(|n| n.publish_all) {
-        ports.extend(publish_all(&record.effective.exposed, &ports));
+    if let Some(config) = config.filter(|n| n.publish_all) {
+        let mut more = publish_all(&record.effective.exposed, &ports);
+        for port in &mut more {
+            port.allow_from.clone_from(&config.publish_from);
+        }
+        ports.extend(more);
     }
     ports
 }

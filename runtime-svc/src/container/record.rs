@@ -51,6 +51,9 @@ pub struct Record {
     /// Its limits are being changed: the kernel may not have them all yet.
     #[serde(default)]
     pub updating: bool,
+    /// Its published ports are being changed while it runs: netd may not have them all yet.
+    #[serde(default)]
+    pub publishing: bool,
     /// Its networks are being changed while it runs: what its files had of ours before.
     #[serde(default)]
     pub changing: Option<Own>,

@@ -204,6 +204,7 @@ impl Manager {
             }
         }
         self.finish_changes().await;
+        self.finish_ports().await;
     }
 
     /// Finishes a removal that was cut off, and takes back what was made for a container that was not.

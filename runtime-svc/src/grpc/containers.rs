@@ -308,6 +308,22 @@ impl Containers for ContainersService {
         Ok(Response::new(pb::DisconnectNetworkResponse {}))
     }
 
+    async fn update_ports(
+        &self,
+        request: Request<pb::UpdatePortsRequest>,
+    ) -> Result<Response<pb::UpdatePortsResponse>, Status> {
+        let request = request.into_inner();
+        let container = self.find(&request.container)?;
+        let manager = self.manager.clone();
+        let ports = whole(async move {
+            manager
+                .update_ports(&container, &request.add, &request.remove)
+                .await
+        })
+        .await?;
+        Ok(Response::new(pb::UpdatePortsResponse { ports }))
+    }
+
     async fn update(
         &self,
         request: Request<pb::UpdateRequest>,

@@ -296,6 +296,7 @@ fn record(id: &str, step: Step) -> Record {
         user_map: None,
         image_mounts: Default::default(),
         updating: false,
+        publishing: false,
         changing: None,
     }
 }

@@ -70,7 +70,9 @@ groups! {
     runtime_is_killed_while_it_ends: "runtime.stop", "runtime.end", "runtime.rm";
     runtime_is_killed_while_it_changes: "runtime.exec", "runtime.commit", "runtime.rename", "runtime.update";
     runtime_is_killed_while_networks_change: "runtime.connect", "runtime.disconnect";
+    runtime_is_killed_while_ports_change: "runtime.ports";
     monitors_are_killed: "monitor.start", "monitor.exec", "monitor.end";
     processes_are_killed_on_their_way_in: "spawner.start", "taker.start", "init.start", "join.exec";
     netd_is_killed: "netd.attach", "netd.release", "netd.network", "netd.unnetwork", "netd.rename", "netd.settle";
+    netd_is_killed_while_ports_change: "netd.ports", "netd.unports";
 }

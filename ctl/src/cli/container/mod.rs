@@ -1,6 +1,7 @@
-//! Containers: the commands of their life; their list ([`ps`]), limits ([`update`]), usage ([`stats`]) and what is looked at ([`look`]).
+//! Containers: the commands of their life; their list ([`ps`]), limits ([`update`]), usage ([`stats`]) ports ([`port`]) and what is looked at ([`look`]).
 
 mod look;
+mod port;
 mod ps;
 mod stats;
 mod update;
@@ -81,10 +82,7 @@ pub enum Command {
         words: Vec<String>,
     },
     /// List port mappings or a specific mapping for the container
-    Port {
-        container: String,
-        port: Option<String>,
-    },
+    Port(port::Port),
     /// Copy files/folders between a container and the local filesystem
     Cp(super::copy::Copy),
     /// Display a live stream of container(s) resource usage statistics
@@ -299,7 +297,7 @@ impl Command {
             Self::Cp(copy) => copy.run(site).await,
             Self::Stats(stats) => stats.run(site).await,
             Self::Top { words } => look::top(site, &words).await,
-            Self::Port { container, port } => look::ports(site, container, port.as_deref()).await,
+            Self::Port(port) => port.run(site).await,
             Self::Diff { container } => {
                 let answer = site
                     .containers()

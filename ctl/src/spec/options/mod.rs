@@ -64,6 +64,9 @@ pub struct ContainerOptions {
     /// Publish all exposed ports to random ports
     #[arg(short = 'P', long)]
     pub publish_all: bool,
+    /// Clients that may use the published ports (CIDR)
+    #[arg(long, value_delimiter = ',')]
+    pub publish_from: Vec<String>,
     /// Expose a port or a range of ports
     #[arg(long)]
     pub expose: Vec<String>,

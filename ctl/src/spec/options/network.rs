@@ -15,11 +15,20 @@ impl ContainerOptions {
         }
         let mut networks = networks.into_iter();
         let first = self.first(networks.next().unwrap_or_default())?;
-        let ports = self
-            .publish
-            .iter()
-            .map(|t| port::publish(t))
-            .collect::<Result<Vec<_>, _>>()?;
+        let publish_from = port::clients(&self.publish_from)?;
+        if self.publish.is_empty() && !self.publish_all && !publish_from.is_empty() {
+            return Err(
+                "--publish-from says who may use published ports: publish some with -p or -P"
+                    .to_owned(),
+            );
+        }
+        let mut ports = Vec::new();
+        for text in &self.publish {
+            ports.extend(port::publish(text)?);
+        }
+        for port in &mut ports {
+            port.allow_from.clone_from(&publish_from);
+        }
         for host in &self.add_host {
             let (name, address) = host
                 .split_once([':', '='])
@@ -42,7 +51,8 @@ impl ContainerOptions {
             ipv6_address: first.ipv6_address,
             mac_address: first.mac_address,
             gateway_priority: first.gateway_priority,
-            ports: ports.into_iter().flatten().collect(),
+            ports,
+            publish_from,
             publish_all: self.publish_all,
             expose: self
                 .expose

@@ -2,6 +2,7 @@
 
 mod judges;
 mod networks;
+mod ports;
 
 use std::pin::Pin;
 
@@ -9,7 +10,7 @@ use slipway_fault::inventory::Point;
 use slipway_proto::runtime::v1::PruneLayersRequest;
 use slipway_tests::{Site, eventually};
 
-use self::{judges::*, networks::*};
+use self::{judges::*, networks::*, ports::*};
 use crate::told::Cut;
 
 /// Ends with 7 by USR1, not at all by TERM.
@@ -31,6 +32,9 @@ const CREATE: [&str; 11] = [
 /// What it is connected to leads out, and has its ports.
 const CONNECT: [&str; 6] = ["network", "connect", "--gw-priority", "5", "net", "one"];
 const DISCONNECT: [&str; 4] = ["network", "disconnect", "net", "one"];
+
+const PORT_ADD: [&str; 5] = ["port", "add", "one", "-p", "8082:81"];
+const PORT_RM: [&str; 4] = ["port", "rm", "one", "80"];
 
 type Work<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -84,6 +88,8 @@ pub fn of(point: &Point) -> Operation {
         ),
         "connect" => make(run_beside_network, &CONNECT, connected, connect_again),
         "disconnect" => make(run_on_two, &DISCONNECT, connected_no_more, disconnect_again),
+        "ports" => make(run, &PORT_ADD, published, publish_again),
+        "unports" => make(run, &PORT_RM, withdrawn, withdraw_again),
         "restart" => make(create_failing, &["start", "one"], restarts, start_again),
         "volume" => make(
             nothing,

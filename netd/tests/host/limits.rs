@@ -1,0 +1,225 @@
+//! Who may use a published port: by ranges of clients, asked for or from netd.toml.
+
+use std::io::{self, Read as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use netd::netlink::{Route, link};
+use slipway_proto::netd::v1::*;
+use socket2::{Domain, Socket, Type};
+
+use crate::ipv6::{network, on};
+use crate::world::*;
+
+/// The neighbour's second addresses.
+pub const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
+const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 3);
+
+/// A LAN with two clients of each version of IP, and a network with both.
+pub fn front(world: &World) {
+    world.with_ipv6();
+    let more = || {
+        let mut route = Route::open()?;
+        let index = route.link("lan0")?.unwrap().index;
+        route.apply(&[
+            link::add_address(index, OTHER.into(), IpNet::new(OTHER.into(), 24).unwrap()),
+            link::add_address(index, OTHER6.into(), IpNet::new(OTHER6.into(), 64).unwrap()),
+        ])
+    };
+    world.neighbour.inside(more).unwrap();
+    let front = network("front", &["10.7.0.0/24", "fd00:7::/64"]);
+    world.network(front).unwrap();
+}
+
+/// A connection of the client with this address.
+pub fn stream_as(
+    client: impl Into<IpAddr>,
+    server: impl Into<SocketAddr>,
+) -> io::Result<TcpStream> {
+    let (client, server) = (client.into(), server.into());
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(client, 0).into())?;
+    socket.connect_timeout(&server.into(), Duration::from_millis(500))?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+    Ok(stream)
+}
+
+/// What a server says to the client with this address.
+fn ask_as(client: IpAddr, server: impl Into<SocketAddr>) -> io::Result<String> {
+    let mut stream = stream_as(client, server)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+pub fn from(port: &str, ranges: &[&str]) -> PortBinding {
+    PortBinding {
+        allow_from: ranges.iter().map(|range| (*range).to_owned()).collect(),
+        ..binding(port)
+    }
+}
+
+/// The port as its clients on the LAN find it: first address, second, and both of IPv6.
+fn reached(world: &World, port: u16) -> [bool; 4] {
+    let ask = |client: IpAddr, host: IpAddr| {
+        let asked = world.neighbour.inside(|| ask_as(client, (host, port)));
+        if let Ok(said) = &asked {
+            assert_eq!(*said, client.to_string(), "the client's own address");
+        }
+        asked.is_ok()
+    };
+    [
+        ask(NEIGHBOUR.into(), HOST.into()),
+        ask(OTHER.into(), HOST.into()),
+        ask(NEIGHBOUR6.into(), HOST6.into()),
+        ask(OTHER6.into(), HOST6.into()),
+    ]
+}
+
+#[test]
+fn only_those_clients_reach_a_port_that_may() {
+    on_a_host(|world| {
+        front(world);
+        let one6 = format!("{OTHER6}/128");
+        let request = CreateEndpointRequest {
+            ports: vec![
+                from("3000:80", &["192.0.2.2"]),
+                from("3001:80", &["192.0.2.3/32", &one6]),
+                from(&format!("{HOST}:3002:80"), &["192.0.2.3"]),
+                from("3003:80", &["0.0.0.0/0"]),
+                binding("3004:80"),
+            ],
+            ..on("front", "web", &[])
+        };
+        let web = world.attach(request).unwrap();
+        web.serve(80);
+        let told: Vec<&[String]> = web.endpoint.ports.iter().map(|p| &*p.allow_from).collect();
+        assert_eq!(told[0], ["192.0.2.2/32"]);
+        assert!(told[4].is_empty());
+
+        let check = |world: &World| {
+            assert_eq!(reached(world, 3000), [true, false, false, false]);
+            assert_eq!(reached(world, 3001), [false, true, false, true]);
+            assert_eq!(
+                reached(world, 3002),
+                [false, true, false, false],
+                "one address"
+            );
+            assert_eq!(
+                reached(world, 3003),
+                [true, true, false, false],
+                "all of IPv4"
+            );
+            assert_eq!(reached(world, 3004), [true; 4], "no limit");
+        };
+        check(world);
+        for port in 3000..3005 {
+            assert!(ask((HOST, port)).is_ok(), "the host itself: {port}");
+        }
+        assert!(ask((Ipv4Addr::LOCALHOST, 3000)).is_ok());
+        assert!(
+            ask((Ipv6Addr::LOCALHOST, 3000)).is_ok(),
+            "also by the relay"
+        );
+        let other = world.attach(on("front", "other", &[])).unwrap();
+        assert!(
+            other.netns.inside(|| ask((HOST, 3000))).is_err(),
+            "a container by the host's port"
+        );
+        assert!(other.netns.inside(|| ask((web.address(), 80))).is_ok());
+
+        world.restart();
+        check(world);
+        world.release("web");
+        let next = world.attach(on("front", "next", &["3000:80"])).unwrap();
+        next.serve(80);
+        assert_eq!(
+            reached(world, 3000),
+            [true; 4],
+            "the next one has none of it"
+        );
+    });
+}
+
+#[test]
+fn a_relayed_port_is_limited_as_well() {
+    on_a_host(|world| {
+        front(world);
+        let allowed = format!("{OTHER6}");
+        let request = CreateEndpointRequest {
+            ports: vec![from(":::3000:80", &[&allowed])],
+            ..request("four", &[])
+        };
+        let four = world.attach(request).unwrap();
+        four.serve(80);
+        let reach = |client: Ipv6Addr| {
+            world
+                .neighbour
+                .inside(|| ask_as(client.into(), (HOST6, 3000)))
+                .is_ok()
+        };
+        assert!(reach(OTHER6) && !reach(NEIGHBOUR6));
+        assert!(ask((Ipv6Addr::LOCALHOST, 3000)).is_ok());
+    });
+}
+
+#[test]
+fn what_says_nothing_is_limited_by_netd_toml() {
+    on_a_host_with("publish_from = [\"192.0.2.3\"]\n", |world| {
+        front(world);
+        let request = CreateEndpointRequest {
+            ports: vec![
+                binding("3000:80"),
+                from("3001:80", &["0.0.0.0/0", "::/0"]),
+                from("3002:80", &["192.0.2.2"]),
+                binding(&format!("{HOST}:3003:80")),
+            ],
+            ..on("front", "web", &[])
+        };
+        let web = world.attach(request).unwrap();
+        web.serve(80);
+        assert_eq!(web.endpoint.ports[0].allow_from, ["192.0.2.3/32"]);
+        assert_eq!(reached(world, 3000), [false, true, false, false]);
+        assert_eq!(reached(world, 3001), [true; 4], "opened");
+        assert_eq!(reached(world, 3002), [true, false, false, false]);
+        assert_eq!(reached(world, 3003), [false, true, false, false]);
+        assert!(ask((HOST, 3000)).is_ok(), "the host itself");
+        let relayed = world
+            .attach(self::request("four", &[":::3004:80"]))
+            .unwrap();
+        relayed.serve(80);
+        let by_relay = world.neighbour.inside(|| ask((HOST6, 3004)));
+        assert!(by_relay.is_err(), "nobody of IPv6");
+        // Containers reach each other, and out.
+        let other = world.attach(on("front", "other", &[])).unwrap();
+        assert!(other.netns.inside(|| ask((web.address(), 80))).is_ok());
+        let lan = Container {
+            endpoint: Endpoint::default(),
+            netns: world
+                .neighbour
+                .inside(netd::netlink::Netns::current)
+                .unwrap(),
+        };
+        lan.serve(8000);
+        assert!(other.netns.inside(|| ask((NEIGHBOUR, 8000))).is_ok());
+    });
+}
+
+#[test]
+fn what_is_no_range_is_refused() {
+    on_a_host(|world| {
+        let request = CreateEndpointRequest {
+            ports: vec![from("3000:80", &["lan"])],
+            ..request("web", &[])
+        };
+        let error = world.attach(request).err().unwrap();
+        assert_eq!(error.code(), tonic::Code::InvalidArgument);
+        assert!(
+            error
+                .message()
+                .contains("\"lan\" is not a range of clients")
+        );
+    });
+}
