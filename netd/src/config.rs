@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
+use crate::firewall::policy::HostPolicy;
 use crate::ports::Limit;
 
 /// netd's own part of the configuration file.
@@ -25,6 +26,8 @@ pub struct Config {
     pub prepared_namespaces: usize,
     /// Clients that may use published ports of which nothing else is said; empty = all.
     pub publish_from: Limit,
+    /// What the host's policy for input means for published ports.
+    pub host_policy: HostPolicy,
     /// Where the host's resolvers stand.
     pub resolv_conf: PathBuf,
     /// Other programs cannot change or flush our nftables table while netd runs (Linux 6.9). Without it, it is put
@@ -51,6 +54,7 @@ impl Default for Config {
             mtu: 1500,
             prepared_namespaces: 2,
             publish_from: Limit::default(),
+            host_policy: HostPolicy::Ignore,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             own_table: true,
             ip_forward_no_drop: false,

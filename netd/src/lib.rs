@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod antispoof;
+pub mod audit;
 pub mod config;
 pub mod dns;
 pub mod endpoint;

@@ -77,7 +77,7 @@ enum Command {
     #[command(subcommand, name = "image")]
     Images(image::Group),
     /// Manage networks
-    #[command(subcommand)]
+    #[command(subcommand, alias = "net")]
     Network(network::Command),
     /// Manage volumes
     #[command(subcommand)]

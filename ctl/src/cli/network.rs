@@ -2,7 +2,10 @@
 
 use clap::Subcommand;
 use slipway_proto::{
-    netd::v1::{CreateNetworkRequest, ListNetworksRequest, NetworkDetails, RemoveNetworkRequest},
+    netd::v1::{
+        AuditRequest, CreateNetworkRequest, ListNetworksRequest, NetworkDetails,
+        RemoveNetworkRequest,
+    },
     runtime::v1::{AdditionalNetwork, ConnectNetworkRequest, DisconnectNetworkRequest},
     types::v1::{Filter, Page},
 };
@@ -102,6 +105,8 @@ pub enum Command {
     },
     /// Display detailed information on one or more networks
     Inspect(crate::inspect::Inspect),
+    /// Tell who can reach what by the networks of this host, and why
+    Audit,
     /// Remove all unused networks
     Prune {
         #[arg(long)]
@@ -109,6 +114,19 @@ pub enum Command {
         #[arg(short, long)]
         force: bool,
     },
+}
+
+async fn audit(site: &Site) -> Outcome {
+    let told = site.networks().audit(AuditRequest {}).await?.into_inner();
+    let title = ["WHO", "REACHES", "BY", "BECAUSE"].map(str::to_owned);
+    let mut lines = vec![title.to_vec()];
+    let reaches = told.reaches.into_iter();
+    lines.extend(reaches.map(|reach| vec![reach.who, reach.to, reach.by, reach.because]));
+    output::print(&table::align(&lines))?;
+    for warning in told.warnings {
+        eprintln!("WARNING: {warning}");
+    }
+    Ok(0)
 }
 
 impl Command {
@@ -194,6 +212,7 @@ impl Command {
                 output::print(&format!("{}\n", made.id))?;
                 Ok(0)
             }
+            Self::Audit => audit(site).await,
             Self::Connect {
                 alias,
                 gw_priority,

@@ -16,6 +16,7 @@
 
 mod entries;
 mod limits;
+pub mod policy;
 mod rules;
 mod sets;
 

@@ -8,7 +8,7 @@ use crate::nft::{
     Batch, Chain,
     Compare::{Is, IsNot},
     Hook,
-    IpVersion::{V4, V6},
+    IpVersion::{self, V4, V6},
     Rule, Verdict,
 };
 
@@ -23,17 +23,19 @@ const GATES6: &str = "gates6";
 const TO_CONTAINER: &str = "to_container";
 const TO_CONTAINER6: &str = "to_container6";
 pub(super) const PREROUTING: &str = "prerouting";
+const INPUT: &str = "input";
 const OUTPUT: &str = "output";
 const POSTROUTING: &str = "postrouting";
 const FORWARD: &str = "forward";
 
-const CHAINS: [Chain; 9] = [
+const CHAINS: [Chain; 10] = [
     hooked(RAW, "filter", 0, -300),
     jumped_to(GATES),
     jumped_to(GATES6),
     jumped_to(TO_CONTAINER),
     jumped_to(TO_CONTAINER6),
     hooked(PREROUTING, "nat", 0, -100),
+    hooked(INPUT, "filter", 1, 0),
     hooked(OUTPUT, "nat", 3, -100),
     hooked(POSTROUTING, "nat", 4, 100),
     hooked(FORWARD, "filter", 2, 0),
@@ -63,6 +65,7 @@ pub fn write(batch: &mut Batch, plan: &Plan<'_>) {
     raw(batch, plan);
     gates(batch);
     to_container(batch);
+    input(batch, plan);
     forward(batch, plan);
 }
 
@@ -175,6 +178,23 @@ fn to_container(batch: &mut Batch) {
             .rule(Rule::on(chain).dnat_by_port(version, names.published));
         for hook in [PREROUTING, OUTPUT] {
             batch.rule(Rule::on(hook).ip(version).then(Verdict::Jump(chain)));
+        }
+    }
+}
+
+/// What the host's own services listen for. Its addresses on other networks are those networks' matter: ports that are
+/// published there were translated before, and never come here.
+fn input(batch: &mut Batch, plan: &Plan<'_>) {
+    for network in plan.networks {
+        for pool in network.pools() {
+            let version = IpVersion::of(pool.gateway);
+            batch.rule(
+                Rule::on(INPUT)
+                    .input(Is, &network.device)
+                    .destination(IsNot, pool.gateway.into())
+                    .destination_in(version, Names::of(version).subnets)
+                    .then(Verdict::Drop),
+            );
         }
     }
 }

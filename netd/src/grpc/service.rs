@@ -265,6 +265,23 @@ impl Network for NetworkService {
         .await
     }
 
+    async fn audit(&self, _: Request<AuditRequest>) -> Answer<AuditResponse> {
+        self.on_pool(|host, _| {
+            let (reaches, warnings) = host.audit()?;
+            let reaches = reaches.into_iter().map(|reach| Reach {
+                who: reach.who.to_string(),
+                to: reach.to.to_string(),
+                by: reach.by,
+                because: reach.because,
+            });
+            Ok(AuditResponse {
+                reaches: reaches.collect(),
+                warnings,
+            })
+        })
+        .await
+    }
+
     async fn teardown(&self, _: Request<TeardownRequest>) -> Answer<TeardownResponse> {
         self.on_pool(|host, _| host.teardown().map(|()| TeardownResponse {}))
             .await
@@ -299,7 +316,7 @@ impl Network for NetworkService {
                     .chain(subnet)
                     .map(|(k, v)| (k.to_owned(), v))
                     .collect(),
-                warnings: Vec::new(),
+                warnings: host.audit()?.1,
             })
         })
         .await

@@ -6,8 +6,6 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-
 use crate::endpoint::Endpoint;
 use crate::error::{Doing as _, Error};
 use crate::id::EndpointId;
@@ -134,7 +132,7 @@ impl Host {
                 let links = inside.links()?;
                 let index = |name: &str| links.iter().find(|l| l.name == name).map(|l| l.index);
                 let own = index(&out.interface).ok_or(io::ErrorKind::NotFound)?;
-                let everywhere = everywhere(version);
+                let everywhere = version.everywhere();
                 let now = inside.default_routes(everywhere)?;
                 let is_ours = |by: &u32| names.iter().any(|name| index(name) == Some(*by));
                 if now.contains(&own) || !now.iter().all(is_ours) {
@@ -184,14 +182,6 @@ pub(super) fn host_s_own(path: &Path) -> Error {
         "{} is the host's own network namespace",
         path.display()
     ))
-}
-
-/// What a default route leads to.
-pub(super) fn everywhere(version: IpVersion) -> IpNet {
-    match version {
-        IpVersion::V4 => IpNet::V4(Ipv4Net::default()),
-        IpVersion::V6 => IpNet::V6(Ipv6Net::default()),
-    }
 }
 
 impl State {

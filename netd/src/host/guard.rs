@@ -13,7 +13,7 @@ use crate::firewall::TABLE;
 use crate::id::{EndpointId, HOST_LINK_PREFIX};
 use crate::netlink::wire::{Received, attributes, number, text};
 use crate::netlink::{Family, Mac, Socket, link};
-use crate::nft::{TABLE_EVENTS, is_event_of};
+use crate::nft::{TABLE_EVENTS, is_event_of, is_foreign_chain};
 use crate::sysctl;
 
 use super::reconcile::FORWARDING;
@@ -51,6 +51,8 @@ pub(super) type Bridges = BTreeMap<u32, (u32, Mac)>;
 struct Damage {
     table: bool,
     links: bool,
+    /// Others may have changed what the host drops.
+    policy: bool,
     /// Links that are gone, off or in no bridge, and that are called as hosts' ends of ours are: usually those of
     /// containers that have just ended, or are just beginning.
     ends: Vec<String>,
@@ -61,12 +63,13 @@ impl Damage {
         Self {
             table: true,
             links: true,
+            policy: true,
             ends: Vec::new(),
         }
     }
 
     fn is_any(&self) -> bool {
-        self.table || self.links || !self.ends.is_empty()
+        self.table || self.links || self.policy || !self.ends.is_empty()
     }
 }
 
@@ -93,6 +96,7 @@ impl Watch {
             tokio::select! {
                 read = read(&mut self.tables, |event| {
                     damage.table |= event.port != own_port && is_event_of(TABLE, event);
+                    damage.policy |= is_foreign_chain(TABLE, event);
                 }) => damage.table |= read?,
                 read = read(&mut self.links, |event| {
                     damage.links |= is_damage(event, &host.bridges());
@@ -263,13 +267,18 @@ impl Host {
     fn mend(&self, damage: &Damage) -> Result<(), Error> {
         let mut state = self.state();
         let is_ours = |name: &String| state.has_end(name);
-        let only_strangers = !damage.table && !damage.links && !damage.ends.iter().any(is_ours);
+        let is_ours_too = damage.table || damage.links || damage.policy;
+        let only_strangers = !is_ours_too && !damage.ends.iter().any(is_ours);
         if !state.up || only_strangers {
             return Ok(());
         }
         if damage.table {
             self.write_table(&state)?;
             tracing::warn!("somebody changed table inet {TABLE}; it is put back");
+        }
+        if damage.policy && self.policy_changed(&state)? {
+            self.write_table(&state)?;
+            tracing::info!("the host's policy for input changed, and published ports follow it");
         }
         // Also those that a table that could not be written had switched off.
         self.repair_links(&mut state)?;

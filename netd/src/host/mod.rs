@@ -4,6 +4,7 @@
 //! takes `State` first. Making a namespace holds neither while the kernel works.
 
 mod attach;
+mod audit;
 mod gateway;
 mod guard;
 mod ipv6;
@@ -69,7 +70,7 @@ struct State {
     namespaces: HashMap<EndpointId, Netns>,
     ports: PortTable,
     /// Who may use published ports of which nothing else was said.
-    publish_from: Limit,
+    publish_from: RwLock<Limit>,
     /// Endpoints whose link was gone when we started, with their container.
     lost: Vec<(EndpointId, String)>,
     /// Whether bridges and table are in the kernel.
@@ -144,7 +145,7 @@ impl Host {
             endpoints: BTreeMap::new(),
             namespaces: HashMap::new(),
             ports: PortTable::new(runtime.clone()),
-            publish_from: config.publish_from.clone(),
+            publish_from: RwLock::new(config.publish_from.clone()),
             lost: Vec::new(),
             up: false,
         };
@@ -256,8 +257,16 @@ impl State {
             default_route: self
                 .way_out_of(&endpoint.container, None)
                 .is_some_and(|(out, _)| out.id == endpoint.id),
-            publish_from: self.publish_from.clone(),
+            publish_from: self.publish_from(),
         })
+    }
+
+    /// Who may use published ports of which nothing else was said: as the table has it.
+    fn publish_from(&self) -> Limit {
+        self.publish_from
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 
     fn entries(&self, default: &Limit) -> Entries {

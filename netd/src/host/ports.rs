@@ -25,7 +25,7 @@ impl Host {
         ports: &[Published],
         to: DualStack,
     ) -> Result<(), Error> {
-        let entries = entries(ports, to, &state.publish_from);
+        let entries = entries(ports, to, &state.publish_from());
         self.apply(state, &firewall::publish(&entries))
     }
 
@@ -44,7 +44,7 @@ impl Host {
     /// Takes ports out of the maps. What is not there needs no taking out: then the rest is put
     /// right by writing the whole table at the next change or start.
     pub(super) fn withdraw(&self, state: &State, ports: &[Published], to: DualStack) {
-        let all = entries(ports, to, &state.publish_from);
+        let all = entries(ports, to, &state.publish_from());
         let mut kernel = self.kernel();
         if kernel.nft.apply(firewall::withdraw(&all)).is_ok() {
             return;
@@ -111,7 +111,7 @@ impl Host {
         let after: Vec<Published> = before.iter().filter_map(now).collect();
         let gates = |ports: &[Published]| Entries {
             forwards: Vec::new(),
-            ..entries(ports, endpoint.address, &state.publish_from)
+            ..entries(ports, endpoint.address, &state.publish_from())
         };
         let batch = firewall::exchange(&gates(before), &gates(&after));
         self.apply(state, &batch)

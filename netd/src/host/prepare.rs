@@ -175,7 +175,7 @@ fn inside_up(name: &str, wanted: &Wanted<'_>) -> io::Result<()> {
         return Ok(());
     }
     let ways_out = wanted.network.pools().map(|pool| {
-        let everywhere = gateway::everywhere(IpVersion::of(pool.gateway));
+        let everywhere = IpVersion::of(pool.gateway).everywhere();
         link::add_route(everywhere, pool.gateway, index)
     });
     inside.apply(&ways_out.collect::<Vec<_>>())

@@ -1,11 +1,12 @@
 //! The tables of this host: written whole, owned where the kernel can do that.
 
 use crate::dns::{self, Resolver};
-use crate::error::Error;
+use crate::error::{Doing as _, Error};
+use crate::firewall::policy::{self, HostPolicy};
 use crate::firewall::{self, Forward, Limits, Ownership, Plan};
 use crate::network::Network;
-use crate::nft::IpVersion;
-use crate::ports::Protocol;
+use crate::nft::{BaseChain, IpVersion};
+use crate::ports::{Limit, Protocol};
 use crate::sysctl;
 
 use super::reconcile::FORWARDING;
@@ -15,7 +16,8 @@ impl Host {
     /// Writes the whole tables.
     pub(super) fn write_table(&self, state: &State) -> Result<(), Error> {
         let networks: Vec<&Network> = state.networks.values().map(|live| &live.network).collect();
-        let mut entries = state.entries(&state.publish_from);
+        let clients = self.default_clients(&networks)?;
+        let mut entries = state.entries(&clients);
         let mut resolvers = Vec::new();
         for live in state.networks.values() {
             let gateway = live.network.v4.gateway;
@@ -41,10 +43,14 @@ impl Host {
             no_router.extend(self.forwards_ipv6_for_us()?.then_some(IpVersion::V6));
         }
         let mut kernel = self.kernel();
+        *state
+            .publish_from
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = clients.clone();
         let mut plan = Plan {
             networks: &networks,
             entries: &entries,
-            clients: &state.publish_from,
+            clients: &clients,
             resolvers: &resolvers,
             ownership: kernel.ownership,
             no_router: &no_router,
@@ -64,6 +70,39 @@ impl Host {
         }
         kernel.write_stations()?;
         Ok(())
+    }
+
+    /// Who may use published ports of which nothing else was said: by netd.toml and the host's own firewall as it is now.
+    fn default_clients(&self, networks: &[&Network]) -> Result<Limit, Error> {
+        let closed = match self.config.host_policy {
+            HostPolicy::Ignore => Vec::new(),
+            HostPolicy::Input => {
+                let chains = self.kernel().nft.base_chains();
+                self.closed(&chains.doing(|| "list chains of nftables".to_owned())?)
+            }
+        };
+        Ok(policy::clients(
+            &self.config.publish_from,
+            networks,
+            &closed,
+        ))
+    }
+
+    /// Over which versions of IP published ports are closed, given what others hook in.
+    pub(super) fn closed(&self, chains: &[BaseChain]) -> Vec<IpVersion> {
+        let follows = self.config.host_policy == HostPolicy::Input;
+        let versions = [IpVersion::V4, IpVersion::V6].into_iter();
+        let is_closed = |version: &IpVersion| {
+            let legacy = policy::has_legacy_filter(*version);
+            follows && policy::drops_input(chains, legacy, *version)
+        };
+        versions.filter(is_closed).collect()
+    }
+
+    /// Whether what others hook in says something else of published ports than the table does.
+    pub(super) fn policy_changed(&self, state: &State) -> Result<bool, Error> {
+        let networks: Vec<&Network> = state.networks.values().map(|live| &live.network).collect();
+        Ok(self.default_clients(&networks)? != state.publish_from())
     }
 
     /// Takes the tables away.

@@ -4,7 +4,7 @@ use std::io;
 
 use nix::errno::Errno;
 
-use crate::netlink::wire::{Received, attributes, text};
+use crate::netlink::wire::{Message, Received, attributes, text};
 use crate::netlink::{Family, Socket};
 
 use super::object::Batch;
@@ -72,6 +72,15 @@ impl Client {
     /// The port id that marks notifications of our own changes.
     pub fn port(&self) -> io::Result<u32> {
         self.socket.port()
+    }
+
+    /// Sends a request for a dump and hands every answer to `each`.
+    pub(super) fn query(
+        &mut self,
+        request: &Message,
+        each: impl FnMut(Received<'_>),
+    ) -> io::Result<()> {
+        self.socket.query(request, true, each)
     }
 
     /// Applies a batch, all or nothing.

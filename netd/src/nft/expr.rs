@@ -1,5 +1,9 @@
 //! Expressions of a rule: what nftables' virtual machine executes, one after the other.
 
+use std::fmt;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 use crate::netlink::wire::Message;
 
 const NFTA_LIST_ELEM: u16 = 1;
@@ -26,6 +30,14 @@ impl IpVersion {
         }
     }
 
+    /// All its addresses.
+    pub fn everywhere(self) -> IpNet {
+        match self {
+            Self::V4 => IpNet::V4(Ipv4Net::default()),
+            Self::V6 => IpNet::V6(Ipv6Net::default()),
+        }
+    }
+
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
     pub(super) fn number(self) -> u8 {
         match self {
@@ -40,6 +52,15 @@ impl IpVersion {
             Self::V4 => 1,
             Self::V6 => 4,
         }
+    }
+}
+
+impl fmt::Display for IpVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
     }
 }
 

@@ -3,11 +3,13 @@
 //!
 //! It knows nothing of networks or ports; `firewall/` decides what to say with it.
 
+mod chains;
 mod client;
 mod expr;
 mod object;
 mod rule;
 
+pub use chains::{BaseChain, is_foreign_chain};
 pub use client::{Client, Refused, TABLE_EVENTS, is_event_of};
 pub use expr::{Compare, IpVersion, Limit, Verdict};
 pub use object::{Batch, Chain, DataType, Element, Hook, Meter, Set, register};

@@ -14,7 +14,7 @@ use crate::world::*;
 
 /// The neighbour's second addresses.
 pub const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
-const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 3);
+pub const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 3);
 
 /// A LAN with two clients of each version of IP, and a network with both.
 pub fn front(world: &World) {

@@ -153,6 +153,34 @@ fn connections_survive_a_restart_but_those_by_a_port_that_went_meanwhile() {
 }
 
 #[test]
+fn services_of_the_host_are_found_at_ones_own_gateway_only() {
+    on_a_host(|world| {
+        front(world);
+        let web = world.attach(on("front", "web", &["3000:80"])).unwrap();
+        web.serve(80);
+        let other = world.run("other", &[]);
+        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 9000)).unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                // A client that hangs up first is its own business.
+                let _ = stream.unwrap().write_all(b"host");
+            }
+        });
+        let front: Ipv4Addr = web.endpoint.ipv4_gateway.parse().unwrap();
+        let front6: Ipv6Addr = web.endpoint.ipv6_gateway.parse().unwrap();
+        let bridge: Ipv4Addr = other.endpoint.ipv4_gateway.parse().unwrap();
+        let from = |one: &Container, host: std::net::IpAddr| {
+            one.netns.inside(|| ask((host, 9000))).is_ok()
+        };
+        assert!(from(&web, front.into()) && from(&web, front6.into()));
+        assert!(from(&web, HOST.into()), "by the host's address on its LAN");
+        assert!(!from(&web, bridge.into()) && !from(&other, front.into()));
+        let published = other.netns.inside(|| ask((front, 3000)));
+        assert!(published.is_ok(), "but what is published is published");
+    });
+}
+
+#[test]
 fn what_cannot_be_published_changes_nothing() {
     on_a_host(|world| {
         let _other = world.run("other", &["3001:80"]);

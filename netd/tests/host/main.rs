@@ -3,6 +3,7 @@
 
 mod abuse;
 mod addresses;
+mod audit;
 mod guard;
 mod ipv6;
 mod limits;
