@@ -267,8 +267,8 @@ impl Host {
     fn mend(&self, damage: &Damage) -> Result<(), Error> {
         let mut state = self.state();
         let is_ours = |name: &String| state.has_end(name);
-        let is_ours_too = damage.table || damage.links || damage.policy;
-        let only_strangers = !is_ours_too && !damage.ends.iter().any(is_ours);
+        let is_any_else = damage.table || damage.links || damage.policy;
+        let only_strangers = !is_any_else && !damage.ends.iter().any(is_ours);
         if !state.up || only_strangers {
             return Ok(());
         }

@@ -181,7 +181,7 @@ fn the_host_forwards_for_its_containers_and_is_no_router() {
         };
         there.serve(80);
         let far6: Ipv6Addr = "2001:db8:1::2".parse().unwrap();
-        eventually("the host gets there", || ask((far6, 80)).is_ok());
+        eventually("the host gets there", || ask_briefly((far6, 80)).is_ok());
         let inside = world.attach(on("front", "inside", &[])).unwrap();
         assert_eq!(
             inside.netns.inside(|| ask((far6, 80))).unwrap(),
@@ -247,21 +247,22 @@ fn the_lan_reaches_no_address_of_a_container() {
         for container in [&hidden, &known] {
             container.serve(80);
             assert!(ask((container.address6(), 80)).is_ok(), "the host itself");
-            let from_lan = world.neighbour.inside(|| ask((container.address6(), 80)));
+            let from_lan = world
+                .neighbour
+                .inside(|| ask_briefly((container.address6(), 80)));
             assert!(from_lan.is_err(), "{}", container.address6());
         }
         let _listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 8001)).unwrap();
-        let connects = |to: Ipv6Addr| {
-            let patience = std::time::Duration::from_millis(700);
+        let connects = |to: Ipv6Addr, patience| {
             let connect = || TcpStream::connect_timeout(&(to, 8001).into(), patience);
             world.neighbour.inside(connect).is_ok()
         };
-        assert!(connects(HOST6));
+        assert!(connects(HOST6, PATIENCE));
         for gateway in ["fd00:7::1", "2001:db8:8::1"] {
-            let reached = connects(gateway.parse().unwrap());
+            let reached = connects(gateway.parse().unwrap(), MOMENT);
             assert!(!reached, "the host by the address {gateway}");
         }
-        let across = known.netns.inside(|| ask((hidden.address6(), 80)));
+        let across = known.netns.inside(|| ask_briefly((hidden.address6(), 80)));
         assert!(across.is_err(), "from one network to another");
 
         // An address that others have a way to is seen as it is.
@@ -304,7 +305,12 @@ fn an_internal_network_has_no_way_out_by_ipv6_either() {
             )])
         };
         inside.netns.inside(by_hand).unwrap();
-        assert!(inside.netns.inside(|| ask((NEIGHBOUR6, 8000))).is_err());
+        assert!(
+            inside
+                .netns
+                .inside(|| ask_briefly((NEIGHBOUR6, 8000)))
+                .is_err()
+        );
     });
 }
 

@@ -32,26 +32,35 @@ pub fn front(world: &World) {
     world.network(front).unwrap();
 }
 
-/// A connection of the client with this address.
+/// A connection of the client with this address, which waits for nothing longer.
 pub fn stream_as(
     client: impl Into<IpAddr>,
     server: impl Into<SocketAddr>,
+    patience: Duration,
 ) -> io::Result<TcpStream> {
     let (client, server) = (client.into(), server.into());
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(client, 0).into())?;
-    socket.connect_timeout(&server.into(), Duration::from_millis(500))?;
+    socket.connect_timeout(&server.into(), patience)?;
     let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+    stream.set_read_timeout(Some(patience))?;
     Ok(stream)
 }
 
-/// What a server says to the client with this address.
-fn ask_as(client: IpAddr, server: impl Into<SocketAddr>) -> io::Result<String> {
-    let mut stream = stream_as(client, server)?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
+/// Whether the client with this address is served; waits long for what is expected only.
+fn is_served(world: &World, client: IpAddr, server: SocketAddr, expected: bool) -> bool {
+    let patience = if expected { PATIENCE } else { MOMENT };
+    let ask = || {
+        let mut stream = stream_as(client, server, patience)?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let said = world.neighbour.inside(ask);
+    if let Ok(said) = &said {
+        assert_eq!(*said, client.to_string(), "the client's own address");
+    }
+    said.is_ok()
 }
 
 pub fn from(port: &str, ranges: &[&str]) -> PortBinding {
@@ -61,21 +70,18 @@ pub fn from(port: &str, ranges: &[&str]) -> PortBinding {
     }
 }
 
-/// The port as its clients on the LAN find it: first address, second, and both of IPv6.
-fn reached(world: &World, port: u16) -> [bool; 4] {
-    let ask = |client: IpAddr, host: IpAddr| {
-        let asked = world.neighbour.inside(|| ask_as(client, (host, port)));
-        if let Ok(said) = &asked {
-            assert_eq!(*said, client.to_string(), "the client's own address");
-        }
-        asked.is_ok()
-    };
-    [
-        ask(NEIGHBOUR.into(), HOST.into()),
-        ask(OTHER.into(), HOST.into()),
-        ask(NEIGHBOUR6.into(), HOST6.into()),
-        ask(OTHER6.into(), HOST6.into()),
-    ]
+/// Holds the port to what its clients on the LAN find: first address, second, and both of IPv6.
+fn assert_served(world: &World, port: u16, expected: [bool; 4]) {
+    let clients: [(IpAddr, IpAddr); 4] = [
+        (NEIGHBOUR.into(), HOST.into()),
+        (OTHER.into(), HOST.into()),
+        (NEIGHBOUR6.into(), HOST6.into()),
+        (OTHER6.into(), HOST6.into()),
+    ];
+    for ((client, host), expected) in clients.into_iter().zip(expected) {
+        let served = is_served(world, client, (host, port).into(), expected);
+        assert_eq!(served, expected, "{client} at port {port}");
+    }
 }
 
 #[test]
@@ -100,19 +106,14 @@ fn only_those_clients_reach_a_port_that_may() {
         assert!(told[4].is_empty());
 
         let check = |world: &World| {
-            assert_eq!(reached(world, 3000), [true, false, false, false]);
-            assert_eq!(reached(world, 3001), [false, true, false, true]);
-            assert_eq!(
-                reached(world, 3002),
-                [false, true, false, false],
-                "one address"
-            );
-            assert_eq!(
-                reached(world, 3003),
-                [true, true, false, false],
-                "all of IPv4"
-            );
-            assert_eq!(reached(world, 3004), [true; 4], "no limit");
+            assert_served(world, 3000, [true, false, false, false]);
+            assert_served(world, 3001, [false, true, false, true]);
+            // one address
+            assert_served(world, 3002, [false, true, false, false]);
+            // all of IPv4
+            assert_served(world, 3003, [true, true, false, false]);
+            // no limit
+            assert_served(world, 3004, [true; 4]);
         };
         check(world);
         for port in 3000..3005 {
@@ -125,7 +126,7 @@ fn only_those_clients_reach_a_port_that_may() {
         );
         let other = world.attach(on("front", "other", &[])).unwrap();
         assert!(
-            other.netns.inside(|| ask((HOST, 3000))).is_err(),
+            other.netns.inside(|| ask_briefly((HOST, 3000))).is_err(),
             "a container by the host's port"
         );
         assert!(other.netns.inside(|| ask((web.address(), 80))).is_ok());
@@ -135,12 +136,15 @@ fn only_those_clients_reach_a_port_that_may() {
         world.release("web");
         let next = world.attach(on("front", "next", &["3000:80"])).unwrap();
         next.serve(80);
-        assert_eq!(
-            reached(world, 3000),
-            [true; 4],
-            "the next one has none of it"
-        );
+        // the next one has none of it
+        assert_served(world, 3000, [true; 4]);
     });
+}
+
+/// Whether the client is served by one who sees the host in its place.
+fn is_served_by_relay(world: &World, client: Ipv6Addr, relay: SocketAddr, wait: Duration) -> bool {
+    let read = || stream_as(client, relay, wait)?.read_exact(&mut [0]);
+    world.neighbour.inside(read).is_ok()
 }
 
 #[test]
@@ -154,13 +158,9 @@ fn a_relayed_port_is_limited_as_well() {
         };
         let four = world.attach(request).unwrap();
         four.serve(80);
-        let reach = |client: Ipv6Addr| {
-            world
-                .neighbour
-                .inside(|| ask_as(client.into(), (HOST6, 3000)))
-                .is_ok()
-        };
-        assert!(reach(OTHER6) && !reach(NEIGHBOUR6));
+        let relay = SocketAddr::from((HOST6, 3000));
+        assert!(is_served_by_relay(world, OTHER6, relay, PATIENCE));
+        assert!(!is_served_by_relay(world, NEIGHBOUR6, relay, MOMENT));
         assert!(ask((Ipv6Addr::LOCALHOST, 3000)).is_ok());
     });
 }
@@ -181,16 +181,17 @@ fn what_says_nothing_is_limited_by_netd_toml() {
         let web = world.attach(request).unwrap();
         web.serve(80);
         assert_eq!(web.endpoint.ports[0].allow_from, ["192.0.2.3/32"]);
-        assert_eq!(reached(world, 3000), [false, true, false, false]);
-        assert_eq!(reached(world, 3001), [true; 4], "opened");
-        assert_eq!(reached(world, 3002), [true, false, false, false]);
-        assert_eq!(reached(world, 3003), [false, true, false, false]);
+        assert_served(world, 3000, [false, true, false, false]);
+        // opened
+        assert_served(world, 3001, [true; 4]);
+        assert_served(world, 3002, [true, false, false, false]);
+        assert_served(world, 3003, [false, true, false, false]);
         assert!(ask((HOST, 3000)).is_ok(), "the host itself");
         let relayed = world
             .attach(self::request("four", &[":::3004:80"]))
             .unwrap();
         relayed.serve(80);
-        let by_relay = world.neighbour.inside(|| ask((HOST6, 3004)));
+        let by_relay = world.neighbour.inside(|| ask_briefly((HOST6, 3004)));
         assert!(by_relay.is_err(), "nobody of IPv6");
         // Containers reach each other, and out.
         let other = world.attach(on("front", "other", &[])).unwrap();

@@ -1,7 +1,7 @@
 //! What becomes of connections when published ports change under them.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -28,20 +28,23 @@ fn echo(container: &Container, port: u16) {
 }
 
 fn stream(server: impl Into<SocketAddr>) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&server.into(), Duration::from_secs(2)).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_millis(500)))
-        .unwrap();
-    stream
+    TcpStream::connect_timeout(&server.into(), PATIENCE).unwrap()
 }
 
-fn lives(mut stream: &TcpStream) -> bool {
+fn lives(stream: &TcpStream) -> bool {
+    hears(stream, PATIENCE)
+}
+
+/// Whether what is said comes back so soon.
+fn hears(mut stream: &TcpStream, patience: Duration) -> bool {
+    stream.set_read_timeout(Some(patience)).unwrap();
     let mut byte = [0];
     stream.write_all(b"?").is_ok() && stream.read_exact(&mut byte).is_ok()
 }
 
-/// The other end says that it is over, within a moment.
+/// The other end says that it is over.
 fn is_ended(mut stream: &TcpStream) -> bool {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let said = stream.write_all(b"?").and_then(|()| stream.read(&mut [0]));
     match said {
         Ok(read) => read == 0,
@@ -105,7 +108,7 @@ fn a_port_that_is_limited_ends_the_connections_of_others() {
         let far = |client: Ipv4Addr| {
             world
                 .neighbour
-                .inside(|| stream_as(client, (HOST, 3000)))
+                .inside(|| stream_as(client, (HOST, 3000), PATIENCE))
                 .unwrap()
         };
         let (may, other, host) = (far(NEIGHBOUR), far(OTHER), stream((HOST, 3000)));
@@ -114,16 +117,19 @@ fn a_port_that_is_limited_ends_the_connections_of_others() {
         let after = add(world, &web, vec![from("3000:80", &["192.0.2.2"])]);
         assert_eq!(after.ports.len(), 1);
         assert_eq!(after.ports[0].allow_from, ["192.0.2.2/32"]);
-        assert!(!lives(&other), "of a client that may not");
+        assert!(!hears(&other, MOMENT), "of a client that may not");
         assert!(lives(&may) && lives(&host));
-        let ask = |client| world.neighbour.inside(|| stream_as(client, (HOST, 3000)));
-        assert!(ask(OTHER).is_err() && ask(NEIGHBOUR).is_ok());
+        let connects = |client, patience| {
+            let connect = || stream_as(client, (HOST, 3000), patience);
+            world.neighbour.inside(connect).is_ok()
+        };
+        assert!(!connects(OTHER, MOMENT) && connects(NEIGHBOUR, PATIENCE));
 
         let after = add(world, &web, vec![binding("3000:80")]);
         assert!(after.ports[0].allow_from.is_empty());
-        assert!(ask(OTHER).is_ok(), "open again");
+        assert!(connects(OTHER, PATIENCE), "open again");
         remove(world, &web, &["0:80"]);
-        assert!(ask(OTHER).is_err());
+        assert!(!connects(OTHER, MOMENT));
     });
 }
 
@@ -169,12 +175,14 @@ fn services_of_the_host_are_found_at_ones_own_gateway_only() {
         let front: Ipv4Addr = web.endpoint.ipv4_gateway.parse().unwrap();
         let front6: Ipv6Addr = web.endpoint.ipv6_gateway.parse().unwrap();
         let bridge: Ipv4Addr = other.endpoint.ipv4_gateway.parse().unwrap();
-        let from = |one: &Container, host: std::net::IpAddr| {
-            one.netns.inside(|| ask((host, 9000))).is_ok()
+        let from = |one: &Container, host: IpAddr| one.netns.inside(|| ask((host, 9000))).is_ok();
+        let shut = |one: &Container, host: IpAddr| {
+            let asked = one.netns.inside(|| ask_briefly((host, 9000)));
+            asked.is_err()
         };
         assert!(from(&web, front.into()) && from(&web, front6.into()));
         assert!(from(&web, HOST.into()), "by the host's address on its LAN");
-        assert!(!from(&web, bridge.into()) && !from(&other, front.into()));
+        assert!(shut(&web, bridge.into()) && shut(&other, front.into()));
         let published = other.netns.inside(|| ask((front, 3000)));
         assert!(published.is_ok(), "but what is published is published");
     });

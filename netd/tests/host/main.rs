@@ -9,6 +9,7 @@ mod ipv6;
 mod limits;
 mod live_ports;
 mod names;
+mod patience;
 mod published;
 mod published6;
 mod routers;

@@ -86,8 +86,13 @@ fn a_port_is_reached_from_everywhere_and_keeps_the_clients_address() {
         );
 
         world.release("web");
-        assert!(ask((LOOPBACK, 3000)).is_err(), "released");
-        assert!(world.neighbour.inside(|| ask((HOST, 3000))).is_err());
+        assert!(ask_briefly((LOOPBACK, 3000)).is_err(), "released");
+        assert!(
+            world
+                .neighbour
+                .inside(|| ask_briefly((HOST, 3000)))
+                .is_err()
+        );
     });
 }
 
@@ -100,13 +105,16 @@ fn the_lan_reaches_neither_loopback_ports_nor_container_addresses() {
         world
             .neighbour
             .inside(|| {
-                assert!(ask((HOST, 3000)).is_err(), "published on loopback only");
                 assert!(
-                    ask((web.address(), 80)).is_err(),
+                    ask_briefly((HOST, 3000)).is_err(),
+                    "published on loopback only"
+                );
+                assert!(
+                    ask_briefly((web.address(), 80)).is_err(),
                     "the container's own address"
                 );
                 assert!(
-                    ask((Ipv4Addr::new(172, 17, 0, 1), 53)).is_err(),
+                    ask_briefly((Ipv4Addr::new(172, 17, 0, 1), 53)).is_err(),
                     "the gateway's resolver"
                 );
                 // A packet to 127.0.0.1 that is really sent to the neighbour's router.
@@ -118,7 +126,7 @@ fn the_lan_reaches_neither_loopback_ports_nor_container_addresses() {
                     HOST.into(),
                     index,
                 )])?;
-                assert!(ask((Ipv4Addr::new(127, 9, 0, 1), 3000)).is_err());
+                assert!(ask_briefly((Ipv4Addr::new(127, 9, 0, 1), 3000)).is_err());
                 Ok(())
             })
             .unwrap();
@@ -180,7 +188,7 @@ fn ports_come_and_go_while_the_container_runs() {
         let left = world
             .call(async |mut netd| netd.remove_ports(remove).await)
             .unwrap();
-        assert!(left.ports.is_empty() && ask((LOOPBACK, 3000)).is_err());
+        assert!(left.ports.is_empty() && ask_briefly((LOOPBACK, 3000)).is_err());
     });
 }
 
@@ -219,7 +227,7 @@ fn kill_9_loses_nothing_and_orphans_go() {
         let sync = SyncRequest { live: vec![] };
         let done = world.call(async |mut netd| netd.sync(sync).await).unwrap();
         assert_eq!(done.released, std::slice::from_ref(&web.endpoint.id));
-        assert!(ask((LOOPBACK, 3000)).is_err());
+        assert!(ask_briefly((LOOPBACK, 3000)).is_err());
         let web_link = format!("sw{}", &web.endpoint.id[..10]);
         eventually("the link is deleted", || !world.links().contains(&web_link));
     });
@@ -267,6 +275,8 @@ fn teardown_leaves_nothing() {
         // And it comes back by itself.
         let web = world.run("web", &["3000:80"]);
         web.serve(80);
-        eventually("the page comes again", || ask((LOOPBACK, 3000)).is_ok());
+        eventually("the page comes again", || {
+            ask_briefly((LOOPBACK, 3000)).is_ok()
+        });
     });
 }

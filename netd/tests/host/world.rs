@@ -1,11 +1,10 @@
 //! A host, its LAN and its containers, as network namespaces of the test's own.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::Write as _;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use ipnet::IpNet;
@@ -16,6 +15,8 @@ use slipway_proto::netd::v1::*;
 use slipway_service::{Address, client};
 use tonic::Status;
 use tonic::transport::Channel;
+
+pub use crate::patience::*;
 
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -357,43 +358,5 @@ impl Container {
             }
         });
         self
-    }
-}
-
-/// More than it takes to ask again, and once more, for what was lost on the way (RFC 6298, RFC 4861: after one second).
-const PATIENCE: Duration = Duration::from_millis(3500);
-
-/// What a server tells the client that connects from the calling thread's namespace.
-pub fn ask(server: impl Into<SocketAddr>) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&server.into(), PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
-
-pub fn ask_udp(server: impl Into<SocketAddr>, question: &[u8]) -> io::Result<Vec<u8>> {
-    let server = server.into();
-    let any: IpAddr = match server {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.connect(server)?;
-    socket.send(question)?;
-    let mut buffer = vec![0; 1024];
-    let read = socket.recv(&mut buffer)?;
-    buffer.truncate(read);
-    Ok(buffer)
-}
-
-/// Waits for something that another thread or the kernel does; fails after ten seconds.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
-    while !holds() {
-        assert!(Instant::now() < until, "not within ten seconds: {what}");
-        thread::yield_now();
-        thread::park_timeout(Duration::from_millis(10));
     }
 }
