@@ -59,9 +59,9 @@ async fn a_port_is_for_the_clients_that_were_named() {
         "{told}"
     );
 
-    let refused = site.ctl(&["create", "-p", "1:1", "--publish-from", "lan", "busybox"]);
+    let refused = site.ctl(&["run", "-p", "1:1", "--publish-from", "lan", "busybox"]);
     assert!(refused.error(125).contains("invalid range of clients"));
-    let alone = site.ctl(&["create", "--publish-from", "10.0.0.0/8", "busybox"]);
+    let alone = site.ctl(&["run", "--publish-from", "10.0.0.0/8", "busybox"]);
     assert!(alone.error(125).contains("publish some with -p or -P"));
 
     // The container runs on while others are let in, and shut out.
@@ -108,7 +108,7 @@ async fn ports_are_added_and_removed_while_a_container_runs() {
         "it was not started anew"
     );
 
-    site.kill_and_restart("runtime-svc").await;
+    site.kill_and_restart("runtime").await;
     let left = site.ctl(&["port", "web"]).ok();
     assert!(
         left.contains(":8081\n") && left.lines().count() == 2,

@@ -63,8 +63,8 @@ async fn agree(site: &Site) {
             "one",
             "{{range $p, $b := .HostConfig.PortBindings}}{{$p}} {{end}};{{range $p, $b := .NetworkSettings.Ports}}{{$p}} {{end}}",
         );
-        let (asked, published) = said.trim().split_once(';')?;
-        (asked == published).then_some(())
+        let (asked, published) = said.split_once(';')?;
+        (asked.trim() == published.trim()).then_some(())
     })
     .await;
 }
