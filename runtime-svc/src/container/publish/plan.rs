@@ -217,7 +217,7 @@ mod tests {
         };
         let add = |add: PortBinding| changed(vec![port(3000, 80)], &[], &[add], &[]);
         let (after, _) = add(limited.clone()).unwrap();
-        assert_eq!(after, [limited.clone()]);
+        assert_eq!(after, std::slice::from_ref(&limited));
         let difference = Difference::of(&after, &[port(3000, 80)], &[]);
         assert_eq!(
             (difference.missing, difference.surplus),
