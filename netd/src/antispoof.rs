@@ -19,6 +19,7 @@ use crate::nft::{
     IpVersion::{V4, V6},
     Rule, Set, Verdict, link_name, register,
 };
+use crate::ports::Protocol;
 
 /// Links of ours.
 const PORTS: &str = "ports";
@@ -37,7 +38,6 @@ const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
 
 const ICMP: u8 = 1;
-const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
 /// Ports that servers of DHCP answer from (RFC 2131, 4.1; RFC 8415, 7.2).
@@ -217,12 +217,22 @@ fn rules(batch: &mut Batch) {
 
     let from4 = || Rule::on(FROM4);
     batch
-        .rule(from4().carries(UDP).source_port(DHCP).then(Verdict::Drop))
+        .rule(
+            from4()
+                .carries(Protocol::Udp.number())
+                .source_port(DHCP)
+                .then(Verdict::Drop),
+        )
         .rule(from4().carries(ICMP).icmp(REDIRECT).then(Verdict::Drop))
         .rule(from4().then(Verdict::Accept));
 
     let from6 = || Rule::on(FROM6);
-    batch.rule(from6().carries(UDP).source_port(DHCPV6).then(Verdict::Drop));
+    batch.rule(
+        from6()
+            .carries(Protocol::Udp.number())
+            .source_port(DHCPV6)
+            .then(Verdict::Drop),
+    );
     for kind in [ROUTER_ADVERTISEMENT, REDIRECT6] {
         batch.rule(from6().carries(ICMPV6).icmp(kind).then(Verdict::Drop));
     }

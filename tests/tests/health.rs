@@ -100,10 +100,24 @@ async fn health_follows_the_probes() {
     })
     .await;
 
-    // A frozen container is not asked.
+    // A frozen container is not asked, while another one is that is looked at as often.
+    let other = ["run", "-d", "--name=other", "--health-cmd=true"];
+    let other = [
+        &other[..],
+        &["--health-interval=150ms", "busybox", "sleep", "1000"],
+    ]
+    .concat();
+    site.ctl(&other).ok();
+    is(&site, "other", "healthy").await;
     site.ctl(&["pause", "web"]).ok();
     let paused = site.inspect("web", last);
-    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    for _ in 0..4 {
+        let before = site.inspect("other", last);
+        eventually("the other one is asked", async || {
+            (site.inspect("other", last) != before).then_some(())
+        })
+        .await;
+    }
     let frozen = site.inspect("web", last);
     // One that was under way when it froze may have ended before.
     assert!(

@@ -1,7 +1,5 @@
 //! The life of containers: restart policies, stopping, killing, waiting, what survives the service.
 
-use std::time::Duration;
-
 use slipway_tests::{Site, eventually};
 
 fn state(site: &Site, name: &str) -> String {
@@ -146,11 +144,17 @@ async fn who_was_stopped_by_hand_stays_so() {
         "http://web/index.html",
     ];
     assert_eq!(site.ctl(&name).ok(), "here\n");
-    for words in [
+    let witness = ["run", "-d", "--name=witness", "--restart=unless-stopped"];
+    let witness = [&witness[..], &["busybox", "sleep", "1000"]].concat();
+    site.ctl(&witness).ok();
+    kill_first_process(&site, "witness");
+    becomes(&site, "witness", "running 1").await;
+    let enders = [
         &["kill", "web"][..],
         &["kill", "-s", "TERM", "web"],
         &["stop", "-t", "0", "web"],
-    ] {
+    ];
+    for (words, number) in enders.into_iter().zip(2..) {
         site.ctl(words).ok();
         if words.contains(&"TERM") {
             // The first process has no handler for it: it goes on, but its next end is final.
@@ -160,7 +164,9 @@ async fn who_was_stopped_by_hand_stays_so() {
             state(&site, "web").starts_with("exited").then_some(())
         })
         .await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Who ends after it, and longer waits for it, has come back meanwhile.
+        kill_first_process(&site, "witness");
+        becomes(&site, "witness", &format!("running {number}")).await;
         assert!(
             state(&site, "web").starts_with("exited 0")
                 || state(&site, "web").starts_with("exited 1")

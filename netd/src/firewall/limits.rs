@@ -12,14 +12,13 @@ use crate::nft::{
     IpVersion::{V4, V6},
     Limit, Meter, Rule, Verdict,
 };
+use crate::ports::Protocol;
 
 use super::rules::{DNS, PREROUTING, RAW};
 use super::sets::BRIDGES;
 
 /// Where first packets of connections are counted.
 const COUNTED: &str = "counted";
-
-const UDP: u8 = 17;
 
 /// What a container may have; 0 = any number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +33,10 @@ pub struct Limits {
 pub fn write(batch: &mut Batch, limits: Limits) {
     let asks = |chain| {
         let from_inside = Rule::on(chain).input_in(Is, BRIDGES);
-        from_inside.carries(UDP).port(DNS).to_this_host(Is)
+        from_inside
+            .carries(Protocol::Udp.number())
+            .port(DNS)
+            .to_this_host(Is)
     };
     if limits.connections > 0 {
         batch

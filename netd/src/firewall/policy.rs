@@ -68,7 +68,11 @@ pub fn clients(said: &Limit, networks: &[&Network], closed: &[IpVersion]) -> Lim
             ranges.extend(said.ranges(version));
         }
     }
-    Limit::of(ranges)
+    // No range at all would let everybody in.
+    match ranges.is_empty() {
+        true => Limit::nobody(),
+        false => Limit::of(ranges),
+    }
 }
 
 #[cfg(test)]
@@ -120,5 +124,11 @@ mod tests {
         assert_eq!(who(&said, &[V4]), "10.7.0.0/24");
         assert_eq!(who(&Limit::default(), &[V4]), "10.7.0.0/24, ::/0");
         assert_eq!(who(&Limit::default(), &[V4, V6]), "10.7.0.0/24");
+        // Only clients of a version that the host drops, and no network has it.
+        let six = Limit::parse(&["fd00::/8"]).unwrap();
+        let nobody = clients(&six, &[&network], &[V6]);
+        for client in ["192.0.2.1", "10.7.0.2", "fd00::1"] {
+            assert!(!nobody.contains(client.parse().unwrap()), "{client}");
+        }
     }
 }

@@ -1,12 +1,15 @@
 //! Who may use a published port: ranges of clients.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::nft::IpVersion;
+
+/// Ranges of one port, at most: its set is copied at each change (nft_set_pipapo).
+const MOST: usize = 256;
 
 /// Ranges that clients are in, none in another; empty where nothing was said.
 ///
@@ -16,8 +19,14 @@ use crate::nft::IpVersion;
 pub struct Limit(Vec<IpNet>);
 
 impl Limit {
-    /// From subnets or single addresses.
+    /// From subnets or single addresses, at most 256.
     pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self, String> {
+        if texts.len() > MOST {
+            let said = texts.len();
+            return Err(format!(
+                "{said} ranges of clients: at most {MOST} can be named"
+            ));
+        }
         let ranges = texts.iter().map(|text| range(text.as_ref()));
         Ok(Self::of(ranges.collect::<Result<_, _>>()?))
     }
@@ -25,6 +34,11 @@ impl Limit {
     /// From subnets.
     pub fn of(ranges: Vec<IpNet>) -> Self {
         Self(IpNet::aggregate(&ranges))
+    }
+
+    /// Nobody: the one range whose address no client has (RFC 4291, 2.5.2).
+    pub fn nobody() -> Self {
+        Self::of(vec![IpAddr::V6(Ipv6Addr::UNSPECIFIED).into()])
     }
 
     /// Whether nothing was said.
@@ -90,6 +104,15 @@ impl fmt::Display for Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_are_few() {
+        let ranges: Vec<_> = (0..=MOST)
+            .map(|n| format!("10.{}.{}.1", n / 256, n % 256))
+            .collect();
+        assert!(Limit::parse(&ranges[1..]).is_ok());
+        assert!(Limit::parse(&ranges).is_err());
+    }
 
     #[test]
     fn ranges_are_read_and_put_together() {
