@@ -68,6 +68,7 @@ impl Manager {
                     Ok(Some((Event::Ended(record), _))) => {
                         // Nothing of it runs any more: others may have its address and ports.
                         manager.leave_network(&container).await;
+                        manager.tell_unmounted(&container, &mut told);
                         let status = Status::Ending {
                             record: record.clone(),
                         };
@@ -150,6 +151,7 @@ impl Manager {
         slipway_fault::point("runtime.end.released");
         self.tell_networks(container, "disconnect", &container.endpoints());
         container.set_endpoints(Vec::new());
+        self.tell_unmounted(container, &mut told);
         let ran = Duration::from_nanos(record.finished.saturating_sub(record.started));
         let (policy, ending) = verdict(container, record.code);
         if policy.after_end(ending) {
@@ -162,7 +164,6 @@ impl Manager {
         }
         slipway_fault::point("runtime.end.known");
         self.tell_end(container, &record, &mut told);
-        self.tell_mounts(container, "unmount");
         if goes
             && let Err(error) = self.remove(container, true, true).await
             && !matches!(error, Error::NoSuchContainer(_))
@@ -187,6 +188,14 @@ impl Manager {
         ];
         self.tell(container, "die", &more);
         container.announce_end();
+    }
+
+    /// Tells everybody that its volumes are free, once, before the end is known: who waits for that goes on then, and
+    /// tells of its own (moby's order as well: network, volumes, `die`, `stop`).
+    fn tell_unmounted(&self, container: &Container, told: &mut Told) {
+        if !std::mem::replace(&mut told.unmounted, true) {
+            self.tell_mounts(container, "unmount");
+        }
     }
 
     /// Gives its endpoint back before it has ended for good.
@@ -243,6 +252,8 @@ fn tell_left(id: &str, cleared: io::Result<()>) {
 struct Told {
     /// Something was killed for want of memory.
     memory: bool,
+    /// Its volumes are free.
+    unmounted: bool,
     /// It ended.
     end: bool,
 }
