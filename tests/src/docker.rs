@@ -17,9 +17,9 @@ const OTHER_ROOT: &str = "SLIPWAY_PARITY_ROOT";
 const BUILDX: &str = "usr/libexec/docker/cli-plugins/docker-buildx";
 
 /// Makes the other root the daemon's own. A chroot is not enough: dockerd pivots itself.
-const ENTER: &str = "mount --bind $root $root; for at in proc sys dev; do mount --rbind /$at $root/$at; done; \
-    mkdir -p $root$work; mount --bind $work $root$work; mount -t tmpfs tmpfs $root/run; \
-    cd $root; pivot_root . mnt; umount -l /mnt";
+pub(crate) const ENTER: &str = "mount --rbind $root $root; for at in proc sys dev; do mount --rbind /$at $root/$at; done; \
+    mount -t tmpfs tmpfs $root/tmp; mkdir -p $root$work; mount --bind $work $root$work; \
+    mount -t tmpfs tmpfs $root/run; cd $root; pivot_root . mnt; umount -l /mnt";
 
 fn other_root() -> String {
     std::env::var(OTHER_ROOT).unwrap_or_default()

@@ -33,6 +33,25 @@ pub fn images() -> Option<&'static Path> {
         .as_deref()
 }
 
+/// A root with a docker in it whose daemon knows containerd's image store (`tests/fixtures/dockerd` makes it), made when
+/// it is not there.
+///
+/// `None`, said aloud, where it cannot be made.
+pub fn docker_root() -> Option<&'static Path> {
+    static ROOT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        if !crate::ready() || !installed(&["mmdebstrap"]) {
+            return None;
+        }
+        let folder = program_path("x").parent()?.parent()?.join("fixtures");
+        let make = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/dockerd");
+        let status = Command::new(make).arg(&folder).status().unwrap();
+        assert!(status.success(), "tests/fixtures/dockerd failed");
+        Some(folder.join("dockerd"))
+    })
+    .as_deref()
+}
+
 /// A docker-registry on a site.
 pub struct Upstream {
     child: Child,

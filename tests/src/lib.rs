@@ -22,6 +22,7 @@ mod leaks;
 pub mod oci;
 pub mod pusher;
 mod request;
+pub mod secured;
 pub mod site;
 pub mod terminal;
 pub mod tree;

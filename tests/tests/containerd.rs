@@ -6,22 +6,14 @@ use std::{
 };
 
 use slipway_tests::{
-    Said, Site,
-    authority::Authority,
-    eventually,
+    Site, eventually,
     fixtures::{self, Upstream},
     installed, ready,
+    secured::{ADDRESS, ALICES, Secured},
 };
 
 /// The host in the image's name; nobody is there.
 const HOST: &str = "up.example";
-
-/// Off loopback: a listener there starts with TLS and a policy only.
-const IP: &str = "192.0.2.1";
-
-/// From the tests of crypt_blowfish, by Solar Designer.
-const USERS: &str = "alice:$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW\n";
-const ALICE: &str = "alice:U*U";
 
 /// A containerd of the site's own.
 struct Containerd {
@@ -146,24 +138,19 @@ async fn containerd_pulls_through_the_mirror_by_tls_and_in_somebodys_name() {
     if !ready() || !installed(&programs) || fixtures::images().is_none() {
         return;
     }
-    let mut site = Site::roomy();
-    let line = ["address", "add", &format!("{IP}/32"), "dev", "lo"];
-    Said::from(site.output("ip", &line)).ok();
-    let authority = Authority::new(site.path("pki"));
-    authority.certify("registry", IP);
-    let users = site.path("users");
-    fs::write(&users, USERS).unwrap();
+    let site = Site::roomy();
     let upstream = Upstream::of_images(&site, 5001).await;
-    let [cert, key, ca] = ["registry.pem", "registry.key", "ca.pem"].map(|f| authority.file(f));
     let settings = format!(
-        "http = [\"{IP}:5443\"]\nhtpasswd = {users:?}\n[http_tls]\ncert = {cert:?}\nkey = {key:?}\n\
-         [[access]]\nprefix = {HOST:?}\nwho = [\"alice\"]\nmay = [\"pull\"]\n{}",
+        "[[access]]\nprefix = {HOST:?}\nwho = [\"alice\"]\nmay = [\"pull\"]\n{}",
         upstream.as_docker_io("5m").replace("docker.io", HOST)
     );
-    site.configure("registry.toml", &settings);
+    let secured = Secured::new(site, &settings);
+    let ca = secured.ca();
+    let mut site = secured.site;
+    let upstream = upstream; // gone before its site is
     site.start_services().await;
     let containerd = Containerd::start(&site).await;
-    let server = format!("https://{IP}:5443");
+    let server = format!("https://{ADDRESS}");
     let hosts = mirrored_by(&site, &server, &format!("  ca = {ca:?}\n"));
     let name = format!("{HOST}/library/debian:bookworm");
     let fetch = ["content", "fetch", "--hosts-dir", &hosts];
@@ -173,7 +160,8 @@ async fn containerd_pulls_through_the_mirror_by_tls_and_in_somebodys_name() {
         assert!(refused.is_err(), "{refused:?}");
     }
     assert!(upstream.requests("/manifests/").is_empty());
-    let alice = ["--user", ALICE, &name];
+    let alice = format!("alice:{ALICES}");
+    let alice = ["--user", &alice, &name];
     containerd
         .ctr(&site, &[&fetch[..], &alice].concat())
         .unwrap();

@@ -9,7 +9,7 @@ use std::{
 use slipway_image::{Digest, media_type};
 use slipway_tests::{
     Reply, Server, Site,
-    dockerd::Dockerd,
+    dockerd::{Dockerd, Store},
     fixtures::{self, Upstream},
     image, installed, ready, tree,
 };
@@ -489,28 +489,43 @@ async fn podman_pulls_and_pushes() {
 
 #[tokio::test]
 async fn docker_pulls_and_pushes() {
-    if !installed(&["dockerd", "docker", "containerd"]) {
+    docker_of(Store::Docker).await;
+}
+
+#[tokio::test]
+async fn docker_with_containerds_store_pulls_and_pushes() {
+    docker_of(Store::Containerd).await;
+}
+
+/// What docker calls an image: by its config, and with containerd's store by its manifest.
+fn id_at(store: Store, config: &str, manifest: &Digest) -> String {
+    match store {
+        Store::Docker => config.trim().to_owned(),
+        Store::Containerd => manifest.to_string(),
+    }
+}
+
+async fn docker_of(store: Store) {
+    if !store.is_there() {
         return;
     }
     let Some((site, _upstream)) = mirroring("5m").await else {
         return;
     };
-    let docker = Dockerd::start(&site).await;
+    let docker = Dockerd::of(store, &site, "").await;
     let name = format!("{OURS}/library/debian:bookworm");
     docker.ok(&site, &["pull", "-q", &name]);
     let ours = site
         .ctl(&["image", "inspect", "-f", "{{.Id}}", "debian:bookworm"])
         .ok();
+    let manifest = Digest::of(raw(&site, &name));
     let id = docker.ok(&site, &["image", "inspect", "-f", "{{.Id}}", &name]);
-    assert_eq!(id, ours.trim());
+    assert_eq!(id, id_at(store, &ours, &manifest));
     let digests = docker.ok(
         &site,
         &["image", "inspect", "-f", "{{.RepoDigests}}", &name],
     );
-    assert!(
-        digests.contains(&Digest::of(raw(&site, &name)).to_string()),
-        "{digests}"
-    );
+    assert!(digests.contains(&manifest.to_string()), "{digests}");
     let target = format!("{OURS}/team/docker:v3");
     docker.ok(&site, &["tag", &name, &target]);
     docker.ok(&site, &["push", "-q", &target]);
@@ -527,6 +542,38 @@ async fn docker_pulls_and_pushes() {
     let missing = docker.run(&site, &["pull", &format!("{OURS}/library/nosuch")]);
     assert_ne!(missing.code, 0);
     assert!(missing.err.contains("not found"), "{}", missing.err);
+}
+
+#[tokio::test]
+async fn docker_has_it_as_its_mirror_with_either_store() {
+    if !Store::ALL.iter().all(|store| store.is_there()) {
+        return;
+    }
+    let Some((site, upstream)) = mirroring("5m").await else {
+        return;
+    };
+    for store in Store::ALL {
+        let mirror = format!("--registry-mirror=http://{OURS}");
+        let docker = Dockerd::of(store, &site, &mirror).await;
+        // By docker.io's own name, which nobody here can reach otherwise.
+        let pulled = docker.ok(&site, &["pull", "debian:bookworm"]);
+        let digest = Digest::of(raw(&site, &format!("{OURS}/library/debian:bookworm")));
+        assert!(pulled.contains(&format!("Digest: {digest}")), "{pulled}");
+        let id = docker.ok(
+            &site,
+            &["image", "inspect", "-f", "{{.Id}}", "debian:bookworm"],
+        );
+        let ours = site.ctl(&["image", "inspect", "-f", "{{.Id}}", "debian:bookworm"]);
+        assert_eq!(id, id_at(store, &ours.ok(), &digest));
+        let missing = docker.run(&site, &["pull", "nosuch:v1"]);
+        assert_ne!(missing.code, 0);
+    }
+    // Whatever was pulled twice came once.
+    let mut blobs = upstream.requests("GET /v2/library/debian/blobs/");
+    let all = blobs.len();
+    blobs.sort();
+    blobs.dedup();
+    assert_eq!((blobs.len(), all), (2, 2));
 }
 
 #[tokio::test]

@@ -4,19 +4,14 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 use slipway_image::{Digest, media_type};
-use slipway_tests::{Said, Site, authority::Authority, dockerd::Dockerd, installed, ready};
+use slipway_tests::{
+    Said, Site,
+    dockerd::{Dockerd, Store},
+    installed, ready,
+    secured::{ADDRESS, ALICES, BOBS, Secured},
+};
 
 use super::content::{Content, descriptor};
-
-/// Off loopback: a listener there starts with TLS and a policy only.
-const IP: &str = "192.0.2.1";
-const ADDRESS: &str = "192.0.2.1:5443";
-
-/// From the tests of crypt_blowfish, by Solar Designer: other people's hashes are right here, too.
-const USERS: &str = "alice:$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW
-bob:$2a$05$CCCCCCCCCCCCCCCCCCCCC.VGOzA784oUp/Z0DY336zx7pLYAy0lwK\n";
-const ALICES: &str = "U*U";
-const BOBS: &str = "U*U*";
 
 const RULES: &str = r#"
 [[access]]
@@ -41,46 +36,31 @@ who = ["alice"]
 may = ["push"]
 "#;
 
-/// A site whose registry lets in by name only.
-struct Secured {
-    site: Site,
-    authority: Authority,
-}
+/// A site with nothing but a registry that lets in by name only.
+struct Registry(Secured);
 
-impl Secured {
+impl Registry {
     async fn start(programs: &[&str]) -> Option<Self> {
         if !ready() || !installed(&["openssl"]) || !installed(programs) {
             return None;
         }
-        let mut site = Site::bare();
-        let line = ["address", "add", &format!("{IP}/32"), "dev", "lo"];
-        Said::from(site.output("ip", &line)).ok();
-        let authority = Authority::new(site.path("pki"));
-        authority.certify("registry", IP);
-        authority.certify("ci", IP);
-        let users = site.path("users");
-        fs::write(&users, USERS).unwrap();
+        let mut secured = Secured::new(Site::bare(), RULES);
         // As clients want to have it: a folder with the authority and nothing else.
-        fs::create_dir(site.path("trust")).unwrap();
-        fs::copy(authority.file("ca.pem"), site.path("trust").join("ca.crt")).unwrap();
-        let [cert, key, ca] = ["registry.pem", "registry.key", "ca.pem"].map(|f| authority.file(f));
-        let settings = format!(
-            "http = [{ADDRESS:?}]\nhtpasswd = {users:?}\n[http_tls]\ncert = {cert:?}\nkey = {key:?}\n\
-             client_ca = {ca:?}\n{RULES}"
-        );
-        site.configure("registry.toml", &settings);
-        site.start_service("registry").await;
-        Some(Self { site, authority })
+        let trust = secured.site.path("trust");
+        fs::create_dir(&trust).unwrap();
+        fs::copy(secured.ca(), trust.join("ca.crt")).unwrap();
+        secured.site.start_service("registry").await;
+        Some(Self(secured))
     }
 
     fn path(&self, name: &str) -> String {
-        self.site.path(name).to_str().unwrap().to_owned()
+        self.0.site.path(name).to_str().unwrap().to_owned()
     }
 
     /// Runs a line of words.
     fn run(&self, line: &str) -> Said {
         let words: Vec<&str> = line.split_whitespace().collect();
-        self.site.output(words[0], &words[1..]).into()
+        self.0.site.output(words[0], &words[1..]).into()
     }
 
     /// What a line said that must not fail.
@@ -102,7 +82,7 @@ impl Secured {
 
     /// curl by TLS; status and body.
     fn curl(&self, line: &str) -> (u16, String) {
-        let ca = self.authority.file("ca.pem");
+        let ca = self.0.ca();
         let out = self.ok(&format!(
             "curl -sS --cacert {ca} -w \\n%{{http_code}} {line}"
         ));
@@ -112,16 +92,16 @@ impl Secured {
 
     /// An image as a folder in the OCI layout: `oci:<folder>:v1`.
     fn layout(&self) -> String {
-        let folder = self.site.path("layout");
+        let folder = self.0.site.path("layout");
         fs::create_dir_all(folder.join("blobs/sha256")).unwrap();
-        fs::write(self.site.path("file"), "of the layer").unwrap();
+        fs::write(self.0.site.path("file"), "of the layer").unwrap();
         let tar = format!(
             "tar -C {} -cf {} file",
             self.path(""),
             self.path("layer.tar")
         );
         self.ok(&tar);
-        let layer = fs::read(self.site.path("layer.tar")).unwrap();
+        let layer = fs::read(self.0.site.path("layer.tar")).unwrap();
         let config = json!({
             "architecture": "amd64", "os": "linux", "config": { "Labels": { "by": "hand" } },
             "rootfs": { "type": "layers", "diff_ids": [Digest::of(&layer)] },
@@ -165,11 +145,11 @@ impl Secured {
 }
 
 const NOBODY: [&str; 2] = ["unauthorized", "authentication required"];
-const NOT_HE: [&str; 2] = ["denied", "403 (forbidden)"];
+const NOT_HE: [&str; 3] = ["denied", "403 (forbidden)", "403 forbidden"];
 
 #[tokio::test]
 async fn skopeo_does_what_it_may_and_no_more() {
-    let Some(secured) = Secured::start(&["skopeo"]).await else {
+    let Some(secured) = Registry::start(&["skopeo"]).await else {
         return;
     };
     let layout = secured.pushed("team/app:v1");
@@ -239,7 +219,7 @@ async fn skopeo_does_what_it_may_and_no_more() {
 
 #[tokio::test]
 async fn podman_and_buildah_log_in_push_and_pull() {
-    let Some(secured) = Secured::start(&["skopeo", "podman", "buildah"]).await else {
+    let Some(secured) = Registry::start(&["skopeo", "podman", "buildah"]).await else {
         return;
     };
     let layout = secured.layout();
@@ -280,12 +260,25 @@ async fn podman_and_buildah_log_in_push_and_pull() {
 
 #[tokio::test]
 async fn docker_logs_in_pushes_and_pulls() {
-    let Some(secured) = Secured::start(&["skopeo", "dockerd", "docker", "containerd"]).await else {
+    docker_of(Store::Docker).await;
+}
+
+#[tokio::test]
+async fn docker_with_containerds_store_logs_in_pushes_and_pulls() {
+    docker_of(Store::Containerd).await;
+}
+
+async fn docker_of(store: Store) {
+    if !store.is_there() {
+        return;
+    }
+    let Some(secured) = Registry::start(&["skopeo"]).await else {
         return;
     };
     secured.pushed("team/app:v1");
-    let site = &secured.site;
-    let docker = Dockerd::trusting(site, ADDRESS, &secured.authority.file("ca.pem")).await;
+    let site = &secured.0.site;
+    let authority = secured.0.ca();
+    let docker = Dockerd::trusting(store, site, ADDRESS, &authority).await;
     let docker =
         |line: &str| -> Said { docker.run(site, &line.split_whitespace().collect::<Vec<_>>()) };
     let name = format!("{ADDRESS}/team/app:v1");
@@ -324,7 +317,7 @@ async fn docker_logs_in_pushes_and_pulls() {
 
 #[tokio::test]
 async fn curl_needs_a_name_or_a_certificate() {
-    let Some(secured) = Secured::start(&["skopeo", "curl"]).await else {
+    let Some(secured) = Registry::start(&["skopeo", "curl"]).await else {
         return;
     };
     secured.pushed("team/app:v1");
@@ -341,7 +334,7 @@ async fn curl_needs_a_name_or_a_certificate() {
         assert_eq!(status, 200);
         assert_eq!(listed["repositories"], json!(["public/app", "team/app"]));
     }
-    let [cert, key] = ["ci.pem", "ci.key"].map(|f| secured.authority.file(f));
+    let [cert, key] = ["ci.pem", "ci.key"].map(|f| secured.0.authority.file(f));
     let ci = format!("--cert {cert} --key {key}");
     // The longest prefix holds: `team` says nothing of it, and everything else does.
     assert_eq!(secured.curl(&format!("{ci} {tags}")).0, 403);
@@ -367,10 +360,10 @@ async fn curl_needs_a_name_or_a_certificate() {
 
 #[tokio::test]
 async fn off_loopback_it_does_not_start_open() {
-    let Some(secured) = Secured::start(&[]).await else {
+    let Some(secured) = Registry::start(&[]).await else {
         return;
     };
-    let all = fs::read_to_string(secured.site.path("etc/registry.toml")).unwrap();
+    let all = fs::read_to_string(secured.0.site.path("etc/registry.toml")).unwrap();
     let open = all.replace("192.0.2.1:5443", "192.0.2.1:5444");
     let without_rules = open
         .split("[[access]]")
@@ -397,8 +390,8 @@ async fn off_loopback_it_does_not_start_open() {
         ),
         (open.replace("registry.key", "ci.key"), "http_tls"),
     ] {
-        fs::create_dir_all(secured.site.path("other/etc")).unwrap();
-        fs::write(secured.site.path("other/etc/registry.toml"), settings).unwrap();
+        fs::create_dir_all(secured.0.site.path("other/etc")).unwrap();
+        fs::write(secured.0.site.path("other/etc/registry.toml"), settings).unwrap();
         let program = slipway_tests::site::program_path("registry-svc");
         let line = format!(
             "timeout 20 {} --state-dir {state}/state --run-dir {state}/run --config-dir {state}/etc",
