@@ -47,6 +47,8 @@ async fn an_account_is_checked_kept_used_and_forgotten() {
     let Some((site, _upstream)) = site().await else {
         return;
     };
+    let own = site.ctl(&["login", "-u", "joe", "-p", "guess", "127.0.0.1:5000"]);
+    assert!(own.error(1).contains("this site's own registry"));
     let image = format!("{PRIVATE}/team/app");
     site.ctl(&["tag", "busybox", &image]).ok();
     site.ctl(&["push", &image]).error(1);

@@ -107,6 +107,14 @@ pub async fn login(registry: &Registry, request: LoginRequest) -> Answer<LoginRe
     let Some(credentials) = convert::credentials(request.auth) else {
         return Err(Error::InvalidArgument("no account was given".to_owned()).into());
     };
+    if registry.own.is_own(&request.host) {
+        return Err(Error::InvalidArgument(format!(
+            "{} is this site's own registry, which ctl uses without logging in: its listener of gRPC decides who may; \
+             other clients log in there by themselves",
+            request.host
+        ))
+        .into());
+    }
     let client = registry.mirror.client(&request.host, Some(credentials))?;
     let identity_token = client.login().await?.unwrap_or_default();
     Ok(Response::new(LoginResponse { identity_token }))
