@@ -95,15 +95,10 @@ async fn a_bucket_that_wants_to_be_left_in_peace_is_and_reads_go_on() {
     // Whoever reads meanwhile.
     let mut reads = 0;
     while !push.is_finished() {
-        let read = Instant::now();
         a.has("team/app", &image).await;
-        assert!(
-            read.elapsed() < Duration::from_secs(2),
-            "{:?}",
-            read.elapsed()
-        );
         reads += 1;
     }
+    assert!(reads > 1, "readers waited for the writer: {reads}");
     let refused = push.await.unwrap().unwrap();
     assert!(
         began.elapsed() < Duration::from_secs(20),
@@ -160,15 +155,14 @@ async fn reads_do_not_wait_for_a_bucket_that_is_slow_to_write() {
         .header("content-type", slipway_image::media_type::OCI_MANIFEST)
         .body(image.manifest.clone());
     let put = tokio::spawn(put.send());
-    let mut slowest = Duration::ZERO;
+    let mut reads = 0;
     while !put.is_finished() {
-        let read = Instant::now();
         a.has("team/app", &image).await;
-        slowest = slowest.max(read.elapsed());
+        reads += 1;
     }
     assert_eq!(put.await.unwrap().unwrap().status(), StatusCode::CREATED);
-    println!("the slowest read took {slowest:?}");
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    // The first one would have waited until the tag was written.
+    assert!(reads > 1, "{reads}");
     // What was told is there at once.
     assert_eq!(
         a.tag("team/app", "again").await,
