@@ -54,6 +54,9 @@ id!(
 /// What all host ends of our veth pairs are called like.
 pub const HOST_LINK_PREFIX: &str = "sw";
 
+/// What all tunnels of ours to other hosts are called like.
+pub const TUNNEL_PREFIX: &str = "svx";
+
 impl EndpointId {
     /// Name of the host's end of its veth pair.
     pub fn host_link(&self) -> String {
@@ -65,5 +68,10 @@ impl NetworkId {
     /// Name of the bridge of a user-defined network (15 characters are the kernel's limit).
     pub fn bridge_link(&self) -> String {
         format!("slip-{}", self.0.get(..10).unwrap_or(&self.0))
+    }
+
+    /// Name of the link by which a network that spans hosts reaches the others.
+    pub fn tunnel_link(&self) -> String {
+        format!("{TUNNEL_PREFIX}{}", self.0.get(..10).unwrap_or(&self.0))
     }
 }

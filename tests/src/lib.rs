@@ -18,6 +18,7 @@ pub mod fixtures;
 pub mod gated;
 mod http;
 pub mod image;
+pub mod lan;
 mod leaks;
 pub mod oci;
 pub mod pusher;

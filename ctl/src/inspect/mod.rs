@@ -8,7 +8,7 @@ mod network_settings;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use slipway_proto::{
-    netd::v1::{InspectNetworkRequest, NetworkDetails},
+    netd::v1::{InspectNetworkRequest, NetworkDetails, network_details::Peer},
     registry::v1::InspectImageRequest,
     runtime::v1::{InspectRequest, InspectVolumeRequest, Volume},
 };
@@ -244,12 +244,18 @@ fn network(n: &NetworkDetails) -> Value {
             }))
         })
         .collect();
-    json!({
+    let mut shown = json!({
         "Name": n.name, "Id": n.id, "Created": human::rfc3339(n.created.as_ref()), "Scope": n.scope, "Driver": n.driver,
         "EnableIPv4": true, "EnableIPv6": n.ipv6, "IPAM": {"Driver": "default", "Options": if n.name == "bridge" { Value::Null } else { json!({}) }, "Config": pools},
         "Internal": n.internal, "Attachable": n.attachable, "Ingress": false, "ConfigFrom": {"Network": ""}, "ConfigOnly": false,
         "Containers": containers, "Options": n.options, "Labels": n.labels,
-    })
+    });
+    if !n.peers.is_empty() {
+        let peer =
+            |p: &Peer| json!({"Name": p.name, "IP": p.address, "Subnet": p.subnet, "Here": p.here});
+        shown["Peers"] = n.peers.iter().map(peer).collect();
+    }
+    shown
 }
 
 fn with_prefix(address: &str, length: u32) -> String {

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::endpoint::Endpoint;
-use crate::network::{Network, Pool};
+use crate::network::{Driver, Network, Pool};
 use crate::nft::{BaseChain, IpVersion};
 use crate::ports::{HostAddress, Limit, Published};
 
@@ -136,6 +136,17 @@ fn inside(network: &Network, endpoint: &Endpoint, all: &mut Vec<Reach>) {
             by: address.to_string(),
             because: "they are on one network".to_owned(),
         });
+        let Driver::Overlay(overlay) = &network.driver else {
+            continue;
+        };
+        for peer in &overlay.others {
+            all.push(Reach {
+                who: Party::Range(peer.slice),
+                to: whom(),
+                by: address.to_string(),
+                because: format!("host {} has a part of network {}", peer.name, network.name),
+            });
+        }
     }
 }
 

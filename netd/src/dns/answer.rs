@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
@@ -18,7 +18,7 @@ const TTL: u32 = 30;
 pub enum Decision {
     /// Send this.
     Answer(Vec<u8>),
-    /// Ask the host's resolvers.
+    /// None of this zone's: ask others.
     Forward,
     /// Nothing that deserves an answer.
     Ignore,
@@ -38,7 +38,7 @@ pub fn decide(zone: &Zone, query: &[u8], turn: usize) -> Decision {
     if query.queries.len() != 1 {
         return error(&query, ResponseCode::FormErr);
     }
-    known(zone, &query, turn).unwrap_or_else(|| foreign(zone, &query))
+    known(zone, &query, turn).unwrap_or(Decision::Forward)
 }
 
 /// The answer if it asks for a name or an address of this zone.
@@ -55,11 +55,8 @@ fn known(zone: &Zone, query: &Message, turn: usize) -> Option<Decision> {
         return None;
     }
     let name = question.name.to_ascii();
-    if question.query_type == RecordType::PTR
-        && let Ok(net) = question.name.parse_arpa_name()
-        && net.prefix_len() == net.max_prefix_len()
-    {
-        return Some(match zone.reverse(net.addr())? {
+    if let Some(address) = address_asked(question) {
+        return Some(match zone.reverse(address)? {
             None => error(query, ResponseCode::NXDomain),
             Some(host) => match Name::from_ascii(format!("{host}.")) {
                 Ok(host) => answer(query, vec![RData::PTR(PTR(host))]),
@@ -88,20 +85,38 @@ fn known(zone: &Zone, query: &Message, turn: usize) -> Option<Decision> {
     Some(answer(query, data.collect()))
 }
 
-/// The answer when no resolver could be asked.
-pub fn failure(query: &[u8]) -> Option<Vec<u8>> {
+/// The address whose name is asked for, if that is the question.
+pub fn reverse_of(query: &[u8]) -> Option<IpAddr> {
     let query = Message::from_vec(query).ok()?;
-    match error(&query, ResponseCode::ServFail) {
-        Decision::Answer(bytes) => Some(bytes),
+    match query.queries.as_slice() {
+        [question] => address_asked(question),
         _ => None,
     }
 }
 
-fn foreign(zone: &Zone, query: &Message) -> Decision {
-    if zone.is_internal() {
-        return error(query, ResponseCode::NXDomain);
+fn address_asked(question: &Query) -> Option<IpAddr> {
+    let net = (question.query_type == RecordType::PTR)
+        .then(|| question.name.parse_arpa_name().ok())
+        .flatten()?;
+    (net.prefix_len() == net.max_prefix_len()).then_some(net.addr())
+}
+
+/// The answer when no resolver could be asked.
+pub fn failure(query: &[u8]) -> Option<Vec<u8>> {
+    refusal(query, ResponseCode::ServFail)
+}
+
+/// The answer when nobody else is to be asked.
+pub fn no_such_name(query: &[u8]) -> Option<Vec<u8>> {
+    refusal(query, ResponseCode::NXDomain)
+}
+
+fn refusal(query: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
+    let query = Message::from_vec(query).ok()?;
+    match error(&query, code) {
+        Decision::Answer(bytes) => Some(bytes),
+        _ => None,
     }
-    Decision::Forward
 }
 
 fn respond(query: &Message) -> Message {
@@ -142,8 +157,6 @@ fn encode(response: &Message) -> Decision {
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::op::Query;
-
     use super::*;
     use crate::endpoint::Endpoint;
     use crate::id::{EndpointId, NetworkId};

@@ -3,6 +3,7 @@
 mod answer;
 mod cache;
 mod clients;
+mod peers;
 mod resolver;
 mod upstream;
 mod wire;

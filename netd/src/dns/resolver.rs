@@ -16,8 +16,9 @@ use tokio::time::timeout;
 
 use crate::network::Network;
 
-use super::answer::{Decision, answer_of, decide, failure};
+use super::answer::{Decision, answer_of, decide, failure, no_such_name};
 use super::clients::{Clients, Place};
+use super::peers::Peers;
 use super::upstream::Upstream;
 use super::wire::{cut, payload};
 use super::zone::Zone;
@@ -141,24 +142,52 @@ impl Service {
 
     /// The client, if it may ask.
     fn client(&self, client: SocketAddr) -> Option<IpAddr> {
-        Some(client.ip()).filter(|client| self.zone().serves(*client))
+        let zone = self.zone();
+        let may = |client: &IpAddr| zone.serves(*client) || is_peer(&zone, *client);
+        Some(client.ip()).filter(may)
     }
 
     /// Never with two zones locked: whoever else does that would wait for us.
     fn decide(&self, client: IpAddr, query: &[u8]) -> Decision {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let (decision, others) = {
+        let (others, has_peers) = {
             let zone = self.zone();
-            (decide(&zone, query, turn), zone.others_of(client))
+            let decision = decide(&zone, query, turn);
+            if decision != Decision::Forward {
+                return decision;
+            }
+            // Another host knows everything else as well as we do.
+            if is_peer(&zone, client) {
+                return refusal(query);
+            }
+            (zone.others_of(client), zone.peers().is_some())
         };
-        if others.is_empty() || answer_of(&self.zone(), query, turn).is_some() {
-            return decision;
-        }
         let names_of = |other: &Arc<RwLock<Zone>>| {
             let zone = other.read().unwrap_or_else(PoisonError::into_inner);
             answer_of(&zone, query, turn)
         };
-        others.iter().find_map(names_of).unwrap_or(decision)
+        if let Some(decision) = others.iter().find_map(names_of) {
+            return decision;
+        }
+        match self.zone().is_internal() && others.is_empty() && !has_peers {
+            true => refusal(query),
+            false => Decision::Forward,
+        }
+    }
+
+    /// Who knows the names on other hosts, of all networks that a client is on.
+    fn peers(&self, client: IpAddr) -> Vec<Arc<Peers>> {
+        let (own, others) = {
+            let zone = self.zone();
+            (zone.peers().cloned(), zone.others_of(client))
+        };
+        let of = |other: &Arc<RwLock<Zone>>| {
+            let zone = other.read().unwrap_or_else(PoisonError::into_inner);
+            zone.peers().cloned()
+        };
+        own.into_iter()
+            .chain(others.iter().filter_map(of))
+            .collect()
     }
 
     async fn forward(
@@ -171,6 +200,16 @@ impl Service {
         let Some(_place) = place else {
             return failure(query);
         };
+        let mut stays = self.zone().is_internal();
+        for peers in self.peers(client) {
+            if let Some(answer) = peers.ask(query).await {
+                return Some(answer);
+            }
+            stays |= peers.is_of_network(query);
+        }
+        if stays {
+            return no_such_name(query);
+        }
         let resolvers = self.zone().resolvers_of(client).to_vec();
         match self.upstream.ask(&resolvers, query, tcp).await {
             Ok(response) => Some(response),
@@ -184,6 +223,14 @@ impl Service {
     fn place(&self, client: IpAddr) -> Option<Place> {
         self.forwarded.place(client)
     }
+}
+
+fn is_peer(zone: &Zone, client: IpAddr) -> bool {
+    zone.peers().is_some_and(|peers| peers.is_peer(client))
+}
+
+fn refusal(query: &[u8]) -> Decision {
+    no_such_name(query).map_or(Decision::Ignore, Decision::Answer)
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, service: Arc<Service>) {

@@ -151,7 +151,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Whether this is the answer to that: whoever guesses an id has to guess the question, too.
-fn answers(answer: &[u8], query: &[u8], id: [u8; 2]) -> bool {
+pub(super) fn answers(answer: &[u8], query: &[u8], id: [u8; 2]) -> bool {
     answer.len() >= HEADER
         && answer[..2] == id
         && answer[2] & 0x80 != 0
@@ -161,13 +161,15 @@ fn answers(answer: &[u8], query: &[u8], id: [u8; 2]) -> bool {
         })
 }
 
-fn with_id(message: &[u8], id: [u8; 2]) -> Vec<u8> {
+/// The same message with another id.
+pub(super) fn with_id(message: &[u8], id: [u8; 2]) -> Vec<u8> {
     let mut message = message.to_vec();
     message[..2].copy_from_slice(&id);
     message
 }
 
-fn random_id() -> io::Result<[u8; 2]> {
+/// Nobody guesses it.
+pub(super) fn random_id() -> io::Result<[u8; 2]> {
     let mut id = [0; 2];
     getrandom::fill(&mut id).map_err(io::Error::from)?;
     Ok(id)
@@ -195,7 +197,8 @@ async fn over_udp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     Ok(with_id(&buffer[..read], [query[0], query[1]]))
 }
 
-async fn over_tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+/// Asks a server; the answer has the query's id.
+pub(super) async fn over_tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let work = async {
         let mut stream = TcpStream::connect(server).await?;
         let len = u16::try_from(query.len()).map_err(|_| io::ErrorKind::InvalidInput)?;

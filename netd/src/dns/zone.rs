@@ -9,7 +9,9 @@ use ipnet::IpNet;
 use crate::endpoint::Endpoint;
 use crate::id::EndpointId;
 use crate::ipam::DualStack;
-use crate::network::Network;
+use crate::network::{Driver, Network};
+
+use super::peers::Peers;
 
 #[derive(Debug)]
 struct Entry {
@@ -29,6 +31,8 @@ pub struct Zone {
     network: String,
     subnets: Vec<IpNet>,
     internal: bool,
+    /// Who knows the names on other hosts.
+    peers: Option<Arc<Peers>>,
     entries: HashMap<EndpointId, Entry>,
     /// Who has a name, in the order of their ids.
     by_name: HashMap<String, BTreeMap<EndpointId, DualStack>>,
@@ -42,6 +46,7 @@ impl Zone {
             network: network.name.to_ascii_lowercase(),
             subnets: network.pools().map(|pool| pool.subnet).collect(),
             internal: network.internal,
+            peers: peers(network),
             entries: HashMap::new(),
             by_name: HashMap::new(),
             by_address: HashMap::new(),
@@ -122,6 +127,16 @@ impl Zone {
         })
     }
 
+    /// Its network spans other hosts now.
+    pub fn span(&mut self, network: &Network) {
+        self.peers = peers(network);
+    }
+
+    /// The other hosts of the network.
+    pub fn peers(&self) -> Option<&Arc<Peers>> {
+        self.peers.as_ref()
+    }
+
     /// Whether queries for foreign names must not leave.
     pub fn is_internal(&self) -> bool {
         self.internal
@@ -157,6 +172,13 @@ impl Zone {
         let holder = self.by_address.get(&address);
         let entry = holder.and_then(|id| self.entries.get(id));
         Some(entry.and_then(|entry| Some(format!("{}.{}", entry.names.first()?, self.network))))
+    }
+}
+
+fn peers(network: &Network) -> Option<Arc<Peers>> {
+    match &network.driver {
+        Driver::Bridge => None,
+        Driver::Overlay(overlay) => Some(Arc::new(Peers::of(overlay))),
     }
 }
 

@@ -9,6 +9,7 @@
 //!   before routing, where destinations are still what the sender wrote.
 //! * Containers with addresses of IPv6 that others have a way to send and answer as who they are; they are reached by
 //!   published ports only, as all others. IPv6 of a network that has none goes nowhere.
+//! * Of networks that span hosts, containers of all hosts send each other by tunnels that only these hosts send into.
 //! * Where netd had to switch forwarding on, the host forwards for its containers and for nobody else.
 //! * `accept` in this table never overrides a drop in another. On a host whose `ip filter FORWARD`
 //!   policy is drop (Docker's doing), the administrator has to let our bridges through there:
@@ -16,6 +17,7 @@
 
 mod entries;
 mod limits;
+mod overlay;
 pub mod policy;
 mod rules;
 mod sets;

@@ -13,7 +13,7 @@ use crate::nft::{
 };
 
 use super::sets::{BRIDGES, BRIDGES6, GATEWAYS, Names};
-use super::{Plan, limits};
+use super::{Plan, limits, overlay};
 
 pub(super) const DNS: u16 = 53;
 
@@ -23,10 +23,10 @@ const GATES6: &str = "gates6";
 const TO_CONTAINER: &str = "to_container";
 const TO_CONTAINER6: &str = "to_container6";
 pub(super) const PREROUTING: &str = "prerouting";
-const INPUT: &str = "input";
+pub(super) const INPUT: &str = "input";
 const OUTPUT: &str = "output";
-const POSTROUTING: &str = "postrouting";
-const FORWARD: &str = "forward";
+pub(super) const POSTROUTING: &str = "postrouting";
+pub(super) const FORWARD: &str = "forward";
 
 const CHAINS: [Chain; 10] = [
     hooked(RAW, "filter", 0, -300),
@@ -75,6 +75,7 @@ fn net(address: impl Into<std::net::IpAddr>, prefix: u8) -> IpNet {
 
 /// Before anything is translated or routed: destinations are still what the sender wrote.
 fn raw(batch: &mut Batch, plan: &Plan<'_>) {
+    overlay::own(batch, plan.networks);
     batch
         .rule(Rule::on(RAW).input(Is, "lo").then(Verdict::Accept))
         // route_localnet on our bridges would otherwise open 127.0.0.0/8 to containers
@@ -84,6 +85,7 @@ fn raw(batch: &mut Batch, plan: &Plan<'_>) {
                 .destination(Is, net(Ipv4Addr::new(127, 0, 0, 0), 8))
                 .then(Verdict::Drop),
         );
+    overlay::raw(batch, plan.networks);
     for version in [V4, V6] {
         let names = Names::of(version);
         let from_outside = || Rule::on(RAW).input_in(IsNot, BRIDGES);
@@ -107,6 +109,7 @@ fn raw(batch: &mut Batch, plan: &Plan<'_>) {
             batch.rule(from().source(Is, pool.subnet).then(Verdict::Accept));
         }
     }
+    overlay::outer(batch, plan.networks);
     let link_local = net(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
     let unspecified = net(Ipv6Addr::UNSPECIFIED, 128);
     for neighbours in [link_local, unspecified] {
@@ -185,6 +188,7 @@ fn to_container(batch: &mut Batch) {
 /// What the host's own services listen for. Its addresses on other networks are those networks' matter: ports that are
 /// published there were translated before, and never come here.
 fn input(batch: &mut Batch, plan: &Plan<'_>) {
+    overlay::input(batch, plan.networks);
     for network in plan.networks {
         for pool in network.pools() {
             let version = IpVersion::of(pool.gateway);
@@ -232,6 +236,7 @@ fn forward(batch: &mut Batch, plan: &Plan<'_>) {
             );
         }
     }
+    overlay::forward(batch, plan.networks);
     for network in plan.networks {
         let device = network.device.as_str();
         batch

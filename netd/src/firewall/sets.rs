@@ -66,10 +66,11 @@ const V6: Names = Names {
     clients: "clients6",
 };
 
-/// The pools of a version.
-pub fn pools<'a>(plan: &Plan<'a>, version: IpVersion) -> impl Iterator<Item = &'a Pool> {
-    let all = plan.networks.iter().flat_map(|network| network.pools());
-    all.filter(move |pool| IpVersion::of(pool.gateway) == version)
+/// The pools of a version, each with the subnet of its network on all hosts.
+pub fn pools<'a>(plan: &Plan<'a>, version: IpVersion) -> impl Iterator<Item = (IpNet, &'a Pool)> {
+    let all = plan.networks.iter();
+    let all = all.flat_map(|network| network.subnets().zip(network.pools()));
+    all.filter(move |(_, pool)| IpVersion::of(pool.gateway) == version)
 }
 
 fn set<'a>(
@@ -131,14 +132,14 @@ pub fn declare(batch: &mut Batch, plan: &Plan<'_>) {
         .add(GATEWAYS, &resolvers);
     for version in [IpVersion::V4, IpVersion::V6] {
         let names = Names::of(version);
-        let hidden = pools(plan, version).map(|pool| match pool.is_hidden() {
-            true => pool.subnet,
+        let hidden = pools(plan, version).map(|(subnet, pool)| match pool.is_hidden() {
+            true => subnet,
             false => pool.gateway.into(),
         });
         batch
             .add(
                 names.subnets,
-                &ranges(pools(plan, version).map(|pool| pool.subnet)),
+                &ranges(pools(plan, version).map(|(subnet, _)| subnet)),
             )
             .add(names.hidden, &ranges(hidden))
             .add(names.clients, &ranges(plan.clients.ranges(version)));

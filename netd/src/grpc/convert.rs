@@ -12,7 +12,8 @@ use crate::endpoint;
 use crate::error::Error;
 use crate::host::{Attached, Details};
 use crate::ipam::{DualStack, Wanted};
-use crate::network::{self, Network, Pool, PoolRequest};
+use crate::network::{self, Driver, Network, Pool, PoolRequest};
+use crate::overlay::Peer;
 use crate::ports::{Binding, HostAddress, Limit, Protocol, Published};
 
 fn optional<T: FromStr>(text: &str, what: &str) -> Result<Option<T>, Error> {
@@ -189,14 +190,15 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
 pub(super) fn network_request(
     message: pb::CreateNetworkRequest,
 ) -> Result<network::Request, Error> {
-    match message.driver.as_str() {
-        "" | "bridge" => {}
+    let overlay = match message.driver.as_str() {
+        "" | "bridge" => false,
+        "overlay" => true,
         driver => {
             return Err(Error::Unsupported(format!(
-                "network driver {driver} is not supported yet: use bridge"
+                "network driver {driver} is not supported: use bridge or overlay"
             )));
         }
-    }
+    };
     let (v6, v4): (Vec<_>, Vec<_>) = message.pools.into_iter().partition(is_ipv6);
     let one = |pools: Vec<pb::create_network_request::Pool>, version: &str| match <[_; 1]>::try_from(
         pools,
@@ -223,6 +225,7 @@ pub(super) fn network_request(
     let v4 = one(v4, "IPv4")?.unwrap_or_default();
     Ok(network::Request {
         name: message.name,
+        overlay,
         v4: pool_request::<Ipv4Net, Ipv4Addr>(v4, "IPv4", "10.1.0.0/24")?,
         v6,
         internal: message.internal,
@@ -266,15 +269,29 @@ fn pool_request<N: FromStr + Into<IpNet>, A: FromStr + Into<IpAddr>>(
     })
 }
 
-fn pool(pool: &Pool) -> pb::create_network_request::Pool {
+fn peers(driver: &Driver) -> Vec<pb::network_details::Peer> {
+    let Driver::Overlay(overlay) = driver else {
+        return Vec::new();
+    };
+    let peer = |peer: &Peer| pb::network_details::Peer {
+        name: peer.name.clone(),
+        address: peer.address.to_string(),
+        subnet: peer.slice.to_string(),
+        here: *peer == overlay.here,
+    };
+    overlay.peers().into_iter().map(peer).collect()
+}
+
+/// A pool of a network with that subnet; this host's part of it is the range that containers' addresses come from.
+fn pool(subnet: IpNet, pool: &Pool) -> pb::create_network_request::Pool {
+    let range = pool
+        .range
+        .or((pool.subnet != subnet).then_some(pool.subnet));
     let reserved = pool.reserved.iter();
     pb::create_network_request::Pool {
-        subnet: pool.subnet.to_string(),
+        subnet: subnet.to_string(),
         gateway: pool.gateway.to_string(),
-        ip_range: pool
-            .range
-            .map(|range| range.to_string())
-            .unwrap_or_default(),
+        ip_range: range.map(|range| range.to_string()).unwrap_or_default(),
         reserved: reserved.map(|(k, v)| (k.clone(), v.to_string())).collect(),
     }
 }
@@ -294,9 +311,14 @@ pub(super) fn network(details: Details, host: &ResolvConf) -> pb::NetworkDetails
     pb::NetworkDetails {
         id: network.id.to_string(),
         name: network.name.clone(),
-        driver: "bridge".to_owned(),
-        scope: "local".to_owned(),
-        pools: network.pools().map(pool).collect(),
+        driver: network.driver.name().to_owned(),
+        scope: network.driver.scope().to_owned(),
+        peers: peers(&network.driver),
+        pools: network
+            .subnets()
+            .zip(network.pools())
+            .map(|(subnet, own)| pool(subnet, own))
+            .collect(),
         internal: network.internal,
         ipv6: network.v6.is_some(),
         attachable: network.attachable,
@@ -325,8 +347,8 @@ pub(super) fn fits(
         let held = match filter.key.as_str() {
             "name" => any(&|v| network.name.contains(v)),
             "id" => any(&|v| network.id.as_str().starts_with(v)),
-            "driver" => any(&|v| v == "bridge"),
-            "scope" => any(&|v| v == "local"),
+            "driver" => any(&|v| v == network.driver.name()),
+            "scope" => any(&|v| v == network.driver.scope()),
             "type" => any(&|v| (v == "builtin") == network.is_default()),
             "dangling" => any(&|v| v.parse() == Ok(dangling)),
             "label" => filter.values.iter().all(|v| has_label(network, v)),

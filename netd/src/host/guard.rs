@@ -14,6 +14,7 @@ use crate::id::{EndpointId, HOST_LINK_PREFIX};
 use crate::netlink::wire::{Received, attributes, number, text};
 use crate::netlink::{Family, Mac, Socket, link};
 use crate::nft::{TABLE_EVENTS, is_event_of, is_foreign_chain};
+use crate::overlay::Tunnel;
 use crate::sysctl;
 
 use super::reconcile::FORWARDING;
@@ -43,7 +44,7 @@ const LINK_HEADER: usize = 16;
 /// bit mask (`linux/rtnetlink.h`).
 const LINK_EVENTS: u32 = 1 | 1 << 4 | 1 << 8 | 1 << 23 | 1 << 24;
 
-/// Indexes of our bridges, with the MTU and the MAC that they should have.
+/// Indexes of our bridges and tunnels, with the MTU and the MAC that they should have.
 pub(super) type Bridges = BTreeMap<u32, (u32, Mac)>;
 
 /// What is damaged.
@@ -157,7 +158,7 @@ fn loose_end(event: &Received<'_>) -> Option<String> {
     (name.starts_with(HOST_LINK_PREFIX) && !is_in_place).then_some(name)
 }
 
-/// A bridge of ours is gone, off or without an address, or a setting of the host's changed.
+/// A bridge or tunnel of ours is gone, off or without an address, or a setting of the host's changed.
 fn is_damage(event: &Received<'_>, bridges: &Bridges) -> bool {
     const RTM_NEWADDR: u16 = 20;
     const RTM_DELADDR: u16 = 21;
@@ -260,7 +261,13 @@ impl Host {
     /// What is watched from now on.
     pub(super) fn note_bridges(&self, state: &State) {
         let bridge = |live: &Live| (live.index, (live.network.mtu, live.network.bridge_mac()));
-        let all = state.networks.values().map(bridge).collect();
+        let tunnel = |live: &Live| {
+            let mac = Tunnel::of(&live.network)?.mac();
+            Some((live.tunnel?, (live.network.mtu, mac)))
+        };
+        let all = state.networks.values();
+        let all = all.flat_map(|live| [bridge(live)].into_iter().chain(tunnel(live)));
+        let all = all.collect();
         *self.bridges.write().unwrap_or_else(PoisonError::into_inner) = all;
     }
 

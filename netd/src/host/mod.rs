@@ -11,6 +11,7 @@ mod ipv6;
 mod namespaces;
 mod neighbours;
 mod networks;
+mod overlay;
 mod pool;
 mod ports;
 mod prepare;
@@ -51,6 +52,8 @@ struct Live {
     network: Network,
     addresses: DualAddresses,
     index: u32,
+    /// Of the link to the other hosts, on a network that spans them.
+    tunnel: Option<u32>,
     zone: Arc<RwLock<Zone>>,
     /// The server on the gateway; none if another program has port 53 of all addresses.
     resolver: Option<Resolver>,
@@ -110,7 +113,7 @@ pub struct Host {
     store: Store,
     state: Mutex<State>,
     kernel: Mutex<Kernel>,
-    /// Indexes of our bridges: what happens to them is watched.
+    /// Indexes of our bridges and tunnels: what happens to them is watched.
     bridges: RwLock<guard::Bridges>,
     pool: Arc<pool::Pool>,
     own_netns: Netns,

@@ -7,7 +7,7 @@ use crate::ipam::{pools, ula};
 use crate::network::{Network, PoolRequest, Request};
 use crate::sysctl;
 
-use super::{Attached, Host, State};
+use super::{Attached, Host, Live, State};
 
 /// A network with what hangs on it.
 #[derive(Debug, Clone)]
@@ -19,44 +19,27 @@ pub struct Details {
 }
 
 impl Host {
-    /// Makes a network.
+    /// Makes a network, or tells one that spans hosts of another list of them.
     pub fn create_network(&self, request: Request) -> Result<Network, Error> {
         let mut state = self.state();
         self.bring_up(&mut state)?;
         let name = request.name.as_str();
-        if matches!(name, "host" | "none" | "default")
-            || state
-                .networks
-                .values()
-                .any(|live| live.network.name == name)
-        {
+        let mut all = state.networks.values().map(Live::network);
+        if let Some(known) = all.find(|network| network.name == name).cloned() {
+            return self.change_overlay(&mut state, known, request);
+        }
+        if matches!(name, "host" | "none" | "default") {
             return Err(Error::NetworkExists(request.name));
         }
-        let in_use = self.subnets_in_use(&state)?;
-        let v4 = chosen(&request.v4, &in_use, || Ok(pools::first_free(&in_use)))?;
-        let v6 = match &request.v6 {
-            Some(pool) => Some(chosen(pool, &in_use, || {
-                Ok(ula::first_free(self.store.ula_prefix()?, &in_use))
-            })?),
-            None => None,
+        let network = match request.overlay {
+            true => self.plan_overlay(&state, request)?,
+            false => self.plan_bridge(&state, request)?,
         };
-        if v6.is_some() && !sysctl::has_ipv6() {
-            return Err(Error::Unsupported(
-                "this kernel has no IPv6 (it may be switched off by ipv6.disable=1): leave --ipv6 out"
-                    .to_owned(),
-            ));
-        }
-        let network = request.plan(v4, v6, self.config.mtu)?;
-        if state
-            .networks
-            .values()
-            .any(|live| live.network.device == network.device)
-            || self.link_index(&network.device)?.is_some()
-        {
-            return Err(Error::Invalid(format!(
-                "a link {} exists already",
-                network.device
-            )));
+        let in_use = |name: &str| state.networks.values().any(|l| l.network.device == name);
+        for name in [&network.device, &network.id.tunnel_link()] {
+            if in_use(name) || self.link_index(name)?.is_some() {
+                return Err(Error::Invalid(format!("a link {name} exists already")));
+            }
         }
         self.store.put_network(&network)?;
         slipway_fault::point("netd.network.recorded");
@@ -70,6 +53,24 @@ impl Host {
         }
         slipway_fault::point("netd.network.ruled");
         Ok(network)
+    }
+
+    fn plan_bridge(&self, state: &State, request: Request) -> Result<Network, Error> {
+        let in_use = self.subnets_in_use(state)?;
+        let v4 = chosen(&request.v4, &in_use, || Ok(pools::first_free(&in_use)))?;
+        let v6 = match &request.v6 {
+            Some(pool) => Some(chosen(pool, &in_use, || {
+                Ok(ula::first_free(self.store.ula_prefix()?, &in_use))
+            })?),
+            None => None,
+        };
+        if v6.is_some() && !sysctl::has_ipv6() {
+            return Err(Error::Unsupported(
+                "this kernel has no IPv6 (it may be switched off by ipv6.disable=1): leave --ipv6 out"
+                    .to_owned(),
+            ));
+        }
+        request.plan(v4, v6, self.config.mtu)
     }
 
     /// Removes a network that nothing hangs on; `force` takes its endpoints back first.
@@ -107,6 +108,7 @@ impl Host {
         self.write_table(state)?;
         slipway_fault::point("netd.unnetwork.unruled");
         self.delete_link(&network.device);
+        self.tunnel_down(network);
         slipway_fault::point("netd.unnetwork.deleted");
         self.store.remove_network(&network.id)?;
         slipway_fault::point("netd.unnetwork.forgotten");

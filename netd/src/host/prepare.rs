@@ -11,7 +11,7 @@ use crate::error::{Doing, Error};
 use crate::id::{EndpointId, NetworkId};
 use crate::ipam::DualStack;
 use crate::netlink::{Mac, Netns, Route, link};
-use crate::network::Network;
+use crate::network::{Driver, Network};
 use crate::nft::IpVersion;
 use crate::sysctl;
 
@@ -169,6 +169,11 @@ fn inside_up(name: &str, wanted: &Wanted<'_>) -> io::Result<()> {
     let mut requests = vec![link::set_up(1), link::set_up(index)];
     requests
         .extend(addresses.map(|(address, pool)| link::add_address(index, address, pool.subnet)));
+    if let Driver::Overlay(overlay) = &wanted.network.driver {
+        // Also where the way out is another one, or none.
+        let (gateway, whole) = (wanted.network.v4.gateway, overlay.subnet);
+        requests.push(link::add_route(whole, gateway, index));
+    }
     inside.apply(&requests)?;
     // In one that was there before, the way out depends on what else is in it.
     if wanted.network.internal || wanted.netns.is_some() {

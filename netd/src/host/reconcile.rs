@@ -140,8 +140,8 @@ impl Host {
         let live = state
             .networks
             .values()
-            .flat_map(|live| live.network.pools());
-        in_use.extend(live.map(|pool| pool.subnet));
+            .flat_map(|live| live.network.subnets());
+        in_use.extend(live);
         // Every link has those: no network can.
         in_use.retain(|net| !is_link_local(*net));
         Ok(in_use)
@@ -159,6 +159,10 @@ impl Host {
     /// Makes the bridge as it should be and starts its resolver.
     pub(super) fn network_up(&self, state: &mut State, network: Network) -> Result<(), Error> {
         let index = self.bridge_up(&network)?;
+        let tunnel = match state.up {
+            true => self.tunnel_up(&network)?,
+            false => self.tunnel_again(&network),
+        };
         let zone = Arc::new(RwLock::new(Zone::new(&network)));
         let resolver = Resolver::start(
             &self.runtime,
@@ -177,6 +181,7 @@ impl Host {
         let live = Live {
             addresses: network.addresses(),
             index,
+            tunnel,
             zone,
             resolver,
             network,
@@ -341,6 +346,7 @@ impl Host {
         self.note_bridges(&state);
         for live in networks.values() {
             self.delete_link(&live.network.device);
+            self.tunnel_down(&live.network);
         }
         for (name, before) in self.store.sysctls()? {
             // That of a link may have gone with it.

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::error::{Doing, Error};
 use crate::id::{EndpointId, HOST_LINK_PREFIX, NetworkId};
 use crate::netlink::{Link, link};
+use crate::overlay::Tunnel;
 use crate::sysctl;
 
 use super::prepare::Wanted;
@@ -40,6 +41,8 @@ impl Finding {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Damage {
     Bridge(NetworkId, String),
+    /// Of a network that spans hosts.
+    Tunnel(NetworkId, String),
     /// The host's end of a container's link.
     End(EndpointId, String),
     /// There is none.
@@ -74,6 +77,22 @@ fn wrong_with_bridge(
     gateways
         .find(|gateway| !addresses.contains(&(live.index, *gateway)))
         .map(|gateway| format!("is without its address {gateway}"))
+}
+
+/// The same of a tunnel to other hosts.
+fn wrong_with_tunnel(live: &Live, tunnel: &Tunnel, found: Option<&Link>) -> Option<String> {
+    let Some(link) = found.filter(|link| Some(link.index) == live.tunnel) else {
+        return Some("is gone".to_owned());
+    };
+    if !link.up {
+        Some("is switched off".to_owned())
+    } else if link.mtu != tunnel.mtu {
+        Some(format!("has MTU {} instead of {}", link.mtu, tunnel.mtu))
+    } else if link.mac != Some(tunnel.mac()) {
+        Some(format!("has another MAC than {}", tunnel.mac()))
+    } else {
+        None
+    }
 }
 
 /// The same of a host's end.
@@ -113,6 +132,16 @@ impl State {
             );
             Some(Damage::Bridge(live.network.id.clone(), what))
         });
+        let tunnels = self.networks.values().filter_map(|live| {
+            let tunnel = Tunnel::of(&live.network)?;
+            let found = by_name.get(tunnel.name.as_str()).copied();
+            let wrong = wrong_with_tunnel(live, &tunnel, found)?;
+            let what = format!(
+                "tunnel {} of network {} {wrong}",
+                tunnel.name, live.network.name
+            );
+            Some(Damage::Tunnel(live.network.id.clone(), what))
+        });
         let ends = self.endpoints.values().filter_map(|endpoint| {
             let live = self.networks.get(&endpoint.network)?;
             let name = endpoint.id.host_link();
@@ -126,7 +155,7 @@ impl State {
             let wrong = wrong_with_end(live, link)?;
             Some(Damage::End(endpoint.id.clone(), format!("{whose} {wrong}")))
         });
-        bridges.chain(ends).collect()
+        bridges.chain(tunnels).chain(ends).collect()
     }
 }
 
@@ -179,6 +208,10 @@ impl Host {
                     anew.extend(matches!(repaired, Ok(true)).then_some(id));
                     found.push(Finding::of(what, repaired.map(drop)));
                 }
+                Damage::Tunnel(id, what) => {
+                    let repaired = self.repair_tunnel(state, &id);
+                    found.push(Finding::of(what, repaired));
+                }
                 Damage::End(id, what) => {
                     let repaired = self.repair_end(state, &id, index(&id));
                     found.push(Finding::of(what, repaired));
@@ -189,10 +222,10 @@ impl Host {
                 }
             }
         }
+        self.note_bridges(state);
         if anew.is_empty() {
             return Ok(found);
         }
-        self.note_bridges(state);
         // Prepared ones hang on the bridge that was.
         for prepared in self.pool.drain() {
             if let Some(live) = state.networks.get_mut(&prepared.network) {
@@ -220,7 +253,17 @@ impl Host {
         };
         let before = live.index;
         live.index = self.bridge_up(&live.network)?;
-        Ok(live.index != before)
+        // Its routes come from the bridge's address, and went with it.
+        self.repair_tunnel(state, id)?;
+        let live = state.networks.get(id);
+        Ok(live.is_some_and(|live| live.index != before))
+    }
+
+    fn repair_tunnel(&self, state: &mut State, id: &NetworkId) -> Result<(), Error> {
+        if let Some(live) = state.networks.get_mut(id) {
+            live.tunnel = self.tunnel_up(&live.network)?;
+        }
+        Ok(())
     }
 
     fn repair_end(&self, state: &State, id: &EndpointId, index: Option<u32>) -> Result<(), Error> {

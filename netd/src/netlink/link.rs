@@ -8,11 +8,11 @@ use ipnet::IpNet;
 use super::mac::Mac;
 use super::wire::{CREATE, EXCL, Message, REPLACE};
 
-const RTM_NEWLINK: u16 = 16;
+pub(super) const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
-const RTM_NEWROUTE: u16 = 24;
+pub(super) const RTM_NEWROUTE: u16 = 24;
 
 pub(super) const IFLA_ADDRESS: u16 = 1;
 pub(super) const IFLA_IFNAME: u16 = 3;
@@ -23,7 +23,7 @@ pub(super) const IFLA_IFALIAS: u16 = 20;
 const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 pub(super) const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
+pub(super) const IFLA_INFO_DATA: u16 = 2;
 pub(super) const IFLA_INFO_SLAVE_DATA: u16 = 5;
 pub(super) const IFLA_BRPORT_MODE: u16 = 4;
 const VETH_INFO_PEER: u16 = 1;
@@ -34,7 +34,7 @@ const IFA_BROADCAST: u16 = 4;
 
 pub(super) const RTA_DST: u16 = 1;
 pub(super) const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
+pub(super) const RTA_GATEWAY: u16 = 5;
 
 pub(super) const IFF_UP: u32 = 1;
 pub(super) const IFF_RUNNING: u32 = 0x40;
@@ -211,7 +211,7 @@ pub fn add_address(index: u32, address: IpAddr, subnet: IpNet) -> Message {
 }
 
 /// `struct rtmsg` of a unicast route in the main table.
-fn route_header(destination: IpNet) -> [u8; 12] {
+pub(super) fn route_header(destination: IpNet) -> [u8; 12] {
     const RT_TABLE_MAIN: u8 = 254;
     const RTPROT_BOOT: u8 = 3;
     const RT_SCOPE_UNIVERSE: u8 = 0;

@@ -4,9 +4,11 @@
 pub mod conntrack;
 pub mod link;
 mod mac;
+pub mod neigh;
 mod netns;
 mod route;
 mod socket;
+pub mod vxlan;
 pub mod wire;
 
 pub use link::octets;

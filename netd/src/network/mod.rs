@@ -1,5 +1,6 @@
 //! What a network is, and the rules that make a request one.
 
+mod driver;
 mod pool;
 
 use std::collections::BTreeMap;
@@ -13,12 +14,13 @@ use crate::id::NetworkId;
 use crate::ipam::{DualAddresses, DualStack};
 use crate::netlink::Mac;
 
+pub use driver::Driver;
 pub use pool::{Pool, PoolRequest};
 
 /// Name of the default network.
 pub const DEFAULT: &str = "bridge";
 
-/// A bridge network.
+/// A network: a bridge of this host, and what leads on from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     /// Its id.
@@ -27,6 +29,9 @@ pub struct Network {
     pub name: String,
     /// Its bridge.
     pub device: String,
+    /// What its bridge is joined with.
+    #[serde(default, skip_serializing_if = "Driver::is_bridge")]
+    pub driver: Driver,
     /// Its addresses of IPv4.
     #[serde(flatten)]
     pub v4: Pool,
@@ -63,6 +68,15 @@ impl Network {
         std::iter::once(&self.v4).chain(&self.v6)
     }
 
+    /// All subnets whose addresses are its own, on this host or on another.
+    pub fn subnets(&self) -> impl Iterator<Item = IpNet> {
+        let whole = match &self.driver {
+            Driver::Bridge => self.v4.subnet,
+            Driver::Overlay(overlay) => overlay.subnet,
+        };
+        std::iter::once(whole).chain(self.v6.as_ref().map(|pool| pool.subnet))
+    }
+
     /// Its addresses, with none handed out yet.
     pub fn addresses(&self) -> DualAddresses {
         DualAddresses::new(self.v4.addresses(), self.v6.as_ref().map(Pool::addresses))
@@ -78,6 +92,11 @@ impl Network {
 
     /// Why nobody can have an address that is none of its hosts'.
     pub fn refuses(&self, address: IpAddr) -> Error {
+        if let Driver::Overlay(overlay) = &self.driver
+            && let Some(sentence) = overlay.refuses(address)
+        {
+            return Error::Invalid(sentence);
+        }
         let same = |pool: &&Pool| pool.gateway.is_ipv4() == address.is_ipv4();
         Error::Invalid(match self.pools().find(same) {
             Some(pool) => format!(
@@ -97,6 +116,8 @@ impl Network {
 pub struct Request {
     /// Its name.
     pub name: String,
+    /// It is to span hosts; [`crate::overlay::plan`] makes it.
+    pub overlay: bool,
     /// See [`Network::v4`].
     pub v4: PoolRequest,
     /// See [`Network::v6`].
@@ -156,6 +177,7 @@ impl Request {
             id,
             name: self.name,
             device,
+            driver: Driver::Bridge,
             v4,
             v6,
             internal: self.internal,
@@ -168,7 +190,8 @@ impl Request {
     }
 }
 
-fn is_name(text: &str) -> bool {
+/// Whether it can name a network or a host.
+pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= 128
         && text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text
@@ -176,9 +199,11 @@ fn is_name(text: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
-/// A link name that the kernel takes (15 bytes) and that is not the like of our veth ends.
+/// A link name that the kernel takes (15 bytes) and that is not the like of our veth ends and tunnels.
 fn is_link_name(text: &str) -> bool {
-    is_name(text) && text.len() <= 15 && !text.starts_with(crate::id::HOST_LINK_PREFIX)
+    use crate::id::{HOST_LINK_PREFIX, TUNNEL_PREFIX};
+    let ours = [HOST_LINK_PREFIX, TUNNEL_PREFIX];
+    is_name(text) && text.len() <= 15 && !ours.iter().any(|prefix| text.starts_with(prefix))
 }
 
 #[cfg(test)]

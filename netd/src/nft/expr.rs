@@ -101,6 +101,8 @@ pub enum Field {
     Destination(IpVersion),
     /// Destination port of tcp, udp and sctp.
     DestinationPort,
+    /// Number of the network of a VXLAN packet (RFC 7348, 5; 3 bytes).
+    VxlanNetwork,
     /// State bits of the connection.
     ConnectionState,
     /// Status bits of the connection.
@@ -189,7 +191,8 @@ impl Expr {
                 | Field::ArpSenderMac
                 | Field::ArpSenderAddress
                 | Field::IcmpType
-                | Field::NeighbourTarget => "payload",
+                | Field::NeighbourTarget
+                | Field::VxlanNetwork => "payload",
                 Field::ConnectionState
                 | Field::ConnectionStatus
                 | Field::FirstDestination(_)
@@ -322,6 +325,7 @@ fn write_load(field: Field, register: u32, data: &mut Message) {
         Field::EtherSource => data.be32(2, LINK).be32(3, 6).be32(4, 6),
         Field::ArpSenderMac => data.be32(2, NETWORK).be32(3, 8).be32(4, 6),
         Field::ArpSenderAddress => data.be32(2, NETWORK).be32(3, 14).be32(4, 4),
+        Field::VxlanNetwork => data.be32(2, TRANSPORT).be32(3, 12).be32(4, 3),
         Field::ConnectionState => data.be32(2, 0),
         Field::ConnectionStatus => data.be32(2, 2),
         // NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_PROTO_DST; NFTA_CT_DIRECTION = IP_CT_DIR_ORIGINAL

@@ -239,6 +239,21 @@ impl Rule {
         ])
     }
 
+    /// A VXLAN packet (udp) to that port, of the network with that number.
+    pub fn vxlan(self, port: u16, network: u32) -> Self {
+        const UDP: u8 = 17;
+        let [_, number @ ..] = network.to_be_bytes();
+        self.push([
+            Expr::Load(Field::Layer4, REG),
+            Expr::Cmp(Compare::Is, vec![UDP]),
+        ])
+        .port(port)
+        .push([
+            Expr::Load(Field::VxlanNetwork, REG),
+            Expr::Cmp(Compare::Is, number.to_vec()),
+        ])
+    }
+
     /// The destination is (or is not) an address of this host.
     pub fn to_this_host(self, compare: Compare) -> Self {
         self.push([

@@ -9,6 +9,8 @@ mod ipv6;
 mod limits;
 mod live_ports;
 mod names;
+mod overlay;
+mod overlay_names;
 mod patience;
 mod published;
 mod published6;

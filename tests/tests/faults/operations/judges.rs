@@ -370,9 +370,13 @@ pub(super) fn remove_volume_again(site: &Site) -> Work<'_> {
 }
 
 pub(super) fn network_again(site: &Site) -> Work<'_> {
-    Box::pin(async {
+    made_again(site, &["network", "create", "net"])
+}
+
+pub(super) fn made_again<'a>(site: &'a Site, create: &'a [&'a str]) -> Work<'a> {
+    Box::pin(async move {
         if site.ctl(&["network", "inspect", "net"]).code != 0 {
-            site.ctl(&["network", "create", "net"]).ok();
+            site.ctl(create).ok();
         }
         let script =
             "ping -c 1 -W 5 $(ip route | grep default | { read a b gateway c; echo $gateway; })";

@@ -29,6 +29,24 @@ const CREATE: [&str; 11] = [
     SCRIPT,
 ];
 
+/// The address of the default network's gateway is one that every host has.
+const OVERLAY: [&str; 9] = [
+    "network",
+    "create",
+    "-d",
+    "overlay",
+    "--opt",
+    "peers=a=172.17.0.1,b=172.17.0.2",
+    "--subnet",
+    "10.20.0.0/16",
+    "net",
+];
+/// The same with one host more.
+const LONGER: [&str; 9] = {
+    let mut longer = OVERLAY;
+    longer[5] = "peers=a=172.17.0.1,b=172.17.0.2,c=172.17.0.3";
+    longer
+};
 /// What it is connected to leads out, and has its ports.
 const CONNECT: [&str; 6] = ["network", "connect", "--gw-priority", "5", "net", "one"];
 const DISCONNECT: [&str; 4] = ["network", "disconnect", "net", "one"];
@@ -108,6 +126,14 @@ pub fn of(point: &Point) -> Operation {
             &["network", "create", "net"],
             made_network,
             network_again,
+        ),
+        "overlay" => make(nothing, &OVERLAY, made_network, overlay_again),
+        "peers" => make(make_overlay, &LONGER, told_of_peers, peers_again),
+        "unoverlay" => make(
+            make_overlay,
+            &["network", "rm", "net"],
+            removed_network,
+            remove_overlay_again,
         ),
         "unnetwork" => make(
             make_network,
@@ -242,6 +268,10 @@ fn make_volume(site: &Site) {
 
 fn make_network(site: &Site) {
     site.ctl(&["network", "create", "net"]).ok();
+}
+
+fn make_overlay(site: &Site) {
+    site.ctl(&OVERLAY).ok();
 }
 
 fn run_beside_network(site: &Site) {

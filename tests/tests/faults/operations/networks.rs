@@ -2,7 +2,10 @@
 
 use slipway_tests::{Site, eventually};
 
-use super::{CONNECT, DISCONNECT, Work, judges::runs};
+use super::{
+    CONNECT, DISCONNECT, LONGER, OVERLAY, Work,
+    judges::{made_again, runs},
+};
 use crate::told::Cut;
 
 pub(super) fn connected<'a>(site: &'a Site, cut: Cut<'a>) -> Work<'a> {
@@ -84,4 +87,40 @@ async fn is_led_out(site: &Site) {
         holds.then_some(())
     })
     .await;
+}
+
+pub(super) fn overlay_again(site: &Site) -> Work<'_> {
+    made_again(site, &OVERLAY)
+}
+
+pub(super) fn told_of_peers<'a>(site: &'a Site, cut: Cut<'a>) -> Work<'a> {
+    Box::pin(async move { cut.told.agrees_with(has_three_hosts(site)) })
+}
+
+pub(super) fn peers_again(site: &Site) -> Work<'_> {
+    Box::pin(async {
+        if !has_three_hosts(site) {
+            site.ctl(&LONGER).ok();
+        }
+        assert!(has_three_hosts(site));
+        overlay_again(site).await;
+    })
+}
+
+/// As netd and the kernel say alike.
+fn has_three_hosts(site: &Site) -> bool {
+    let told = site.inspect("net", "{{len .Peers}}") == "3";
+    let routes = site.output("ip", &["route"]);
+    let led = String::from_utf8_lossy(&routes.stdout).contains("10.20.2.0/24 via");
+    assert_eq!(told, led);
+    told
+}
+
+pub(super) fn remove_overlay_again(site: &Site) -> Work<'_> {
+    Box::pin(async {
+        if site.ctl(&["network", "inspect", "net"]).code == 0 {
+            site.ctl(&["network", "rm", "net"]).ok();
+        }
+        overlay_again(site).await;
+    })
 }

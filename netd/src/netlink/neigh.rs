@@ -1,0 +1,77 @@
+//! rtnetlink(7) requests as values: neighbours, and where a tunnel leads their frames.
+
+use std::net::IpAddr;
+
+use super::link::{family, octets};
+use super::mac::Mac;
+use super::wire::{CREATE, Message, REPLACE};
+
+const RTM_NEWNEIGH: u16 = 28;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const AF_BRIDGE: u8 = 7;
+const NTF_SELF: u8 = 0x02;
+const NUD_PERMANENT: u16 = 0x80;
+
+/// `struct ndmsg`.
+fn header(family: u8, index: u32, flags: u8) -> [u8; 12] {
+    let mut header = [0; 12];
+    header[0] = family;
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
+    header[10] = flags;
+    header
+}
+
+/// Says which Ethernet address an address has, for as long as the link is up: nobody has to be asked.
+pub fn neighbour(index: u32, address: IpAddr, mac: Mac) -> Message {
+    let header = header(family(address), index, 0);
+    let mut message = Message::new(RTM_NEWNEIGH, CREATE | REPLACE, &header);
+    message
+        .attr(NDA_DST, &octets(address))
+        .attr(NDA_LLADDR, &mac.0);
+    message
+}
+
+/// Says to which host a VXLAN link sends frames for an Ethernet address (`bridge fdb replace ... self permanent`).
+pub fn tunnel_entry(index: u32, mac: Mac, host: IpAddr) -> Message {
+    let header = header(AF_BRIDGE, index, NTF_SELF);
+    let mut message = Message::new(RTM_NEWNEIGH, CREATE | REPLACE, &header);
+    message
+        .attr(NDA_LLADDR, &mac.0)
+        .attr(NDA_DST, &octets(host));
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex_of(message: &Message) -> String {
+        let mut bytes = Vec::new();
+        message.finish(1, true, &mut bytes);
+        hex::encode(bytes)
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn as_iproute2_sends_them() {
+        let mac = Mac::of([10, 20, 1, 1].into());
+        // ip neighbour replace 10.20.1.1 lladdr 02:42:0a:14:01:01 dev #7 nud permanent
+        assert_eq!(
+            hex_of(&neighbour(7, [10, 20, 1, 1].into(), mac)),
+            "300000001c0005050100000000000000\
+             020000000700000080000000\
+             080001000a140101\
+             0a00020002420a1401010000"
+        );
+        // bridge fdb replace 02:42:0a:14:01:01 dev #7 dst 192.0.2.2 self permanent
+        assert_eq!(
+            hex_of(&tunnel_entry(7, mac, [192, 0, 2, 2].into())),
+            "300000001c0005050100000000000000\
+             070000000700000080000200\
+             0a00020002420a1401010000\
+             08000100c0000202"
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! Networks that span hosts: routed, not stretched, and without anybody who would have to agree.
+//!
+//! Every host is told the same list of hosts. Its order gives each a *slice* of the network's subnet; containers of a
+//! host have addresses of its slice and hang on a bridge of its own. Between the hosts runs one VXLAN link each, with
+//! one route, one neighbour and one forwarding entry a host: nothing that comes or goes with a container has to be
+//! known elsewhere, and nothing is learned or flooded.
+
+mod definition;
+mod plan;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::ipam;
+
+pub use definition::{Here, plan};
+pub use plan::{Tunnel, Way};
+
+/// A host that has a part of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// What the list calls it.
+    pub name: String,
+    /// Its address outside of the network: tunnels end there.
+    pub address: IpAddr,
+    /// The addresses of its containers.
+    pub slice: IpNet,
+}
+
+impl Peer {
+    /// Its address inside of the network: the gateway of its containers.
+    pub fn gateway(&self) -> IpAddr {
+        ipam::nth(self.slice, 1)
+    }
+}
+
+/// What a network that spans hosts has more than a bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// All addresses of it, on whichever host.
+    pub subnet: IpNet,
+    /// Its number in the tunnels.
+    pub vni: u32,
+    /// This host.
+    pub here: Peer,
+    /// The others, in the order of the list.
+    pub others: Vec<Peer>,
+}
+
+impl Overlay {
+    /// All hosts, in the order of their slices.
+    pub fn peers(&self) -> Vec<&Peer> {
+        let mut all: Vec<_> = self.others.iter().chain([&self.here]).collect();
+        all.sort_by_key(|peer| peer.slice);
+        all
+    }
+
+    /// A host that has another slice than it had.
+    fn is_moved<'a>(&self, before: &'a Peer) -> Option<&'a str> {
+        let peers = self.peers();
+        let now = peers.iter().find(|peer| peer.name == before.name)?;
+        (now.slice != before.slice).then_some(&*before.name)
+    }
+
+    /// The name of a host that has another slice than it had, or of one that has another's.
+    pub fn moves_from(&self, before: &Self) -> Option<String> {
+        let peers = before.peers();
+        let moved = peers.iter().find_map(|peer| self.is_moved(peer));
+        let here = (self.here.slice != before.here.slice).then_some(&*self.here.name);
+        moved.or(here).map(str::to_owned)
+    }
+
+    /// The other host that an address inside of the network belongs to.
+    pub fn other_with(&self, address: IpAddr) -> Option<&Peer> {
+        self.others
+            .iter()
+            .find(|peer| peer.slice.contains(&address))
+    }
+
+    /// Why a container here cannot have an address that is none of this host's; `None` = it is not of this network at
+    /// all, or of this host.
+    pub fn refuses(&self, address: IpAddr) -> Option<String> {
+        if self.here.slice.contains(&address) || !self.subnet.contains(&address) {
+            return None;
+        }
+        Some(match self.other_with(address) {
+            Some(peer) => format!(
+                "address {address} belongs to host {} ({}): run the container there, or give it an address of {}",
+                peer.name, peer.address, self.here.slice
+            ),
+            None => format!(
+                "address {address} belongs to no host: containers here have addresses of {}",
+                self.here.slice
+            ),
+        })
+    }
+}
