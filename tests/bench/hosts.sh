@@ -200,7 +200,8 @@ stop_serving() { # CONTENDER
 start_upstream() {
     echo "nameserver 10.9.1.2" >"$work/resolv.conf"
     # Where aardvark-dns looks.
-    mount --bind "$work/resolv.conf" /etc/resolv.conf
+    echo "nameserver 10.9.4.2" >"$work/resolv.conf.plain"
+    mount --bind "$work/resolv.conf.plain" /etc/resolv.conf
     command -v dnsmasq >/dev/null || fail "dnsmasq is missing (Debian: dnsmasq-base): it is also the resolver that all others ask"
     dnsmasq_in lan upstream --listen-address=10.9.1.2,10.9.4.2 --address=/test/192.0.2.9 --local-ttl=600 --no-hosts
 }
@@ -220,8 +221,9 @@ start_aardvark() {
     [ -x "$program" ] || return 1
     mkdir -p "$work/aardvark"
     printf '10.8.0.1\n%064d 10.8.0.2  web\n' 1 >"$work/aardvark/bench"
-    instead plain "$program" --config "$work/aardvark" --port 5353 run >"$work/aardvark.log" 2>&1 &
-    server[aardvark]=$!
+    # It goes to the background by itself.
+    inside plain "$program" --config "$work/aardvark" --port 5353 run >"$work/aardvark.log" 2>&1
+    server[aardvark]=$(cat "$work/aardvark/aardvark.pid")
     resolver[aardvark]=10.8.0.1:5353
     answers_names aardvark
 }
