@@ -6,7 +6,7 @@ mod ports;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc,
+        Arc, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -39,6 +39,8 @@ pub struct Netd {
     client: NetworkClient<Channel>,
     owed: Arc<Mutex<Owed>>,
     owes: Arc<AtomicBool>,
+    /// Whose endpoints are in use, or asked for.
+    held: Arc<std::sync::Mutex<BTreeSet<String>>>,
 }
 
 /// What netd has not been told.
@@ -63,7 +65,12 @@ impl Netd {
             client: NetworkClient::new(channel),
             owed: Arc::default(),
             owes: Arc::default(),
+            held: Arc::default(),
         }
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Before anything else is asked of it.
@@ -89,6 +96,27 @@ impl Netd {
                 .await;
             }
         }
+        self.held().remove(id);
+    }
+
+    /// Takes back what belongs to nobody any more: what a release that was refused has left. Returns what it was.
+    pub async fn release_unheld(&self) -> Result<Vec<(Endpoint, Result<(), Status>)>, Status> {
+        self.pay_first().await?;
+        // Before it is looked who holds any: nobody asks for one that he does not hold.
+        let all = self.list(ListEndpointsRequest::default()).await?;
+        let mut released = Vec::new();
+        for endpoint in all {
+            if self.held().contains(&endpoint.container_id) {
+                continue;
+            }
+            let request = ReleaseEndpointRequest {
+                endpoint_id: endpoint.id.clone(),
+                ..ReleaseEndpointRequest::default()
+            };
+            let done = self.client.clone().release_endpoint(request).await;
+            released.push((endpoint, done.map(drop)));
+        }
+        Ok(released)
     }
 
     async fn try_release(&self, id: &str) -> Result<(), Status> {
@@ -294,6 +322,7 @@ impl Netd {
 
     /// Tells which containers live; when netd is away, as soon as it is there again. False then.
     pub async fn sync(&self, live: Vec<(String, i32)>) -> bool {
+        self.held().extend(live.iter().map(|(id, _)| id.clone()));
         match self.tell_live(live.clone()).await {
             Ok(()) => true,
             Err(status) => {

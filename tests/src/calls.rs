@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use slipway_proto::{
     builder::v1::builder_client::BuilderClient,
+    netd::v1::network_client::NetworkClient,
     registry::v1::registry_client::RegistryClient,
     runtime::v1::{
         ContainerSpec, ContainerSummary, Exited, ListRequest, LogsRequest, RemoveRequest,
@@ -70,6 +71,11 @@ impl Site {
     /// runtime-svc as a builder sees it, by a connection of its own.
     pub fn worker(&self) -> WorkerClient<Channel> {
         WorkerClient::new(self.channel("runtime"))
+    }
+
+    /// netd.
+    pub fn networks(&self) -> NetworkClient<Channel> {
+        NetworkClient::new(self.channel("netd"))
     }
 
     /// builder-svc.

@@ -1,5 +1,7 @@
 //! Networks.
 
+mod reconcile;
+
 use clap::Subcommand;
 use slipway_proto::{
     netd::v1::{
@@ -107,6 +109,8 @@ pub enum Command {
     Inspect(crate::inspect::Inspect),
     /// Tell who can reach what by the networks of this host, and why
     Audit,
+    /// Put right whatever of this host's networks is not as it should be
+    Reconcile,
     /// Remove all unused networks
     Prune {
         #[arg(long)]
@@ -213,6 +217,7 @@ impl Command {
                 Ok(0)
             }
             Self::Audit => audit(site).await,
+            Self::Reconcile => reconcile::run(site).await,
             Self::Connect {
                 alias,
                 gw_priority,

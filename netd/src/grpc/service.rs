@@ -282,6 +282,19 @@ impl Network for NetworkService {
         .await
     }
 
+    async fn reconcile(&self, _: Request<ReconcileRequest>) -> Answer<ReconcileResponse> {
+        self.on_pool(|host, _| {
+            let findings = host.reconcile()?.into_iter().map(|finding| Finding {
+                what: finding.what,
+                trouble: finding.trouble.unwrap_or_default(),
+            });
+            Ok(ReconcileResponse {
+                findings: findings.collect(),
+            })
+        })
+        .await
+    }
+
     async fn teardown(&self, _: Request<TeardownRequest>) -> Answer<TeardownResponse> {
         self.on_pool(|host, _| host.teardown().map(|()| TeardownResponse {}))
             .await

@@ -112,15 +112,16 @@ impl Host {
     }
 
     /// Of each version of IP by the best network that has it. A route that the container made for itself, by a link
-    /// that is none of ours, stays.
+    /// that is none of ours, stays. Returns the versions that had none, or another.
     pub(super) fn settle_route(
         &self,
         state: &State,
         container: &str,
         but: Option<&EndpointId>,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<IpVersion>, Error> {
+        let mut settled = Vec::new();
         let Some(netns) = state.namespace_of(container) else {
-            return Ok(());
+            return Ok(settled);
         };
         let names: Vec<&str> = state.of(container).map(|e| e.interface.as_str()).collect();
         for version in [IpVersion::V4, IpVersion::V6] {
@@ -136,18 +137,20 @@ impl Host {
                 let now = inside.default_routes(everywhere)?;
                 let is_ours = |by: &u32| names.iter().any(|name| index(name) == Some(*by));
                 if now.contains(&own) || !now.iter().all(is_ours) {
-                    return Ok(());
+                    return Ok(false);
                 }
-                inside.apply(&[link::replace_route(everywhere, gateway, own)])
+                inside.apply(&[link::replace_route(everywhere, gateway, own)])?;
+                Ok(true)
             };
-            netns.inside(lead).doing(|| {
+            let led = netns.inside(lead).doing(|| {
                 format!(
                     "lead container {} out by network {}",
                     out.container_name, network.name
                 )
             })?;
+            settled.extend(led.then_some(version));
         }
-        Ok(())
+        Ok(settled)
     }
 
     /// Opens the namespace of a container's endpoints, where it is not open already: after a restart it is not.

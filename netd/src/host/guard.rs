@@ -18,6 +18,7 @@ use crate::overlay::Tunnel;
 use crate::sysctl;
 
 use super::reconcile::FORWARDING;
+use super::repair::whole;
 use super::{Host, Live, State};
 
 /// After a repair: changes come in bursts (a flush is many), and one repair is enough for what comes meanwhile.
@@ -272,6 +273,7 @@ impl Host {
     }
 
     fn mend(&self, damage: &Damage) -> Result<(), Error> {
+        slipway_fault::point("netd.guard.heard");
         let mut state = self.state();
         let is_ours = |name: &String| state.has_end(name);
         let is_any_else = damage.table || damage.links || damage.policy;
@@ -304,7 +306,7 @@ impl Host {
         let name = &id.host_link();
         let join = [
             link::set_master(index, bridge),
-            link::mark(name, id.as_str()),
+            link::mark(name, &whole(id)),
             link::set_up(index),
         ];
         self.kernel()

@@ -5,6 +5,7 @@
 
 mod attach;
 mod audit;
+mod command;
 mod gateway;
 mod guard;
 mod ipv6;
@@ -45,6 +46,7 @@ use crate::store::Store;
 pub use guard::{Watch, guard};
 pub use networks::Details;
 pub use release::Synced;
+pub use repair::Finding;
 
 /// A network with what it is made of on this host.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ use crate::network::{Driver, Network};
 use crate::nft::IpVersion;
 use crate::sysctl;
 
+use super::repair::whole;
 use super::{Host, gateway};
 
 /// An endpoint's links, addressed and up, not yet given to anybody.
@@ -66,7 +67,7 @@ impl Host {
         // Before it can send anything.
         self.admit(station)?;
         slipway_fault::point("netd.attach.admitted");
-        let made = self.link_up(&id, wanted, &netns);
+        let made = self.link_up(&id, &whole(&id), wanted, &netns);
         if made.is_err() {
             self.delete_link(&id.host_link());
         }
@@ -84,10 +85,11 @@ impl Host {
         })
     }
 
-    /// Pairs the host with the namespace; returns the name of the link there.
+    /// Pairs the host with the namespace; returns the name of the link there. `alias` is written on the host's end.
     pub(super) fn link_up(
         &self,
         id: &EndpointId,
+        alias: &str,
         wanted: &Wanted<'_>,
         netns: &Netns,
     ) -> io::Result<String> {
@@ -108,7 +110,7 @@ impl Host {
         };
         self.kernel()
             .route
-            .apply(&[pair.create(), link::mark(pair.host, id.as_str())])?;
+            .apply(&[pair.create(), link::mark(pair.host, alias)])?;
         slipway_fault::point("netd.attach.paired");
         // A port of a bridge needs no address. The kernel would give it one as soon as the other end is up,
         // with two routes that it looks for among those of all other ports, here and when the link goes.

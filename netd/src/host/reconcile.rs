@@ -136,7 +136,8 @@ impl Host {
             .map(|(_, net)| *net)
             .collect();
         let routes = kernel.route.routes().doing(|| "list routes".to_owned())?;
-        in_use.extend(routes.into_iter().filter(|net| !own.contains(net)));
+        let routes = routes.into_iter().map(|(_, net)| net);
+        in_use.extend(routes.filter(|net| !own.contains(net)));
         let live = state
             .networks
             .values()
@@ -232,6 +233,10 @@ impl Host {
             requests.push(link::set_mac(index, mac));
         }
         requests.extend(addresses);
+        let routes = network
+            .pools()
+            .map(|pool| link::add_own_route(index, pool.gateway, pool.subnet));
+        requests.extend(routes);
         route.apply_idempotent(&requests)?;
         Ok(index)
     }

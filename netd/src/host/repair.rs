@@ -18,7 +18,7 @@ use super::{Host, Live, State};
 
 /// Something that was not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Finding {
+pub struct Finding {
     /// What it was, as a sentence.
     pub what: String,
     /// Why it still is so; none: it has been put right.
@@ -27,14 +27,26 @@ pub(super) struct Finding {
 
 impl Finding {
     /// Tells the log, too.
-    pub fn of(what: String, repaired: Result<(), Error>) -> Self {
-        let trouble = repaired.err().map(|error| error.to_string());
+    pub(super) fn of(what: String, repaired: Result<(), Error>) -> Self {
+        Self::told(what, repaired.map_err(|error| error.to_string()))
+    }
+
+    /// The same of several that were put right in one go.
+    pub(super) fn told(what: String, repaired: Result<(), String>) -> Self {
+        let trouble = repaired.err();
         match &trouble {
             None => tracing::warn!("{what}; it is put right"),
             Some(error) => tracing::error!(error, "{what}; it cannot be put right"),
         }
         Self { what, trouble }
     }
+}
+
+/// What the kernel has.
+struct There {
+    links: Vec<Link>,
+    addresses: HashSet<(u32, IpNet)>,
+    routes: HashSet<(u32, IpNet)>,
 }
 
 /// Whose link it is that is not as it should be, and how it is.
@@ -49,12 +61,19 @@ enum Damage {
     Lost(EndpointId, String),
 }
 
+/// What is written on a host's end.
+pub(super) fn whole(id: &EndpointId) -> String {
+    format!("{}{id}", link::OURS)
+}
+
+/// What is written on a host's end while the other one is made anew: what is left of that, should we end, is begun
+/// again. The records cannot tell, for the endpoint was whole before.
+fn unfinished(id: &EndpointId) -> String {
+    format!("{}rebuilding:{id}", link::OURS)
+}
+
 /// What is wrong with a bridge, if anything is.
-fn wrong_with_bridge(
-    live: &Live,
-    found: Option<&Link>,
-    addresses: &HashSet<(u32, IpNet)>,
-) -> Option<String> {
+fn wrong_with_bridge(live: &Live, found: Option<&Link>, there: &There) -> Option<String> {
     let network = &live.network;
     let Some(link) = found else {
         return Some("is gone".to_owned());
@@ -74,13 +93,24 @@ fn wrong_with_bridge(
         return Some(format!("has MAC {has} instead of {mac}"));
     }
     let mut gateways = network.pools().map(|pool| pool.gateway_net());
+    let mut subnets = network.pools().map(|pool| pool.subnet);
     gateways
-        .find(|gateway| !addresses.contains(&(live.index, *gateway)))
+        .find(|gateway| !there.addresses.contains(&(live.index, *gateway)))
         .map(|gateway| format!("is without its address {gateway}"))
+        .or_else(|| {
+            subnets
+                .find(|subnet| !there.routes.contains(&(live.index, *subnet)))
+                .map(|subnet| format!("is without its route to {subnet}"))
+        })
 }
 
 /// The same of a tunnel to other hosts.
-fn wrong_with_tunnel(live: &Live, tunnel: &Tunnel, found: Option<&Link>) -> Option<String> {
+fn wrong_with_tunnel(
+    live: &Live,
+    tunnel: &Tunnel,
+    found: Option<&Link>,
+    there: &There,
+) -> Option<String> {
     let Some(link) = found.filter(|link| Some(link.index) == live.tunnel) else {
         return Some("is gone".to_owned());
     };
@@ -91,7 +121,9 @@ fn wrong_with_tunnel(live: &Live, tunnel: &Tunnel, found: Option<&Link>) -> Opti
     } else if link.mac != Some(tunnel.mac()) {
         Some(format!("has another MAC than {}", tunnel.mac()))
     } else {
-        None
+        let mut ways = tunnel.ways.iter();
+        ways.find(|way| !there.routes.contains(&(link.index, way.slice)))
+            .map(|way| format!("is without its route to {}", way.slice))
     }
 }
 
@@ -120,12 +152,12 @@ impl State {
         next.is_some_and(|(id, _)| id.host_link() == name)
     }
 
-    fn compare(&self, links: &[Link], addresses: &[(u32, IpNet)]) -> Vec<Damage> {
-        let by_name: HashMap<&str, &Link> = links.iter().map(|link| (&*link.name, link)).collect();
-        let addresses: HashSet<_> = addresses.iter().copied().collect();
+    fn compare(&self, there: &There) -> Vec<Damage> {
+        let by_name = there.links.iter().map(|link| (&*link.name, link));
+        let by_name: HashMap<&str, &Link> = by_name.collect();
         let bridges = self.networks.values().filter_map(|live| {
             let found = by_name.get(live.network.device.as_str()).copied();
-            let wrong = wrong_with_bridge(live, found, &addresses)?;
+            let wrong = wrong_with_bridge(live, found, there)?;
             let what = format!(
                 "bridge {} of network {} {wrong}",
                 live.network.device, live.network.name
@@ -135,7 +167,7 @@ impl State {
         let tunnels = self.networks.values().filter_map(|live| {
             let tunnel = Tunnel::of(&live.network)?;
             let found = by_name.get(tunnel.name.as_str()).copied();
-            let wrong = wrong_with_tunnel(live, &tunnel, found)?;
+            let wrong = wrong_with_tunnel(live, &tunnel, found, there)?;
             let what = format!(
                 "tunnel {} of network {} {wrong}",
                 tunnel.name, live.network.name
@@ -152,6 +184,10 @@ impl State {
                     format!("{whose} is gone"),
                 ));
             };
+            if link.alias == unfinished(&endpoint.id) {
+                let what = format!("{whose} is not connected to its end");
+                return Some(Damage::Lost(endpoint.id.clone(), what));
+            }
             let wrong = wrong_with_end(live, link)?;
             Some(Damage::End(endpoint.id.clone(), format!("{whose} {wrong}")))
         });
@@ -186,21 +222,27 @@ impl Host {
         found
     }
 
+    fn look(&self) -> Result<There, Error> {
+        let route = &mut self.kernel().route;
+        let addresses = route.addresses().doing(|| "list addresses".to_owned())?;
+        let routes = route.routes().doing(|| "list routes".to_owned())?;
+        Ok(There {
+            links: route.links().doing(|| "list links".to_owned())?,
+            addresses: addresses.into_iter().collect(),
+            routes: routes.into_iter().collect(),
+        })
+    }
+
     /// Makes bridges and links that are gone, and puts the links of containers into their bridges.
     pub(super) fn repair_links(&self, state: &mut State) -> Result<Vec<Finding>, Error> {
-        let (links, addresses) = {
-            let route = &mut self.kernel().route;
-            let links = route.links().doing(|| "list links".to_owned())?;
-            let addresses = route.addresses().doing(|| "list addresses".to_owned())?;
-            (links, addresses)
-        };
-        let damages = state.compare(&links, &addresses);
+        let there = self.look()?;
+        let damages = state.compare(&there);
         let index = |id: &EndpointId| {
             let name = id.host_link();
-            links.iter().find(|l| l.name == name).map(|l| l.index)
+            there.links.iter().find(|l| l.name == name).map(|l| l.index)
         };
         let mut found = Vec::new();
-        let mut anew = BTreeSet::new();
+        let (mut anew, mut rebuilt) = (BTreeSet::new(), BTreeSet::new());
         for damage in damages {
             match damage {
                 Damage::Bridge(id, what) => {
@@ -218,6 +260,7 @@ impl Host {
                 }
                 Damage::Lost(id, what) => {
                     let repaired = self.rebuild(state, &id);
+                    rebuilt.insert(id);
                     found.push(Finding::of(what, repaired));
                 }
             }
@@ -237,7 +280,7 @@ impl Host {
         let on_them = state
             .endpoints
             .values()
-            .filter(|e| anew.contains(&e.network));
+            .filter(|e| anew.contains(&e.network) && !rebuilt.contains(&e.id));
         for endpoint in on_them {
             if let Some(index) = index(&endpoint.id) {
                 self.repair_end(state, &endpoint.id, Some(index))?;
@@ -280,7 +323,7 @@ impl Host {
     }
 
     /// Makes the links of an endpoint anew whose container goes on without them.
-    fn rebuild(&self, state: &State, id: &EndpointId) -> Result<(), Error> {
+    pub(super) fn rebuild(&self, state: &State, id: &EndpointId) -> Result<(), Error> {
         let endpoint = state.known(id)?;
         let live = state.networks.get(&endpoint.network);
         let live = live.ok_or_else(|| Error::NoNetwork(endpoint.network.to_string()))?;
@@ -299,8 +342,19 @@ impl Host {
             netns: Some(Path::new("")),
             interface: &endpoint.interface,
         };
-        let made = self.link_up(id, &wanted, netns);
-        made.doing(|| format!("connect container {} anew", endpoint.container_name))?;
-        self.settle_route(state, &endpoint.container, None)
+        let name = id.host_link();
+        let doing = || format!("connect container {} anew", endpoint.container_name);
+        // Of half a pair nothing stays: who it is was known before, and still is.
+        if let Some(half) = self.link_index(&name)? {
+            let deleted = self.kernel().route.apply_idempotent(&[link::delete(half)]);
+            deleted.doing(doing)?;
+        }
+        self.link_up(id, &unfinished(id), &wanted, netns)
+            .doing(doing)?;
+        slipway_fault::point("netd.rebuild.linked");
+        self.settle_route(state, &endpoint.container, None)?;
+        slipway_fault::point("netd.rebuild.routed");
+        let whole = link::mark(&name, &whole(id));
+        self.kernel().route.apply(&[whole]).doing(doing)
     }
 }

@@ -1,6 +1,7 @@
 //! Which links of ours send as whom: known from before they are there until after they are gone.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use crate::antispoof::{self, Station};
 use crate::error::Error;
@@ -75,6 +76,17 @@ impl Kernel {
                     other => other,
                 }
             }
+        }
+    }
+
+    /// How the table differs from what it should be, each as the end of a sentence.
+    pub(super) fn wrong_with_stations(&mut self) -> io::Result<Vec<String>> {
+        let all = self.stations.all.values();
+        match self.stations.kept {
+            Kept::Apart => self
+                .nft
+                .differences(&antispoof::replace(all, self.ownership)),
+            Kept::Free | Kept::Unable => Ok(Vec::new()),
         }
     }
 

@@ -10,11 +10,58 @@ use crate::ports::{Limit, Protocol};
 use crate::sysctl;
 
 use super::reconcile::FORWARDING;
-use super::{Host, State};
+use super::{Host, Kernel, State};
 
 impl Host {
     /// Writes the whole tables.
     pub(super) fn write_table(&self, state: &State) -> Result<(), Error> {
+        self.with_plan(state, |kernel, mut plan| {
+            *state
+                .publish_from
+                .write()
+                .unwrap_or_else(std::sync::PoisonError::into_inner) = plan.clients.clone();
+            match kernel.nft.apply(firewall::replace(&plan)) {
+                Err(refused) if plan.ownership == Ownership::Owned && refused.is_unsupported() => {
+                    plan.ownership = Ownership::Shared;
+                    kernel.nft.apply(firewall::replace(&plan))?;
+                    kernel.ownership = Ownership::Shared;
+                    tracing::info!(
+                        "this kernel keeps no table for its owner (Linux 6.9 does): ours is put back when somebody \
+                         changes it"
+                    );
+                }
+                other => other?,
+            }
+            kernel.write_stations()?;
+            Ok(())
+        })
+    }
+
+    /// How the tables in the kernel differ from what they should be, each as a sentence.
+    pub(super) fn wrong_with_tables(&self, state: &State) -> Result<Vec<String>, Error> {
+        self.with_plan(state, |kernel, plan| {
+            let differs = |family: &'static str| {
+                move |how: String| format!("table {family} {} {how}", firewall::TABLE)
+            };
+            let packets = kernel.nft.differences(&firewall::replace(&plan));
+            let frames = kernel.wrong_with_stations();
+            packets
+                .and_then(|packets| {
+                    let packets = packets.into_iter().map(differs("inet"));
+                    Ok(packets
+                        .chain(frames?.into_iter().map(differs("bridge")))
+                        .collect())
+                })
+                .doing(|| "read our tables".to_owned())
+        })
+    }
+
+    /// What the table is to say now.
+    fn with_plan<T>(
+        &self,
+        state: &State,
+        work: impl FnOnce(&mut Kernel, Plan<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let networks: Vec<&Network> = state.networks.values().map(|live| &live.network).collect();
         let clients = self.default_clients(&networks)?;
         let mut entries = state.entries(&clients);
@@ -43,11 +90,7 @@ impl Host {
             no_router.extend(self.forwards_ipv6_for_us()?.then_some(IpVersion::V6));
         }
         let mut kernel = self.kernel();
-        *state
-            .publish_from
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = clients.clone();
-        let mut plan = Plan {
+        let plan = Plan {
             networks: &networks,
             entries: &entries,
             clients: &clients,
@@ -56,20 +99,7 @@ impl Host {
             no_router: &no_router,
             limits: self.limits(),
         };
-        match kernel.nft.apply(firewall::replace(&plan)) {
-            Err(refused) if plan.ownership == Ownership::Owned && refused.is_unsupported() => {
-                plan.ownership = Ownership::Shared;
-                kernel.nft.apply(firewall::replace(&plan))?;
-                kernel.ownership = Ownership::Shared;
-                tracing::info!(
-                    "this kernel keeps no table for its owner (Linux 6.9 does): ours is put back when somebody \
-                     changes it"
-                );
-            }
-            other => other?,
-        }
-        kernel.write_stations()?;
-        Ok(())
+        work(&mut kernel, plan)
     }
 
     /// Who may use published ports of which nothing else was said: by netd.toml and the host's own firewall as it is now.

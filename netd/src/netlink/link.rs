@@ -12,6 +12,7 @@ pub(super) const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 pub(super) const RTM_NEWROUTE: u16 = 24;
 
 pub(super) const IFLA_ADDRESS: u16 = 1;
@@ -35,6 +36,8 @@ const IFA_BROADCAST: u16 = 4;
 pub(super) const RTA_DST: u16 = 1;
 pub(super) const RTA_OIF: u16 = 4;
 pub(super) const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
 
 pub(super) const IFF_UP: u32 = 1;
 pub(super) const IFF_RUNNING: u32 = 0x40;
@@ -126,6 +129,17 @@ pub fn set_down(index: u32) -> Message {
     Message::new(RTM_NEWLINK, 0, &link_header(index, 0, IFF_UP))
 }
 
+/// Takes an address from a link.
+pub fn remove_address(index: u32, address: IpAddr, subnet: IpNet) -> Message {
+    let mut header = [0; 8];
+    header[0] = family(address);
+    header[1] = subnet.prefix_len();
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    let mut message = Message::new(RTM_DELADDR, 0, &header);
+    message.attr(IFA_LOCAL, &octets(address));
+    message
+}
+
 /// Gives a link another MTU, in bytes.
 pub fn set_mtu(index: u32, mtu: u32) -> Message {
     let mut message = Message::new(RTM_NEWLINK, 0, &link_header(index, 0, 0));
@@ -150,15 +164,13 @@ pub fn set_master(index: u32, bridge: u32) -> Message {
 /// What the alias of a link of ours begins with.
 pub const OURS: &str = "slipway:";
 
-/// Says whose a host's end is (its alias, ip-link(8)), and lets its bridge send a frame back through the port that it
+/// Says whose a host's end is (its alias, ip-link(8), which begins with [`OURS`]), and lets its bridge send a frame back through the port that it
 /// came by: with br_netfilter, a packet from a container to its own published port is translated and bridged right
 /// back to it.
-pub fn mark(name: &str, endpoint: &str) -> Message {
+pub fn mark(name: &str, alias: &str) -> Message {
     const IFLA_INFO_SLAVE_KIND: u16 = 4;
     let mut message = Message::new(RTM_NEWLINK, 0, &link_header(0, 0, 0));
-    message
-        .str(IFLA_IFNAME, name)
-        .str(IFLA_IFALIAS, &format!("{OURS}{endpoint}"));
+    message.str(IFLA_IFNAME, name).str(IFLA_IFALIAS, alias);
     message.nest(IFLA_LINKINFO, |info| {
         info.str(IFLA_INFO_SLAVE_KIND, "bridge")
             .nest(IFLA_INFO_SLAVE_DATA, |data| {
@@ -240,6 +252,28 @@ pub fn add_route(destination: IpNet, gateway: IpAddr, index: u32) -> Message {
 /// The same in the place of the one that leads there now, if any does.
 pub fn replace_route(destination: IpNet, gateway: IpAddr, index: u32) -> Message {
     route(CREATE | REPLACE, destination, gateway, index)
+}
+
+/// The route to a link's own subnet, as the kernel makes it with the address: of who has taken it away alone.
+pub fn add_own_route(index: u32, address: IpAddr, subnet: IpNet) -> Message {
+    const RTPROT_KERNEL: u8 = 2;
+    const RT_SCOPE_LINK: u8 = 253;
+    /// `IP6_RT_PRIO_ADDRCONF`
+    const ADDRCONF: u32 = 256;
+    let mut header = route_header(subnet);
+    header[5] = RTPROT_KERNEL;
+    if address.is_ipv4() {
+        header[6] = RT_SCOPE_LINK;
+    }
+    let mut message = Message::new(RTM_NEWROUTE, CREATE | EXCL, &header);
+    message
+        .attr(RTA_DST, &octets(subnet.network()))
+        .u32(RTA_OIF, index);
+    match address {
+        IpAddr::V4(_) => message.attr(RTA_PREFSRC, &octets(address)),
+        IpAddr::V6(_) => message.u32(RTA_PRIORITY, ADDRCONF),
+    };
+    message
 }
 
 fn route(flags: u16, destination: IpNet, gateway: IpAddr, index: u32) -> Message {

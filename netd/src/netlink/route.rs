@@ -116,8 +116,9 @@ impl Route {
         Ok(found)
     }
 
-    /// The destinations of all routes, of both families, but the default ones.
-    pub fn routes(&mut self) -> io::Result<Vec<IpNet>> {
+    /// The destinations of all routes, of both families, but the default ones, with the index of their link; 0 where
+    /// they have none or several.
+    pub fn routes(&mut self) -> io::Result<Vec<(u32, IpNet)>> {
         let mut found = Vec::new();
         self.each_route(|payload| found.extend(parse_route(payload)))?;
         Ok(found)
@@ -213,12 +214,16 @@ fn parse_default_route(family: u8, payload: &[u8]) -> Option<u32> {
     number(data)
 }
 
-fn parse_route(payload: &[u8]) -> Option<IpNet> {
+fn parse_route(payload: &[u8]) -> Option<(u32, IpNet)> {
     const RT_TABLE_LOCAL: u8 = 255;
     let prefix = *payload.get(1)?;
     if prefix == 0 || *payload.get(4)? == RT_TABLE_LOCAL {
         return None;
     }
-    let (_, data) = attributes(payload.get(ROUTE_HEADER..)?).find(|(kind, _)| *kind == RTA_DST)?;
-    IpNet::new(address(data)?, prefix).ok()
+    let find = |wanted| {
+        let mut told = attributes(payload.get(ROUTE_HEADER..)?);
+        told.find(|(kind, _)| *kind == wanted).map(|(_, data)| data)
+    };
+    let by = find(RTA_OIF).and_then(number).unwrap_or_default();
+    Some((by, IpNet::new(address(find(RTA_DST)?)?, prefix).ok()?))
 }

@@ -5,6 +5,7 @@
 
 mod chains;
 mod client;
+mod compare;
 mod expr;
 mod object;
 mod rule;

@@ -7,15 +7,15 @@ use crate::netlink::wire::{APPEND, CREATE, Message};
 use super::expr::NFTA_DATA_VALUE;
 use super::rule::Rule;
 
-const SUBSYSTEM: u16 = 10 << 8;
+pub(super) const SUBSYSTEM: u16 = 10 << 8;
 const NEWTABLE: u16 = SUBSYSTEM;
 const DELTABLE: u16 = SUBSYSTEM | 2;
 /// As `DELTABLE`, and no error where there is none (Linux 6.3).
 const DESTROYTABLE: u16 = SUBSYSTEM | 26;
-const NEWCHAIN: u16 = SUBSYSTEM | 3;
-const NEWRULE: u16 = SUBSYSTEM | 6;
-const NEWSET: u16 = SUBSYSTEM | 9;
-const NEWSETELEM: u16 = SUBSYSTEM | 12;
+pub(super) const NEWCHAIN: u16 = SUBSYSTEM | 3;
+pub(super) const NEWRULE: u16 = SUBSYSTEM | 6;
+pub(super) const NEWSET: u16 = SUBSYSTEM | 9;
+pub(super) const NEWSETELEM: u16 = SUBSYSTEM | 12;
 const DELSETELEM: u16 = SUBSYSTEM | 14;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -160,9 +160,9 @@ pub struct Meter {
 /// Messages that the kernel applies all or none, to one table.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    table: &'static str,
+    pub(super) table: &'static str,
     /// `nfgen_family` of all of them.
-    family: u8,
+    pub(super) family: u8,
     pub(super) messages: Vec<Message>,
 }
 

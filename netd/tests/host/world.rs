@@ -10,6 +10,7 @@ use std::{io, thread};
 use ipnet::IpNet;
 use netd::netlink::{Mac, Netns, Route, link};
 use nix::sched::{CloneFlags, unshare};
+use slipway_fault::Action;
 use slipway_proto::netd::v1::network_client::NetworkClient;
 use slipway_proto::netd::v1::*;
 use slipway_service::{Address, client};
@@ -58,6 +59,7 @@ impl World {
     fn new(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("etc")).unwrap();
+        std::fs::create_dir(folder.path().join("faults")).unwrap();
         let conf = folder.path().join("resolv.conf");
         std::fs::write(&conf, "nameserver 127.0.0.1\nsearch site.example\n").unwrap();
         let settings = format!("resolv_conf = {:?}\n{more}", conf.display().to_string());
@@ -181,6 +183,28 @@ impl World {
         });
     }
 
+    /// Has netd stand still or die when it next comes by a point.
+    pub fn arm(&self, point: &str, action: Action) {
+        let file = self.folder.path().join("faults").join(point);
+        let temporary = file.with_extension("arming");
+        std::fs::write(&temporary, action.to_string()).unwrap();
+        std::fs::rename(temporary, file).unwrap();
+    }
+
+    /// Whether it came by.
+    pub fn fired(&self, point: &str) -> bool {
+        self.fired_file(point).exists()
+    }
+
+    /// Whoever waits at a point goes on.
+    pub fn let_go(&self, point: &str) {
+        std::fs::remove_file(self.fired_file(point)).unwrap();
+    }
+
+    fn fired_file(&self, point: &str) -> PathBuf {
+        self.folder.path().join(format!("faults/{point}.fired"))
+    }
+
     pub fn pid(&self) -> u32 {
         self.daemon.id()
     }
@@ -277,6 +301,7 @@ fn start(folder: &tempfile::TempDir) -> Child {
         .arg(at("run"))
         .arg("--config-dir")
         .arg(at("etc"))
+        .env(slipway_fault::VARIABLE, at("faults"))
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)

@@ -31,12 +31,12 @@ pub use rules::{check, warning};
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// A container whose networks are changed: where it runs, if it does.
-struct Change<'a> {
+pub(super) struct Change<'a> {
     container: &'a Arc<Container>,
-    record: Record,
-    config: NetworkConfig,
+    pub record: Record,
+    pub config: NetworkConfig,
     /// "/proc/<pid>/ns/net", and what it has there.
-    running: Option<(String, Vec<Endpoint>)>,
+    pub running: Option<(String, Vec<Endpoint>)>,
 }
 
 impl Change<'_> {
@@ -192,7 +192,10 @@ impl Manager {
         }
     }
 
-    async fn change<'a>(&self, container: &'a Arc<Container>) -> Result<Change<'a>, Error> {
+    pub(super) async fn change<'a>(
+        &self,
+        container: &'a Arc<Container>,
+    ) -> Result<Change<'a>, Error> {
         let record = container.record();
         let running = match container.status() {
             Status::Removed => return Err(Error::NoSuchContainer(container.id.clone())),
@@ -219,7 +222,7 @@ impl Manager {
     }
 
     /// Its networks by the names that netd knows them by; one that is gone by what it was called.
-    async fn resolved(&self, config: &NetworkConfig) -> Vec<AdditionalNetwork> {
+    pub(super) async fn resolved(&self, config: &NetworkConfig) -> Vec<AdditionalNetwork> {
         let mut networks = networks(config);
         for network in &mut networks {
             if let Ok(found) = self.0.netd.network(&network.network).await {
@@ -231,7 +234,7 @@ impl Manager {
 
     /// The files of a container that runs say what its networks are now, and so do we; when netd is away, as soon as
     /// it is there again.
-    async fn follow(&self, container: &Arc<Container>) -> Result<(), Error> {
+    pub(super) async fn follow(&self, container: &Arc<Container>) -> Result<(), Error> {
         let Ok(endpoints) = self.0.netd.endpoints_of(&container.id).await else {
             self.follow_later(container);
             return Ok(());

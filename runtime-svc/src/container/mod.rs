@@ -27,6 +27,7 @@ pub mod plan;
 pub mod ports;
 mod probe;
 mod publish;
+mod reconcile;
 pub mod record;
 mod recover;
 pub mod remove;

@@ -308,6 +308,23 @@ impl Containers for ContainersService {
         Ok(Response::new(pb::DisconnectNetworkResponse {}))
     }
 
+    async fn reconcile_networks(
+        &self,
+        _: Request<pb::ReconcileNetworksRequest>,
+    ) -> Result<Response<pb::ReconcileNetworksResponse>, Status> {
+        let manager = self.manager.clone();
+        let findings = whole(async move { manager.reconcile_networks().await }).await?;
+        let findings = findings.into_iter().map(|(what, put_right)| {
+            pb::reconcile_networks_response::Finding {
+                what,
+                trouble: put_right.err().unwrap_or_default(),
+            }
+        });
+        Ok(Response::new(pb::ReconcileNetworksResponse {
+            findings: findings.collect(),
+        }))
+    }
+
     async fn update_ports(
         &self,
         request: Request<pb::UpdatePortsRequest>,

@@ -97,7 +97,14 @@ impl Netd {
         let Some((first, more)) = wanted.split_first() else {
             return Ok(None);
         };
-        let mut attached = self.attach_first(who, first, config).await?;
+        self.held().insert(who.id.to_owned());
+        let mut attached = match self.attach_first(who, first, config).await {
+            Ok(attached) => attached,
+            Err(error) => {
+                self.held().remove(who.id);
+                return Err(error);
+            }
+        };
         if more.is_empty() {
             return Ok(Some(attached));
         }
@@ -143,6 +150,7 @@ impl Netd {
         {
             // Of a start that was cut off: this one begins anew.
             self.release(who.id).await;
+            self.held().insert(who.id.to_owned());
             answer = self.client.clone().create_endpoint(request).await;
         }
         let endpoint = match answer {
@@ -184,6 +192,8 @@ impl Netd {
         ports: &[PortBinding],
         netns: &str,
     ) -> Result<Endpoint, Error> {
+        // Also of one that was on none so far.
+        self.held().insert(who.id.to_owned());
         self.pay_first()
             .await
             .map_err(|status| refused(who, &status))?;

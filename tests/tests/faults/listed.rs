@@ -49,6 +49,7 @@ fn every_listed_point_is_driven() {
     let driven: BTreeSet<&str> = crate::DRIVEN
         .iter()
         .chain(crate::recovery::DRIVEN)
+        .chain(crate::repairs::DRIVEN)
         .chain(crate::durable::DRIVEN)
         .copied()
         .chain(crate::builds::driven())

@@ -15,6 +15,7 @@ mod monitors;
 mod operations;
 mod recovery;
 mod registry;
+mod repairs;
 mod runs;
 mod together;
 mod told;

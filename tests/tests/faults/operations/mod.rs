@@ -234,7 +234,7 @@ fn create_failing(site: &Site) {
     .ok();
 }
 
-fn run(site: &Site) {
+pub fn run(site: &Site) {
     site.ctl(&[
         "run",
         "-d",

@@ -1,0 +1,62 @@
+//! Killed while it puts right what somebody else has changed: the next instance does.
+
+use slipway_fault::{
+    Action,
+    inventory::{self, Point},
+};
+use slipway_tests::Site;
+
+use crate::{
+    bench::Bench,
+    operations::{self, clear},
+    wanted,
+};
+
+/// What is driven here.
+pub const DRIVEN: &[&str] = &["netd.guard", "netd.rebuild"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn netd_is_killed_while_it_repairs() {
+    let points: Vec<&Point> = inventory::all()
+        .filter(|point| DRIVEN.contains(&crate::operation(point)) && wanted(point.name))
+        .collect();
+    if points.is_empty() {
+        return;
+    }
+    let Some(mut bench) = Bench::start().await else {
+        return;
+    };
+    for point in points {
+        eprintln!("--- {}", point.name);
+        operations::run(&bench.site);
+        let gateway = bench.site.inspect("one", "{{.NetworkSettings.Gateway}}");
+        let link = end_of(&bench.site, "one");
+        bench.site.arm(point.name, Action::Kill);
+        let deleted = bench.site.output("ip", &["link", "delete", &link]);
+        assert!(deleted.status.success(), "{deleted:?}");
+        bench.fires(point).await;
+        bench.dies("netd").await;
+        bench.restart_dead().await;
+        // As it was: it is there, has its address, and leads out.
+        let routes = bench.site.ctl(&["exec", "one", "ip", "route"]).ok();
+        let out = format!("default via {gateway} dev eth0");
+        assert!(routes.contains(&out), "{}: {routes}", point.name);
+        let ping = ["exec", "one", "ping", "-c", "1", "-W", "5", &gateway];
+        bench.site.ctl(&ping).ok();
+        let again = bench.site.ctl(&["network", "reconcile"]).ok();
+        assert_eq!(again, "Nothing had to be put right.\n", "{}", point.name);
+        bench.nothing_contradicts(point.name);
+        bench.beside_is_unharmed().await;
+        clear(&bench.site).await;
+        bench.clean(point.name).await;
+    }
+}
+
+/// The host's end of a container's link.
+fn end_of(site: &Site, container: &str) -> String {
+    let endpoint = site.inspect(
+        container,
+        "{{range .NetworkSettings.Networks}}{{.EndpointID}}{{end}}",
+    );
+    format!("sw{}", &endpoint[..10])
+}

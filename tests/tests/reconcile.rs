@@ -1,0 +1,127 @@
+//! `ctl network reconcile`: what differs from what should be is put right, in both directions, and said.
+
+use slipway_fault::Action;
+use slipway_proto::netd::v1::CreateEndpointRequest;
+use slipway_tests::{Site, eventually};
+
+const NOTHING: &str = "Nothing had to be put right.\n";
+const GUARD: &str = "netd.guard.heard";
+
+async fn site_with_web() -> Option<Site> {
+    if !slipway_tests::ready() {
+        return None;
+    }
+    let mut site = Site::bare();
+    site.allow_faults();
+    site.start_services().await;
+    slipway_tests::image::busybox(&site).await;
+    let script = "echo here > /index.html; exec httpd -f -p 80 -h /";
+    let words = "run -d --name web --cap-add NET_ADMIN -p 8081:80 busybox sh -c";
+    let mut words: Vec<&str> = words.split(' ').collect();
+    words.push(script);
+    site.ctl(&words).ok();
+    answers(&site).await;
+    assert_eq!(site.ctl(&["network", "reconcile"]).ok(), NOTHING);
+    Some(site)
+}
+
+async fn answers(site: &Site) {
+    eventually("its port answers", async || {
+        let fetched = site.fetch("http://127.0.0.1:8081/index.html");
+        (fetched.as_deref() == Some("here\n")).then_some(())
+    })
+    .await;
+}
+
+fn endpoint(site: &Site) -> String {
+    site.inspect(
+        "web",
+        "{{range .NetworkSettings.Networks}}{{.EndpointID}}{{end}}",
+    )
+}
+
+/// What was found; all of it was put right.
+fn found(site: &Site) -> Vec<String> {
+    let said = site.ctl(&["net", "reconcile"]).ok();
+    let mut lines = said.lines();
+    let title = lines.next().unwrap();
+    assert!(title.starts_with("FOUND ") && title.ends_with(" DONE"));
+    let mut found: Vec<String> = lines
+        .map(|line| {
+            line.strip_suffix(" put right")
+                .expect(line)
+                .trim()
+                .to_owned()
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn what_somebody_changed_is_put_right_and_told() {
+    let Some(site) = site_with_web().await else {
+        return;
+    };
+    let link = format!("sw{}", &endpoint(&site)[..10]);
+    site.ctl(&["exec", "web", "ip", "route", "del", "default"])
+        .ok();
+    assert_eq!(found(&site), ["container web had no way out by IPv4"]);
+
+    site.arm(GUARD, Action::Wait);
+    let ip = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        let done = site.output("ip", &words);
+        assert!(done.status.success(), "{done:?}");
+    };
+    ip(&format!("link delete {link}"));
+    ip("link add sw0123456789 type veth peer name far");
+    ip("link set sw0123456789 master slipway0");
+    let mut wanted = [
+        format!("link {link} of container web is gone"),
+        "link sw0123456789 belongs to no endpoint".to_owned(),
+    ];
+    wanted.sort();
+    assert_eq!(found(&site), wanted);
+    assert_eq!(site.ctl(&["network", "reconcile"]).ok(), NOTHING);
+    site.disarm(GUARD);
+    answers(&site).await;
+}
+
+#[tokio::test]
+async fn endpoints_of_nobody_go_and_containers_get_theirs_back() {
+    let Some(mut site) = site_with_web().await else {
+        return;
+    };
+    // Of a container that runtime-svc has never heard of.
+    let stranger = CreateEndpointRequest {
+        container_id: "ab".repeat(32),
+        container_name: "stranger".to_owned(),
+        ..CreateEndpointRequest::default()
+    };
+    site.networks().create_endpoint(stranger).await.unwrap();
+    let taken = "the endpoint of container stranger on network bridge belongs to nobody";
+    assert_eq!(found(&site), [taken]);
+    assert_eq!(site.ctl(&["network", "reconcile"]).ok(), NOTHING);
+
+    // One that lives, and that netd knows nothing of any more.
+    let address = site.inspect("web", "{{.NetworkSettings.IPAddress}}");
+    let hosts = site.ctl(&["exec", "web", "cat", "/etc/hosts"]).ok();
+    let record = format!("run/netd/endpoints/{}.json", endpoint(&site));
+    site.kill_service("netd");
+    std::fs::remove_file(site.path(&record)).unwrap();
+    site.revive("netd").await;
+    let links = site.ctl(&["exec", "web", "ls", "/sys/class/net"]).ok();
+    assert!(!links.contains("eth0"), "{links}");
+    assert_eq!(
+        found(&site),
+        ["container web had no endpoint on network bridge"]
+    );
+    answers(&site).await;
+    let routes = site.ctl(&["exec", "web", "ip", "route"]).ok();
+    assert!(routes.starts_with("default via 172."), "{routes}");
+    let now = site.inspect("web", "{{.NetworkSettings.IPAddress}}");
+    assert_eq!(now, address);
+    assert_eq!(site.ctl(&["exec", "web", "cat", "/etc/hosts"]).ok(), hosts);
+    assert_eq!(site.ctl(&["network", "reconcile"]).ok(), NOTHING);
+}
