@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::id::EndpointId;
 use crate::ipam::DualStack;
 
-use super::relay::{Clients, Relay};
+use super::relay::{Clients, Relay, Relays};
 use super::reserve::{Reservation, reserve};
 use super::{Binding, HostAddress, Protocol, Published, Taken};
 
@@ -35,7 +35,7 @@ struct Hold {
 #[derive(Debug)]
 pub struct PortTable {
     held: BTreeMap<(Protocol, u16), Vec<Held>>,
-    runtime: Handle,
+    relays: Relays,
     next: u16,
 }
 
@@ -61,7 +61,7 @@ impl PortTable {
         let next = EPHEMERAL.start() + u16::from_ne_bytes(seed) % span;
         Self {
             held: BTreeMap::new(),
-            runtime,
+            relays: Relays::new(runtime),
             next,
         }
     }
@@ -205,7 +205,7 @@ impl PortTable {
         Ok(published)
     }
 
-    fn hold(&self, to: DualStack, binding: &Binding, port: u16) -> Result<Hold, NotHeld> {
+    fn hold(&mut self, to: DualStack, binding: &Binding, port: u16) -> Result<Hold, NotHeld> {
         let Binding {
             protocol,
             container_port,
@@ -222,7 +222,8 @@ impl PortTable {
         let inside = to.v6.into_iter().chain([to.v4]);
         let inside = inside.map(|address| SocketAddr::new(address, container_port));
         let relay = |address, clients| {
-            Relay::start(&self.runtime, address, port, inside.collect(), clients).map(Some)
+            let inside = inside.collect();
+            self.relays.start(address, port, inside, clients).map(Some)
         };
         let is_tcp = protocol == Protocol::Tcp;
         match taken.v6 {
