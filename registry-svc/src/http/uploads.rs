@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use http::{HeaderMap, Response, StatusCode, header};
 use slipway_image::Digest;
+use tokio::sync::mpsc;
 
 use super::{
     Query, Upload, bare,
@@ -193,39 +195,45 @@ async fn chunk(session: &Session, headers: &HeaderMap, body: &mut Upload) -> Res
     }
 }
 
-/// Takes a body, of so many bytes where that is known.
+/// Takes a body, of so many bytes where that is known. One batch is written, another one is ready, the next one comes:
+/// the network and the disk wait for each other only when one of them is slower for long.
 async fn receive(
     staged: &Staged,
     room: &Room,
     announced: Option<u64>,
     body: &mut Upload,
 ) -> Result<()> {
-    let mut actual = 0;
-    let mut batch = body.batch().await?;
-    loop {
-        let Batch { pieces, in_hand } = batch;
-        let more = pieces.iter().map(|b| b.len() as u64).sum::<u64>();
-        actual += more;
-        let ended = pieces.is_empty();
-        if let Some(expected) = announced
-            && (actual > expected || ended && actual < expected)
-        {
-            return Err(Error::SizeMismatch { expected, actual });
+    let (sender, mut batches) = mpsc::channel::<Batch>(1);
+    let receiving = async move {
+        let mut actual = 0;
+        loop {
+            let batch = body.batch().await?;
+            let more = batch.pieces.iter().map(|b| b.len() as u64).sum::<u64>();
+            actual += more;
+            let ended = batch.pieces.is_empty();
+            if let Some(expected) = announced
+                && (actual > expected || ended && actual < expected)
+            {
+                return Err(Error::SizeMismatch { expected, actual });
+            }
+            if ended {
+                return Ok(());
+            }
+            room.grow(more)?;
+            sender.send(batch).await.map_err(|_| Error::Stopping)?;
         }
-        if ended {
-            return Ok(());
+    };
+    let writing = async move {
+        while let Some(Batch { pieces, in_hand }) = batches.recv().await {
+            staged.write(pieces).await?;
+            drop(in_hand);
+            slipway_fault::point("registry.upload.written");
         }
-        room.grow(more)?;
-        // The next comes while this is hashed and written, also when there is no next.
-        let write = async {
-            let _in_hand = in_hand;
-            staged.write(pieces).await
-        };
-        let (written, next) = tokio::join!(write, body.batch());
-        written?;
-        slipway_fault::point("registry.upload.written");
-        batch = next?;
-    }
+        Ok::<_, Error>(())
+    };
+    // What came is written, however it ended: the client goes on from there. What cannot be written ends it at once.
+    let (received, ()) = tokio::try_join!(receiving.map(Ok), writing)?;
+    received
 }
 
 /// 416: where the next chunk must begin, and where it is to be sent.
