@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use crate::nft::{
-    Batch, Chain,
+    Batch, Bound, Chain,
     Compare::Is,
     DataType::{Ipv4, Ipv6},
     IpVersion::{V4, V6},
-    Limit, Meter, Rule, Verdict,
+    Meter, Rule, Verdict,
 };
 use crate::ports::Protocol;
 
@@ -68,12 +68,12 @@ pub fn write(batch: &mut Batch, limits: Limits) {
                 // Before the connection is tracked: a flood costs no entry.
                 .rule(
                     asks(RAW)
-                        .source_exceeds(version, queries, Limit::PacketsASecond(limits.queries))
+                        .source_exceeds(version, queries, Bound::PacketsASecond(limits.queries))
                         .then(Verdict::Drop),
                 );
         }
         if limits.connections > 0 {
-            let most = Limit::Connections(limits.connections);
+            let most = Bound::Connections(limits.connections);
             batch
                 .meter(Meter {
                     name: connections,

@@ -1,7 +1,8 @@
 //! What table `inet slipway` says: from networks and published ports to rules, as a pure function.
 //!
 //! * `published` and `published_at` map (protocol, [host address,] port) to a container: two rules,
-//!   whatever the number of ports. Each version of IP has sets of its own, for their keys differ in length.
+//!   whatever the number of ports. Each version of IP has sets of its own, for their keys differ in length. In `ranges`
+//!   one element is a whole range of ports that are the same outside and inside.
 //! * `limited` has the ports that only some clients may use, `from` each of them with each range of its clients; what does
 //!   not fit is dropped before it is translated. Ports that say nothing of their clients are asked after it, where they
 //!   are forwarded: that costs one rule, whatever the number of ports. Neither is asked of the host itself.
@@ -34,32 +35,40 @@ pub use limits::Limits;
 /// Our table; nothing else is ever written.
 pub const TABLE: &str = "slipway";
 
-/// Publishes ports.
-pub fn publish(entries: &Entries) -> Batch {
+/// Puts what is published of an endpoint in the place of what was, in one step for every packet.
+pub fn change(before: &Entries, after: &Entries) -> Batch {
     let mut batch = Batch::of(TABLE);
-    for (set, elements) in entries.elements() {
-        batch.add(set, &elements);
-    }
-    batch
-}
-
-/// Withdraws ports.
-pub fn withdraw(entries: &Entries) -> Batch {
-    let mut batch = Batch::of(TABLE);
-    for (set, elements) in entries.elements() {
+    let (gone, new) = (before.without(after), after.without(before));
+    for (set, elements) in gone {
         let keys: Vec<_> = elements.into_iter().map(Element::without_value).collect();
         batch.remove(set, &keys);
     }
-    batch
-}
-
-/// Puts entries in the place of others, in one step for every packet.
-pub fn exchange(before: &Entries, after: &Entries) -> Batch {
-    let mut batch = withdraw(before);
-    for (set, elements) in after.elements() {
+    for (set, elements) in new {
         batch.add(set, &elements);
     }
     batch
+}
+
+/// The same in as many steps as there are entries to be changed: one that cannot be keeps no other.
+pub fn change_each(before: &Entries, after: &Entries) -> Vec<Batch> {
+    let one = |set, element: Element, add: bool| {
+        let mut batch = Batch::of(TABLE);
+        match add {
+            true => batch.add(set, &[element]),
+            false => batch.remove(set, &[element.without_value()]),
+        };
+        batch
+    };
+    let mut all = Vec::new();
+    for (entries, add) in [
+        (before.without(after), false),
+        (after.without(before), true),
+    ] {
+        for (set, elements) in entries {
+            all.extend(elements.into_iter().map(|element| one(set, element, add)));
+        }
+    }
+    all
 }
 
 /// Whether others can change the table while netd runs.

@@ -178,7 +178,8 @@ fn to_container(batch: &mut Batch) {
         let names = Names::of(version);
         batch
             .rule(Rule::on(chain).dnat_by_address_and_port(version, names.published_at))
-            .rule(Rule::on(chain).dnat_by_port(version, names.published));
+            .rule(Rule::on(chain).dnat_by_port(version, names.published))
+            .rule(Rule::on(chain).dnat_by_range(version, names.ranges));
         for hook in [PREROUTING, OUTPUT] {
             batch.rule(Rule::on(hook).ip(version).then(Verdict::Jump(chain)));
         }

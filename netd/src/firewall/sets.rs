@@ -26,6 +26,8 @@ pub struct Names {
     pub hidden: &'static str,
     /// Ports of all addresses of the host.
     pub published: &'static str,
+    /// The same of ranges that are long, and alike outside and inside.
+    pub ranges: &'static str,
     /// Ports of one address of the host.
     pub published_at: &'static str,
     /// Ports that only some clients may use: protocol, addresses of the host, port.
@@ -40,6 +42,7 @@ const V4: Names = Names {
     subnets: "subnets",
     hidden: "hidden",
     published: "published",
+    ranges: "ranges",
     published_at: "published_at",
     limited: "limited",
     from: "from",
@@ -60,6 +63,7 @@ const V6: Names = Names {
     subnets: "subnets6",
     hidden: "hidden6",
     published: "published6",
+    ranges: "ranges6",
     published_at: "published6_at",
     limited: "limited6",
     from: "from6",
@@ -114,6 +118,7 @@ pub fn declare(batch: &mut Batch, plan: &Plan<'_>) {
         ));
     for (names, ip) in [(V4, Ipv4), (V6, Ipv6)] {
         batch
+            .set(set(names.ranges, &[Layer4, Port], &[ip], true))
             .set(set(names.limited, &[Layer4, ip, Port], &[], true))
             .set(set(names.from, &[Layer4, ip, Port, ip], &[], true))
             .set(set(names.clients, &[ip], &[], true));

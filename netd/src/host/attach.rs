@@ -282,7 +282,7 @@ impl Host {
                 slipway_fault::fallible("netd.attach.recorded")
                     .doing(|| "write the record of an endpoint".to_owned())
             })
-            .and_then(|()| self.publish(&state, &endpoint.ports, endpoint.address));
+            .and_then(|()| self.publish(&state, &[], &endpoint.ports, endpoint.address));
         if let Err(error) = done {
             state.ports.give_back(&endpoint.id, &endpoint.ports);
             drop(state);

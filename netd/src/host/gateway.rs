@@ -91,12 +91,13 @@ impl Host {
         let givers: Vec<Endpoint> = state.of(container).filter(has_others).cloned().collect();
         for mut giver in givers {
             let ports = std::mem::take(&mut giver.ports);
+            let before = taker.ports.clone();
             taker.ports.extend(ports.iter().cloned());
             // With both records the next start finds the ports, and whose they are.
             self.store.put_endpoint(&taker)?;
             slipway_fault::point("netd.settle.taken");
             self.store.put_endpoint(&giver)?;
-            self.withdraw(state, &ports, giver.address);
+            self.withdraw(state, &ports, &[], giver.address);
             state.ports.give_back(&giver.id, &ports);
             for port in &ports {
                 if let Err(error) = state.ports.take_again(&taker.id, taker.address, port) {
@@ -106,7 +107,7 @@ impl Host {
             }
             state.endpoints.insert(giver.id.clone(), giver);
             state.endpoints.insert(taker.id.clone(), taker.clone());
-            self.publish(state, &ports, taker.address)?;
+            self.publish(state, &before, &taker.ports, taker.address)?;
         }
         Ok(())
     }

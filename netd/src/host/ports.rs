@@ -8,50 +8,56 @@ use ipnet::IpNet;
 
 use crate::endpoint::Endpoint;
 use crate::error::{Doing as _, Error};
-use crate::firewall::{self, Entries};
+use crate::firewall;
 use crate::id::EndpointId;
 use crate::ipam::DualStack;
 use crate::netlink::conntrack::{self, Among, Flow};
-use crate::nft::Batch;
 use crate::ports::{Binding, Protocol, Published};
 
 use super::{Attached, Host, State, entries};
 
 impl Host {
-    /// Puts ports into the maps.
+    /// What an endpoint publishes, in the place of what it did, in one step. If somebody has flushed the table, all of it
+    /// is put back first.
     pub(super) fn publish(
         &self,
         state: &State,
-        ports: &[Published],
+        before: &[Published],
+        after: &[Published],
         to: DualStack,
     ) -> Result<(), Error> {
-        let entries = entries(ports, to, &state.publish_from());
-        self.apply(state, &firewall::publish(&entries))
-    }
-
-    /// Changes entries; if somebody has flushed the table, all of it is put back first.
-    fn apply(&self, state: &State, batch: &Batch) -> Result<(), Error> {
+        let default = state.publish_from();
+        let batch = firewall::change(
+            &entries(before, to, &default),
+            &entries(after, to, &default),
+        );
         let applied = self.kernel().nft.apply(batch.clone());
         match applied {
             Err(refused) if refused.is_missing() => {
                 self.write_table(state)?;
-                Ok(self.kernel().nft.apply(batch.clone())?)
+                Ok(self.kernel().nft.apply(batch)?)
             }
             other => Ok(other?),
         }
     }
 
-    /// Takes ports out of the maps. What is not there needs no taking out: then the rest is put
-    /// right by writing the whole table at the next change or start.
-    pub(super) fn withdraw(&self, state: &State, ports: &[Published], to: DualStack) {
-        let all = entries(ports, to, &state.publish_from());
+    /// The same where it cannot fail any more. What is not there needs no taking out: then the rest is put right by
+    /// writing the whole table at the next change or start.
+    pub(super) fn withdraw(
+        &self,
+        state: &State,
+        before: &[Published],
+        after: &[Published],
+        to: DualStack,
+    ) {
+        let default = state.publish_from();
+        let (before, after) = (entries(before, to, &default), entries(after, to, &default));
         let mut kernel = self.kernel();
-        if kernel.nft.apply(firewall::withdraw(&all)).is_ok() {
+        if kernel.nft.apply(firewall::change(&before, &after)).is_ok() {
             return;
         }
-        // One that is not there keeps no other.
-        for one in all.each() {
-            match kernel.nft.apply(firewall::withdraw(&one)) {
+        for one in firewall::change_each(&before, &after) {
+            match kernel.nft.apply(one) {
                 Err(refused) if !refused.is_missing() => {
                     tracing::warn!(error = %refused, "cannot withdraw a port");
                 }
@@ -86,11 +92,10 @@ impl Host {
                 slipway_fault::fallible("netd.ports.recorded")
                     .doing(|| "write the record of an endpoint".to_owned())
             })
-            .and_then(|()| self.publish(&state, &added, endpoint.address))
-            .and_then(|()| self.limit(&state, &limited, &endpoint));
+            .and_then(|()| self.publish(&state, &before.ports, &endpoint.ports, endpoint.address));
         if let Err(error) = done {
             state.ports.give_back(id, &added);
-            self.withdraw(&state, &added, endpoint.address);
+            self.withdraw(&state, &endpoint.ports, &before.ports, endpoint.address);
             self.store.put_endpoint(&before)?;
             return Err(error);
         }
@@ -105,22 +110,11 @@ impl Host {
         answer
     }
 
-    /// Ports that the endpoint has get the clients that its record says now, in one step.
-    fn limit(&self, state: &State, before: &[Published], endpoint: &Endpoint) -> Result<(), Error> {
-        let now = |old: &Published| endpoint.ports.iter().find(|port| port.is_at(old)).cloned();
-        let after: Vec<Published> = before.iter().filter_map(now).collect();
-        let gates = |ports: &[Published]| Entries {
-            forwards: Vec::new(),
-            ..entries(ports, endpoint.address, &state.publish_from())
-        };
-        let batch = firewall::exchange(&gates(before), &gates(&after));
-        self.apply(state, &batch)
-    }
-
     /// Withdraws ports of a container that runs; a host port of 0 stands for any. Connections by them end.
     pub fn remove_ports(&self, id: &EndpointId, bindings: &[Binding]) -> Result<Attached, Error> {
         let mut state = self.state();
         let mut endpoint = state.known(id)?.clone();
+        let before = endpoint.ports.clone();
         let named = |port: &Published| {
             bindings.iter().any(|binding| match binding.host_port {
                 0 => {
@@ -139,7 +133,7 @@ impl Host {
         endpoint.ports = kept;
         self.store.put_endpoint(&endpoint)?;
         slipway_fault::point("netd.unports.recorded");
-        self.withdraw(&state, &removed, endpoint.address);
+        self.withdraw(&state, &before, &endpoint.ports, endpoint.address);
         slipway_fault::point("netd.unports.withdrawn");
         state.ports.give_back(id, &removed);
         let address = endpoint.address;

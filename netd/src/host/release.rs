@@ -97,7 +97,7 @@ impl Host {
         };
         slipway_fault::point("netd.release.begun");
         // Ports first: nobody may be led to an address that is about to become somebody else's.
-        self.withdraw(state, &endpoint.ports, endpoint.address);
+        self.withdraw(state, &endpoint.ports, &[], endpoint.address);
         state.ports.give_back(id, &endpoint.ports);
         slipway_fault::point("netd.release.withdrawn");
         if let Some(live) = state.networks.get_mut(&endpoint.network) {

@@ -153,17 +153,19 @@ pub enum Expr {
     Map(&'static str),
     /// Rewrites the destination to the address that the register begins with and the port behind it.
     Dnat(IpVersion),
+    /// Rewrites the destination to the address in the register; the port stays.
+    DnatAddress(IpVersion),
     /// Rewrites the source to the address of the link that it leaves by.
     Masquerade,
     /// Counts the packet for the key in the register, in a [`super::Meter`]; goes on only above the limit.
-    Exceeds(&'static str, Limit),
+    Exceeds(&'static str, Bound),
     /// Decides.
     Do(Verdict),
 }
 
 /// What a [`super::Meter`] bounds of each of its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub enum Bound {
     /// Connections that are open; closed ones of tcp do not count.
     Connections(u32),
     /// Packets a second, and as many at once.
@@ -202,7 +204,7 @@ impl Expr {
             Self::Mask(_) => "bitwise",
             Self::Cmp(..) => "cmp",
             Self::InSet(..) | Self::Map(_) => "lookup",
-            Self::Dnat(_) => "nat",
+            Self::Dnat(_) | Self::DnatAddress(_) => "nat",
             Self::Masquerade => "masq",
             Self::Exceeds(..) => "dynset",
             Self::Do(_) => "immediate",
@@ -249,6 +251,11 @@ impl Expr {
                     .be32(3, part(0))
                     .be32(5, part(version.registers()));
             }
+            Self::DnatAddress(version) => {
+                data.be32(1, 1)
+                    .be32(2, version.number().into())
+                    .be32(3, part(0));
+            }
             Self::Masquerade => {}
             Self::Exceeds(meter, limit) => {
                 // NFTA_DYNSET_SET_NAME, OP, SREG_KEY, EXPR
@@ -271,7 +278,7 @@ impl Expr {
     }
 }
 
-impl Limit {
+impl Bound {
     /// `NFT_DYNSET_OP_ADD` or, where a key is forgotten if it is not seen for a while, `NFT_DYNSET_OP_UPDATE`.
     fn operation(self) -> u32 {
         match self {

@@ -12,6 +12,6 @@ mod rule;
 
 pub use chains::{BaseChain, is_foreign_chain};
 pub use client::{Client, Refused, TABLE_EVENTS, is_event_of};
-pub use expr::{Compare, IpVersion, Limit, Verdict};
+pub use expr::{Bound, Compare, IpVersion, Verdict};
 pub use object::{Batch, Chain, DataType, Element, Hook, Meter, Set, register};
 pub use rule::{Rule, link_name};

@@ -107,7 +107,7 @@ pub struct Set<'a> {
 }
 
 /// One entry of a set or map; every part padded to whole 32-bit registers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Element {
     /// The key.
     pub key: Vec<u8>,
@@ -146,7 +146,7 @@ pub fn register(bytes: &[u8]) -> Vec<u8> {
     padded
 }
 
-/// A set that rules fill: keys with what a [`super::Limit`] counts of each.
+/// A set that rules fill: keys with what a [`super::Bound`] counts of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meter {
     /// Its name.

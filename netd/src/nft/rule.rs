@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use crate::netlink::octets;
 
-use super::expr::{Compare, Expr, Field, IpVersion, Limit, REG, Verdict, part};
+use super::expr::{Bound, Compare, Expr, Field, IpVersion, REG, Verdict, part};
 
 const RTN_LOCAL: u32 = 2;
 const CT_INVALID: u32 = 0b1;
@@ -219,7 +219,7 @@ impl Rule {
     }
 
     /// Its source, of a version, has more of something than it may have.
-    pub fn source_exceeds(self, version: IpVersion, meter: &'static str, limit: Limit) -> Self {
+    pub fn source_exceeds(self, version: IpVersion, meter: &'static str, limit: Bound) -> Self {
         self.ip(version).push([
             Expr::Load(Field::Source(version), REG),
             Expr::Exceeds(meter, limit),
@@ -292,6 +292,16 @@ impl Rule {
             Expr::Load(Field::DestinationPort, part(1)),
             Expr::Map(map),
             Expr::Dnat(version),
+        ])
+    }
+
+    /// Rewrites the destination's address by a map of protocol and ranges of ports; the port stays.
+    pub fn dnat_by_range(self, version: IpVersion, map: &'static str) -> Self {
+        self.push([
+            Expr::Load(Field::Layer4, part(0)),
+            Expr::Load(Field::DestinationPort, part(1)),
+            Expr::Map(map),
+            Expr::DnatAddress(version),
         ])
     }
 

@@ -14,6 +14,7 @@ mod overlay_names;
 mod patience;
 mod published;
 mod published6;
+mod ranges;
 mod reconcile;
 mod routers;
 mod several;
