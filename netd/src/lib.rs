@@ -6,8 +6,8 @@
 //! a request is a handful of system calls of microseconds each.
 //!
 //! Architecture invariants: no program is executed; no nftables table but `inet slipway` and `bridge slipway` and no
-//! link but our own bridges, `sw*` ends and `svx*` tunnels is ever written; sysctls are written below `/proc/sys/net`
-//! only.
+//! link but our own bridges, `sw*` ends, `svx*` tunnels and those of containers is ever written; sysctls are written
+//! below `/proc/sys/net` only.
 
 #![forbid(unsafe_code)]
 

@@ -284,6 +284,8 @@ pub const NETD: &[Point] = &[
     step("netd.network.recorded"),
     step("netd.network.up"),
     step("netd.network.ruled"),
+    step("netd.direct.linked"),
+    step("netd.direct.named"),
     step("netd.overlay.linked"),
     step("netd.overlay.led"),
     step("netd.unoverlay.unlinked"),

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::endpoint::Endpoint;
-use crate::network::{Driver, Network, Pool};
+use crate::network::{Direct, Driver, Network, Pool};
 use crate::nft::{BaseChain, IpVersion};
 use crate::ports::{HostAddress, Limit, Published};
 
@@ -97,6 +97,17 @@ pub fn reaches(facts: &Facts<'_>) -> Vec<Reach> {
 /// What a network's containers reach beyond it.
 fn out(network: &Network, all: &mut Vec<Reach>) {
     let who = || Party::Network(network.name.clone());
+    if let Driver::Direct(direct) = &network.driver {
+        for pool in network.pools() {
+            all.push(Reach {
+                who: who(),
+                to: Party::Beyond(IpVersion::of(pool.gateway)),
+                by: pool.gateway.to_string(),
+                because: on_the_wire(direct),
+            });
+        }
+        return;
+    }
     for pool in network.pools() {
         all.push(Reach {
             who: who(),
@@ -120,15 +131,30 @@ fn out(network: &Network, all: &mut Vec<Reach>) {
     }
 }
 
+fn on_the_wire(direct: &Direct) -> String {
+    format!(
+        "its containers are on the wire of {}, and no rule of this host is between",
+        direct.parent
+    )
+}
+
 /// Who reaches a container by its own address.
 fn inside(network: &Network, endpoint: &Endpoint, all: &mut Vec<Reach>) {
     for address in endpoint.address.all() {
         let whom = || Party::Container(endpoint.container_name.clone());
-        all.push(Reach {
-            who: Party::ThisHost,
-            to: whom(),
-            by: address.to_string(),
-            because: format!("the host is the gateway of network {}", network.name),
+        all.push(match &network.driver {
+            Driver::Direct(direct) => Reach {
+                who: Party::Beyond(IpVersion::of(address)),
+                to: whom(),
+                by: address.to_string(),
+                because: on_the_wire(direct),
+            },
+            Driver::Bridge | Driver::Overlay(_) => Reach {
+                who: Party::ThisHost,
+                to: whom(),
+                by: address.to_string(),
+                because: format!("the host is the gateway of network {}", network.name),
+            },
         });
         all.push(Reach {
             who: Party::Network(network.name.clone()),

@@ -64,7 +64,8 @@ fn by_hand(facts: &Facts<'_>, chain: &BaseChain) -> String {
         (true, true) => "iptables",
         (true, false) => "ip6tables",
     };
-    let lines = facts.networks.iter().map(|network| {
+    let bridged = facts.networks.iter().filter(|network| network.is_bridged());
+    let lines = bridged.map(|network| {
         let device = &network.device;
         format!(
             "{command} -I FORWARD -i {device} -j ACCEPT; {command} -I FORWARD -o {device} -j ACCEPT"

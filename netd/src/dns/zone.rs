@@ -177,8 +177,8 @@ impl Zone {
 
 fn peers(network: &Network) -> Option<Arc<Peers>> {
     match &network.driver {
-        Driver::Bridge => None,
         Driver::Overlay(overlay) => Some(Arc::new(Peers::of(overlay))),
+        Driver::Bridge | Driver::Direct(_) => None,
     }
 }
 

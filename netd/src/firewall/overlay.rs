@@ -20,7 +20,7 @@ fn tunnels<'a>(
 ) -> impl Iterator<Item = (&'a Network, &'a Overlay, String)> {
     networks.iter().filter_map(|network| match &network.driver {
         Driver::Overlay(overlay) => Some((*network, overlay, network.id.tunnel_link())),
-        Driver::Bridge => None,
+        Driver::Bridge | Driver::Direct(_) => None,
     })
 }
 

@@ -12,7 +12,7 @@ use crate::endpoint;
 use crate::error::Error;
 use crate::host::{Attached, Details};
 use crate::ipam::{DualStack, Wanted};
-use crate::network::{self, Driver, Network, Pool, PoolRequest};
+use crate::network::{self, Driver, Kind, Network, Pool, PoolRequest};
 use crate::overlay::Peer;
 use crate::ports::{Binding, HostAddress, Limit, Protocol, Published};
 
@@ -131,6 +131,7 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
         network,
         nameserver,
         netns_path,
+        host: host_seen,
         default_route,
         publish_from,
     } = attached;
@@ -183,19 +184,21 @@ pub(super) fn endpoint(attached: Attached, host: &ResolvConf) -> pb::Endpoint {
         aliases: endpoint.aliases,
         gateway_priority: endpoint.gateway_priority,
         default_route,
-        host_address: network.v4.gateway.to_string(),
+        host_address: host_seen.to_string(),
     }
 }
 
 pub(super) fn network_request(
     message: pb::CreateNetworkRequest,
 ) -> Result<network::Request, Error> {
-    let overlay = match message.driver.as_str() {
-        "" | "bridge" => false,
-        "overlay" => true,
+    let kind = match message.driver.as_str() {
+        "" | "bridge" => Kind::Bridge,
+        "overlay" => Kind::Overlay,
+        "macvlan" => Kind::Macvlan,
+        "ipvlan" => Kind::Ipvlan,
         driver => {
             return Err(Error::Unsupported(format!(
-                "network driver {driver} is not supported: use bridge or overlay"
+                "network driver {driver} is not supported: use bridge, overlay, macvlan or ipvlan"
             )));
         }
     };
@@ -225,7 +228,7 @@ pub(super) fn network_request(
     let v4 = one(v4, "IPv4")?.unwrap_or_default();
     Ok(network::Request {
         name: message.name,
-        overlay,
+        kind,
         v4: pool_request::<Ipv4Net, Ipv4Addr>(v4, "IPv4", "10.1.0.0/24")?,
         v6,
         internal: message.internal,

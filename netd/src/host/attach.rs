@@ -9,6 +9,7 @@ use crate::ipam::{DualStack, Refusal, Unavailable, Wanted as WantedAddress};
 use crate::netlink::Mac;
 use crate::network::{DEFAULT, Network};
 
+use super::direct::can_have;
 use super::ports::forget_strays;
 use super::prepare::{Prepared, Wanted};
 use super::reaper::Doomed;
@@ -16,6 +17,9 @@ use super::{Attached, Host, State};
 
 /// How long a full bridge is waited for whose links are just being deleted.
 pub(super) const REAPING: Duration = Duration::from_secs(10);
+
+/// How many addresses that others have are passed over.
+const OTHERS: usize = 16;
 
 /// Who has an address that somebody wants.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +87,7 @@ impl Host {
             self.bring_up(&mut state)?;
             let network = &state.find(shape.network)?.network;
             state.must_be_new(&request, network)?;
+            can_have(&request, network)?;
             network.is_default()
         };
         let from_pool = if is_default && shape.fits_the_pool() {
@@ -103,27 +108,54 @@ impl Host {
 
     /// Takes an address and makes the links.
     pub(super) fn prepare(&self, shape: &Shape<'_>) -> Result<Prepared, Error> {
-        let (network, bridge, address) = self.take_address(shape)?;
+        let mut others = Vec::new();
+        let prepared = loop {
+            let (network, bridge, address) = self.take_address(shape)?;
+            match self.prepare_at(shape, &network, bridge, address) {
+                // On a wire that is not netd's alone; then the next one.
+                Err(Error::AddressInUse(_)) if shape.address.is_any() && others.len() < OTHERS => {
+                    others.push((network.id, address));
+                }
+                Err(error) => {
+                    others.push((network.id, address));
+                    break Err(error);
+                }
+                prepared => break prepared,
+            }
+        };
+        if others.is_empty() {
+            return prepared;
+        }
+        let mut state = self.state();
+        for (network, address) in others {
+            if let Some(live) = state.networks.get_mut(&network) {
+                live.addresses.release(address);
+            }
+        }
+        prepared
+    }
+
+    fn prepare_at(
+        &self,
+        shape: &Shape<'_>,
+        network: &Network,
+        bridge: u32,
+        address: DualStack,
+    ) -> Result<Prepared, Error> {
         slipway_fault::point("netd.attach.addressed");
         let wanted = Wanted {
-            network: &network,
+            network,
             bridge,
             address,
             mac: shape.mac.unwrap_or(Mac::of(address.v4)),
             netns: shape.netns,
             interface: shape.interface,
         };
-        let built = match self.build(&wanted) {
+        match self.build(&wanted) {
             // Links of those that have just ended may still be there.
             Err(Error::NetworkFull(_)) if self.reaper.wait(REAPING) => self.build(&wanted),
             built => built,
-        };
-        if built.is_err()
-            && let Some(live) = self.state().networks.get_mut(&network.id)
-        {
-            live.addresses.release(address);
         }
-        built
     }
 
     /// An address, also one that somebody is just leaving, or that was only prepared.
@@ -198,6 +230,7 @@ impl Host {
         if let Some(live) = self.state().networks.get_mut(&prepared.network) {
             live.addresses.leave(prepared.address);
         }
+        self.undo_direct(&prepared);
         self.reap(Doomed {
             link: prepared.id.host_link(),
             address: Some((prepared.network, prepared.address)),
@@ -310,36 +343,6 @@ impl Host {
         drop(state);
         forget_strays(&ports);
         answer
-    }
-
-    /// Changes a container's name in DNS, on all its networks.
-    pub fn rename(&self, container: &str, name: &str) -> Result<Attached, Error> {
-        let mut state = self.state();
-        let ids: Vec<EndpointId> = state
-            .endpoints
-            .values()
-            .filter(|endpoint| endpoint.container == container)
-            .map(|endpoint| endpoint.id.clone())
-            .collect();
-        for id in &ids {
-            let mut endpoint = state.known(id)?.clone();
-            endpoint.container_name = name.to_owned();
-            self.store.put_endpoint(&endpoint)?;
-            slipway_fault::point("netd.rename.recorded");
-            if let Some(zone) = state.zone(&endpoint.network) {
-                let mut zone = zone
-                    .write()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
-                zone.remove(id);
-                zone.insert(&endpoint);
-            }
-            state.endpoints.insert(id.clone(), endpoint);
-        }
-        state.tell_zones(container);
-        match ids.first() {
-            Some(id) => state.answer(id),
-            None => Err(Error::NoEndpoint(format!("of container {container}"))),
-        }
     }
 }
 

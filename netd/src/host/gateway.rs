@@ -24,6 +24,13 @@ fn way_out<'a>(
         .max_by_key(|(endpoint, network)| (endpoint.gateway_priority, Reverse(&network.name)))
 }
 
+/// The same for its published ports: of networks that this host leads to.
+fn ports_way<'a>(
+    on: impl Iterator<Item = (&'a Endpoint, &'a Network)>,
+) -> Option<(&'a Endpoint, &'a Network)> {
+    way_out(on.filter(|(_, network)| network.is_bridged()))
+}
+
 /// Puts all published ports of each container on its way out, as they were when nobody was in the middle of moving
 /// them. Returns whose records are others now, those first that have more.
 pub(super) fn gather_ports<'n>(
@@ -36,7 +43,7 @@ pub(super) fn gather_ports<'n>(
             continue;
         };
         let same = endpoints.iter().filter(|e| e.container == giver.container);
-        let out = way_out(same.filter_map(|e| Some((e, network(e)?))));
+        let out = ports_way(same.filter_map(|e| Some((e, network(e)?))));
         let Some(out) = out.map(|(out, _)| out.id.clone()) else {
             continue;
         };
@@ -84,7 +91,10 @@ impl Host {
         container: &str,
         but: Option<&EndpointId>,
     ) -> Result<(), Error> {
-        let Some(mut taker) = state.way_out_of(container, but).map(|(out, _)| out.clone()) else {
+        let stays = state.of(container).filter(|e| Some(&e.id) != but);
+        let network = |e: &Endpoint| state.networks.get(&e.network).map(Live::network);
+        let taker = ports_way(stays.filter_map(|e| Some((e, network(e)?))));
+        let Some(mut taker) = taker.map(|(out, _)| out.clone()) else {
             return Ok(());
         };
         let has_others = |e: &&Endpoint| e.id != taker.id && !e.ports.is_empty();

@@ -266,7 +266,7 @@ impl Host {
             let mac = Tunnel::of(&live.network)?.mac();
             Some((live.tunnel?, (live.network.mtu, mac)))
         };
-        let all = state.networks.values();
+        let all = state.bridged();
         let all = all.flat_map(|live| [bridge(live)].into_iter().chain(tunnel(live)));
         let all = all.collect();
         *self.bridges.write().unwrap_or_else(PoisonError::into_inner) = all;
@@ -318,7 +318,7 @@ impl Host {
     /// Switches our bridges off: without the table their containers would be open to whoever can send to this host.
     fn close(&self) {
         let state = self.state();
-        for live in state.networks.values() {
+        for live in state.bridged() {
             let off = self.kernel().route.apply(&[link::set_down(live.index)]);
             match off {
                 Ok(()) => tracing::error!(

@@ -78,7 +78,7 @@ impl Host {
 
     /// Lets packets of networks with IPv6 through this host. Whether anything had to be changed for it.
     pub(super) fn forward_ipv6(&self, state: &State) -> Result<bool, Error> {
-        let with_ipv6 = || state.networks.values().filter(|l| l.network.v6.is_some());
+        let with_ipv6 = || state.bridged().filter(|l| l.network.v6.is_some());
         if with_ipv6().next().is_none() {
             return Ok(false);
         }
@@ -129,7 +129,7 @@ impl Host {
                 std::net::IpAddr::V4(_) => false,
             })
         };
-        let is_ours = |index: u32| state.networks.values().any(|live| live.index == index);
+        let is_ours = |index: u32| state.bridged().any(|live| live.index == index);
         let uplinks = links
             .into_iter()
             .filter(|link| is_global(link.index) && !is_ours(link.index));

@@ -6,6 +6,7 @@
 mod attach;
 mod audit;
 mod command;
+mod direct;
 mod gateway;
 mod guard;
 mod ipv6;
@@ -19,6 +20,7 @@ mod prepare;
 mod reaper;
 mod reconcile;
 mod release;
+mod rename;
 mod repair;
 mod stations;
 mod table;
@@ -53,6 +55,7 @@ pub use repair::Finding;
 struct Live {
     network: Network,
     addresses: DualAddresses,
+    /// Of its bridge; 0 = it has none.
     index: u32,
     /// Of the link to the other hosts, on a network that spans them.
     tunnel: Option<u32>,
@@ -67,6 +70,19 @@ impl Live {
     }
 }
 
+impl State {
+    /// Networks that have a bridge here.
+    fn bridged(&self) -> impl Iterator<Item = &Live> {
+        self.networks.values().filter(|l| l.network.is_bridged())
+    }
+
+    /// Whether an endpoint has an end on this host, in a bridge.
+    fn has_host_end(&self, endpoint: &Endpoint) -> bool {
+        let live = self.networks.get(&endpoint.network);
+        live.is_some_and(|live| live.network.is_bridged())
+    }
+}
+
 #[derive(Debug)]
 struct State {
     networks: BTreeMap<NetworkId, Live>,
@@ -78,6 +94,8 @@ struct State {
     publish_from: RwLock<Limit>,
     /// Endpoints whose link was gone when we started, with their container.
     lost: Vec<(EndpointId, String)>,
+    /// Whether containers were searched for links that are nobody's: only what was before us can have left some.
+    swept: bool,
     /// Whether bridges and table are in the kernel.
     up: bool,
 }
@@ -102,6 +120,8 @@ pub struct Attached {
     pub nameserver: Option<IpAddr>,
     /// Where its namespace can be opened; empty where nobody knows, after a restart of netd.
     pub netns_path: String,
+    /// The host as its containers see it.
+    pub host: IpAddr,
     /// Whether its container's default route goes by it.
     pub default_route: bool,
     /// Who may use published ports of which nothing else was said.
@@ -152,6 +172,7 @@ impl Host {
             ports: PortTable::new(runtime.clone()),
             publish_from: RwLock::new(config.publish_from.clone()),
             lost: Vec::new(),
+            swept: false,
             up: false,
         };
         let (reaper, doomed) = reaper::Reaper::new();
@@ -253,17 +274,38 @@ impl State {
         Some(Attached {
             endpoint: endpoint.clone(),
             network: live.network.clone(),
-            nameserver: live.resolver.as_ref().map(|_| live.network.v4.gateway),
+            nameserver: self.resolver_for(endpoint, live),
             netns_path: self
                 .namespaces
                 .get(&endpoint.id)
                 .map(Netns::proc_path)
                 .unwrap_or_default(),
+            host: self.host_seen_from(&live.network),
             default_route: self
                 .way_out_of(&endpoint.container, None)
                 .is_some_and(|(out, _)| out.id == endpoint.id),
             publish_from: self.publish_from(),
         })
+    }
+
+    /// That of its network; where that has none of ours, of another network that its container is on.
+    fn resolver_for(&self, endpoint: &Endpoint, live: &Live) -> Option<IpAddr> {
+        let own = |live: &Live| live.resolver.as_ref().map(|_| live.network.v4.gateway);
+        if live.network.is_bridged() {
+            return own(live);
+        }
+        let others = self.of(&endpoint.container);
+        let mut others = others.filter_map(|other| self.networks.get(&other.network));
+        others.find_map(own)
+    }
+
+    /// By its gateway; from a network without one of the host's, by that of the default network, as with docker.
+    fn host_seen_from(&self, network: &Network) -> IpAddr {
+        let default = || self.bridged().find(|live| live.network.is_default());
+        match network.is_bridged() {
+            true => network.v4.gateway,
+            false => default().map_or(network.v4.gateway, |live| live.network.v4.gateway),
+        }
     }
 
     /// Who may use published ports of which nothing else was said: as the table has it.

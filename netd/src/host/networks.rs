@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use crate::error::Error;
 use crate::ipam::{pools, ula};
-use crate::network::{Network, PoolRequest, Request};
+use crate::network::{Direct, Kind, Network, PoolRequest, Request};
 use crate::sysctl;
 
 use super::{Attached, Host, Live, State};
@@ -31,9 +31,11 @@ impl Host {
         if matches!(name, "host" | "none" | "default") {
             return Err(Error::NetworkExists(request.name));
         }
-        let network = match request.overlay {
-            true => self.plan_overlay(&state, request)?,
-            false => self.plan_bridge(&state, request)?,
+        let network = match request.kind {
+            Kind::Bridge => self.plan_bridge(&state, request)?,
+            Kind::Overlay => self.plan_overlay(&state, request)?,
+            Kind::Macvlan => self.plan_direct(&state, request, Direct::macvlan)?,
+            Kind::Ipvlan => self.plan_direct(&state, request, Direct::ipvlan)?,
         };
         let in_use = |name: &str| state.networks.values().any(|l| l.network.device == name);
         for name in [&network.device, &network.id.tunnel_link()] {
@@ -64,12 +66,7 @@ impl Host {
             })?),
             None => None,
         };
-        if v6.is_some() && !sysctl::has_ipv6() {
-            return Err(Error::Unsupported(
-                "this kernel has no IPv6 (it may be switched off by ipv6.disable=1): leave --ipv6 out"
-                    .to_owned(),
-            ));
-        }
+        must_have_ipv6(v6)?;
         request.plan(v4, v6, self.config.mtu)
     }
 
@@ -152,8 +149,19 @@ impl Host {
     }
 }
 
+/// A subnet of IPv6 is nothing to a kernel without.
+pub(super) fn must_have_ipv6(v6: Option<IpNet>) -> Result<(), Error> {
+    match v6.is_some() && !sysctl::has_ipv6() {
+        true => Err(Error::Unsupported(
+            "this kernel has no IPv6 (it may be switched off by ipv6.disable=1): leave --ipv6 out"
+                .to_owned(),
+        )),
+        false => Ok(()),
+    }
+}
+
 /// The subnet asked for, or a free one.
-fn chosen(
+pub(super) fn chosen(
     pool: &PoolRequest,
     in_use: &[IpNet],
     free: impl FnOnce() -> Result<Option<IpNet>, Error>,

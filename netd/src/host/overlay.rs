@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use crate::error::{Doing as _, Error};
 use crate::ipam::pools::overlap;
 use crate::netlink::link;
-use crate::network::{Driver, Network, Request};
+use crate::network::{Driver, Kind, Network, Request};
 use crate::overlay::{self, Here, Tunnel};
 use crate::sysctl;
 
@@ -47,7 +47,7 @@ impl Host {
         let Driver::Overlay(before) = &known.driver else {
             return exists();
         };
-        if !request.overlay {
+        if request.kind != Kind::Overlay {
             return exists();
         }
         let planned = overlay::plan(request, &self.here()?)?;

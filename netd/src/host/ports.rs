@@ -14,6 +14,7 @@ use crate::ipam::DualStack;
 use crate::netlink::conntrack::{self, Among, Flow};
 use crate::ports::{Binding, Protocol, Published};
 
+use super::direct::no_ports;
 use super::{Attached, Host, State, entries};
 
 impl Host {
@@ -70,6 +71,11 @@ impl Host {
     pub fn add_ports(&self, id: &EndpointId, bindings: &[Binding]) -> Result<Attached, Error> {
         let mut state = self.state();
         let before = state.known(id)?.clone();
+        if let Some(live) = state.networks.get(&before.network)
+            && !live.network.is_bridged()
+        {
+            return Err(no_ports(&live.network));
+        }
         let mut endpoint = before.clone();
         let (mut new, mut limited) = (Vec::new(), Vec::new());
         for binding in bindings {
@@ -161,7 +167,7 @@ impl Host {
     }
 
     /// The host's: who comes from there is never limited.
-    fn own_addresses(&self) -> Vec<IpAddr> {
+    pub(super) fn own_addresses(&self) -> Vec<IpAddr> {
         let addresses = self.kernel().route.addresses();
         let addresses = addresses.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot list the host's addresses");

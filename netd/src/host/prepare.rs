@@ -59,6 +59,18 @@ impl Host {
                 netns
             }
         };
+        if let Driver::Direct(direct) = &wanted.network.driver {
+            let (interface, mac) = self.direct_up(&id, wanted, &netns, direct)?;
+            return Ok(Prepared {
+                id,
+                network: wanted.network.id.clone(),
+                bridge: wanted.bridge,
+                address: wanted.address,
+                mac,
+                interface,
+                netns,
+            });
+        }
         let station = Station {
             link: id.host_link(),
             mac: wanted.mac,
@@ -163,7 +175,7 @@ impl Host {
 }
 
 /// Runs on a thread inside the namespace.
-fn inside_up(name: &str, wanted: &Wanted<'_>) -> io::Result<()> {
+pub(super) fn inside_up(name: &str, wanted: &Wanted<'_>) -> io::Result<()> {
     sysctl::write_apart(&ipv6_of(name, wanted.address.v6.is_some()))?;
     let mut inside = Route::open()?;
     let index = inside.link(name)?.ok_or(io::ErrorKind::NotFound)?.index;
@@ -189,7 +201,7 @@ fn inside_up(name: &str, wanted: &Wanted<'_>) -> io::Result<()> {
 }
 
 /// Settings of a container's link, before it is up.
-fn ipv6_of(name: &str, has_ipv6: bool) -> Vec<(String, &'static str)> {
+pub(super) fn ipv6_of(name: &str, has_ipv6: bool) -> Vec<(String, &'static str)> {
     let of = |setting: &str| format!("ipv6/conf/{name}/{setting}");
     match has_ipv6 {
         // Addresses and routes are what netd says, whatever a neighbour advertises; and they are nobody else's.
@@ -215,7 +227,7 @@ fn or_full(error: Error, network: &Network) -> Error {
     }
 }
 
-fn next_name(route: &mut Route) -> io::Result<String> {
+pub(super) fn next_name(route: &mut Route) -> io::Result<String> {
     let links = route.links()?;
     let free = |name: &String| !links.iter().any(|link| link.name == *name);
     (0..)

@@ -59,6 +59,7 @@ impl Host {
         }
         slipway_fault::point("netd.recover.endpoints");
         self.remove_orphans(state, &links);
+        self.sweep_known(state);
         slipway_fault::point("netd.recover.orphans");
         self.write_table(state)?;
         slipway_fault::point("netd.recover.table");
@@ -159,6 +160,19 @@ impl Host {
 
     /// Makes the bridge as it should be and starts its resolver.
     pub(super) fn network_up(&self, state: &mut State, network: Network) -> Result<(), Error> {
+        if !network.is_bridged() {
+            // All there is of it comes with its containers, and goes with them.
+            let live = Live {
+                addresses: network.addresses(),
+                index: 0,
+                tunnel: None,
+                zone: Arc::new(RwLock::new(Zone::new(&network))),
+                resolver: None,
+                network,
+            };
+            state.networks.insert(live.network.id.clone(), live);
+            return Ok(());
+        }
         let index = self.bridge_up(&network)?;
         let tunnel = match state.up {
             true => self.tunnel_up(&network)?,
@@ -276,11 +290,13 @@ impl Host {
             state.lost.push((endpoint.id.clone(), endpoint.container));
             return self.store.remove_endpoint(&endpoint.id);
         }
-        self.kernel().stations.know(Station {
-            link: name,
-            mac: endpoint.mac,
-            address: endpoint.address,
-        });
+        if live.network.is_bridged() {
+            self.kernel().stations.know(Station {
+                link: name,
+                mac: endpoint.mac,
+                address: endpoint.address,
+            });
+        }
         live.zone
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -302,7 +318,7 @@ impl Host {
 
     /// Deletes ends of veth pairs that look like ours, and are nobody's.
     pub(super) fn remove_orphans(&self, state: &State, links: &[Link]) -> Vec<Finding> {
-        let bridges: Vec<u32> = state.networks.values().map(|live| live.index).collect();
+        let bridges: Vec<u32> = state.bridged().map(|live| live.index).collect();
         let mut kernel = self.kernel();
         let is_orphan = |link: &&Link| {
             // Of a network that was removed while it was made, the bridge is gone.
@@ -319,7 +335,7 @@ impl Host {
         // Now, not later: nobody knows which addresses they have.
         reaper::delete(&mut kernel.route, &gone);
         drop(kernel);
-        let networks = || state.networks.values().map(|live| &live.network);
+        let networks = || state.bridged().map(|live| &live.network);
         let containers = state.endpoints.values().map(|e| e.address);
         let known: Vec<IpAddr> = containers
             .chain(networks().map(Network::gateways))

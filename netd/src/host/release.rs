@@ -68,7 +68,11 @@ impl Host {
             self.release_in(&mut state, id)?;
         }
         slipway_fault::point("netd.sync.released");
+        let swept = std::mem::replace(&mut state.swept, true);
         for (container, netns) in live {
+            if !swept {
+                self.sweep_told(&state, container, netns);
+            }
             if state.of(container).count() < 2 {
                 continue;
             }
@@ -100,6 +104,7 @@ impl Host {
         self.withdraw(state, &endpoint.ports, &[], endpoint.address);
         state.ports.give_back(id, &endpoint.ports);
         slipway_fault::point("netd.release.withdrawn");
+        self.direct_down(state, &endpoint);
         if let Some(live) = state.networks.get_mut(&endpoint.network) {
             live.zone
                 .write()

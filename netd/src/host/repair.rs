@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::error::{Doing, Error};
 use crate::id::{EndpointId, HOST_LINK_PREFIX, NetworkId};
 use crate::netlink::{Link, link};
+use crate::network::Driver;
 use crate::overlay::Tunnel;
 use crate::sysctl;
 
@@ -155,7 +156,7 @@ impl State {
     fn compare(&self, there: &There) -> Vec<Damage> {
         let by_name = there.links.iter().map(|link| (&*link.name, link));
         let by_name: HashMap<&str, &Link> = by_name.collect();
-        let bridges = self.networks.values().filter_map(|live| {
+        let bridges = self.bridged().filter_map(|live| {
             let found = by_name.get(live.network.device.as_str()).copied();
             let wrong = wrong_with_bridge(live, found, there)?;
             let what = format!(
@@ -174,7 +175,8 @@ impl State {
             );
             Some(Damage::Tunnel(live.network.id.clone(), what))
         });
-        let ends = self.endpoints.values().filter_map(|endpoint| {
+        let with_ends = self.endpoints.values().filter(|e| self.has_host_end(e));
+        let ends = with_ends.filter_map(|endpoint| {
             let live = self.networks.get(&endpoint.network)?;
             let name = endpoint.id.host_link();
             let whose = format!("link {name} of container {}", endpoint.container_name);
@@ -203,7 +205,7 @@ impl Host {
             let what = format!("net/{FORWARDING} was switched off, and containers need it");
             found.push(Finding::of(what, self.enable_forwarding()));
         }
-        for live in state.networks.values() {
+        for live in state.bridged() {
             for (name, wanted) in settings_of(&live.network) {
                 // What cannot be read is missing with its bridge.
                 let Ok(has) = sysctl::read(&name) else {
@@ -342,6 +344,12 @@ impl Host {
             netns: Some(Path::new("")),
             interface: &endpoint.interface,
         };
+        if let Driver::Direct(direct) = &live.network.driver {
+            self.direct_again(id, &wanted, netns, direct)?;
+            return self
+                .settle_route(state, &endpoint.container, None)
+                .map(drop);
+        }
         let name = id.host_link();
         let doing = || format!("connect container {} anew", endpoint.container_name);
         // Of half a pair nothing stays: who it is was known before, and still is.

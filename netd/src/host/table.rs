@@ -62,11 +62,11 @@ impl Host {
         state: &State,
         work: impl FnOnce(&mut Kernel, Plan<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let networks: Vec<&Network> = state.networks.values().map(|live| &live.network).collect();
+        let networks: Vec<&Network> = state.bridged().map(|live| &live.network).collect();
         let clients = self.default_clients(&networks)?;
         let mut entries = state.entries(&clients);
         let mut resolvers = Vec::new();
-        for live in state.networks.values() {
+        for live in state.bridged() {
             let gateway = live.network.v4.gateway;
             match live.resolver.as_ref().map(Resolver::port) {
                 // Another program has port 53 of all addresses: containers never get to it.
@@ -131,7 +131,7 @@ impl Host {
 
     /// Whether what others hook in says something else of published ports than the table does.
     pub(super) fn policy_changed(&self, state: &State) -> Result<bool, Error> {
-        let networks: Vec<&Network> = state.networks.values().map(|live| &live.network).collect();
+        let networks: Vec<&Network> = state.bridged().map(|live| &live.network).collect();
         Ok(self.default_clients(&networks)? != state.publish_from())
     }
 

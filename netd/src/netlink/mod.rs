@@ -4,6 +4,7 @@
 pub mod conntrack;
 pub mod link;
 mod mac;
+pub mod macvlan;
 pub mod neigh;
 mod netns;
 mod route;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::link::{family, octets};
 use super::mac::Mac;
-use super::wire::{CREATE, Message, REPLACE};
+use super::wire::{CREATE, DUMP, Message, REPLACE, Received, attributes, number};
 
 const RTM_NEWNEIGH: u16 = 28;
 const NDA_DST: u16 = 1;
@@ -14,18 +14,18 @@ const NTF_SELF: u8 = 0x02;
 const NUD_PERMANENT: u16 = 0x80;
 
 /// `struct ndmsg`.
-fn header(family: u8, index: u32, flags: u8) -> [u8; 12] {
+fn header(family: u8, index: u32, state: u16, flags: u8) -> [u8; 12] {
     let mut header = [0; 12];
     header[0] = family;
     header[4..8].copy_from_slice(&index.to_ne_bytes());
-    header[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
+    header[8..10].copy_from_slice(&state.to_ne_bytes());
     header[10] = flags;
     header
 }
 
 /// Says which Ethernet address an address has, for as long as the link is up: nobody has to be asked.
 pub fn neighbour(index: u32, address: IpAddr, mac: Mac) -> Message {
-    let header = header(family(address), index, 0);
+    let header = header(family(address), index, NUD_PERMANENT, 0);
     let mut message = Message::new(RTM_NEWNEIGH, CREATE | REPLACE, &header);
     message
         .attr(NDA_DST, &octets(address))
@@ -33,9 +33,43 @@ pub fn neighbour(index: u32, address: IpAddr, mac: Mac) -> Message {
     message
 }
 
+/// Asks who on a link has an address. Who has none itself yet asks as RFC 5227, 2.1.1 wants it.
+pub fn probe(index: u32, address: IpAddr) -> Message {
+    const NTF_USE: u8 = 0x01;
+    let header = header(family(address), index, 0, NTF_USE);
+    let mut message = Message::new(RTM_NEWNEIGH, CREATE, &header);
+    message.attr(NDA_DST, &octets(address));
+    message
+}
+
+/// Asks for all neighbours of a version of IP; see [`answered`].
+pub fn all(like: IpAddr) -> Message {
+    const RTM_GETNEIGH: u16 = 30;
+    Message::new(RTM_GETNEIGH, DUMP, &header(family(like), 0, 0, 0))
+}
+
+/// Whether a neighbour is one on that link, with that address, that has answered.
+pub fn answered(message: &Received<'_>, index: u32, address: IpAddr) -> bool {
+    const HEADER: usize = 12;
+    // NUD_REACHABLE, NUD_STALE, NUD_DELAY and NUD_PROBE.
+    const ANSWERED: u16 = 0x02 | 0x04 | 0x08 | 0x10;
+    let payload = message.payload;
+    let state = payload.get(8..10).and_then(|state| state.try_into().ok());
+    let has_address = || {
+        let mut all = attributes(payload.get(HEADER..).unwrap_or_default());
+        all.any(|(kind, value)| kind == NDA_DST && value == octets(address))
+    };
+    message.kind == RTM_NEWNEIGH
+        && payload.get(4..8).and_then(number) == Some(index)
+        && state
+            .map(u16::from_ne_bytes)
+            .is_some_and(|state| state & ANSWERED != 0)
+        && has_address()
+}
+
 /// Says to which host a VXLAN link sends frames for an Ethernet address (`bridge fdb replace ... self permanent`).
 pub fn tunnel_entry(index: u32, mac: Mac, host: IpAddr) -> Message {
-    let header = header(AF_BRIDGE, index, NTF_SELF);
+    let header = header(AF_BRIDGE, index, NUD_PERMANENT, NTF_SELF);
     let mut message = Message::new(RTM_NEWNEIGH, CREATE | REPLACE, &header);
     message
         .attr(NDA_LLADDR, &mac.0)
@@ -64,6 +98,13 @@ mod tests {
              020000000700000080000000\
              080001000a140101\
              0a00020002420a1401010000"
+        );
+        // ip neighbour add 10.20.1.1 dev #7 use nud none
+        assert_eq!(
+            hex_of(&probe(7, [10, 20, 1, 1].into())),
+            "240000001c0005040100000000000000\
+             020000000700000000000100\
+             080001000a140101"
         );
         // bridge fdb replace 02:42:0a:14:01:01 dev #7 dst 192.0.2.2 self permanent
         assert_eq!(

@@ -12,6 +12,7 @@ use super::link::{
     RTA_DST, RTA_OIF, link_header,
 };
 use super::mac::Mac;
+use super::neigh;
 use super::socket::{Family, Socket};
 use super::wire::{DUMP, Message, Received, attributes, number, text};
 
@@ -129,6 +130,15 @@ impl Route {
         let mut found = Vec::new();
         let family = super::link::family(everywhere.addr());
         self.each_route(|payload| found.extend(parse_default_route(family, payload)))?;
+        Ok(found)
+    }
+
+    /// Whether somebody on a link has said that an address is his.
+    pub fn has_answered(&mut self, index: u32, address: IpAddr) -> io::Result<bool> {
+        let mut found = false;
+        self.socket.query(&neigh::all(address), true, |message| {
+            found |= neigh::answered(&message, index, address);
+        })?;
         Ok(found)
     }
 

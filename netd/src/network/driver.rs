@@ -4,6 +4,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::overlay::Overlay;
 
+use super::Direct;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// See [`Driver::Bridge`].
+    #[default]
+    Bridge,
+    /// See [`Driver::Overlay`].
+    Overlay,
+    /// See [`Driver::Direct`].
+    Macvlan,
+    /// See [`Driver::Direct`].
+    Ipvlan,
+}
+
 /// What joins the containers of a network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -13,6 +29,8 @@ pub enum Driver {
     Bridge,
     /// A bridge on each of several hosts, with tunnels between them.
     Overlay(Overlay),
+    /// The wire of one of this host's links: nothing of this host is between its containers and others.
+    Direct(Direct),
 }
 
 impl Driver {
@@ -21,13 +39,14 @@ impl Driver {
         match self {
             Self::Bridge => "bridge",
             Self::Overlay(_) => "overlay",
+            Self::Direct(direct) => direct.share.kind(),
         }
     }
 
     /// Where the network is known: on this host, or on all that it spans.
     pub fn scope(&self) -> &'static str {
         match self {
-            Self::Bridge => "local",
+            Self::Bridge | Self::Direct(_) => "local",
             Self::Overlay(_) => "global",
         }
     }

@@ -1,5 +1,6 @@
 //! What a network is, and the rules that make a request one.
 
+mod direct;
 mod driver;
 mod pool;
 
@@ -14,22 +15,23 @@ use crate::id::NetworkId;
 use crate::ipam::{DualAddresses, DualStack};
 use crate::netlink::Mac;
 
-pub use driver::Driver;
+pub use direct::Direct;
+pub use driver::{Driver, Kind};
 pub use pool::{Pool, PoolRequest};
 
 /// Name of the default network.
 pub const DEFAULT: &str = "bridge";
 
-/// A network: a bridge of this host, and what leads on from it.
+/// A network: a bridge of this host and what leads on from it, or the wire of a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     /// Its id.
     pub id: NetworkId,
     /// Its name.
     pub name: String,
-    /// Its bridge.
+    /// Its bridge, if it has one.
     pub device: String,
-    /// What its bridge is joined with.
+    /// What joins its containers.
     #[serde(default, skip_serializing_if = "Driver::is_bridge")]
     pub driver: Driver,
     /// Its addresses of IPv4.
@@ -58,6 +60,11 @@ impl Network {
         self.name == DEFAULT
     }
 
+    /// Whether it has a bridge of this host's. What containers of others send passes nothing of ours.
+    pub fn is_bridged(&self) -> bool {
+        !matches!(self.driver, Driver::Direct(_))
+    }
+
     /// The MAC of its bridge, a fixed one: otherwise it would have the lowest of its ports'.
     pub fn bridge_mac(&self) -> Mac {
         Mac::of(self.v4.gateway)
@@ -71,7 +78,7 @@ impl Network {
     /// All subnets whose addresses are its own, on this host or on another.
     pub fn subnets(&self) -> impl Iterator<Item = IpNet> {
         let whole = match &self.driver {
-            Driver::Bridge => self.v4.subnet,
+            Driver::Bridge | Driver::Direct(_) => self.v4.subnet,
             Driver::Overlay(overlay) => overlay.subnet,
         };
         std::iter::once(whole).chain(self.v6.as_ref().map(|pool| pool.subnet))
@@ -82,7 +89,7 @@ impl Network {
         DualAddresses::new(self.v4.addresses(), self.v6.as_ref().map(Pool::addresses))
     }
 
-    /// The host's addresses on it.
+    /// What leads out of it: the host's addresses on it, or a router's on the wire.
     pub fn gateways(&self) -> DualStack {
         DualStack {
             v4: self.v4.gateway,
@@ -116,8 +123,8 @@ impl Network {
 pub struct Request {
     /// Its name.
     pub name: String,
-    /// It is to span hosts; [`crate::overlay::plan`] makes it.
-    pub overlay: bool,
+    /// What is to join its containers; those that span hosts [`crate::overlay::plan`] makes.
+    pub kind: Kind,
     /// See [`Network::v4`].
     pub v4: PoolRequest,
     /// See [`Network::v6`].

@@ -64,9 +64,7 @@ impl PoolRequest {
         let invalid = |sentence: String| Err(Error::Invalid(sentence));
         let last = subnet.max_prefix_len() - 2;
         if !(8..=last).contains(&subnet.prefix_len()) {
-            return invalid(format!(
-                "subnet {subnet}: a bridge network needs a /8 to /{last}"
-            ));
+            return invalid(format!("subnet {subnet}: a network needs a /8 to /{last}"));
         }
         let subnet = subnet.trunc();
         if !is_unicast(subnet) {

@@ -4,6 +4,7 @@
 mod abuse;
 mod addresses;
 mod audit;
+mod direct;
 mod guard;
 mod ipv6;
 mod limits;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
 use netd::netlink::{Mac, Netns, Route, link};
-use netd::network::{PoolRequest, Request};
+use netd::network::{Kind, PoolRequest, Request};
 use netd::overlay::{Here, Tunnel};
 use slipway_proto::netd::v1::*;
 
@@ -52,7 +52,7 @@ pub fn their_end() -> Tunnel {
     };
     let request = Request {
         name: "wide".to_owned(),
-        overlay: true,
+        kind: Kind::Overlay,
         v4: pool,
         options: [("peers".to_owned(), PEERS.to_owned())].into(),
         ..Request::default()

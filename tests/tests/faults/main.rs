@@ -75,6 +75,7 @@ groups! {
     monitors_are_killed: "monitor.start", "monitor.exec", "monitor.end";
     processes_are_killed_on_their_way_in: "spawner.start", "taker.start", "init.start", "join.exec";
     netd_is_killed_while_networks_span_hosts: "netd.overlay", "netd.peers", "netd.unoverlay";
+    netd_is_killed_while_a_container_is_put_on_a_wire: "netd.direct";
     netd_is_killed: "netd.attach", "netd.release", "netd.network", "netd.unnetwork", "netd.rename", "netd.settle";
     netd_is_killed_while_ports_change: "netd.ports", "netd.unports";
 }

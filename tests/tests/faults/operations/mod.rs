@@ -105,6 +105,12 @@ pub fn of(point: &Point) -> Operation {
             update_again,
         ),
         "connect" => make(run_beside_network, &CONNECT, connected, connect_again),
+        "direct" => make(
+            run_beside_wire,
+            &["network", "connect", "net", "one"],
+            on_the_wire,
+            wire_again,
+        ),
         "disconnect" => make(run_on_two, &DISCONNECT, connected_no_more, disconnect_again),
         "ports" => make(run, &PORT_ADD, published, publish_again),
         "unports" => make(run, &PORT_RM, withdrawn, withdraw_again),
@@ -276,6 +282,17 @@ fn make_overlay(site: &Site) {
 
 fn run_beside_network(site: &Site) {
     make_network(site);
+    run(site);
+}
+
+fn run_beside_wire(site: &Site) {
+    let pair = "link add wire0 type veth peer name wire1";
+    for command in [pair, "link set wire0 up", "link set wire1 up"] {
+        let arguments: Vec<_> = command.split(' ').collect();
+        assert!(site.output("ip", &arguments).status.success(), "{command}");
+    }
+    let create = "network create -d macvlan --subnet 10.30.0.0/24 --opt parent=wire0 net";
+    site.ctl(&create.split(' ').collect::<Vec<_>>()).ok();
     run(site);
 }
 

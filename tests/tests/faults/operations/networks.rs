@@ -89,6 +89,45 @@ async fn is_led_out(site: &Site) {
     .await;
 }
 
+pub(super) fn on_the_wire<'a>(site: &'a Site, cut: Cut<'a>) -> Work<'a> {
+    Box::pin(async move {
+        has_its_links(site).await;
+        cut.told.agrees_with(is_on_net(site));
+        runs(site, cut).await;
+    })
+}
+
+pub(super) fn wire_again(site: &Site) -> Work<'_> {
+    Box::pin(async {
+        if !is_on_net(site) {
+            site.ctl(&["network", "connect", "net", "one"]).ok();
+        }
+        has_its_links(site).await;
+        site.ctl(&DISCONNECT).ok();
+        has_its_links(site).await;
+        assert!(!is_on_net(site));
+        // What the operation was made ready with.
+        let gone = site.output("ip", &["link", "del", "wire0"]);
+        assert!(gone.status.success());
+    })
+}
+
+/// As many as it is on networks, and lo; with the addresses that are said.
+async fn has_its_links(site: &Site) {
+    eventually("its links are those of its networks", async || {
+        let (links, address) = match is_on_net(site) {
+            true => (3, "{{.NetworkSettings.Networks.net.IPAddress}}"),
+            false => (2, "{{.NetworkSettings.Networks.bridge.IPAddress}}"),
+        };
+        let script = "ls /sys/class/net | wc -l; ip -4 address";
+        let said = site.ctl(&["exec", "one", "sh", "-c", script]).out;
+        let address = site.inspect("one", address);
+        let holds = said.starts_with(&format!("{links}\n")) && said.contains(&address);
+        holds.then_some(())
+    })
+    .await;
+}
+
 pub(super) fn overlay_again(site: &Site) -> Work<'_> {
     made_again(site, &OVERLAY)
 }
