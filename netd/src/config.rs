@@ -20,8 +20,8 @@ pub struct Config {
     pub ipv6: bool,
     /// Its subnet of IPv6; unset = one of this host's unique local addresses.
     pub subnet6: Option<Ipv6Net>,
-    /// MTU of bridges and containers' links.
-    pub mtu: u32,
+    /// MTU of bridges and containers' links; unset = what the host's own way out takes, 1500 at most.
+    pub mtu: Option<u32>,
     /// Network namespaces prepared ahead of need; 0 = none.
     pub prepared_namespaces: usize,
     /// Clients that may use published ports of which nothing else is said; empty = all.
@@ -51,7 +51,7 @@ impl Default for Config {
             subnet: None,
             ipv6: false,
             subnet6: None,
-            mtu: 1500,
+            mtu: None,
             prepared_namespaces: 2,
             publish_from: Limit::default(),
             host_policy: HostPolicy::Ignore,

@@ -79,7 +79,7 @@ async fn what_somebody_changed_is_put_right_and_told() {
     ip("link set sw0123456789 master slipway0");
     let mut wanted = [
         format!("link {link} of container web is gone"),
-        "link sw0123456789 belongs to no endpoint".to_owned(),
+        "link sw0123456789 belongs to nobody".to_owned(),
     ];
     wanted.sort();
     assert_eq!(found(&site), wanted);

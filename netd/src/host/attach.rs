@@ -13,6 +13,7 @@ use super::direct::can_have;
 use super::ports::forget_strays;
 use super::prepare::{Prepared, Wanted};
 use super::reaper::Doomed;
+use super::reconcile::NO_BRIDGE;
 use super::{Attached, Host, State};
 
 /// How long a full bridge is waited for whose links are just being deleted.
@@ -184,7 +185,14 @@ impl Host {
         shape: &Shape<'_>,
     ) -> Result<Result<(Network, u32, DualStack), (Error, HeldBy)>, Error> {
         let mut state = self.state();
-        let id = state.find(shape.network)?.network.id.clone();
+        let live = state.find(shape.network)?;
+        let id = live.network.id.clone();
+        if live.index == NO_BRIDGE && live.network.is_bridged() {
+            // Whatever kept it from being made may be over; if not, that is the answer.
+            self.repair_bridge(&mut state, &id)?;
+            self.note_bridges(&state);
+            self.write_table(&state)?;
+        }
         let live = state
             .networks
             .get_mut(&id)

@@ -25,6 +25,9 @@ impl Host {
                 .filter(has_legacy)
                 .collect(),
         };
-        Ok((audit::reaches(&facts), audit::warnings(&facts)))
+        let mut warnings = audit::warnings(&facts);
+        warnings.extend(state.ignored.iter().cloned());
+        warnings.extend(self.store.warnings());
+        Ok((audit::reaches(&facts), warnings))
     }
 }

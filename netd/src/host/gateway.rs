@@ -1,6 +1,7 @@
 //! Which of its networks is a container's way out: its default route and its published ports go by that one.
 
 use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -230,6 +231,20 @@ impl State {
         let stays = self.of(container).filter(|e| Some(&e.id) != but);
         let network = |e: &Endpoint| self.networks.get(&e.network).map(Live::network);
         way_out(stays.filter_map(|e| Some((e, network(e)?))))
+    }
+
+    /// The ways out of all containers, looked for once.
+    pub(super) fn ways_out(&self) -> HashSet<&EndpointId> {
+        let mut by_container: HashMap<&str, Vec<(&Endpoint, &Network)>> = HashMap::new();
+        for endpoint in self.endpoints.values() {
+            if let Some(live) = self.networks.get(&endpoint.network) {
+                let on = by_container.entry(&endpoint.container).or_default();
+                on.push((endpoint, live.network()));
+            }
+        }
+        let each = by_container.into_values();
+        each.filter_map(|on| way_out(on.into_iter()).map(|(out, _)| &out.id))
+            .collect()
     }
 
     /// Its way out by a version of IP, and the gateway there.

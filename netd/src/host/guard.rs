@@ -290,7 +290,15 @@ impl Host {
             tracing::info!("the host's policy for input changed, and published ports follow it");
         }
         // Also those that a table that could not be written had switched off.
+        let resolvers = |state: &State| {
+            let all = state.networks.values();
+            all.filter(|live| live.resolver.is_some()).count()
+        };
+        let before = resolvers(&state);
         self.repair_links(&mut state)?;
+        if resolvers(&state) != before {
+            self.write_table(&state)?;
+        }
         if self.forward_ipv6(&state)? {
             self.write_table(&state)?;
         }

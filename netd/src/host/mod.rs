@@ -22,6 +22,7 @@ mod reconcile;
 mod release;
 mod rename;
 mod repair;
+mod settings;
 mod stations;
 mod table;
 
@@ -96,6 +97,8 @@ struct State {
     lost: Vec<(EndpointId, String)>,
     /// Whether containers were searched for links that are nobody's: only what was before us can have left some.
     swept: bool,
+    /// What of `netd.toml` is not followed, and why.
+    ignored: Vec<String>,
     /// Whether bridges and table are in the kernel.
     up: bool,
 }
@@ -173,6 +176,7 @@ impl Host {
             publish_from: RwLock::new(config.publish_from.clone()),
             lost: Vec::new(),
             swept: false,
+            ignored: Vec::new(),
             up: false,
         };
         let (reaper, doomed) = reaper::Reaper::new();
@@ -233,11 +237,10 @@ impl Host {
             only.as_ref().is_none_or(|id| endpoint.network == *id)
                 && (container.is_empty() || endpoint.container == container)
         };
-        Ok(state
-            .endpoints
-            .values()
-            .filter(fits)
-            .filter_map(|e| state.attached(e))
+        let ways_out = state.ways_out();
+        let fitting = state.endpoints.values().filter(fits);
+        Ok(fitting
+            .filter_map(|e| state.attached_as(e, ways_out.contains(&e.id)))
             .collect())
     }
 }
@@ -270,6 +273,14 @@ impl State {
     }
 
     fn attached(&self, endpoint: &Endpoint) -> Option<Attached> {
+        let way_out = self.way_out_of(&endpoint.container, None);
+        self.attached_as(
+            endpoint,
+            way_out.is_some_and(|(out, _)| out.id == endpoint.id),
+        )
+    }
+
+    fn attached_as(&self, endpoint: &Endpoint, default_route: bool) -> Option<Attached> {
         let live = self.networks.get(&endpoint.network)?;
         Some(Attached {
             endpoint: endpoint.clone(),
@@ -281,9 +292,7 @@ impl State {
                 .map(Netns::proc_path)
                 .unwrap_or_default(),
             host: self.host_seen_from(&live.network),
-            default_route: self
-                .way_out_of(&endpoint.container, None)
-                .is_some_and(|(out, _)| out.id == endpoint.id),
+            default_route,
             publish_from: self.publish_from(),
         })
     }

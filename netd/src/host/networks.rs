@@ -1,8 +1,11 @@
 //! Networks as users see them: made, listed, removed.
 
+use std::collections::HashSet;
+
 use ipnet::IpNet;
 
-use crate::error::Error;
+use crate::error::{Doing as _, Error};
+use crate::id::EndpointId;
 use crate::ipam::{pools, ula};
 use crate::network::{Direct, Kind, Network, PoolRequest, Request};
 use crate::sysctl;
@@ -47,10 +50,15 @@ impl Host {
         slipway_fault::point("netd.network.recorded");
         let made = self
             .network_up(&mut state, network.clone())
-            .inspect(|()| slipway_fault::point("netd.network.up"))
+            .and_then(|()| {
+                slipway_fault::fallible("netd.network.up")
+                    .doing(|| "write the table of nftables".to_owned())
+            })
             .and_then(|()| self.write_table(&state));
         if let Err(error) = made {
-            self.forget_network(&mut state, &network)?;
+            state.networks.remove(&network.id);
+            self.note_bridges(&state);
+            self.forget_device(&network)?;
             return Err(error);
         }
         slipway_fault::point("netd.network.ruled");
@@ -67,7 +75,7 @@ impl Host {
             None => None,
         };
         must_have_ipv6(v6)?;
-        request.plan(v4, v6, self.config.mtu)
+        request.plan(v4, v6, self.mtu()?)
     }
 
     /// Removes a network that nothing hangs on; `force` takes its endpoints back first.
@@ -100,10 +108,23 @@ impl Host {
     /// Out of the kernel first: as long as the store has it, a start that follows on a kill knows of what
     /// is left of it.
     fn forget_network(&self, state: &mut State, network: &Network) -> Result<(), Error> {
-        state.networks.remove(&network.id);
+        let live = state.networks.remove(&network.id);
+        let unruled = slipway_fault::fallible("netd.unnetwork.begun")
+            .doing(|| "write the table of nftables".to_owned())
+            .and_then(|()| self.write_table(state));
+        if let Err(error) = unruled {
+            // It is there as before, and can be removed again.
+            state
+                .networks
+                .extend(live.map(|live| (network.id.clone(), live)));
+            return Err(error);
+        }
         self.note_bridges(state);
-        self.write_table(state)?;
         slipway_fault::point("netd.unnetwork.unruled");
+        self.forget_device(network)
+    }
+
+    fn forget_device(&self, network: &Network) -> Result<(), Error> {
         self.delete_link(&network.device);
         self.tunnel_down(network);
         slipway_fault::point("netd.unnetwork.deleted");
@@ -115,10 +136,10 @@ impl Host {
     /// All networks, the default one included.
     pub fn networks(&self) -> Vec<Details> {
         let state = self.state();
-        let mut all: Vec<_> = state
-            .networks
-            .values()
-            .map(|live| state.details(&live.network))
+        let ways_out = state.ways_out();
+        let each = state.networks.values();
+        let mut all: Vec<_> = each
+            .map(|live| state.details(&live.network, &ways_out))
             .collect();
         all.sort_by(|a, b| a.network.name.cmp(&b.network.name));
         all
@@ -127,7 +148,7 @@ impl Host {
     /// One network.
     pub fn network(&self, key: &str) -> Result<Details, Error> {
         let state = self.state();
-        Ok(state.details(&state.find(key)?.network))
+        Ok(state.details(&state.find(key)?.network, &state.ways_out()))
     }
 
     /// Removes all user-defined networks that fit and that nothing hangs on.
@@ -176,7 +197,7 @@ pub(super) fn chosen(
 }
 
 impl State {
-    fn details(&self, network: &Network) -> Details {
+    fn details(&self, network: &Network, ways_out: &HashSet<&EndpointId>) -> Details {
         let on_it = self
             .endpoints
             .values()
@@ -184,7 +205,7 @@ impl State {
         Details {
             network: network.clone(),
             endpoints: on_it
-                .filter_map(|endpoint| self.attached(endpoint))
+                .filter_map(|e| self.attached_as(e, ways_out.contains(&e.id)))
                 .collect(),
         }
     }

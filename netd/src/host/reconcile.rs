@@ -11,14 +11,17 @@ use crate::dns::{Resolver, Zone};
 use crate::endpoint::Endpoint;
 use crate::error::{Doing, Error};
 use crate::id::HOST_LINK_PREFIX;
-use crate::ipam::{DualStack, pools, ula};
+use crate::ipam::DualStack;
 use crate::netlink::{self, Link, Netns, link};
-use crate::network::{DEFAULT, Network, Request};
+use crate::network::Network;
 use crate::sysctl;
 
 use super::gateway::gather_ports;
 use super::repair::Finding;
 use super::{Host, Live, State, namespaces, reaper};
+
+/// The index that no link has.
+pub(super) const NO_BRIDGE: u32 = 0;
 
 pub(super) const FORWARDING: &str = "ipv4/ip_forward";
 
@@ -28,9 +31,11 @@ impl Host {
         if state.up {
             return Ok(());
         }
+        self.check_settings()?;
         self.enable_forwarding()?;
         self.make_room_for_neighbours()?;
         let mut stored = self.store.networks()?;
+        self.follow_settings(state, &mut stored)?;
         if !stored.iter().any(Network::is_default) {
             let network = self.plan_default(state, &stored)?;
             self.store.put_network(&network)?;
@@ -78,40 +83,6 @@ impl Host {
             tracing::info!("net.ipv4.ip_forward was 0 and is 1 now: containers need it");
         }
         Ok(())
-    }
-
-    fn plan_default(&self, state: &State, stored: &[Network]) -> Result<Network, Error> {
-        let mut in_use = self.subnets_in_use(state)?;
-        in_use.extend(
-            stored
-                .iter()
-                .flat_map(Network::pools)
-                .map(|pool| pool.subnet),
-        );
-        let v4 = match self.config.subnet {
-            Some(subnet) => subnet.into(),
-            None => pools::first_free(&in_use).ok_or(Error::PoolsExhausted)?,
-        };
-        let v6 = match (self.config.ipv6, self.config.subnet6) {
-            (false, None) => None,
-            (false, Some(subnet)) => {
-                return Err(Error::Invalid(format!(
-                    "netd.toml has subnet6 = \"{subnet}\": set ipv6 = true as well, or leave it out"
-                )));
-            }
-            (true, Some(subnet)) => Some(subnet.into()),
-            (true, None) => {
-                let free = ula::first_free(self.store.ula_prefix()?, &in_use);
-                Some(free.ok_or(Error::PoolsExhausted)?)
-            }
-        };
-        let request = Request {
-            name: DEFAULT.to_owned(),
-            ..Request::default()
-        };
-        let mut network = request.plan(v4, v6, self.config.mtu)?;
-        network.device.clone_from(&self.config.bridge);
-        Ok(network)
     }
 
     /// Subnets of our networks, and all that this host has an address or a route in.
@@ -164,7 +135,7 @@ impl Host {
             // All there is of it comes with its containers, and goes with them.
             let live = Live {
                 addresses: network.addresses(),
-                index: 0,
+                index: NO_BRIDGE,
                 tunnel: None,
                 zone: Arc::new(RwLock::new(Zone::new(&network))),
                 resolver: None,
@@ -173,26 +144,12 @@ impl Host {
             state.networks.insert(live.network.id.clone(), live);
             return Ok(());
         }
-        let index = self.bridge_up(&network)?;
-        let tunnel = match state.up {
-            true => self.tunnel_up(&network)?,
-            false => self.tunnel_again(&network),
+        let (index, tunnel) = match state.up {
+            true => (self.bridge_up(&network)?, self.tunnel_up(&network)?),
+            false => (self.bridge_again(&network), self.tunnel_again(&network)),
         };
         let zone = Arc::new(RwLock::new(Zone::new(&network)));
-        let resolver = Resolver::start(
-            &self.runtime,
-            &network,
-            Arc::clone(&zone),
-            self.config.resolv_conf.clone(),
-        );
-        let resolver = match resolver {
-            Ok(resolver) => Some(resolver),
-            Err(error) => {
-                tracing::error!(network = network.name, gateway = %network.v4.gateway, %error,
-                    "no DNS on this network");
-                None
-            }
-        };
+        let resolver = self.resolver(&network, &zone);
         let live = Live {
             addresses: network.addresses(),
             index,
@@ -205,6 +162,28 @@ impl Host {
         self.note_bridges(state);
         self.forward_ipv6(state)?;
         Ok(())
+    }
+
+    pub(super) fn resolver(&self, network: &Network, zone: &Arc<RwLock<Zone>>) -> Option<Resolver> {
+        let resolver = Resolver::start(
+            &self.runtime,
+            network,
+            Arc::clone(zone),
+            self.config.resolv_conf.clone(),
+        );
+        let told = resolver.inspect_err(|error| {
+            tracing::error!(network = network.name, gateway = %network.v4.gateway, %error,
+                "no DNS on this network");
+        });
+        told.ok()
+    }
+
+    /// A bridge for a network that was there before: one that cannot be made keeps no other from its containers.
+    fn bridge_again(&self, network: &Network) -> u32 {
+        self.bridge_up(network).unwrap_or_else(|error| {
+            tracing::error!(network = network.name, %error, "nobody can be on this network");
+            NO_BRIDGE
+        })
     }
 
     /// A bridge with its address, and the sysctls of its own.
@@ -227,9 +206,9 @@ impl Host {
         }
         let found = route.link(&network.device)?;
         let found = found.ok_or(std::io::ErrorKind::NotFound)?;
-        if found.kind != "bridge" {
+        if !is_bridge_of(&found, network) {
             return Err(std::io::Error::other(
-                "somebody's link of another kind has this name",
+                "somebody else's link has this name: give it another, or remove it",
             ));
         }
         let index = found.index;
@@ -238,7 +217,8 @@ impl Host {
         let addresses = network
             .pools()
             .map(|pool| link::add_address(index, pool.gateway, pool.subnet));
-        let mut requests = vec![link::set_up(index)];
+        let alias = link::set_alias(index, &mark_of(network));
+        let mut requests = vec![link::set_up(index), alias];
         // Said once more, an MTU would no longer follow that of the smallest port.
         if found.mtu != network.mtu {
             requests.push(link::set_mtu(index, network.mtu));
@@ -320,7 +300,13 @@ impl Host {
     pub(super) fn remove_orphans(&self, state: &State, links: &[Link]) -> Vec<Finding> {
         let bridges: Vec<u32> = state.bridged().map(|live| live.index).collect();
         let mut kernel = self.kernel();
+        let devices = state.networks.values().map(|live| &live.network.device);
+        let devices: HashSet<&String> = devices.collect();
         let is_orphan = |link: &&Link| {
+            // Of a network that has another one now.
+            if link.kind == "bridge" && link.alias.starts_with(BRIDGE_MARK) {
+                return !devices.contains(&link.name);
+            }
             // Of a network that was removed while it was made, the bridge is gone.
             let ours = link.name.starts_with(HOST_LINK_PREFIX)
                 && (link.master.is_some_and(|master| bridges.contains(&master))
@@ -346,8 +332,7 @@ impl Host {
             .map(|pool| pool.subnet)
             .collect();
         self.forget_strangers(state, &subnets, &known);
-        let removed =
-            |link: String| Finding::of(format!("link {link} belongs to no endpoint"), Ok(()));
+        let removed = |link: String| Finding::of(format!("link {link} belongs to nobody"), Ok(()));
         gone.into_iter().map(removed).collect()
     }
 
@@ -377,6 +362,20 @@ impl Host {
         }
         self.store.forget_sysctls()
     }
+}
+
+/// What the alias of a bridge of ours begins with.
+const BRIDGE_MARK: &str = "slipway:network:";
+
+fn mark_of(network: &Network) -> String {
+    format!("{BRIDGE_MARK}{}", network.id)
+}
+
+/// Whether a link is a bridge that we have made, by its mark, and by its MAC where an earlier version did; not one that
+/// somebody has for his own ends.
+pub(super) fn is_bridge_of(link: &Link, network: &Network) -> bool {
+    let is_marked = link.alias.starts_with(BRIDGE_MARK);
+    link.kind == "bridge" && (is_marked || link.mac == Some(network.bridge_mac()))
 }
 
 /// Settings of a bridge's own, below `/proc/sys/net`.

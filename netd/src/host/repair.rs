@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::error::{Doing, Error};
 use crate::id::{EndpointId, HOST_LINK_PREFIX, NetworkId};
-use crate::netlink::{Link, link};
+use crate::netlink::{Link, Route, link};
 use crate::network::Driver;
 use crate::overlay::Tunnel;
 use crate::sysctl;
@@ -292,12 +292,16 @@ impl Host {
     }
 
     /// Whether it is another one now.
-    fn repair_bridge(&self, state: &mut State, id: &NetworkId) -> Result<bool, Error> {
+    pub(super) fn repair_bridge(&self, state: &mut State, id: &NetworkId) -> Result<bool, Error> {
         let Some(live) = state.networks.get_mut(id) else {
             return Ok(false);
         };
         let before = live.index;
         live.index = self.bridge_up(&live.network)?;
+        if live.resolver.is_none() {
+            // Its address was not there.
+            live.resolver = self.resolver(&live.network, &live.zone);
+        }
         // Its routes come from the bridge's address, and went with it.
         self.repair_tunnel(state, id)?;
         let live = state.networks.get(id);
@@ -316,9 +320,26 @@ impl Host {
         match (live, index) {
             (Some(live), Some(index)) => {
                 self.join(id, index, live.index)?;
-                let mtu = link::set_mtu(index, live.network.mtu);
-                let set = self.kernel().route.apply(&[mtu]);
-                set.doing(|| format!("set the MTU of {}", id.host_link()))
+                let mtu = live.network.mtu;
+                let doing = || format!("set the MTU of {}", id.host_link());
+                let set = self.kernel().route.apply(&[link::set_mtu(index, mtu)]);
+                set.doing(doing)?;
+                // Both ends have the same.
+                let endpoint = state.known(id)?;
+                let Some(netns) = state.namespace_of(&endpoint.container) else {
+                    return Ok(());
+                };
+                let inside = || {
+                    let mut route = Route::open()?;
+                    let Some(link) = route.link(&endpoint.interface)? else {
+                        return Ok(());
+                    };
+                    match link.mtu == mtu {
+                        true => Ok(()),
+                        false => route.apply(&[link::set_mtu(link.index, mtu)]),
+                    }
+                };
+                netns.inside(inside).doing(doing)
             }
             _ => Err(Error::NoEndpoint(id.to_string())),
         }

@@ -154,6 +154,13 @@ pub fn set_mac(index: u32, mac: Mac) -> Message {
     message
 }
 
+/// Writes on a link whose it is (ip-link(8)).
+pub fn set_alias(index: u32, alias: &str) -> Message {
+    let mut message = Message::new(RTM_NEWLINK, 0, &link_header(index, 0, 0));
+    message.str(IFLA_IFALIAS, alias);
+    message
+}
+
 /// Puts a link into a bridge.
 pub fn set_master(index: u32, bridge: u32) -> Message {
     let mut message = Message::new(RTM_NEWLINK, 0, &link_header(index, 0, 0));

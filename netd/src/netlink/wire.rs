@@ -146,11 +146,17 @@ pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
             u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
         let len = word(0) as usize;
+        let kind = u16::from_ne_bytes([bytes[4], bytes[5]]);
+        // An error repeats the request, which may not have fitted behind it; what it says stands before that.
+        let len = match kind {
+            ERROR => len.min(bytes.len()),
+            _ => len,
+        };
         if len < HEADER || len > bytes.len() {
             return None;
         }
         let message = Received {
-            kind: u16::from_ne_bytes([bytes[4], bytes[5]]),
+            kind,
             sequence: word(8),
             port: word(12),
             payload: &bytes[HEADER..len],
@@ -211,6 +217,18 @@ mod tests {
         assert_eq!(attrs[1].0, 18);
         let inner: Vec<_> = attributes(attrs[1].1).collect();
         assert_eq!((inner[0].0, text(inner[0].1)), (1, "bridge".to_owned()));
+    }
+
+    #[test]
+    fn an_error_is_read_whose_request_was_cut_off() {
+        // Of 48 KiB, as a batch of elements is; ENOENT.
+        let mut bytes = [49_152_u32.to_ne_bytes(), [2, 0, 0, 0]].concat();
+        bytes.extend([9, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend((-2_i32).to_ne_bytes());
+        bytes.extend([0; 64]);
+        let read: Vec<_> = messages(&bytes).collect();
+        assert_eq!((read.len(), read[0].sequence), (1, 9));
+        assert_eq!(read[0].error_code(), Some(2));
     }
 
     #[test]

@@ -65,6 +65,11 @@ impl Network {
         !matches!(self.driver, Driver::Direct(_))
     }
 
+    /// Whether its MTU is what `netd.toml` says: it was not asked for, nor what is left beside a tunnel's headers.
+    pub fn follows_mtu(&self) -> bool {
+        self.driver.is_bridge() && !self.options.contains_key(OPTION_MTU)
+    }
+
     /// The MAC of its bridge, a fixed one: otherwise it would have the lowest of its ports'.
     pub fn bridge_mac(&self) -> Mac {
         Mac::of(self.v4.gateway)

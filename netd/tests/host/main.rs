@@ -18,6 +18,7 @@ mod published6;
 mod ranges;
 mod reconcile;
 mod routers;
+mod settings;
 mod several;
 mod speed;
 mod wire;

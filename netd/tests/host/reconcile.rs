@@ -79,7 +79,7 @@ fn whatever_is_missing_is_made_and_whatever_is_nobodys_goes() {
             mtu: 1500,
         };
         route.apply(&[stranger.create()]).unwrap();
-        wanted.push("link sw0123456789 belongs to no endpoint".to_owned());
+        wanted.push("link sw0123456789 belongs to nobody".to_owned());
         std::fs::write("/proc/sys/net/ipv4/conf/mine0/route_localnet", "0").unwrap();
         wanted.push("net/ipv4/conf/mine0/route_localnet was 0 instead of 1".to_owned());
         std::fs::remove_file(world.record(&other.endpoint.id)).unwrap();

@@ -62,8 +62,6 @@ impl World {
         std::fs::create_dir(folder.path().join("faults")).unwrap();
         let conf = folder.path().join("resolv.conf");
         std::fs::write(&conf, "nameserver 127.0.0.1\nsearch site.example\n").unwrap();
-        let settings = format!("resolv_conf = {:?}\n{more}", conf.display().to_string());
-        std::fs::write(folder.path().join("etc/netd.toml"), settings).unwrap();
 
         // A new namespace has what the machine has.
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
@@ -99,6 +97,7 @@ impl World {
             .enable_all()
             .build()
             .unwrap();
+        configure(&folder, more);
         let daemon = start(&folder);
         let world = Self {
             folder,
@@ -170,6 +169,13 @@ impl World {
         self.folder.path().join("run/netd.sock")
     }
 
+    /// Where netd keeps the record of a network.
+    pub fn network_record(&self, id: &str) -> PathBuf {
+        self.folder
+            .path()
+            .join(format!("state/netd/networks/{id}.json"))
+    }
+
     /// Where netd keeps the record of an endpoint.
     pub fn record(&self, endpoint: &str) -> PathBuf {
         let name = format!("run/netd/endpoints/{endpoint}.json");
@@ -181,6 +187,17 @@ impl World {
             self.call(async |mut netd| netd.info(InfoRequest {}).await)
                 .is_ok()
         });
+    }
+
+    /// Another `netd.toml`, for a netd that is started from now on.
+    pub fn configure(&self, more: &str) {
+        configure(&self.folder, more);
+    }
+
+    /// What netd says about this host.
+    pub fn warnings(&self) -> Vec<String> {
+        let info = self.call(async |mut netd| netd.info(InfoRequest {}).await);
+        info.unwrap().warnings
     }
 
     /// Has netd stand still or die when it next comes by a point.
@@ -285,6 +302,12 @@ impl Drop for World {
             eprintln!("netd said:\n{}", log.unwrap_or_default());
         }
     }
+}
+
+fn configure(folder: &tempfile::TempDir, more: &str) {
+    let conf = folder.path().join("resolv.conf");
+    let settings = format!("resolv_conf = {:?}\n{more}", conf.display().to_string());
+    std::fs::write(folder.path().join("etc/netd.toml"), settings).unwrap();
 }
 
 fn start(folder: &tempfile::TempDir) -> Child {

@@ -13,12 +13,15 @@ use crate::{
 };
 
 /// What is driven here.
-pub const DRIVEN: &[&str] = &["netd.guard", "netd.rebuild"];
+pub const DRIVEN: &[&str] = &["netd.guard", "netd.rebuild", SETTINGS];
+
+const SETTINGS: &str = "netd.settings";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn netd_is_killed_while_it_repairs() {
     let points: Vec<&Point> = inventory::all()
         .filter(|point| DRIVEN.contains(&crate::operation(point)) && wanted(point.name))
+        .filter(|point| crate::operation(point) != SETTINGS)
         .collect();
     if points.is_empty() {
         return;
@@ -42,6 +45,49 @@ async fn netd_is_killed_while_it_repairs() {
         let out = format!("default via {gateway} dev eth0");
         assert!(routes.contains(&out), "{}: {routes}", point.name);
         let ping = ["exec", "one", "ping", "-c", "1", "-W", "5", &gateway];
+        bench.site.ctl(&ping).ok();
+        let again = bench.site.ctl(&["network", "reconcile"]).ok();
+        assert_eq!(again, "Nothing had to be put right.\n", "{}", point.name);
+        bench.nothing_contradicts(point.name);
+        bench.beside_is_unharmed().await;
+        clear(&bench.site).await;
+        bench.clean(point.name).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn netd_is_killed_while_it_follows_its_settings() {
+    let points: Vec<&Point> = inventory::all()
+        .filter(|point| crate::operation(point) == SETTINGS && wanted(point.name))
+        .collect();
+    if points.is_empty() {
+        return;
+    }
+    let Some(mut bench) = Bench::start().await else {
+        return;
+    };
+    for point in points {
+        eprintln!("--- {}", point.name);
+        operations::run(&bench.site);
+        let gateway = bench.site.inspect("one", "{{.NetworkSettings.Gateway}}");
+        let ping = ["exec", "one", "ping", "-c", "1", "-W", "5", &gateway];
+        bench.site.kill_service("netd");
+        bench.site.configure("netd.toml", "bridge = \"other0\"\n");
+        bench.site.arm(point.name, Action::Kill);
+        bench.site.spawn_service("netd");
+        bench.fires(point).await;
+        bench.dies("netd").await;
+        bench.restart_dead().await;
+        bench.site.ctl(&ping).ok();
+        let links = bench.site.output("ip", &["-o", "link"]).stdout;
+        let links = String::from_utf8(links).unwrap();
+        assert!(
+            links.contains(" other0: ") && !links.contains(" slipway0: "),
+            "{}: {links}",
+            point.name
+        );
+        bench.site.configure("netd.toml", "");
+        bench.site.kill_and_restart("netd").await;
         bench.site.ctl(&ping).ok();
         let again = bench.site.ctl(&["network", "reconcile"]).ok();
         assert_eq!(again, "Nothing had to be put right.\n", "{}", point.name);

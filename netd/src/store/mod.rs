@@ -1,4 +1,6 @@
-//! What netd remembers: networks and changed sysctls in sled, endpoints as one small file each.
+//! What netd remembers: networks and endpoints as one small file each, changed sysctls in sled.
+//!
+//! A network is what its user is told that it is, so that it must survive whatever happens to others' records.
 //!
 //! An endpoint lives as long as a network namespace does: it must survive `kill -9` of netd, and can
 //! not survive a reboot. So its record goes to the run folder (a tmpfs that a reboot empties along
@@ -6,8 +8,9 @@
 //! that a kill leaves intact and all that is needed, without an fsync on the way of every `run`.
 //! sled would keep a new record in its own memory for up to half a second.
 
-use std::fs;
-use std::io;
+mod database;
+mod records;
+
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv6Net;
@@ -18,61 +21,78 @@ use crate::id::{EndpointId, NetworkId};
 use crate::ipam::ula;
 use crate::network::Network;
 
+use records::Records;
+
 /// netd's memory.
 #[derive(Debug)]
 pub struct Store {
     db: sled::Db,
-    networks: sled::Tree,
     sysctls: sled::Tree,
-    endpoints: PathBuf,
+    networks: Records,
+    endpoints: Records,
+    /// Where a database is put that cannot be read.
+    aside: PathBuf,
 }
 
 impl Store {
     /// Opens (or makes) the store: `state` is durable, `run` lives until the next boot.
     pub fn open(state: &Path, run: &Path) -> Result<Self, Error> {
-        let db = sled::Config::new()
-            .path(state.join("db"))
-            // A few records: the default cache would only grow the process.
-            .cache_capacity(1 << 20)
-            .segment_size(64 << 10)
-            .flush_every_ms(None)
-            .open()?;
-        let endpoints = run.join("endpoints");
-        fs::create_dir_all(&endpoints).doing(|| format!("make {}", endpoints.display()))?;
+        let (path, aside) = (state.join("db"), state.join("db.damaged"));
+        let db = match database::open(&path) {
+            Err(error) if database::is_damaged(&error) => {
+                tracing::error!(%error, path = %aside.display(),
+                    "netd's database cannot be read: it is put aside, and what sysctls were is forgotten");
+                database::put_aside(&path, &aside)
+                    .doing(|| format!("put {} aside", path.display()))?;
+                database::open(&path)?
+            }
+            opened => opened?,
+        };
+        let networks = Records::open(state.join("networks"), true)?;
+        // Versions before this one kept them here.
+        for entry in &db.open_tree("networks")? {
+            let (key, value) = entry?;
+            networks.put_bytes(&String::from_utf8_lossy(&key), &value)?;
+        }
+        db.drop_tree("networks")?;
+        db.flush()?;
         Ok(Self {
-            networks: db.open_tree("networks")?,
+            networks,
+            endpoints: Records::open(run.join("endpoints"), false)?,
             sysctls: db.open_tree("sysctls")?,
             db,
-            endpoints,
+            aside,
         })
+    }
+
+    /// What could not be read, each with what to do.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut damaged = self.networks.damaged();
+        damaged.extend(self.endpoints.damaged());
+        damaged.extend(self.aside.exists().then(|| self.aside.clone()));
+        let told = damaged.iter().map(|path| {
+            format!(
+                "{} could not be read and was put aside: make again what it was, and remove it",
+                path.display()
+            )
+        });
+        told.collect()
     }
 
     /// All networks.
     pub fn networks(&self) -> Result<Vec<Network>, Error> {
-        self.networks
-            .iter()
-            .map(|entry| {
-                let (key, value) = entry?;
-                parse(&value, || {
-                    format!("network {}", String::from_utf8_lossy(&key))
-                })
-            })
-            .collect()
+        self.networks.all(|network: &Network| network.id.as_str())
     }
 
     /// Remembers a network; it survives power loss when this returns.
     pub fn put_network(&self, network: &Network) -> Result<(), Error> {
-        self.networks
-            .insert(network.id.as_str(), encode(network, &network.name)?)?;
-        self.db.flush()?;
-        Ok(())
+        self.networks.put(network.id.as_str(), network)
     }
 
     /// Forgets a network.
     pub fn remove_network(&self, id: &NetworkId) -> Result<(), Error> {
-        self.networks.remove(id.as_str())?;
-        self.db.flush()?;
-        Ok(())
+        let removed = self.networks.remove(id.as_str());
+        removed.doing(|| format!("remove the record of network {id}"))
     }
 
     /// The prefix of this host's unique local addresses: chosen at the first need, and kept.
@@ -127,49 +147,21 @@ impl Store {
         Ok(())
     }
 
-    fn endpoint_path(&self, id: &EndpointId) -> PathBuf {
-        self.endpoints.join(format!("{id}.json"))
-    }
-
-    /// All endpoints. A file that cannot be read as one is removed: its veth pair is then an orphan,
-    /// which reconciliation takes away.
+    /// All endpoints. The veth pair of one whose record cannot be read is an orphan, which reconciliation takes away.
     pub fn endpoints(&self) -> Result<Vec<Endpoint>, Error> {
-        let folder = || format!("read {}", self.endpoints.display());
-        let mut endpoints = Vec::new();
-        for entry in fs::read_dir(&self.endpoints).doing(folder)? {
-            let path = entry.doing(folder)?.path();
-            let bytes = fs::read(&path).doing(|| format!("read {}", path.display()))?;
-            match serde_json::from_slice::<Endpoint>(&bytes) {
-                Ok(endpoint) if path == self.endpoint_path(&endpoint.id) => {
-                    endpoints.push(endpoint);
-                }
-                _ => {
-                    tracing::warn!(path = %path.display(), "removing an unfinished record");
-                    fs::remove_file(&path).doing(|| format!("remove {}", path.display()))?;
-                }
-            }
-        }
-        Ok(endpoints)
+        self.endpoints
+            .all(|endpoint: &Endpoint| endpoint.id.as_str())
     }
 
     /// Remembers an endpoint; it survives `kill -9` when this returns.
     pub fn put_endpoint(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        let path = self.endpoint_path(&endpoint.id);
-        let temporary = path.with_extension("new");
-        let bytes = encode(endpoint, endpoint.id.as_str())?;
-        fs::write(&temporary, bytes)
-            .and_then(|()| fs::rename(&temporary, &path))
-            .doing(|| format!("write {}", path.display()))
+        self.endpoints.put(endpoint.id.as_str(), endpoint)
     }
 
     /// Forgets an endpoint.
     pub fn remove_endpoint(&self, id: &EndpointId) -> Result<(), Error> {
-        match fs::remove_file(self.endpoint_path(id)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).doing(|| format!("remove the record of endpoint {id}"))
-            }
-            _ => Ok(()),
-        }
+        let removed = self.endpoints.remove(id.as_str());
+        removed.doing(|| format!("remove the record of endpoint {id}"))
     }
 }
 
@@ -189,3 +181,6 @@ fn parse<T: serde::de::DeserializeOwned>(
         source,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! A folder of records, a small file of JSON each: one that is damaged is one record less, and no more.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Doing, Error};
+
+/// What the name of a record that cannot be read goes on with.
+const DAMAGED: &str = ".damaged";
+
+/// The folder.
+#[derive(Debug)]
+pub(super) struct Records {
+    folder: PathBuf,
+    /// They survive power loss when they are written; else `kill -9`.
+    durable: bool,
+}
+
+impl Records {
+    pub fn open(folder: PathBuf, durable: bool) -> Result<Self, Error> {
+        fs::create_dir_all(&folder).doing(|| format!("make {}", folder.display()))?;
+        let records = Self { folder, durable };
+        records
+            .sync()
+            .doing(|| format!("write {}", records.folder.display()))?;
+        Ok(records)
+    }
+
+    fn path(&self, id: &str) -> PathBuf {
+        self.folder.join(format!("{id}.json"))
+    }
+
+    /// All that can be read. What cannot is put aside and told; what was being written when we ended goes.
+    pub fn all<T: DeserializeOwned>(&self, id: impl Fn(&T) -> &str) -> Result<Vec<T>, Error> {
+        let folder = || format!("read {}", self.folder.display());
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.folder).doing(folder)? {
+            let path = entry.doing(folder)?.path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("json") => {}
+                Some("new") => {
+                    fs::remove_file(&path).doing(|| format!("remove {}", path.display()))?;
+                    continue;
+                }
+                _ => continue,
+            }
+            let bytes = fs::read(&path).doing(|| format!("read {}", path.display()))?;
+            let why = match serde_json::from_slice::<T>(&bytes) {
+                Ok(record) if path == self.path(id(&record)) => {
+                    all.push(record);
+                    continue;
+                }
+                Ok(_) => "it has another's id".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            tracing::error!(path = %path.display(), why, "a record cannot be read: it is put aside");
+            let mut aside = path.clone().into_os_string();
+            aside.push(DAMAGED);
+            fs::rename(&path, aside).doing(|| format!("put {} aside", path.display()))?;
+        }
+        Ok(all)
+    }
+
+    /// Those that were put aside.
+    pub fn damaged(&self) -> Vec<PathBuf> {
+        // A folder that cannot be read is told by whoever needs what is in it.
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let is_aside = |path: &PathBuf| path.to_string_lossy().ends_with(DAMAGED);
+        let mut damaged: Vec<_> = entries.map(|entry| entry.path()).filter(is_aside).collect();
+        damaged.sort();
+        damaged
+    }
+
+    pub fn put(&self, id: &str, record: &impl Serialize) -> Result<(), Error> {
+        self.put_bytes(id, &super::encode(record, id)?)
+    }
+
+    pub fn put_bytes(&self, id: &str, bytes: &[u8]) -> Result<(), Error> {
+        let path = self.path(id);
+        self.replace(&path, bytes)
+            .doing(|| format!("write {}", path.display()))
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let temporary = path.with_extension("new");
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        if self.durable {
+            file.sync_all()?;
+        }
+        fs::rename(&temporary, path)?;
+        self.sync()
+    }
+
+    /// Forgets a record; that there is none is fine.
+    pub fn remove(&self, id: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => self.sync(),
+        }
+    }
+
+    /// Which names there are is on the disk, too.
+    fn sync(&self) -> io::Result<()> {
+        match self.durable {
+            true => File::open(&self.folder)?.sync_all(),
+            false => Ok(()),
+        }
+    }
+}
