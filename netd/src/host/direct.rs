@@ -130,7 +130,7 @@ impl Host {
             name: &first,
             parent,
             share: direct.share,
-            mac: wanted.mac,
+            mac: asking(id),
             mtu: wanted.network.mtu,
             netns: netns.as_fd(),
         };
@@ -153,8 +153,16 @@ impl Host {
             if is_taken(&mut inside, link.index, address)? {
                 return Ok(Err(Error::AddressInUse(address)));
             }
+            let mac = match direct.share.has_own_mac() {
+                true => {
+                    let change = link::set_mac(link.index, wanted.mac);
+                    inside.apply(&[link::set_down(link.index), change])?;
+                    wanted.mac
+                }
+                false => link.mac.unwrap_or(wanted.mac),
+            };
             inside_up(&name, wanted)?;
-            Ok(Ok((name, link.mac.unwrap_or(wanted.mac))))
+            Ok(Ok((name, mac)))
         };
         let done = netns.inside(up).doing(what).flatten();
         if done.is_err()
@@ -230,6 +238,17 @@ fn sweep(state: &State, container: &str, netns: &Netns) {
     if let Err(error) = take_out(netns, of_nobody) {
         tracing::warn!(container, %error, "links of networks that it is not on may be left in it");
     }
+}
+
+/// The MAC that an endpoint asks with whether somebody has its address: a container of another host that has the
+/// address has the MAC that goes with it, too, and would not hear itself.
+fn asking(id: &EndpointId) -> Mac {
+    let mut mac = [2; 6];
+    if let Some(digits) = id.as_str().get(..10) {
+        // Ids are random digits; any other text would do with what is there.
+        let _ = hex::decode_to_slice(digits, &mut mac[1..]);
+    }
+    Mac(mac)
 }
 
 /// How long whoever has an address may take to say so.

@@ -223,20 +223,30 @@ fn what_cannot_be_on_a_wire_is_refused() {
 #[test]
 fn an_address_that_somebody_has_is_nobody_else_s() {
     on_a_host(|world| {
-        let theirs = Ipv4Addr::new(192, 0, 2, 70);
+        // A host of the LAN's, and a container of another host's: that has the MAC that goes with its address.
         let first = Ipv4Addr::new(192, 0, 2, 64);
-        world
-            .neighbour
-            .inside(|| {
-                let mut route = Route::open()?;
-                let lan0 = route.link("lan0")?.unwrap().index;
-                let has = |address: Ipv4Addr| {
-                    let net = IpNet::new_assert(address.into(), 24);
-                    link::add_address(lan0, address.into(), net)
-                };
-                route.apply(&[has(theirs), has(first)])
-            })
-            .unwrap();
+        let theirs = Ipv4Addr::new(192, 0, 2, 70);
+        let container = Netns::create().unwrap();
+        let has = |name: &str, address: Ipv4Addr| {
+            let mut route = Route::open()?;
+            let index = route.link(name)?.unwrap().index;
+            let net = IpNet::new_assert(address.into(), 24);
+            let address = link::add_address(index, address.into(), net);
+            route.apply(&[link::set_up(index), address])?;
+            std::io::Result::Ok(index)
+        };
+        let parent = world.neighbour.inside(|| has("lan0", first)).unwrap();
+        let sharing = Sharing {
+            name: "eth0",
+            parent,
+            share: Share::Macvlan(Macvlan::Bridge),
+            mac: Mac::of(theirs.into()),
+            mtu: 1500,
+            netns: container.as_fd(),
+        };
+        let make = || Route::open()?.apply(&[sharing.create()]);
+        world.neighbour.inside(make).unwrap();
+        container.inside(|| has("eth0", theirs)).unwrap();
         world.network(macvlan("bridge")).unwrap();
         for address in [theirs, HOST] {
             let at = CreateEndpointRequest {
