@@ -58,7 +58,11 @@ begin_host() { # NAME NUMBER
     connect "$1" lan0 "10.9.$2.1" lan "to$2" "10.9.$2.2"
     address[$1]=10.9.$2.1
 }
-end_host() { close_namespace "$1"; } # NAME
+end_host() { # NAME
+    # The other end is to be gone as well: the kernel takes its time with a namespace.
+    inside "$1" ip link delete lan0
+    close_namespace "$1"
+}
 
 # What a published port leads to in that many steps when nobody translates: the kernel routes, and one pair is inside.
 begin_plain() {

@@ -116,15 +116,22 @@ pub fn attach(args: &Args) -> Result<()> {
     })
 }
 
+/// Ports that are published over tcp. Those beyond are over udp: netd has two files for each port of tcp, and may often
+/// have no more than 20,000.
+const TCP: u32 = 1000;
+
 /// Ports of one container over tcp, of which the first and the last over udp as well, by so many calls. Prints what a
 /// port took, microseconds.
 pub fn publish(args: &Args) -> Result<()> {
     let (ports, first) = (args.number("ports")?, args.number("first")?);
     let last = first + ports - 1;
-    let tcp = (first..=last).map(|port| binding(Protocol::Tcp, port));
-    let mut bindings: Vec<_> = tcp.collect();
+    let all = (first..=last).map(|port| match port - first {
+        0..TCP => binding(Protocol::Tcp, port),
+        _ => binding(Protocol::Udp, port),
+    });
+    let mut bindings: Vec<_> = all.collect();
     bindings.push(binding(Protocol::Udp, first));
-    if last != first {
+    if (1..TCP).contains(&(last - first)) {
         bindings.push(binding(Protocol::Udp, last));
     }
     let a_call = bindings.len().div_ceil(args.number("calls")? as usize);
