@@ -77,9 +77,14 @@ pub enum Error {
         /// Who has it, if it is none of ours.
         by: &'static str,
     },
-    /// Every ephemeral port is taken.
-    #[error("all host ports of the range 32768-60999 are taken: name a host port")]
-    PortsExhausted,
+    /// Every port of a range is taken of which one was to be chosen.
+    #[error("all host ports of the range {first}-{last} are taken: name another one")]
+    PortsExhausted {
+        /// Where it begins.
+        first: u16,
+        /// Where it ends.
+        last: u16,
+    },
     /// nftables did not take a change.
     #[error("cannot change the packet filter: {0}")]
     Firewall(#[from] Refused),

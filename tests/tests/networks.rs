@@ -266,3 +266,44 @@ async fn what_does_not_run_is_connected_by_its_record() {
     );
     site.ctl(&["rm", "-f", "web", "alone", "open"]).ok();
 }
+
+#[tokio::test]
+async fn the_hosts_network_and_none_are_listed_and_stay() {
+    let Some(site) = Site::with_busybox().await else {
+        return;
+    };
+    let names = ["network", "ls", "--format", "{{.Name}} {{.Driver}}"];
+    assert_eq!(
+        site.ctl(&names).ok(),
+        "bridge bridge\nhost host\nnone null\n"
+    );
+    let run = [
+        "run",
+        "-d",
+        "--name",
+        "open",
+        "--network",
+        "host",
+        "-p",
+        "80:80",
+    ];
+    let made = site.ctl(&[&run[..], &["busybox", "busybox", "sleep", "900"]].concat());
+    let warned = "WARNING: Published ports are discarded when using host network mode";
+    assert!(made.err.contains(warned), "{}", made.err);
+    let on = "{{range .Containers}}{{.Name}}{{end}}";
+    for (network, containers) in [("host", "open\n"), ("none", "\n")] {
+        let shown = site.ctl(&["network", "inspect", "-f", on, network]).ok();
+        assert_eq!(shown, containers, "{network}");
+        let refused = site.ctl(&["network", "rm", network]).error(1);
+        assert!(
+            refused.contains(&format!("{network} is a pre-defined network")),
+            "{refused}"
+        );
+    }
+    // By their ids, too, which are as long as others' and stay.
+    let id = site
+        .ctl(&["network", "ls", "-q", "--filter", "name=host"])
+        .ok();
+    let shown = ["network", "inspect", "-f", "{{.Name}}", id.trim()];
+    assert_eq!(site.ctl(&shown).ok(), "host\n");
+}

@@ -77,6 +77,44 @@ async fn a_port_is_for_the_clients_that_were_named() {
 }
 
 #[tokio::test]
+async fn of_a_range_of_the_hosts_ports_one_that_is_free_is_taken() {
+    let Some((site, neighbour)) = site().await else {
+        return;
+    };
+    let own = neighbour.address.clone();
+    let run = |name: &str| {
+        let options = ["-d", "--name", name, "-p", "8080-8081:80", "busybox"];
+        let command = ["busybox", "sh", "-c", SERVE];
+        site.ctl(&[&["run"], &options[..], &command].concat())
+    };
+    for (name, port) in [("one", 8080), ("two", 8081)] {
+        run(name).ok();
+        assert_eq!(
+            site.ctl(&["port", name, "80"]).ok(),
+            format!("0.0.0.0:{port}\n")
+        );
+        serves(&site, port).await;
+        assert!(gets(&neighbour, &own, port));
+    }
+    let refused = run("three").error(125);
+    assert!(
+        refused.contains("all host ports of the range 8080-8081 are taken"),
+        "{refused}"
+    );
+    assert_eq!(
+        site.inspect("two", "{{json .HostConfig.PortBindings}}"),
+        r#"{"80/tcp":[{"HostIp":"","HostPort":"8080-8081"}]}"#
+    );
+    // Whoever was promised none of its own may have another one.
+    site.ctl(&["stop", "-t", "0", "one"]).ok();
+    site.ctl(&["restart", "-t", "0", "two"]).ok();
+    serves(&site, 8080).await;
+    assert_eq!(site.ctl(&["port", "two", "80"]).ok(), "0.0.0.0:8080\n");
+    site.ctl(&["port", "rm", "two", "8080:80"]).ok();
+    assert!(!gets(&neighbour, &own, 8080));
+}
+
+#[tokio::test]
 async fn ports_are_added_and_removed_while_a_container_runs() {
     let Some((mut site, neighbour)) = site().await else {
         return;

@@ -3,12 +3,12 @@
 mod container;
 mod host_config;
 mod image;
+mod network;
 mod network_settings;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 use slipway_proto::{
-    netd::v1::{InspectNetworkRequest, NetworkDetails, network_details::Peer},
     registry::v1::InspectImageRequest,
     runtime::v1::{InspectRequest, InspectVolumeRequest, Volume},
 };
@@ -175,16 +175,9 @@ async fn find(site: &Site, name: &str, kind: Option<&str>, size: bool) -> Outcom
                     not_sized(size, "images");
                     image::json(&a.into_inner())
                 }),
-            "network" => site
-                .networks()
-                .inspect_network(InspectNetworkRequest {
-                    network: name.to_owned(),
-                })
+            "network" => network::find(site, name)
                 .await
-                .map(|a| {
-                    not_sized(size, "networks");
-                    network(&a.into_inner())
-                }),
+                .inspect(|_| not_sized(size, "networks")),
             _ => site
                 .volumes()
                 .inspect_volume(InspectVolumeRequest {
@@ -215,54 +208,6 @@ async fn find(site: &Site, name: &str, kind: Option<&str>, size: bool) -> Outcom
 fn not_sized(size: bool, kind: &str) {
     if size {
         eprintln!("WARNING: --size ignored for {kind}");
-    }
-}
-
-fn network(n: &NetworkDetails) -> Value {
-    let pools: Vec<Value> = n
-        .pools
-        .iter()
-        .map(|p| {
-            let mut pool = json!({"Subnet": p.subnet, "Gateway": p.gateway});
-            if !p.ip_range.is_empty() {
-                pool["IPRange"] = p.ip_range.clone().into();
-            }
-            if !p.reserved.is_empty() {
-                pool["AuxiliaryAddresses"] = json!(p.reserved);
-            }
-            pool
-        })
-        .collect();
-    let containers: Map<String, Value> = n
-        .endpoints
-        .iter()
-        .map(|e| {
-            let name = e.dns_names.first().cloned().unwrap_or_default();
-            (e.container_id.clone(), json!({
-                "Name": name, "EndpointID": e.id, "MacAddress": e.mac_address,
-                "IPv4Address": with_prefix(&e.ipv4_address, e.ipv4_prefix_len), "IPv6Address": with_prefix(&e.ipv6_address, e.ipv6_prefix_len),
-            }))
-        })
-        .collect();
-    let mut shown = json!({
-        "Name": n.name, "Id": n.id, "Created": human::rfc3339(n.created.as_ref()), "Scope": n.scope, "Driver": n.driver,
-        "EnableIPv4": true, "EnableIPv6": n.ipv6, "IPAM": {"Driver": "default", "Options": if n.name == "bridge" { Value::Null } else { json!({}) }, "Config": pools},
-        "Internal": n.internal, "Attachable": n.attachable, "Ingress": false, "ConfigFrom": {"Network": ""}, "ConfigOnly": false,
-        "Containers": containers, "Options": n.options, "Labels": n.labels,
-    });
-    if !n.peers.is_empty() {
-        let peer =
-            |p: &Peer| json!({"Name": p.name, "IP": p.address, "Subnet": p.subnet, "Here": p.here});
-        shown["Peers"] = n.peers.iter().map(peer).collect();
-    }
-    shown
-}
-
-fn with_prefix(address: &str, length: u32) -> String {
-    if address.is_empty() {
-        String::new()
-    } else {
-        format!("{address}/{length}")
     }
 }
 

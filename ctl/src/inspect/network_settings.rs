@@ -17,9 +17,11 @@ pub fn port_map(
 ) -> Value {
     let mut map: Map<String, Value> = exposed.iter().map(|p| (p.clone(), Value::Null)).collect();
     for port in published {
-        let host_port = match port.host_port {
-            0 => String::new(),
-            number => number.to_string(),
+        let host_port = match (port.host_port, port.host_port_last) {
+            (0, _) => String::new(),
+            (first, 0) => first.to_string(),
+            // As it was asked for; the one that was chosen is among the network settings.
+            (first, last) => format!("{first}-{last}"),
         };
         let entry = map
             .entry(format!("{}/{}", port.container_port, protocol(port)))

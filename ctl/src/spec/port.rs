@@ -34,20 +34,22 @@ pub fn publish(text: &str) -> Result<Vec<PortBinding>, String> {
         host => Some(range(host).map_err(|why| invalid(&why))?),
     };
     if let Some((from, to)) = hosts
+        && count > 0
         && to - from != count
     {
-        return Err(invalid(if count == 0 {
-            "a range of host ports for one container port is not supported: name one port, or none for a free one"
-        } else {
-            "the ranges of host and container ports differ in length"
-        }));
+        return Err(invalid(
+            "the ranges of host and container ports differ in length",
+        ));
     }
+    // One of a range for a single port inside: which one is found out where it is taken.
+    let one_of = hosts.filter(|(from, to)| count == 0 && to > from);
     Ok((0..=count)
         .map(|n| PortBinding {
             protocol: protocol.into(),
             container_port: u32::from(first + n),
             host_address: address.to_owned(),
             host_port: hosts.map_or(0, |(from, _)| u32::from(from + n)),
+            host_port_last: one_of.map_or(0, |(_, to)| to.into()),
             ..PortBinding::default()
         })
         .collect())
@@ -167,6 +169,9 @@ mod tests {
             assert_eq!(shown(text), [first], "{text}");
         }
         assert_eq!(shown("7000-7001:80-81"), ["|7000|80|TCP", "|7001|81|TCP"]);
+        assert_eq!(shown("8000-9000:80"), ["|8000|80|TCP"]);
+        assert_eq!(publish("8000-9000:80").unwrap()[0].host_port_last, 9000);
+        assert_eq!(publish("7000-7001:80-81").unwrap()[0].host_port_last, 0);
         assert_eq!(shown("80-81"), ["|0|80|TCP", "|0|81|TCP"]);
     }
 
@@ -182,7 +187,7 @@ mod tests {
             "host:1:2",
             "80/icmp",
             "9-8",
-            "1-3:80",
+            "3-1:80",
             "1-3:80-81",
             "+80",
             "[::1:80:80",

@@ -12,7 +12,7 @@ use crate::endpoint;
 use crate::error::Error;
 use crate::host::{Attached, Details};
 use crate::ipam::{DualStack, Wanted};
-use crate::network::{self, Driver, Kind, Network, Pool, PoolRequest};
+use crate::network::{self, Driver, Kind, Pool, PoolRequest};
 use crate::overlay::Peer;
 use crate::ports::{Binding, HostAddress, Limit, Protocol, Published};
 
@@ -36,6 +36,13 @@ pub(super) fn binding(message: &pb::PortBinding) -> Result<Binding, Error> {
             "a published port needs the container's port".to_owned(),
         ));
     }
+    let host_port = port(message.host_port, "host")?;
+    let host_port_last = port(message.host_port_last, "last host")?;
+    if host_port_last != 0 && (host_port == 0 || host_port_last < host_port) {
+        return Err(Error::Invalid(format!(
+            "host ports {host_port}-{host_port_last} are no range"
+        )));
+    }
     Ok(Binding {
         protocol: match message.protocol() {
             pb::Protocol::Unspecified | pb::Protocol::Tcp => Protocol::Tcp,
@@ -44,7 +51,8 @@ pub(super) fn binding(message: &pb::PortBinding) -> Result<Binding, Error> {
         },
         container_port,
         host: HostAddress::parse(&message.host_address).map_err(Error::Invalid)?,
-        host_port: port(message.host_port, "host")?,
+        host_port,
+        host_port_last: (host_port_last > host_port).then_some(host_port_last),
         from: Limit::parse(&message.allow_from).map_err(Error::Invalid)?,
     })
 }
@@ -69,6 +77,7 @@ fn published(port: &Published, to: DualStack, default: &Limit) -> pb::PortBindin
         container_port: port.container_port.into(),
         host_address,
         host_port: port.host_port.into(),
+        host_port_last: 0,
         allow_from: port.from.or(default).texts(),
         covers_ipv6: port.covers_ipv6(to),
     }
@@ -335,54 +344,6 @@ pub(super) fn network(details: Details, host: &ResolvConf) -> pb::NetworkDetails
             .into_iter()
             .map(|attached| endpoint(attached, host))
             .collect(),
-    }
-}
-
-/// docker's network filters: keys must all hold, values of a key are alternatives; but labels must all be
-/// there, and none of those behind `label!`. `until` is a time in seconds, a fraction allowed.
-pub(super) fn fits(
-    network: &Network,
-    filters: &[slipway_proto::types::v1::Filter],
-    dangling: bool,
-) -> Result<bool, Error> {
-    for filter in filters {
-        let any = |test: &dyn Fn(&str) -> bool| filter.values.iter().any(|v| test(v));
-        let held = match filter.key.as_str() {
-            "name" => any(&|v| network.name.contains(v)),
-            "id" => any(&|v| network.id.as_str().starts_with(v)),
-            "driver" => any(&|v| v == network.driver.name()),
-            "scope" => any(&|v| v == network.driver.scope()),
-            "type" => any(&|v| (v == "builtin") == network.is_default()),
-            "dangling" => any(&|v| v.parse() == Ok(dangling)),
-            "label" => filter.values.iter().all(|v| has_label(network, v)),
-            "label!" => !any(&|v| has_label(network, v)),
-            "until" => {
-                let mut before = false;
-                for value in &filter.values {
-                    let seconds: f64 = value.parse().map_err(|_| {
-                        Error::Invalid(format!("until={value:?} is not a time in seconds"))
-                    })?;
-                    before |= network.created.as_duration().as_secs_f64() < seconds;
-                }
-                before
-            }
-            key => {
-                return Err(Error::Invalid(format!(
-                    "invalid filter '{key}': use name, id, driver, scope, type, dangling, label or until"
-                )));
-            }
-        };
-        if !held {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn has_label(network: &Network, wanted: &str) -> bool {
-    match wanted.split_once('=') {
-        Some((key, value)) => network.labels.get(key).is_some_and(|v| v == value),
-        None => network.labels.contains_key(wanted),
     }
 }
 

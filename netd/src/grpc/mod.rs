@@ -1,6 +1,8 @@
 //! The gRPC edge: translates requests into the domain's words and back, and nothing else.
 
 mod convert;
+mod filter;
+mod modes;
 mod service;
 mod status;
 

@@ -15,9 +15,27 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::id::EndpointId;
 
-use super::convert;
+use super::{convert, filter, modes};
 
 type Answer<T> = Result<Response<T>, Status>;
+
+/// All networks, and whether nobody made them.
+fn listed(host: &Host, conf: &ResolvConf) -> Vec<(NetworkDetails, bool)> {
+    let own = host.networks().into_iter().map(|details| {
+        let builtin = details.network.is_default();
+        (convert::network(details, conf), builtin)
+    });
+    let modes = modes_of(host, conf).into_iter().map(|mode| (mode, true));
+    own.chain(modes).collect()
+}
+
+/// None while there is no default network.
+fn modes_of(host: &Host, conf: &ResolvConf) -> Vec<NetworkDetails> {
+    let default = host
+        .network("")
+        .map(|default| convert::network(default, conf));
+    default.iter().flat_map(modes::all).collect()
+}
 
 /// Serves a host.
 #[derive(Debug, Clone)]
@@ -217,19 +235,14 @@ impl Network for NetworkService {
         let request = request.into_inner();
         self.on_pool(move |host, conf| {
             let mut fitting = Vec::new();
-            for details in host.networks() {
-                let dangling = details.endpoints.is_empty();
-                if convert::fits(&details.network, &request.filters, dangling)? {
-                    fitting.push(details);
+            for (network, builtin) in listed(host, conf) {
+                if filter::fits(&network, builtin, &request.filters)? {
+                    fitting.push(network);
                 }
             }
-            let (some, next_page_token) = page(fitting, request.page.as_ref(), |details| {
-                details.network.name.clone()
+            let (networks, next_page_token) = page(fitting, request.page.as_ref(), |network| {
+                network.name.clone()
             });
-            let networks = some
-                .into_iter()
-                .map(|one| convert::network(one, conf))
-                .collect();
             Ok(ListNetworksResponse {
                 networks,
                 next_page_token,
@@ -243,8 +256,17 @@ impl Network for NetworkService {
         request: Request<InspectNetworkRequest>,
     ) -> Answer<NetworkDetails> {
         let key = request.into_inner().network;
-        self.on_pool(move |host, conf| Ok(convert::network(host.network(&key)?, conf)))
-            .await
+        self.on_pool(move |host, conf| {
+            let found = match host.network(&key) {
+                Ok(details) => return Ok(convert::network(details, conf)),
+                Err(error) => error,
+            };
+            let mode = modes_of(host, conf)
+                .into_iter()
+                .find(|mode| mode.name == key || !key.is_empty() && mode.id.starts_with(&key));
+            mode.ok_or(found)
+        })
+        .await
     }
 
     async fn prune_networks(
@@ -252,13 +274,15 @@ impl Network for NetworkService {
         request: Request<PruneNetworksRequest>,
     ) -> Answer<PruneNetworksResponse> {
         let filters = request.into_inner().filters;
-        self.on_pool(move |host, _| {
-            for details in host.networks() {
-                convert::fits(&details.network, &filters, true)?;
+        self.on_pool(move |host, conf| {
+            let mut fitting = Vec::new();
+            for (network, builtin) in listed(host, conf) {
+                if filter::fits(&network, builtin, &filters)? {
+                    fitting.push(network.id);
+                }
             }
-            let removed = host.prune_networks(|network| {
-                convert::fits(network, &filters, true).unwrap_or(false)
-            })?;
+            let removed =
+                host.prune_networks(|network| fitting.iter().any(|id| id == network.id.as_str()))?;
             let removed = removed.into_iter().map(|network| network.name).collect();
             Ok(PruneNetworksResponse { removed })
         })

@@ -23,7 +23,7 @@ impl From<Error> for Status {
             Error::AddressInUse(_) => (Code::FailedPrecondition, "ADDRESS_IN_USE"),
             Error::AlreadyAttached { .. } => (Code::AlreadyExists, "ALREADY_ATTACHED"),
             Error::PortAllocated { .. } => (Code::AlreadyExists, "PORT_ALLOCATED"),
-            Error::PortsExhausted => (Code::ResourceExhausted, "PORTS_EXHAUSTED"),
+            Error::PortsExhausted { .. } => (Code::ResourceExhausted, "PORTS_EXHAUSTED"),
             Error::Firewall(_) => (Code::Internal, "FIREWALL_FAILED"),
             Error::System { .. } => (Code::Internal, "SYSTEM_REFUSED"),
             Error::Store(_) | Error::Damaged { .. } => (Code::Internal, "STORE_FAILED"),

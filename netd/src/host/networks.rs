@@ -31,7 +31,7 @@ impl Host {
         if let Some(known) = all.find(|network| network.name == name).cloned() {
             return self.change_overlay(&mut state, known, request);
         }
-        if matches!(name, "host" | "none" | "default") {
+        if is_mode(name) || name == "default" {
             return Err(Error::NetworkExists(request.name));
         }
         let network = match request.kind {
@@ -81,6 +81,9 @@ impl Host {
     /// Removes a network that nothing hangs on; `force` takes its endpoints back first.
     pub fn remove_network(&self, key: &str, force: bool) -> Result<Network, Error> {
         let mut state = self.state();
+        if is_mode(key) {
+            return Err(Error::Predefined(key.to_owned()));
+        }
         let network = state.find(key)?.network.clone();
         if network.is_default() {
             return Err(Error::Predefined(network.name));
@@ -179,6 +182,11 @@ pub(super) fn must_have_ipv6(v6: Option<IpNet>) -> Result<(), Error> {
         )),
         false => Ok(()),
     }
+}
+
+/// What is the name of a container's mode cannot be that of a network.
+fn is_mode(name: &str) -> bool {
+    matches!(name, "host" | "none")
 }
 
 /// The subnet asked for, or a free one.

@@ -127,7 +127,7 @@ impl Host {
                     binding.protocol == port.protocol
                         && binding.container_port == port.container_port
                 }
-                _ => port.is(binding),
+                _ => port.is_one_of(binding),
             })
         };
         let (removed, kept): (Vec<_>, Vec<_>) = endpoint.ports.into_iter().partition(named);

@@ -138,8 +138,17 @@ pub struct Binding {
     pub host: HostAddress,
     /// Port of the host; 0 = one that is free.
     pub host_port: u16,
+    /// The last of a range that begins with it, of which one that is free is taken.
+    pub host_port_last: Option<u16>,
     /// Who may use it; unsaid = who may by default.
     pub from: Limit,
+}
+
+impl Binding {
+    /// Whether that port of the host is one that it asks for.
+    fn may_be(&self, port: u16) -> bool {
+        (self.host_port..=self.host_port_last.unwrap_or(self.host_port)).contains(&port)
+    }
 }
 
 /// A published port.
@@ -215,10 +224,16 @@ impl Published {
         place(self) == place(other)
     }
 
-    /// Whether that is what was asked for, whoever may use it.
+    /// Whether that is what was asked for, whoever may use it. Who leaves the choice to netd asks for another one.
     pub fn is(&self, binding: &Binding) -> bool {
+        binding.host_port_last.is_none() && self.is_one_of(binding)
+    }
+
+    /// Whether it is, or one of those that were left to choose from.
+    pub fn is_one_of(&self, binding: &Binding) -> bool {
         (self.protocol, self.container_port) == (binding.protocol, binding.container_port)
-            && (self.host, self.host_port) == (binding.host, binding.host_port)
+            && self.host == binding.host
+            && binding.may_be(self.host_port)
     }
 
     /// Whether a connection was sent to it.

@@ -75,9 +75,10 @@ impl PortTable {
     ) -> Result<Vec<Published>, Error> {
         let mut taken = Vec::with_capacity(bindings.len());
         for binding in bindings {
-            let result = match binding.host_port {
-                0 => self.take_ephemeral(endpoint, to, binding),
-                port => self.take_one(endpoint, to, binding, port),
+            let result = match (binding.host_port, binding.host_port_last) {
+                (0, _) => self.take_ephemeral(endpoint, to, binding),
+                (first, Some(last)) => self.take_one_of(endpoint, to, binding, first..=last),
+                (port, None) => self.take_one(endpoint, to, binding, port),
             };
             match result {
                 Ok(published) => taken.push(published),
@@ -103,6 +104,7 @@ impl PortTable {
             container_port: port.container_port,
             host: port.host,
             host_port: port.host_port,
+            host_port_last: None,
             from: port.from.clone(),
         };
         let taken = self.take_one(endpoint, to, &binding, port.host_port);
@@ -150,7 +152,29 @@ impl PortTable {
                 other => return other,
             }
         }
-        Err(Error::PortsExhausted)
+        Err(Error::PortsExhausted {
+            first: *EPHEMERAL.start(),
+            last: *EPHEMERAL.end(),
+        })
+    }
+
+    fn take_one_of(
+        &mut self,
+        endpoint: &EndpointId,
+        to: DualStack,
+        binding: &Binding,
+        ports: std::ops::RangeInclusive<u16>,
+    ) -> Result<Published, Error> {
+        for port in ports.clone() {
+            match self.take_one(endpoint, to, binding, port) {
+                Err(Error::PortAllocated { .. }) => {}
+                other => return other,
+            }
+        }
+        Err(Error::PortsExhausted {
+            first: *ports.start(),
+            last: *ports.end(),
+        })
     }
 
     fn take_one(
@@ -275,6 +299,7 @@ mod tests {
             container_port: 80,
             host,
             host_port,
+            host_port_last: None,
             from: Limit::default(),
         }
     }
@@ -311,6 +336,31 @@ mod tests {
         }];
         table.give_back(&one, &mine);
         assert!(table.take(&two, to, &[binding("127.0.0.1", port)]).is_ok());
+    }
+
+    #[tokio::test]
+    async fn of_a_range_the_first_that_is_free_is_taken() {
+        let mut table = PortTable::new(Handle::current());
+        let to = container();
+        let first = table.take(&EndpointId::random(), to, &[binding("127.0.0.1", 0)]);
+        let first = first.unwrap()[0].host_port;
+        let range = Binding {
+            host_port_last: Some(first + 20),
+            ..binding("127.0.0.1", first)
+        };
+        let id = EndpointId::random();
+        let mut taken = Vec::new();
+        while let Ok(published) = table.take(&id, to, std::slice::from_ref(&range)) {
+            assert!(published[0].is_one_of(&range));
+            taken.push(published[0].host_port);
+        }
+        assert!(!taken.is_empty() && taken.is_sorted() && !taken.contains(&first));
+        let error = table.take(&id, to, &[range]).unwrap_err().to_string();
+        let last = first + 20;
+        assert_eq!(
+            error,
+            format!("all host ports of the range {first}-{last} are taken: name another one")
+        );
     }
 
     #[tokio::test]

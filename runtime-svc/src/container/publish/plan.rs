@@ -14,7 +14,21 @@ struct Place {
     address: Option<IpAddr>,
     /// 0 = one that netd chooses.
     port: u32,
+    /// Above it: netd chooses one of these.
+    last: u32,
     inside: u32,
+}
+
+impl Place {
+    /// Whether it leaves the port to netd.
+    fn is_open(&self) -> bool {
+        self.port == 0 || self.last > self.port
+    }
+
+    /// Whether that port may be what came of it.
+    fn may_be(&self, port: u32) -> bool {
+        self.port == 0 || (self.port..=self.last.max(self.port)).contains(&port)
+    }
 }
 
 fn place(port: &PortBinding) -> Place {
@@ -25,6 +39,7 @@ fn place(port: &PortBinding) -> Place {
         },
         address: port.host_address.parse().ok(),
         port: port.host_port,
+        last: port.host_port_last,
         inside: port.container_port,
     }
 }
@@ -35,6 +50,7 @@ fn text(port: &PortBinding) -> String {
     let inside = format!("{}/{}", place.inside, name(place.protocol));
     match (place.address, place.port) {
         (_, 0) => inside,
+        (None, port) if place.is_open() => format!("{port}-{}:{inside}", place.last),
         (None, port) => format!("{port}:{inside}"),
         (Some(address), port) => format!(
             "{}:{inside}",
@@ -75,7 +91,7 @@ pub fn changed(
     }
     for port in add {
         let new = place(port);
-        let same = |other: &&mut PortBinding| new.port != 0 && place(other) == new;
+        let same = |other: &&mut PortBinding| !new.is_open() && place(other) == new;
         if let Some(other) = asked.iter_mut().find(same) {
             other.allow_from.clone_from(&port.allow_from);
             continue;
@@ -83,7 +99,9 @@ pub fn changed(
         let overlaps = |other: &PortBinding| {
             let other = place(other);
             let alike = other.address.is_none() || new.address.is_none();
-            new.port != 0
+            // What one of them leaves to netd is no conflict yet.
+            !new.is_open()
+                && !other.is_open()
                 && (new.protocol, new.port) == (other.protocol, other.port)
                 && (alike || other.address == new.address)
         };
@@ -103,7 +121,7 @@ pub fn changed(
 fn names(word: &PortBinding, port: &PortBinding) -> bool {
     let (word, port) = (place(word), place(port));
     (word.protocol, word.inside) == (port.protocol, port.inside)
-        && (word.port == 0 || word.port == port.port)
+        && word.may_be(port.port)
         && (word.address.is_none() || word.address == port.address)
 }
 
@@ -118,16 +136,14 @@ fn paired(
     for chosen in [false, true] {
         for (asked, pair) in asked.iter().zip(&mut pairs) {
             let wanted = place(asked);
-            if (wanted.port == 0) != chosen {
+            if wanted.is_open() != chosen {
                 continue;
             }
             let fits = |port: &&PortBinding| {
                 let port = place(port);
-                wanted
-                    == Place {
-                        port: if chosen { 0 } else { port.port },
-                        ..port
-                    }
+                wanted.may_be(port.port)
+                    && (wanted.protocol, wanted.address, wanted.inside)
+                        == (port.protocol, port.address, port.inside)
             };
             if let Some(found) = left.iter().position(fits) {
                 *pair = Some(left.swap_remove(found).clone());
@@ -158,6 +174,7 @@ impl Difference {
             .collect();
         let missing = asked.iter().zip(&pairs).map(|(asked, pair)| PortBinding {
             host_port: pair.as_ref().map_or(asked.host_port, |pair| pair.host_port),
+            host_port_last: pair.as_ref().map_or(asked.host_port_last, |_| 0),
             ..asked.clone()
         });
         Self {
@@ -207,6 +224,26 @@ mod tests {
         assert_eq!(shown(&difference.missing), [(3000, 80), (40001, 81)]);
         let error = remove(&[port(3002, 80)]).unwrap_err().to_string();
         assert_eq!(error, "port 3002:80/tcp is not published by that container");
+    }
+
+    #[test]
+    fn one_of_a_range_is_whichever_netd_chose() {
+        let range = PortBinding {
+            host_port_last: 9000,
+            ..port(8000, 80)
+        };
+        let asked = [range.clone(), range.clone(), port(8000, 81)];
+        let there = [port(8001, 80), port(8000, 81)];
+        let difference = Difference::of(&asked, &there, &[]);
+        assert_eq!(difference.surplus, []);
+        // The second has none yet.
+        assert_eq!(difference.missing[0], port(8001, 80));
+        assert_eq!(difference.missing[1..], [range.clone(), port(8000, 81)]);
+        let remove = |word| changed(asked.to_vec(), &there, &[], &[word]).unwrap();
+        assert_eq!(remove(port(8001, 80)).1, [port(8001, 80)]);
+        assert_eq!(remove(range.clone()).0, [port(8000, 81)]);
+        let (all, _) = changed(asked.to_vec(), &there, &[range], &[]).unwrap();
+        assert_eq!(all.len(), 4, "another one of them");
     }
 
     #[test]
