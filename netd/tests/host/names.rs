@@ -144,7 +144,7 @@ fn networks_are_isolated_from_each_other() {
             .iter()
             .map(|network| network.name.as_str())
             .collect();
-        assert_eq!(names, ["back", "bridge"]);
+        assert_eq!(names, ["back", "bridge", "host", "none"]);
     });
 }
 

@@ -350,7 +350,7 @@ fn what_cannot_span_hosts_is_refused() {
         let networks = world
             .call(async |mut netd| netd.list_networks(ListNetworksRequest::default()).await)
             .unwrap();
-        assert_eq!(networks.networks.len(), 2, "what was refused left nothing");
+        assert_eq!(networks.networks.len(), 4, "what was refused left nothing");
 
         let at = |address: &str| CreateEndpointRequest {
             network: "wide".to_owned(),
