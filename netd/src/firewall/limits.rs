@@ -14,7 +14,7 @@ use crate::nft::{
 };
 use crate::ports::Protocol;
 
-use super::rules::{DNS, PREROUTING, RAW};
+use super::rules::{DNS, FROM_CONTAINERS, PREROUTING};
 use super::sets::BRIDGES;
 
 /// Where first packets of connections are counted.
@@ -32,8 +32,7 @@ pub struct Limits {
 /// Makes the meters, and the rules of them that come first in their chains.
 pub fn write(batch: &mut Batch, limits: Limits) {
     let asks = |chain| {
-        let from_inside = Rule::on(chain).input_in(Is, BRIDGES);
-        from_inside
+        Rule::on(chain)
             .carries(Protocol::Udp.number())
             .port(DNS)
             .to_this_host(Is)
@@ -67,7 +66,7 @@ pub fn write(batch: &mut Batch, limits: Limits) {
                 })
                 // Before the connection is tracked: a flood costs no entry.
                 .rule(
-                    asks(RAW)
+                    asks(FROM_CONTAINERS)
                         .source_exceeds(version, queries, Bound::PacketsASecond(limits.queries))
                         .then(Verdict::Drop),
                 );

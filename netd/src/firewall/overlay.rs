@@ -63,7 +63,7 @@ pub(super) fn raw(batch: &mut Batch, networks: &[&Network]) {
     }
 }
 
-/// After those that keep containers from sending as somebody else: frames of a network's number are its hosts' only.
+/// After those that keep others from sending as containers: frames of a network's number are its hosts' only.
 /// Those of other numbers are not ours to judge.
 pub(super) fn outer(batch: &mut Batch, networks: &[&Network]) {
     for (_, overlay, _) in tunnels(networks) {

@@ -18,6 +18,8 @@ use super::{Plan, limits, overlay};
 pub(super) const DNS: u16 = 53;
 
 pub(super) const RAW: &str = "raw";
+pub(super) const FROM_CONTAINERS: &str = "from_containers";
+const FROM_OUTSIDE: &str = "from_outside";
 const GATES: &str = "gates";
 const GATES6: &str = "gates6";
 const TO_CONTAINER: &str = "to_container";
@@ -28,8 +30,10 @@ const OUTPUT: &str = "output";
 pub(super) const POSTROUTING: &str = "postrouting";
 pub(super) const FORWARD: &str = "forward";
 
-const CHAINS: [Chain; 10] = [
+const CHAINS: [Chain; 12] = [
     hooked(RAW, "filter", 0, -300),
+    jumped_to(FROM_CONTAINERS),
+    jumped_to(FROM_OUTSIDE),
     jumped_to(GATES),
     jumped_to(GATES6),
     jumped_to(TO_CONTAINER),
@@ -86,47 +90,59 @@ fn raw(batch: &mut Batch, plan: &Plan<'_>) {
                 .then(Verdict::Drop),
         );
     overlay::raw(batch, plan.networks);
+    // Every packet comes by here, so that whence it is is looked up as seldom as may be.
+    let bridges = |compare, chain| {
+        Rule::on(RAW)
+            .input_in(compare, BRIDGES)
+            .then(Verdict::Jump(chain))
+    };
+    batch.rule(bridges(IsNot, FROM_OUTSIDE));
+    overlay::outer(batch, plan.networks);
+    batch.rule(bridges(Is, FROM_CONTAINERS));
+    from_outside(batch);
+    from_containers(batch, plan);
+}
+
+/// A neighbour that routes to containers' addresses, or pretends to be one.
+fn from_outside(batch: &mut Batch) {
     for version in [V4, V6] {
         let names = Names::of(version);
-        let from_outside = || Rule::on(RAW).input_in(IsNot, BRIDGES);
+        let rule = || Rule::on(FROM_OUTSIDE);
         batch
-            // A neighbour that routes to containers' addresses, or pretends to be one.
             .rule(
-                from_outside()
+                rule()
                     .destination_in(version, names.hidden)
                     .then(Verdict::Drop),
             )
             .rule(
-                from_outside()
+                rule()
                     .source_in(version, Is, names.subnets)
                     .then(Verdict::Drop),
             );
     }
+}
+
+/// A container that pretends to be somebody else.
+fn from_containers(batch: &mut Batch, plan: &Plan<'_>) {
     for network in plan.networks {
-        let from = || Rule::on(RAW).input(Is, &network.device);
+        let from = || Rule::on(FROM_CONTAINERS).input(Is, &network.device);
         batch.rule(from().source(IsNot, network.v4.subnet).then(Verdict::Drop));
         if let Some(pool) = &network.v6 {
             batch.rule(from().source(Is, pool.subnet).then(Verdict::Accept));
         }
     }
-    overlay::outer(batch, plan.networks);
     let link_local = net(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
     let unspecified = net(Ipv6Addr::UNSPECIFIED, 128);
     for neighbours in [link_local, unspecified] {
         // Neighbours find each other so (RFC 4861, 4.3), and what has such a source is never forwarded.
         batch.rule(
-            Rule::on(RAW)
+            Rule::on(FROM_CONTAINERS)
                 .input_in(Is, BRIDGES6)
                 .source(Is, neighbours)
                 .then(Verdict::Accept),
         );
     }
-    batch.rule(
-        Rule::on(RAW)
-            .input_in(Is, BRIDGES)
-            .ip(V6)
-            .then(Verdict::Drop),
-    );
+    batch.rule(Rule::on(FROM_CONTAINERS).ip(V6).then(Verdict::Drop));
 }
 
 /// Who may use published ports. Before they are translated, and of new connections only; the host's own never come by.
