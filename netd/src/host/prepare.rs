@@ -1,6 +1,7 @@
 //! Making the links of one endpoint: a veth pair between a bridge and a network namespace.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -132,6 +133,8 @@ impl Host {
         ))?;
         netns.inside(|| inside_up(&name, wanted))?;
         self.wait_for_frames(&host)?;
+        // What the host sends to the first container of a bridge waits for the bridge's own carrier.
+        self.wait_for_frames(&wanted.network.device)?;
         Ok(name)
     }
 
@@ -189,6 +192,7 @@ pub(super) fn inside_up(name: &str, wanted: &Wanted<'_>) -> io::Result<()> {
         requests.push(link::add_route(whole, gateway, index));
     }
     inside.apply(&requests)?;
+    wait_until_local(&mut inside, wanted.address.v6)?;
     // In one that was there before, the way out depends on what else is in it.
     if wanted.network.internal || wanted.netns.is_some() {
         return Ok(());
@@ -198,6 +202,26 @@ pub(super) fn inside_up(name: &str, wanted: &Wanted<'_>) -> io::Result<()> {
         link::add_route(everywhere, pool.gateway, index)
     });
     inside.apply(&ways_out.collect::<Vec<_>>())
+}
+
+/// The kernel adds the route by which an address of IPv6 is a namespace's own in a work queue (addrconf_dad_work), which
+/// its other work on links holds up: until then answers to it are dropped, and a question for a neighbour that is lost is
+/// asked again after a second (RFC 4861, 10).
+pub(super) fn wait_until_local(route: &mut Route, address: Option<IpAddr>) -> io::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    const PAUSE: Duration = Duration::from_millis(1);
+    let Some(address) = address else {
+        return Ok(());
+    };
+    let since = Instant::now();
+    while !route.is_local(address)? {
+        if since.elapsed() > PATIENCE {
+            tracing::warn!(%address, "the kernel does not take it for its own yet");
+            return Ok(());
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
 }
 
 /// Settings of a container's link, before it is up.

@@ -17,6 +17,7 @@ use crate::network::Network;
 use crate::sysctl;
 
 use super::gateway::gather_ports;
+use super::prepare::wait_until_local;
 use super::repair::Finding;
 use super::{Host, Live, State, namespaces, reaper};
 
@@ -232,6 +233,7 @@ impl Host {
             .map(|pool| link::add_own_route(index, pool.gateway, pool.subnet));
         requests.extend(routes);
         route.apply_idempotent(&requests)?;
+        wait_until_local(route, network.v6.as_ref().map(|pool| pool.gateway))?;
         Ok(index)
     }
 

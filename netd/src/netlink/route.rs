@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::link::{
     IFA_ADDRESS, IFA_LOCAL, IFF_RUNNING, IFF_UP, IFLA_ADDRESS, IFLA_BRPORT_MODE, IFLA_IFALIAS,
     IFLA_IFNAME, IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU,
-    RTA_DST, RTA_OIF, link_header,
+    RTA_DST, RTA_OIF, link_header, octets,
 };
 use super::mac::Mac;
 use super::neigh;
@@ -140,6 +140,24 @@ impl Route {
             found |= neigh::answered(&message, index, address);
         })?;
         Ok(found)
+    }
+
+    /// Whether packets to an address are this namespace's own.
+    pub fn is_local(&mut self, address: IpAddr) -> io::Result<bool> {
+        const RTN_LOCAL: u8 = 2;
+        let mut header = [0; ROUTE_HEADER];
+        header[0] = super::link::family(address);
+        header[1] = if address.is_ipv4() { 32 } else { 128 };
+        let mut request = Message::new(RTM_GETROUTE, 0, &header);
+        request.attr(RTA_DST, &octets(address));
+        let mut local = false;
+        match self.socket.query(&request, false, |message| {
+            local = message.payload.get(7) == Some(&RTN_LOCAL);
+        }) {
+            // There is no way to it at all.
+            Err(error) if error.raw_os_error() == Some(Errno::ENETUNREACH as i32) => Ok(false),
+            asked => asked.map(|()| local),
+        }
     }
 
     fn each_route(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
