@@ -74,6 +74,13 @@ async fn what_somebody_changed_is_put_right_and_told() {
         let done = site.output("ip", &words);
         assert!(done.status.success(), "{done:?}");
     };
+    // It hears of most of it, and would be first.
+    ip("link set slipway0 mtu 1280");
+    eventually("the guard stands still", async || {
+        site.fired(GUARD).then_some(())
+    })
+    .await;
+    ip("link set slipway0 mtu 1500");
     ip(&format!("link delete {link}"));
     ip("link add sw0123456789 type veth peer name far");
     ip("link set sw0123456789 master slipway0");

@@ -67,8 +67,11 @@ fn whatever_is_missing_is_made_and_whatever_is_nobodys_goes() {
         // The guard hears of most of it, and would be first.
         world.arm(GUARD, Action::Wait);
         let route = &mut Route::open().unwrap();
-        route.apply(&[link::delete(index(&end_of(&web)))]).unwrap();
+        let mtu = |mtu| link::set_mtu(index("slipway0"), mtu);
+        route.apply(&[mtu(1280)]).unwrap();
         eventually("the guard stands still", || world.fired(GUARD));
+        route.apply(&[mtu(1500)]).unwrap();
+        route.apply(&[link::delete(index(&end_of(&web)))]).unwrap();
         let mut wanted = vec![format!("link {} of container web is gone", end_of(&web))];
         let stranger = link::Veth {
             host: "sw0123456789",
