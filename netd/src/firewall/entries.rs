@@ -70,6 +70,8 @@ pub struct Gate {
     pub host: IpAddr,
     /// The host's port.
     pub host_port: u16,
+    /// The container's address, of whatever version of IP: it tells one container's ports from another's.
+    pub to: IpAddr,
     /// Who may; all of the same version of IP, none in another.
     pub clients: Vec<IpNet>,
 }
@@ -226,12 +228,13 @@ impl Entries {
         (elements, in_range)
     }
 
-    /// One for all ports in a row that are for the same clients.
+    /// One for all ports in a row of a container that are for the same clients. Never of two containers: the kernel finds
+    /// what is to be taken out by where it begins (nft_set_pipapo), and the other's ports would be open to everyone.
     fn gates(&self, version: IpVersion) -> Vec<(&Gate, Run)> {
         let mut alike: BTreeMap<_, (&Gate, Vec<u16>)> = BTreeMap::new();
         let gates = self.gates.iter();
         for gate in gates.filter(|gate| IpVersion::of(gate.host) == version) {
-            let key = (gate.protocol, gate.host, &gate.clients);
+            let key = (gate.protocol, gate.host, gate.to, &gate.clients);
             let (_, ports) = alike.entry(key).or_insert((gate, Vec::new()));
             ports.push(gate.host_port);
         }
@@ -270,6 +273,7 @@ mod tests {
             protocol: Protocol::Tcp,
             host: Ipv4Addr::UNSPECIFIED.into(),
             host_port,
+            to: [172, 17, 0, 2].into(),
             clients: vec![client.parse().unwrap()],
         }
     }
@@ -331,5 +335,26 @@ mod tests {
             gates: near.chain(far).collect(),
         };
         assert_eq!(counts(entries.elements()), [("limited", 3), ("from", 3)]);
+    }
+    #[test]
+    fn neighbouring_ports_of_two_containers_have_gates_of_their_own() {
+        for host in [
+            Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        ] {
+            let of = |host_port, last| Entries {
+                forwards: Vec::new(),
+                gates: vec![Gate {
+                    host,
+                    to: [172, 17, 0, last].into(),
+                    ..gate(host_port, "10.0.0.0/8")
+                }],
+            };
+            let (one, other) = (of(8000, 2), of(8001, 3));
+            let both: Entries = [one.clone(), other.clone()].into_iter().collect();
+            // What is taken out with one of them is what the whole table has of it.
+            assert_eq!(both.without(&one), other.without(&Entries::default()));
+            assert_eq!(both.without(&other), one.without(&Entries::default()));
+        }
     }
 }

@@ -190,6 +190,7 @@ impl Published {
                 protocol: self.protocol,
                 host,
                 host_port: self.host_port,
+                to: to.v4,
                 clients: limit.ranges(IpVersion::of(host)).collect(),
             })
         })

@@ -166,6 +166,40 @@ fn a_relayed_port_is_limited_as_well() {
 }
 
 #[test]
+fn a_port_stays_limited_when_a_neighbouring_one_goes_with_its_container() {
+    on_a_host(|world| {
+        front(world);
+        let one = OTHER.to_string();
+        let one6 = OTHER6.to_string();
+        let limited = |request: CreateEndpointRequest, port: &str| CreateEndpointRequest {
+            ports: vec![from(port, &[&one, &one6])],
+            ..request
+        };
+        let run = |world: &World, request, port| world.attach(limited(request, port)).unwrap();
+        let _gone = run(world, on("front", "gone", &[]), "3000:80");
+        let web = run(world, on("front", "web", &[]), "3001:80");
+        let _gone_four = run(world, request("gone-four", &[]), ":::3010:80");
+        let four = run(world, request("four", &[]), ":::3011:80");
+        web.serve(80);
+        four.serve(80);
+        // The table is written whole, with the ports of all containers at once.
+        world.restart();
+        for gone in ["gone", "gone-four"] {
+            world.release(gone);
+            assert_served(world, 3001, [false, true, false, true]);
+            let relay = SocketAddr::from((HOST6, 3011));
+            assert!(is_served_by_relay(world, OTHER6, relay, PATIENCE));
+            assert!(!is_served_by_relay(world, NEIGHBOUR6, relay, MOMENT));
+        }
+        // The same port again is as limited, and the one after it goes.
+        let next = run(world, on("front", "next", &[]), "3000:80");
+        next.serve(80);
+        world.release("web");
+        assert_served(world, 3000, [false, true, false, true]);
+    });
+}
+
+#[test]
 fn what_says_nothing_is_limited_by_netd_toml() {
     on_a_host_with("publish_from = [\"192.0.2.3\"]\n", |world| {
         front(world);
