@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use slipway_image::Digest;
+use slipway_image::{Digest, media_type};
 use support::{Site, TestImage, client};
 
 fn installed(program: &str) -> bool {
@@ -100,27 +100,20 @@ async fn skopeo_pushes_and_pulls_the_same_bytes() {
     assert_eq!(found.id, image.id());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_of_another_make_is_mirrored_and_pushed_to() {
-    if !installed("skopeo") || !installed("docker-registry") {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let source = dir.path().join("a");
-    let image = TestImage::new("upstream", 2_000_000);
-    layout(&source, &image);
+/// Debian's, which keeps what it has in that folder.
+async fn docker_registry(folder: &Path) -> (Running, std::net::SocketAddr) {
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
-    let config = dir.path().join("config.yml");
+    let config = folder.join("config.yml");
     let text = format!(
         "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
          http: {{addr: {port}}}\n",
-        dir.path().join("store").display()
+        folder.join("store").display()
     );
     std::fs::write(&config, text).unwrap();
-    let _upstream = Running(
+    let running = Running(
         Command::new("docker-registry")
             .arg("serve")
             .arg(&config)
@@ -133,6 +126,20 @@ async fn an_upstream_of_another_make_is_mirrored_and_pushed_to() {
     while http.get(format!("http://{port}/v2/")).send().await.is_err() {
         tokio::task::yield_now().await;
     }
+    (running, port)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_of_another_make_is_mirrored_and_pushed_to() {
+    if !installed("skopeo") || !installed("docker-registry") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("a");
+    let image = TestImage::new("upstream", 2_000_000);
+    layout(&source, &image);
+    let (_upstream, port) = docker_registry(dir.path()).await;
+    let http = client();
     copy(
         &format!("oci:{}", source.display()),
         &format!("docker://{port}/library/up:latest"),
@@ -185,6 +192,96 @@ async fn an_upstream_of_another_make_is_mirrored_and_pushed_to() {
     );
     let got = http.get(url).send().await.unwrap().bytes().await.unwrap();
     assert_eq!(got, fresh.layer);
+}
+
+/// A push without its progress.
+async fn push(site: &Site, reference: &str) -> registry_svc::Result<()> {
+    let (sender, mut events) = tokio::sync::mpsc::channel(16);
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let request = registry_svc::images::push::PushRequest {
+        reference: reference.to_owned(),
+        ..Default::default()
+    };
+    site.registry.push(request, &sender).await
+}
+
+async fn json(response: reqwest::Response) -> serde_json::Value {
+    serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
+}
+
+/// The tag that clients keep where a registry lists nothing (distribution-spec, "Referrers Tag Schema").
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_refers_to_an_image_is_found_where_it_was_pushed_to() {
+    if !installed("docker-registry") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (_remote, port) = docker_registry(dir.path()).await;
+    let http = client();
+    let site = Site::reopen(dir_of_its_own(), Some(port), 0).await;
+    let fresh = TestImage::new("fresh", 9000);
+    site.push_image("fresh", "v1", &fresh).await;
+    push(&site, "fresh:v1").await.unwrap();
+    let referrers = ["signature", "sbom"].map(|kind| {
+        let artifact = format!("application/vnd.example.{kind}");
+        let content = serde_json::json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "artifactType": artifact,
+            "config": { "mediaType": media_type::OCI_CONFIG, "digest": fresh.id().to_string(),
+                        "size": fresh.config.len() },
+            "layers": [], "annotations": { "kind": kind },
+            "subject": { "mediaType": media_type::OCI_MANIFEST, "digest": fresh.digest().to_string(),
+                         "size": fresh.manifest.len() },
+        });
+        (kind, artifact, content.to_string())
+    });
+    for (kind, _, content) in &referrers {
+        let put = http.put(site.url(&format!("fresh/manifests/{kind}")));
+        let put = put.header("content-type", media_type::OCI_MANIFEST);
+        assert_eq!(
+            put.body(content.clone()).send().await.unwrap().status(),
+            201
+        );
+    }
+    let list = format!(
+        "http://{port}/v2/library/fresh/manifests/{}",
+        fresh.digest().to_string().replace(':', "-")
+    );
+    // Each is listed once.
+    for kind in ["signature", "sbom", "signature"] {
+        push(&site, &format!("fresh:{kind}")).await.unwrap();
+    }
+    let get = http.get(&list).header("accept", media_type::OCI_INDEX);
+    let got = get.send().await.unwrap();
+    assert_eq!(got.status(), 200);
+    assert_eq!(got.headers()["content-type"], media_type::OCI_INDEX);
+    let listed = json(got).await;
+    let wanted = referrers.map(|(kind, artifact, content)| {
+        serde_json::json!({
+            "mediaType": media_type::OCI_MANIFEST, "digest": Digest::of(&content).to_string(),
+            "size": content.len(), "artifactType": artifact, "annotations": { "kind": kind },
+        })
+    });
+    assert_eq!(listed["manifests"], serde_json::json!(wanted));
+    // What stands there and is no list is left as it is, and the push says so.
+    let put = http
+        .put(&list)
+        .header("content-type", media_type::OCI_MANIFEST);
+    let put = put.body(fresh.manifest.clone()).send().await.unwrap();
+    assert_eq!(put.status(), 201);
+    let error = push(&site, "fresh:sbom").await.unwrap_err();
+    assert!(error.to_string().contains("list of referrers"), "{error}");
+    let get = http.get(&list).header("accept", media_type::OCI_MANIFEST);
+    let got = get.send().await.unwrap().bytes().await;
+    assert_eq!(got.unwrap(), fresh.manifest);
+    // One that lists by itself is given no such tag.
+    let remote = Site::start().await;
+    let site = Site::reopen(site.crash().await, Some(remote.address), 0).await;
+    for kind in ["v1", "sbom"] {
+        push(&site, &format!("fresh:{kind}")).await.unwrap();
+    }
+    let listed = http.get(remote.url("library/fresh/tags/list")).send().await;
+    let listed = json(listed.unwrap()).await;
+    assert_eq!(listed["tags"], serde_json::json!(["sbom", "v1"]));
 }
 
 fn dir_of_its_own() -> std::sync::Arc<tempfile::TempDir> {

@@ -12,7 +12,7 @@ use super::pull::{Phase, Progress};
 use crate::{
     blobs::Range,
     error::{Error, Result},
-    manifests::Stored,
+    manifests::{Stored, referrer_descriptor},
     mirror::{Client, Credentials},
     names::{ImageName, Pointer, Repository},
     registry::Registry,
@@ -227,14 +227,20 @@ impl Registry {
 }
 
 async fn put(client: &Client, name: &ImageName, reference: &str, stored: &Stored) -> Result<()> {
-    client
-        .put_manifest(
-            name.repository.path(),
-            reference,
-            &stored.record.media_type,
-            stored.content.clone(),
-        )
-        .await
+    let path = name.repository.path();
+    let media_type = &stored.record.media_type;
+    let lists = client
+        .put_manifest(path, reference, media_type, stored.content.clone())
+        .await?;
+    let parsed = stored.parse()?;
+    if let (false, Some(subject)) = (lists, parsed.subject())
+        && let Some(descriptor) = referrer_descriptor(&stored.digest, &stored.record, &parsed)
+    {
+        client
+            .list_referrer(path, &subject.digest, descriptor)
+            .await?;
+    }
+    Ok(())
 }
 
 fn done(name: &ImageName, top: &Stored, part: Option<Part>) -> PushEvent {

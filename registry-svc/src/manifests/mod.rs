@@ -100,7 +100,7 @@ pub fn names_in(digest: &Digest, record: &ManifestRecord, parsed: &Manifest) -> 
 }
 
 /// The manifest's entry in the referrers list of its subject (distribution-spec, "Listing Referrers").
-fn referrer_descriptor(
+pub(crate) fn referrer_descriptor(
     digest: &Digest,
     record: &ManifestRecord,
     parsed: &Manifest,

@@ -20,6 +20,7 @@ mod fetch;
 mod figures;
 mod find;
 mod flight;
+mod listing;
 mod metrics;
 mod ours;
 mod proof;

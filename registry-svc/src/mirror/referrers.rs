@@ -233,7 +233,7 @@ async fn of_upstream(client: &Client, path: &str, subject: &Digest) -> Result<(R
 }
 
 /// `<alg>-<ref>`, the latter of at most 64 characters (distribution-spec, "Referrers Tag Schema").
-fn fallback_tag(subject: &Digest) -> String {
+pub(super) fn fallback_tag(subject: &Digest) -> String {
     let (algorithm, encoded) = (subject.algorithm().as_str(), subject.encoded());
     format!("{algorithm}-{}", &encoded[..encoded.len().min(64)])
 }

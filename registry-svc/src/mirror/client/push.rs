@@ -100,14 +100,15 @@ impl Client {
         self.check(response, path).await.map(|_| ())
     }
 
-    /// Stores a manifest under a tag or digest.
+    /// Stores a manifest under a tag or digest. Returns whether the remote lists what refers to others by itself
+    /// (`OCI-Subject`: distribution-spec, "Pushing Manifests with Subject").
     pub async fn put_manifest(
         &self,
         path: &str,
         reference: &str,
         media_type: &str,
         content: Bytes,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let url = self.url(&format!("{path}/manifests/{reference}"))?;
         let mut headers = HeaderMap::new();
         headers.insert(
@@ -119,6 +120,7 @@ impl Client {
         let response = self
             .send(Method::PUT, url, path, Access::Push, headers, Some(content))
             .await?;
-        self.check(response, path).await.map(|_| ())
+        let response = self.check(response, path).await?;
+        Ok(response.headers().contains_key("oci-subject"))
     }
 }
