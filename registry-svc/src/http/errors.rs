@@ -8,7 +8,8 @@ use tracing::error;
 use super::{body::Body, set};
 use crate::error::Error;
 
-/// Seconds until a client asks again when the bucket does not answer, or this service is started anew.
+/// Seconds until a client asks again when the bucket does not answer, this service is started anew, or others had too
+/// much.
 const RETRY_AFTER: &str = "5";
 
 /// Status and code of an error.
@@ -87,7 +88,18 @@ pub fn response(error: &Error) -> Response<Body> {
             set(&mut response, "range", range);
             response
         }
-        Error::Bucket(_) | Error::Stopping => {
+        Error::RateLimited {
+            retry_after: Some(after),
+            ..
+        } => {
+            let mut response = plain(status, code, &error.to_string());
+            set(&mut response, "retry-after", after.as_secs().to_string());
+            response
+        }
+        Error::Bucket(_)
+        | Error::Stopping
+        | Error::RateLimited { .. }
+        | Error::TooManyUploads(_) => {
             let mut response = plain(status, code, &sentence(error));
             set(&mut response, "retry-after", RETRY_AFTER);
             response

@@ -48,9 +48,9 @@ pub async fn get(
         .find_manifest(&place.name, Freshness::Ttl, None)
         .await
         .map_err(|error| match error.root() {
-            // To a client that looks before it pushes, an upstream that cannot be reached means "not
-            // here": 404 lets it go on, anything else would stop it.
-            Error::UpstreamUnavailable { .. } => {
+            // To a client that looks before it pushes, an upstream that cannot be reached, or wants to be
+            // left in peace, means "not here": 404 lets it go on, anything else would stop it.
+            Error::UpstreamUnavailable { .. } | Error::RateLimited { .. } => {
                 Error::ManifestNotFound(format!("{} ({error})", place.name.familiar()))
             }
             _ => error,
