@@ -214,13 +214,7 @@ impl Registry {
             piece
         });
         client
-            .upload(
-                path,
-                location,
-                &blob.digest,
-                blob.size,
-                reqwest::Body::wrap_stream(body),
-            )
+            .upload(path, location, &blob.digest, blob.size, body)
             .await?;
         tell(events, progress(Phase::Done, blob.size)).await
     }

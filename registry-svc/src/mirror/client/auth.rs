@@ -47,14 +47,26 @@ impl Client {
         headers: HeaderMap,
         body: Option<Bytes>,
     ) -> Result<Response> {
+        self.send_for(method, url, &scope(path, access), headers, body)
+            .await
+    }
+
+    /// The same for scopes of one's own, separated by spaces.
+    pub(super) async fn send_for(
+        &self,
+        method: Method,
+        url: Url,
+        scope: &str,
+        headers: HeaderMap,
+        body: Option<Bytes>,
+    ) -> Result<Response> {
         self.trust.check(&url).map_err(|e| self.refused(e))?;
         let blob = url.path().contains("/blobs/sha");
         let came = Instant::now();
         let turns = &self.turns[usize::from(blob)];
         let _turn = turns.asking.acquire().await;
         self.not_limited(turns, came)?;
-        let scope = scope(path, access);
-        let mut authorization = self.token(&scope);
+        let mut authorization = self.token(scope);
         for attempt in 0..2 {
             let mut request = self
                 .http
@@ -86,10 +98,10 @@ impl Client {
             let Some(challenge) = Challenge::of(response.headers()) else {
                 return Ok(response);
             };
-            let Some((value, lifetime)) = self.authorize(&challenge, &scope).await? else {
+            let Some((value, lifetime)) = self.authorize(&challenge, scope).await? else {
                 return Ok(response);
             };
-            self.keep(&scope, &value, lifetime);
+            self.keep(scope, &value, lifetime);
             authorization = Some(value);
         }
         unreachable!("the second attempt returns")
@@ -171,7 +183,15 @@ impl Client {
                     let origin = realm.origin().ascii_serialization();
                     *lock(&self.elsewhere) = Some(origin);
                 }
-                realm.query_pairs_mut().append_pair("scope", scope);
+                // A parameter each in a query, all in one in a form (distribution, docs/spec/auth).
+                let form =
+                    matches!(self.credentials, Some(Credentials::IdentityToken(_))) && trusted;
+                let scopes: Vec<_> = match form {
+                    true => vec![scope],
+                    false => scope.split(' ').collect(),
+                };
+                let scopes = scopes.into_iter().map(|scope| ("scope", scope));
+                realm.query_pairs_mut().extend_pairs(scopes);
                 if let Some(service) = service {
                     realm.query_pairs_mut().append_pair("service", service);
                 }

@@ -46,6 +46,8 @@ pub enum Credentials {
 /// See the module's page.
 pub struct Client {
     http: reqwest::Client,
+    /// For blobs that are sent.
+    sending: reqwest::Client,
     /// For tokens: what carries an account follows no redirect.
     direct: reqwest::Client,
     host: String,
@@ -131,7 +133,6 @@ impl Client {
                 .tls_backend_preconfigured(tls.clone())
                 .user_agent(concat!("slipway/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(config.timeout.min(Duration::from_secs(10)))
-                .read_timeout(config.timeout)
                 .pool_idle_timeout(Duration::from_secs(20));
             match trust.resolver() {
                 Some(guard) => builder.dns_resolver(guard),
@@ -155,9 +156,19 @@ impl Client {
         let own = config.credentials.clone();
         let own = own.map(|(user, password)| Credentials::Basic(user, password));
         Ok(Self {
-            http: builder().redirect(policy).build().map_err(fail)?,
+            http: builder()
+                .redirect(policy)
+                .read_timeout(config.timeout)
+                .build()
+                .map_err(fail)?,
+            // The time that it may be silent would also be the time that sending may take (reqwest, issue 2784).
+            sending: builder()
+                .redirect(redirect::Policy::none())
+                .build()
+                .map_err(fail)?,
             direct: builder()
                 .redirect(redirect::Policy::none())
+                .read_timeout(config.timeout)
                 .build()
                 .map_err(fail)?,
             host: config.host.clone(),

@@ -1,13 +1,20 @@
 //! What a push needs of a foreign registry.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
 use http::{HeaderMap, Method, StatusCode, header};
-use reqwest::Body;
+use reqwest::{Body, Response};
 use slipway_image::Digest;
+use tokio::sync::watch;
 use url::Url;
 
 use super::{Access, Client, answer::unavailable, auth::scope, empty};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    mirror::Scope,
+};
 
 impl Client {
     /// The remote has this blob in this repository.
@@ -35,15 +42,18 @@ impl Client {
         path: &str,
         mount: Option<(&Digest, &str)>,
     ) -> Result<Option<Url>> {
-        let mut url = self.url(&format!("{path}/blobs/uploads/"))?;
-        if let Some((digest, from)) = mount {
-            url.query_pairs_mut()
-                .append_pair("mount", &digest.to_string())
-                .append_pair("from", from);
-        }
-        let response = self
-            .send(Method::POST, url.clone(), path, Access::Push, empty(), None)
-            .await?;
+        let url = self.url(&format!("{path}/blobs/uploads/"))?;
+        let mounting = match mount {
+            Some(mount) => self.mount(&url, path, mount).await?,
+            None => None,
+        };
+        let response = match mounting {
+            Some(response) => response,
+            None => {
+                self.send(Method::POST, url.clone(), path, Access::Push, empty(), None)
+                    .await?
+            }
+        };
         let response = self.check(response, path).await?;
         if response.status() == StatusCode::CREATED {
             return Ok(None);
@@ -58,6 +68,30 @@ impl Client {
             .map_err(|_| self.nonsense("a Location that is no URL"))
     }
 
+    /// Asks for a blob of another repository of the remote, for which one must be let in there, too; `None` when one is
+    /// not, which is no reason not to send it.
+    async fn mount(
+        &self,
+        url: &Url,
+        path: &str,
+        (digest, from): (&Digest, &str),
+    ) -> Result<Option<Response>> {
+        let mut url = url.clone();
+        url.query_pairs_mut()
+            .append_pair("mount", &digest.to_string())
+            .append_pair("from", from);
+        let scopes = format!(
+            "{} {}",
+            scope(path, Access::Push),
+            scope(from, Access::Pull)
+        );
+        let response = self
+            .send_for(Method::POST, url, &scopes, empty(), None)
+            .await?;
+        let denied = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&response.status());
+        Ok((!denied).then_some(response))
+    }
+
     /// Sends a whole blob to where [`Self::start_upload`] said.
     pub async fn upload(
         &self,
@@ -65,7 +99,7 @@ impl Client {
         mut location: Url,
         digest: &Digest,
         size: u64,
-        body: Body,
+        content: impl Stream<Item = Result<Bytes>> + Send + 'static,
     ) -> Result<()> {
         location
             .query_pairs_mut()
@@ -89,14 +123,24 @@ impl Client {
         }
         // The body can be sent once only, so there is no second try after a 401: the POST before it
         // has fetched the token.
-        let response = self
-            .http
+        let (taking, taken) = watch::channel(());
+        let content = content.inspect(move |_| taking.send_replace(()));
+        let sent = self
+            .sending
             .put(location)
             .headers(headers)
-            .body(body)
-            .send()
-            .await
-            .map_err(|e| unavailable(&self.host, &e))?;
+            .body(Body::wrap_stream(content))
+            .send();
+        let response = tokio::select! {
+            response = sent => response.map_err(|e| unavailable(&self.host, &e))?,
+            () = stands_still(taken, self.timeout) => {
+                return Err(Error::UpstreamUnavailable {
+                    host: self.host.clone(),
+                    message: format!("it stopped taking a blob that is sent to it for {:?}", self.timeout),
+                    scope: Scope::Repository,
+                });
+            }
+        };
         self.check(response, path).await.map(|_| ())
     }
 
@@ -122,5 +166,18 @@ impl Client {
             .await?;
         let response = self.check(response, path).await?;
         Ok(response.headers().contains_key("oci-subject"))
+    }
+}
+
+/// Returns when nothing more of a body was taken for so long, or there was no answer four times as long after its end:
+/// the remote may look at all of it once more.
+async fn stands_still(mut taken: watch::Receiver<()>, patience: Duration) {
+    loop {
+        match tokio::time::timeout(patience, taken.changed()).await {
+            Ok(Ok(())) => {}
+            // All is sent.
+            Ok(Err(_)) => return tokio::time::sleep(patience.saturating_mul(4)).await,
+            Err(_) => return,
+        }
     }
 }
