@@ -71,6 +71,22 @@ async fn an_upstream_that_knows_is_asked_by_the_api_page_by_page() {
 }
 
 #[tokio::test]
+async fn what_a_mirrored_index_names_has_referrers_before_it_is_fetched() {
+    let upstream = Upstream::start().await;
+    let platform = descriptor("platform", "");
+    upstream.add_manifest("signed:latest", index(&[&platform]));
+    *upstream.state.referrers.lock().unwrap() = vec![index(&[&descriptor("one", "a")])];
+    let site = Site::with_upstream(Some(&upstream), 300).await;
+    let subject = Digest::of("platform");
+    // Before that nobody says that it has to do with the upstream.
+    assert_eq!(referrers(&site, &subject, "").await, (vec![], false));
+    let url = site.url("signed/manifests/latest");
+    assert_eq!(client().get(url).send().await.unwrap().status(), 200);
+    let one = vec!["one".to_owned()];
+    assert_eq!(referrers(&site, &subject, "").await, (one, false));
+}
+
+#[tokio::test]
 async fn an_upstream_that_does_not_know_is_asked_for_the_tag_that_clients_keep() {
     let upstream = Upstream::start().await;
     let (site, subject) = mirroring(&upstream, 0).await;

@@ -68,20 +68,17 @@ impl Registry {
         wanted: Wanted,
         client: Arc<dyn large::Client>,
     ) -> Result<Page> {
-        let record = self.index.manifest(repository, subject)?;
-        let (told, trouble) = match record {
-            Some(record) if record.origin == Origin::Upstream => {
-                match self.ask_for_referrers(repository, subject).await {
-                    Ok(told) => (told, None),
-                    // What refers to an image is worth less than the image: whoever may have that gets what is known.
-                    Err(error) => {
-                        let known = self.mirror.referrers.last(repository, subject);
-                        let known = known.map(|(_, told)| told);
-                        (known.unwrap_or_default(), Some(error.to_string()))
-                    }
+        let (told, trouble) = match self.is_mirrored(repository, subject)? {
+            true => match self.ask_for_referrers(repository, subject).await {
+                Ok(told) => (told, None),
+                // What refers to an image is worth less than the image: whoever may have that gets what is known.
+                Err(error) => {
+                    let known = self.mirror.referrers.last(repository, subject);
+                    let known = known.map(|(_, told)| told);
+                    (known.unwrap_or_default(), Some(error.to_string()))
                 }
-            }
-            _ => (Referrers::new(), None),
+            },
+            false => (Referrers::new(), None),
         };
         let turn = self.large.list(client).await?;
         let (index, repository) = (Arc::clone(&self.index), repository.clone());
@@ -97,6 +94,24 @@ impl Registry {
             })
         })
         .await
+    }
+
+    /// A manifest came from upstream, or an index that did names it: it is what clients ask for whose image is one of
+    /// several platforms, before they fetch it.
+    fn is_mirrored(&self, repository: &Repository, subject: &Digest) -> Result<bool> {
+        let came = |digest: &Digest| -> Result<Option<bool>> {
+            let record = self.index.manifest(repository, digest)?;
+            Ok(record.map(|record| record.origin == Origin::Upstream))
+        };
+        if let Some(came) = came(subject)? {
+            return Ok(came);
+        }
+        for (place, holder) in self.index.holders(subject)? {
+            if place == *repository && came(&holder)? == Some(true) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn ask_for_referrers(
