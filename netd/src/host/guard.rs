@@ -323,17 +323,21 @@ impl Host {
             .doing(|| format!("put {name} into its bridge"))
     }
 
-    /// Switches our bridges off: without the table their containers would be open to whoever can send to this host.
+    /// Switches our bridges off, and our tunnels: without the table their containers would be open to whoever can send to
+    /// this host, and a tunnel to whoever says that he is one of its hosts.
     fn close(&self) {
         let state = self.state();
-        for live in state.bridged() {
-            let off = self.kernel().route.apply(&[link::set_down(live.index)]);
+        let links = |live: &Live| std::iter::once(live.index).chain(live.tunnel);
+        let all = state.bridged();
+        for (live, index) in all.flat_map(|live| links(live).map(move |index| (live, index))) {
+            let off = self.kernel().route.apply(&[link::set_down(index)]);
             match off {
                 Ok(()) => tracing::error!(
                     network = live.network.name,
+                    index,
                     "switched off until our table can be written"
                 ),
-                Err(error) => tracing::error!(network = live.network.name, %error,
+                Err(error) => tracing::error!(network = live.network.name, index, %error,
                     "cannot be switched off while our table cannot be written"),
             }
         }
