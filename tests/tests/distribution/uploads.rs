@@ -166,6 +166,12 @@ async fn a_chunk_out_of_order_is_refused_and_the_upload_goes_on_where_it_stood()
             assert_eq!(answer.told("location"), place);
         }
     }
+    // One with nothing in it is looked at as well.
+    for range in ["0-3", "5-5"] {
+        let ask = registry.ask("PATCH", &place).header("Content-Range", range);
+        let answer = refused(ask.body("").send(), 416, "BLOB_UPLOAD_INVALID");
+        assert_eq!(answer.told("range"), "0-3");
+    }
     registry.chunk("PUT", &end, 4, &content[4..]).is(201);
     // Its session is over.
     refused(registry.get(&place), 404, "BLOB_UPLOAD_UNKNOWN");
