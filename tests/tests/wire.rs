@@ -79,6 +79,25 @@ async fn containers_are_hosts_of_the_lan_until_they_leave_it() {
     let said = a.ctl(&publish);
     assert!(said.err.contains("publish no ports"), "{}", said.err);
 
+    // With a bridge network as well they go by that one, whichever was named first.
+    let both = ["--network", "lan", "--network", "bridge", "-p", "80"];
+    a.sleeper("web", &both);
+    let is_published = |when: &str| {
+        let ports = a.ctl(&["port", "web"]).ok();
+        assert!(ports.starts_with("80/tcp -> "), "{when}: {ports}");
+    };
+    is_published("started");
+    a.ctl(&["network", "disconnect", "bridge", "web"]).ok();
+    a.ctl(&["network", "connect", "bridge", "web"]).ok();
+    is_published("connected again");
+    a.ctl(&["restart", "-t", "0", "web"]).ok();
+    is_published("started again");
+    // From no network to the wire it comes without its ports.
+    a.ctl(&["network", "disconnect", "bridge", "web"]).ok();
+    a.ctl(&["network", "disconnect", "lan", "web"]).ok();
+    a.ctl(&["network", "connect", "lan", "web"]).ok();
+    a.ctl(&["rm", "-f", "-v", "web"]).ok();
+
     a.ctl(&["rm", "-f", "one"]).ok();
     b.ctl(&["network", "disconnect", "lan", "two"]).ok();
     let links = b.ctl(&["exec", "two", "/bin/busybox", "ls", "/sys/class/net"]);

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::{Error, Tried as _},
-    network::networks,
+    network::{may_publish, networks},
 };
 
 use rules::may_change;
@@ -94,7 +94,7 @@ impl Manager {
             )));
         }
         let joined = AdditionalNetwork {
-            network: found.name,
+            network: found.name.clone(),
             ..asked
         };
         networks.push(joined.clone());
@@ -107,7 +107,7 @@ impl Manager {
         };
         // They go by whatever leads out.
         let has_ports = before.iter().any(|e| !e.ports.is_empty());
-        let ports = match has_ports {
+        let ports = match has_ports || !may_publish(&found.driver) {
             true => Vec::new(),
             false => ports::asked(&change.record),
         };

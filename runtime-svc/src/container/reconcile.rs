@@ -89,9 +89,11 @@ impl Manager {
             let network = as_it_was(network, &had);
             let config: &NetworkConfig = &change.config;
             let netd = &self.0.netd;
-            let connected = netd.connect(record.who(), &network, config, &ports, netns);
+            let with_ports = !ports.is_empty() && netd.may_publish_on(&network.network).await;
+            let of_it = if with_ports { &ports[..] } else { &[] };
+            let connected = netd.connect(record.who(), &network, config, of_it, netns);
             let connected = connected.await.map_err(|error| error.to_string());
-            if connected.is_ok() {
+            if with_ports && connected.is_ok() {
                 ports.clear();
             }
             tracing::warn!(container = container.id, ?connected, "{what}");

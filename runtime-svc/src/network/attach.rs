@@ -97,8 +97,13 @@ impl Netd {
         let Some((first, more)) = wanted.split_first() else {
             return Ok(None);
         };
+        let with_ports = self.with_ports(&wanted, config).await;
+        let ports = |place: usize| match place == with_ports {
+            true => &config.ports[..],
+            false => &[],
+        };
         self.held().insert(who.id.to_owned());
-        let mut attached = match self.attach_first(who, first, config).await {
+        let mut attached = match self.attach_first(who, first, config, ports(0)).await {
             Ok(attached) => attached,
             Err(error) => {
                 self.held().remove(who.id);
@@ -114,8 +119,9 @@ impl Netd {
             std::process::id(),
             attached.namespace.as_raw_fd()
         );
-        for network in more {
-            if let Err(error) = self.connect(who, network, config, &[], &netns).await {
+        for (network, place) in more.iter().zip(1..) {
+            let connected = self.connect(who, network, config, ports(place), &netns);
+            if let Err(error) = connected.await {
                 self.release(who.id).await;
                 return Err(error);
             }
@@ -131,14 +137,29 @@ impl Netd {
         Ok(Some(attached))
     }
 
+    /// Which of its networks netd is given a container's ports with: the first that can have any, or the first for netd
+    /// to say why there is none. It leads them by whichever is right when the container is on all of them.
+    async fn with_ports(&self, wanted: &[AdditionalNetwork], config: &NetworkConfig) -> usize {
+        if config.ports.is_empty() || wanted.len() == 1 {
+            return 0;
+        }
+        for (place, network) in wanted.iter().enumerate() {
+            if self.may_publish_on(&network.network).await {
+                return place;
+            }
+        }
+        0
+    }
+
     async fn attach_first(
         &self,
         who: Who<'_>,
         network: &AdditionalNetwork,
         config: &NetworkConfig,
+        ports: &[PortBinding],
     ) -> Result<Attached, Error> {
         let request = CreateEndpointRequest {
-            ports: config.ports.clone(),
+            ports: ports.to_vec(),
             ..request(who, network, config)
         };
         self.pay_first()
