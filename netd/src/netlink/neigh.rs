@@ -79,13 +79,8 @@ pub fn tunnel_entry(index: u32, mac: Mac, host: IpAddr) -> Message {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::hex_of;
     use super::*;
-
-    fn hex_of(message: &Message) -> String {
-        let mut bytes = Vec::new();
-        message.finish(1, true, &mut bytes);
-        hex::encode(bytes)
-    }
 
     #[test]
     #[cfg(target_endian = "little")]

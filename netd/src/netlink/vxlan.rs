@@ -77,13 +77,8 @@ pub fn replace_route(destination: IpNet, gateway: IpAddr, source: IpAddr, index:
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::hex_of;
     use super::*;
-
-    fn hex_of(message: &Message) -> String {
-        let mut bytes = Vec::new();
-        message.finish(1, true, &mut bytes);
-        hex::encode(bytes)
-    }
 
     #[test]
     #[cfg(target_endian = "little")]

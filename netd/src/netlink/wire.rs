@@ -197,6 +197,14 @@ pub fn number(data: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(data.get(..4)?.try_into().ok()?))
 }
 
+/// A message as it is sent first, to be compared with what others send.
+#[cfg(test)]
+pub fn hex_of(message: &Message) -> String {
+    let mut bytes = Vec::new();
+    message.finish(1, true, &mut bytes);
+    hex::encode(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

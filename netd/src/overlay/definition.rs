@@ -1,6 +1,6 @@
 //! From what was asked for to the network as this host has it: the same list makes the same slices everywhere.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
@@ -157,7 +157,10 @@ fn peers(text: Option<&str>, subnet: IpNet) -> Result<Vec<Peer>, Error> {
                  the place of one that is no more"
             ));
         };
-        if subnet.contains(&address) || address.is_loopback() || address.is_unspecified() {
+        let nobody = address.is_unspecified()
+            || address.is_multicast()
+            || address == IpAddr::V4(Ipv4Addr::BROADCAST);
+        if subnet.contains(&address) || address.is_loopback() || nobody {
             return invalid(format!(
                 "host {name} cannot be reached at {address}: use its address on the network between the hosts"
             ));
@@ -330,6 +333,14 @@ pub(super) mod tests {
             ),
             (
                 |r| option(r, PEERS, "a=192.0.2.1,b=127.0.0.1"),
+                "cannot be reached",
+            ),
+            (
+                |r| option(r, PEERS, "a=192.0.2.1,b=239.0.0.1"),
+                "cannot be reached",
+            ),
+            (
+                |r| option(r, PEERS, "a=192.0.2.1,b=255.255.255.255"),
                 "cannot be reached",
             ),
             (|r| option(r, VNI, "16777216"), "1 to 16777215"),
