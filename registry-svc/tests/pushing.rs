@@ -199,3 +199,36 @@ async fn a_registry_that_takes_no_more_of_a_blob_is_given_up() {
     let error = pushed.unwrap_err();
     assert!(error.contains("it stopped taking"), "{error}");
 }
+
+#[tokio::test]
+async fn a_manifest_of_an_unknown_kind_takes_its_blobs_along() {
+    let (address, remote) = start(Remote {
+        pace: Some(Duration::ZERO),
+        ..Remote::default()
+    })
+    .await;
+    let upstream = UpstreamConfig::at("docker.io", format!("http://{address}").parse().unwrap());
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let site = Site::mirroring(dir, upstream).await;
+    let digest = site.push_blob("docker.io/team/app", b"content").await;
+    let kind = "application/vnd.oci.artifact.manifest.v1+json";
+    let manifest = serde_json::json!({
+        "mediaType": kind,
+        "blobs": [{ "mediaType": "text/plain", "digest": digest, "size": 7 }],
+    });
+    let put = support::client()
+        .put(site.url("docker.io/team/app/manifests/v1"))
+        .header(header::CONTENT_TYPE, kind)
+        .body(manifest.to_string());
+    assert_eq!(put.send().await.unwrap().status(), 201);
+    let (sender, _events) = mpsc::channel(4096);
+    let request = PushRequest {
+        reference: "team/app:v1".into(),
+        ..PushRequest::default()
+    };
+    site.registry.push(request, &sender).await.unwrap();
+    let asked = remote.asked.lock().unwrap();
+    let sent =
+        format!("PUT /v2/team/app/blobs/uploads/1?digest={digest}").replace("sha256:", "sha256%3A");
+    assert!(asked.contains(&sent), "{asked:?}");
+}

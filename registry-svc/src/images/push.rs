@@ -143,12 +143,12 @@ impl Registry {
         manifest: &Stored,
         events: &Sink,
     ) -> Result<()> {
-        let Manifest::Image(_) = manifest.parse()? else {
+        let manifest = manifest.parse()?;
+        if let Manifest::Index(_) = manifest {
             return Ok(());
-        };
+        }
         let mut seen = HashSet::new();
         let blobs: Vec<Descriptor> = manifest
-            .parse()?
             .references()
             .into_iter()
             .filter(|d| seen.insert(d.digest.clone()))
