@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use futures_util::future::BoxFuture;
 use slipway_image::Digest;
 
 use super::{Credentials, Flight, has_upstream, transfer::Plan};
@@ -48,15 +49,25 @@ impl Registry {
         };
         let registry = Arc::clone(self);
         let (repo, named) = (repository.clone(), digest.clone());
-        Ok(Some(self.mirror.flights.join(plan, move |outcome| {
+        let ended = move |outcome| {
             registry.mirror.rests.note_blob(repo.host(), &outcome);
             Box::pin(async move {
                 outcome?;
                 registry.arrived(&repo, &named).await?;
                 drop(lease);
                 Ok(())
-            })
-        })))
+            }) as BoxFuture<'static, Result<()>>
+        };
+        let registry = Arc::clone(self);
+        let (repo, named) = (repository.clone(), digest.clone());
+        let here = async move {
+            // What came for others only is for its upstream to show.
+            match registry.index.is_linked(&repo, &named)? {
+                true => registry.blobs.stat(&named).await,
+                false => Ok(None),
+            }
+        };
+        Ok(Some(self.mirror.flights.join(plan, here, ended)))
     }
 
     /// Opens a blob as whoever may read through a repository, and nothing else, may read it: from here, or from

@@ -78,11 +78,12 @@ impl Flights {
         self.going.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins the transfer of a blob, or starts it. `ended` runs when it is in the store, or failed, before
-    /// anybody is told.
+    /// Joins the transfer of a blob, or starts it. `here` tells the blob's size if it came for this repository while
+    /// this one waited for its turn; `ended` runs when it is in the store, or failed, before anybody is told.
     pub fn join(
         &self,
         plan: Plan,
+        here: impl Future<Output = Result<Option<u64>>> + Send + 'static,
         ended: impl FnOnce(Result<()>) -> BoxFuture<'static, Result<()>> + Send + 'static,
     ) -> Arc<Flight> {
         let key = (plan.repository.clone(), plan.digest.clone());
@@ -113,6 +114,18 @@ impl Flights {
         );
         tokio::spawn(async move {
             let _turn = turn.lock().await;
+            // Its readers had all of it and went before it was in the store, or it ended as somebody looked whether it is.
+            if let Ok(Some(size)) = here.await {
+                sender.send_modify(|s| {
+                    *s = State {
+                        written: size,
+                        total: Some(size),
+                        verified: true,
+                        outcome: Some(Ok(())),
+                    }
+                });
+                return;
+            }
             match plan.run(&sender).await {
                 Some(outcome) => {
                     let outcome = ended(outcome).await.map_err(Arc::new);
@@ -223,7 +236,7 @@ mod tests {
             MirrorLimits::default(),
         );
         let store = Arc::new(FsStore::open(folder.path().join("blobs")).unwrap());
-        let plan = Plan {
+        let plan = || Plan {
             digest: Digest::of(&content),
             size: Some(content.len() as u64),
             repository: Repository::from_key("up.example/team/app").unwrap(),
@@ -233,19 +246,32 @@ mod tests {
             incoming: Arc::clone(&mirror.incoming),
             blobs: Arc::<FsStore>::clone(&store),
         };
-        let staged = Staged::resume(partial, Algorithm::Sha256).await.unwrap();
+        let resumed = Staged::resume(partial.clone(), Algorithm::Sha256).await;
+        let staged = resumed.unwrap();
         staged.write(vec![content.clone().into()]).await.unwrap();
         drop(staged);
+        let digest = Digest::of(&content);
+        let flights = Flights::default();
         let (told, end) = tokio::sync::oneshot::channel();
-        let flight = Flights::default().join(plan, |outcome| {
-            let _ = told.send(outcome.is_ok());
-            Box::pin(async { outcome })
+        let (go, gate) = tokio::sync::oneshot::channel::<()>();
+        let flight = flights.join(plan(), std::future::ready(Ok(None)), |outcome| {
+            Box::pin(async {
+                let _ = told.send(outcome.is_ok());
+                let _ = gate.await;
+                outcome
+            })
         });
         let mut state = flight.watch();
         state.wait_for(|state| state.verified).await.unwrap();
         drop((flight, state));
         assert_eq!(end.await, Ok(true));
-        let digest = Digest::of(&content);
         assert!(store.stat(&digest).await.unwrap().is_some());
+
+        // Whoever comes now is not part of that transfer any more, and finds what it brought.
+        let (of_it, kept) = (digest.clone(), Arc::clone(&store));
+        let here = async move { kept.stat(&of_it).await };
+        let second = flights.join(plan(), here, |outcome| Box::pin(async { outcome }));
+        go.send(()).unwrap();
+        assert_eq!(second.done().await.unwrap(), content.len() as u64);
     }
 }
