@@ -24,11 +24,13 @@ pub fn create(path: &Path, hierarchy: &Hierarchy) -> io::Result<()> {
     for part in path.strip_prefix(&hierarchy.path).unwrap_or(path) {
         let parent = so_far.clone();
         so_far.push(part);
-        match fs::create_dir(&so_far) {
-            Ok(()) if cpuset => inherit_cpuset(&parent, &so_far, so_far != path)?,
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        let new = match fs::create_dir(&so_far) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
             Err(e) => return Err(e),
+        };
+        if cpuset {
+            inherit_cpuset(&parent, &so_far, new, so_far != path)?;
         }
     }
     Ok(())
@@ -36,17 +38,20 @@ pub fn create(path: &Path, hierarchy: &Hierarchy) -> io::Result<()> {
 
 /// A new cpuset is empty, and nothing can run in it (cpusets.rst, 1.4).
 ///
+/// One that is there may have been made a moment ago, or by somebody who was killed then.
+///
 /// One that is made to hold others lets the kernel give them what it has itself (cpusets.rst, 1.10): who writes
 /// it instead has every write compared with all groups beside it, and scheduling domains made anew for all.
-fn inherit_cpuset(parent: &Path, child: &Path, holds_others: bool) -> io::Result<()> {
-    let files = ["cpuset.cpus", "cpuset.mems"];
-    if fs::read_to_string(child.join(files[0]))?.trim().is_empty() {
-        for file in files {
+fn inherit_cpuset(parent: &Path, child: &Path, new: bool, holds_others: bool) -> io::Result<()> {
+    let mut empty = false;
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if fs::read_to_string(child.join(file))?.trim().is_empty() {
+            empty = true;
             let value = fs::read_to_string(parent.join(file))?;
             write(&child.join(file), value.trim())?;
         }
     }
-    match holds_others {
+    match holds_others && (new || empty) {
         true => write(&child.join("cgroup.clone_children"), "1"),
         false => Ok(()),
     }

@@ -250,6 +250,29 @@ async fn limits_and_devices_are_the_kernels() {
     assert_eq!(said.out, "1\ndenied\n", "{}", said.err);
 }
 
+/// As somebody who makes it at the same time, or was killed then, leaves it: a cpuset in which nothing can run.
+#[tokio::test]
+async fn a_half_made_group_above_a_container_is_finished() {
+    let Some(oci) = Oci::new() else { return };
+    let cpusets = Path::new("/sys/fs/cgroup/cpuset");
+    let said = oci.run("below", "echo runs", |c| {
+        let group = c["linux"]["cgroupsPath"].as_str().unwrap();
+        let above = group.rsplit_once('/').unwrap().0;
+        if cpusets.is_dir() {
+            let above = cpusets.join(above.trim_start_matches('/'));
+            fs::create_dir(&above).unwrap();
+            let cpus = fs::read_to_string(above.join("cpuset.cpus")).unwrap();
+            assert_eq!(cpus.trim(), "");
+        }
+    });
+    assert_eq!(
+        (said.code, said.out.as_str()),
+        (0, "runs\n"),
+        "{}",
+        said.err
+    );
+}
+
 #[tokio::test]
 async fn namespaces_are_new_joined_or_the_callers() {
     let Some(oci) = Oci::new() else { return };
