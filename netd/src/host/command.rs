@@ -13,7 +13,7 @@ use crate::netlink::{Link, Netns, Route, link};
 use crate::network::{Driver, Network};
 
 use super::repair::Finding;
-use super::{Host, State, namespaces};
+use super::{Host, Live, State, namespaces};
 
 /// What a container's namespace has.
 struct Inside {
@@ -90,6 +90,11 @@ impl Host {
     pub fn reconcile(&self) -> Result<Vec<Finding>, Error> {
         let mut state = self.state();
         self.bring_up(&mut state)?;
+        let ruled = self.kernel().ruled;
+        if !ruled && let Err(error) = self.write_table(&state) {
+            let what = "networks are switched off until our table is written".to_owned();
+            return Ok(vec![Finding::of(what, Err(error))]);
+        }
         let mut found = self.repair_settings(&state);
         if self.forward_ipv6(&state)? {
             let what = "links of this host did not let IPv6 of containers through".to_owned();
@@ -214,11 +219,12 @@ impl Host {
         }
     }
 
-    /// Records of endpoints: without its own an endpoint would be nobody's at the next start.
+    /// Records of networks and endpoints: without its own a network would be gone at the next start, and an endpoint
+    /// nobody's.
     fn repair_records(&self, state: &State) -> Result<Vec<Finding>, Error> {
+        let mut found = self.repair_networks(state)?;
         let recorded = self.store.endpoints()?.into_iter();
         let recorded: HashMap<_, _> = recorded.map(|e| (e.id.clone(), e)).collect();
-        let mut found = Vec::new();
         for endpoint in state.endpoints.values() {
             let how = match recorded.get(&endpoint.id) {
                 Some(record) if record == endpoint => continue,
@@ -232,6 +238,26 @@ impl Host {
         for id in recorded.keys().filter(of_nobody) {
             let what = format!("record {id} belongs to no endpoint");
             found.push(Finding::of(what, self.store.remove_endpoint(id)));
+        }
+        Ok(found)
+    }
+
+    fn repair_networks(&self, state: &State) -> Result<Vec<Finding>, Error> {
+        let recorded = self.store.networks()?;
+        let mut found = Vec::new();
+        for Live { network, .. } in state.networks.values() {
+            let how = match recorded.iter().find(|record| record.id == network.id) {
+                Some(record) if record == network => continue,
+                Some(_) => "says something else",
+                None => "is gone",
+            };
+            let what = format!("the record of network {} {how}", network.name);
+            found.push(Finding::of(what, self.store.put_network(network)));
+        }
+        let of_nobody = |record: &&Network| !state.networks.contains_key(&record.id);
+        for record in recorded.iter().filter(of_nobody) {
+            let what = format!("record {} belongs to no network", record.id);
+            found.push(Finding::of(what, self.store.remove_network(&record.id)));
         }
         Ok(found)
     }

@@ -323,10 +323,14 @@ impl Host {
             .doing(|| format!("put {name} into its bridge"))
     }
 
+    fn close(&self) {
+        self.switch_off(&self.state());
+    }
+
     /// Switches our bridges off, and our tunnels: without the table their containers would be open to whoever can send to
     /// this host, and a tunnel to whoever says that he is one of its hosts.
-    fn close(&self) {
-        let state = self.state();
+    pub(super) fn switch_off(&self, state: &State) {
+        self.kernel().ruled = false;
         let links = |live: &Live| std::iter::once(live.index).chain(live.tunnel);
         let all = state.bridged();
         for (live, index) in all.flat_map(|live| links(live).map(move |index| (live, index))) {

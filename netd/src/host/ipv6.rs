@@ -84,7 +84,7 @@ impl Host {
         }
         let mut changed = false;
         let forwards = sysctl::read(ALL).doing(|| format!("read net/{ALL}"))? == "1";
-        let by_us = self.store.sysctls()?.iter().any(|(name, _)| name == ALL);
+        let by_us = self.store.sysctls().iter().any(|(name, _)| name == ALL);
         let is_router = forwards && !by_us;
         let by_link = sysctl::read("ipv6/conf/all/force_forwarding").is_ok();
         let facts = Facts {
@@ -145,7 +145,7 @@ impl Host {
 
     /// Whether this host forwards IPv6 because of its containers only.
     pub(super) fn forwards_ipv6_for_us(&self) -> Result<bool, Error> {
-        let changed = self.store.sysctls()?;
+        let changed = self.store.sysctls();
         Ok(changed.iter().any(|(name, _)| {
             name == ALL || (name.starts_with("ipv6/") && name.ends_with("/force_forwarding"))
         }))

@@ -25,6 +25,7 @@ mod repair;
 mod settings;
 mod stations;
 mod table;
+mod tunnel;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -109,6 +110,8 @@ struct Kernel {
     nft: nft::Client,
     /// As the kernel can, once it was tried.
     ownership: Ownership,
+    /// Whether our table is in the kernel, as far as we know: before, no tunnel is switched on.
+    ruled: bool,
     stations: stations::Stations,
 }
 
@@ -165,6 +168,7 @@ impl Host {
                 true => Ownership::Owned,
                 false => Ownership::Shared,
             },
+            ruled: false,
             stations: stations::Stations::new(config.anti_spoofing),
         };
         let own_netns = Netns::current().doing(|| "open our network namespace".to_owned())?;

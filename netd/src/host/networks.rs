@@ -54,13 +54,18 @@ impl Host {
                 slipway_fault::fallible("netd.network.up")
                     .doing(|| "write the table of nftables".to_owned())
             })
-            .and_then(|()| self.write_table(&state));
+            .and_then(|()| self.write_table(&state))
+            .and_then(|()| {
+                slipway_fault::point("netd.network.allowed");
+                self.repair_tunnel(&mut state, &network.id)
+            });
         if let Err(error) = made {
             state.networks.remove(&network.id);
             self.note_bridges(&state);
             self.forget_device(&network)?;
             return Err(error);
         }
+        self.note_bridges(&state);
         slipway_fault::point("netd.network.ruled");
         Ok(network)
     }
@@ -182,6 +187,14 @@ pub(super) fn must_have_ipv6(v6: Option<IpNet>) -> Result<(), Error> {
         )),
         false => Ok(()),
     }
+}
+
+/// What the alias of a bridge or a tunnel of ours begins with.
+pub(super) const MARK: &str = "slipway:network:";
+
+/// By it a link is known for that network's.
+pub(super) fn mark_of(network: &Network) -> String {
+    format!("{MARK}{}", network.id)
 }
 
 /// What is the name of a container's mode cannot be that of a network.

@@ -1,13 +1,9 @@
-//! This host's end of the tunnels of networks that span hosts.
-
-use nix::errno::Errno;
+//! Networks that span hosts: made, and told of other hosts.
 
 use crate::error::{Doing as _, Error};
 use crate::ipam::pools::overlap;
-use crate::netlink::link;
 use crate::network::{Driver, Kind, Network, Request};
-use crate::overlay::{self, Here, Tunnel};
-use crate::sysctl;
+use crate::overlay::{self, Here};
 
 use super::{Host, State};
 
@@ -75,26 +71,37 @@ impl Host {
                  goes leaves - in its place"
             )));
         }
-        // Where it sends from cannot be changed.
-        if after.here.address != before.here.address {
-            self.tunnel_down(&known);
-        }
         self.store.put_network(&changed)?;
         slipway_fault::point("netd.peers.recorded");
-        let tunnel = self.tunnel_up(&changed)?;
-        slipway_fault::point("netd.peers.led");
-        if let Some(live) = state.networks.get_mut(&changed.id) {
+        if let Err(error) = self.span(state, &changed) {
+            // It was told that nothing changed.
+            let undone = [self.store.put_network(&known), self.span(state, &known)];
+            for trouble in undone.into_iter().filter_map(Result::err) {
+                tracing::error!(network = known.name, error = %trouble,
+                    "it may lead to other hosts than before, until netd starts anew");
+            }
+            return Err(error);
+        }
+        Ok(changed)
+    }
+
+    /// Has a network lead to other hosts than it did: first nobody may send into it but those.
+    fn span(&self, state: &mut State, network: &Network) -> Result<(), Error> {
+        if let Some(live) = state.networks.get_mut(&network.id) {
             live.zone
                 .write()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .span(&changed);
-            live.network = changed.clone();
-            live.tunnel = tunnel;
+                .span(network);
+            live.network = network.clone();
         }
-        self.note_bridges(state);
         self.write_table(state)?;
         slipway_fault::point("netd.peers.ruled");
-        Ok(changed)
+        slipway_fault::fallible("netd.peers.allowed")
+            .doing(|| format!("lead to the hosts of network {}", network.name))?;
+        self.repair_tunnel(state, &network.id)?;
+        self.note_bridges(state);
+        slipway_fault::point("netd.peers.led");
+        Ok(())
     }
 
     /// The addresses of this host.
@@ -111,59 +118,5 @@ impl Host {
             })
         };
         Ok(addresses.into_iter().filter_map(here).collect())
-    }
-
-    /// Makes the tunnel link of a network that has one and leads to its other hosts, and to no others that it may have
-    /// led to before. Returns its index.
-    pub(super) fn tunnel_up(&self, network: &Network) -> Result<Option<u32>, Error> {
-        let Some(tunnel) = Tunnel::of(network) else {
-            return Ok(None);
-        };
-        let what = || format!("make tunnel {} of network {}", tunnel.name, network.name);
-        if self.link_index(&tunnel.name)?.is_none() {
-            let made = self.kernel().route.apply(&[tunnel.create()]);
-            made.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::EOPNOTSUPP) => Error::Unsupported(
-                    "this host's kernel has no VXLAN (CONFIG_VXLAN): overlay networks need it".to_owned(),
-                ),
-                Some(Errno::EEXIST) => Error::Invalid(format!(
-                    "another VXLAN link of this host has number {}: choose one by --opt vni=, on all hosts",
-                    tunnel.vni
-                )),
-                _ => Error::System {
-                    what: what(),
-                    source: error,
-                },
-            })?;
-        }
-        slipway_fault::point("netd.overlay.linked");
-        // It carries routed packets of IPv4 only.
-        let conf = format!("ipv6/conf/{}/disable_ipv6", tunnel.name);
-        sysctl::ignore_missing(sysctl::write(&conf, "1")).doing(what)?;
-        let Some(index) = self.link_index(&tunnel.name)? else {
-            return Err(std::io::Error::from(std::io::ErrorKind::NotFound)).doing(what);
-        };
-        // Off and on again: without routes and neighbours of before.
-        let mut requests = vec![link::set_down(index), link::set_up(index)];
-        requests.extend(tunnel.lead(index));
-        self.kernel().route.apply(&requests).doing(what)?;
-        slipway_fault::point("netd.overlay.led");
-        Ok(Some(index))
-    }
-
-    /// The same for a network that was there before: one that cannot be whole keeps no other.
-    pub(super) fn tunnel_again(&self, network: &Network) -> Option<u32> {
-        self.tunnel_up(network).unwrap_or_else(|error| {
-            tracing::error!(network = network.name, %error, "containers here do not reach those on other hosts");
-            None
-        })
-    }
-
-    /// Takes it away.
-    pub(super) fn tunnel_down(&self, network: &Network) {
-        if let Some(tunnel) = Tunnel::of(network) {
-            self.delete_link(&tunnel.name);
-            slipway_fault::point("netd.unoverlay.unlinked");
-        }
     }
 }

@@ -14,9 +14,11 @@ use crate::id::HOST_LINK_PREFIX;
 use crate::ipam::DualStack;
 use crate::netlink::{self, Link, Netns, link};
 use crate::network::Network;
+use crate::overlay::Tunnel;
 use crate::sysctl;
 
 use super::gateway::gather_ports;
+use super::networks::{MARK, mark_of};
 use super::prepare::wait_until_local;
 use super::repair::Finding;
 use super::{Host, Live, State, namespaces, reaper};
@@ -67,8 +69,18 @@ impl Host {
         self.remove_orphans(state, &links);
         self.sweep_known(state);
         slipway_fault::point("netd.recover.orphans");
-        self.write_table(state)?;
+        if let Err(error) = self.write_table(state) {
+            // Whoever is there goes on only if the table of before says what it should.
+            if !self
+                .wrong_with_tables(state)
+                .is_ok_and(|wrong| wrong.is_empty())
+            {
+                self.switch_off(state);
+            }
+            return Err(error);
+        }
         slipway_fault::point("netd.recover.table");
+        self.tunnels_lead(state);
         state.up = true;
         Ok(())
     }
@@ -146,7 +158,7 @@ impl Host {
             return Ok(());
         }
         let (index, tunnel) = match state.up {
-            true => (self.bridge_up(&network)?, self.tunnel_up(&network)?),
+            true => (self.bridge_up(&network)?, self.tunnel_link(&network)?),
             false => (self.bridge_again(&network), self.tunnel_again(&network)),
         };
         let zone = Arc::new(RwLock::new(Zone::new(&network)));
@@ -302,12 +314,15 @@ impl Host {
     pub(super) fn remove_orphans(&self, state: &State, links: &[Link]) -> Vec<Finding> {
         let bridges: Vec<u32> = state.bridged().map(|live| live.index).collect();
         let mut kernel = self.kernel();
-        let devices = state.networks.values().map(|live| &live.network.device);
-        let devices: HashSet<&String> = devices.collect();
+        let of_networks = state.networks.values().flat_map(|live| {
+            let tunnel = Tunnel::of(&live.network).map(|tunnel| tunnel.name);
+            std::iter::once(live.network.device.clone()).chain(tunnel)
+        });
+        let of_networks: HashSet<String> = of_networks.collect();
         let is_orphan = |link: &&Link| {
-            // Of a network that has another one now.
-            if link.kind == "bridge" && link.alias.starts_with(BRIDGE_MARK) {
-                return !devices.contains(&link.name);
+            // Of a network that has another one now, or that is no more.
+            if link.alias.starts_with(MARK) {
+                return !of_networks.contains(&link.name);
             }
             // Of a network that was removed while it was made, the bridge is gone.
             let ours = link.name.starts_with(HOST_LINK_PREFIX)
@@ -356,7 +371,7 @@ impl Host {
             self.delete_link(&live.network.device);
             self.tunnel_down(&live.network);
         }
-        for (name, before) in self.store.sysctls()? {
+        for (name, before) in self.store.sysctls() {
             // That of a link may have gone with it.
             sysctl::ignore_missing(sysctl::write(&name, &before))
                 .doing(|| format!("put net/{name} back to {before}"))?;
@@ -366,17 +381,10 @@ impl Host {
     }
 }
 
-/// What the alias of a bridge of ours begins with.
-const BRIDGE_MARK: &str = "slipway:network:";
-
-fn mark_of(network: &Network) -> String {
-    format!("{BRIDGE_MARK}{}", network.id)
-}
-
 /// Whether a link is a bridge that we have made, by its mark, and by its MAC where an earlier version did; not one that
 /// somebody has for his own ends.
 pub(super) fn is_bridge_of(link: &Link, network: &Network) -> bool {
-    let is_marked = link.alias.starts_with(BRIDGE_MARK);
+    let is_marked = link.alias.starts_with(MARK);
     link.kind == "bridge" && (is_marked || link.mac == Some(network.bridge_mac()))
 }
 

@@ -10,7 +10,6 @@ use crate::error::{Doing, Error};
 use crate::id::{EndpointId, HOST_LINK_PREFIX, NetworkId};
 use crate::netlink::{Link, Route, link};
 use crate::network::Driver;
-use crate::overlay::Tunnel;
 use crate::sysctl;
 
 use super::prepare::Wanted;
@@ -105,29 +104,6 @@ fn wrong_with_bridge(live: &Live, found: Option<&Link>, there: &There) -> Option
         })
 }
 
-/// The same of a tunnel to other hosts.
-fn wrong_with_tunnel(
-    live: &Live,
-    tunnel: &Tunnel,
-    found: Option<&Link>,
-    there: &There,
-) -> Option<String> {
-    let Some(link) = found.filter(|link| Some(link.index) == live.tunnel) else {
-        return Some("is gone".to_owned());
-    };
-    if !link.up {
-        Some("is switched off".to_owned())
-    } else if link.mtu != tunnel.mtu {
-        Some(format!("has MTU {} instead of {}", link.mtu, tunnel.mtu))
-    } else if link.mac != Some(tunnel.mac()) {
-        Some(format!("has another MAC than {}", tunnel.mac()))
-    } else {
-        let mut ways = tunnel.ways.iter();
-        ways.find(|way| !there.routes.contains(&(link.index, way.slice)))
-            .map(|way| format!("is without its route to {}", way.slice))
-    }
-}
-
 /// The same of a host's end.
 fn wrong_with_end(live: &Live, link: &Link) -> Option<String> {
     if link.master != Some(live.index) {
@@ -165,16 +141,6 @@ impl State {
             );
             Some(Damage::Bridge(live.network.id.clone(), what))
         });
-        let tunnels = self.networks.values().filter_map(|live| {
-            let tunnel = Tunnel::of(&live.network)?;
-            let found = by_name.get(tunnel.name.as_str()).copied();
-            let wrong = wrong_with_tunnel(live, &tunnel, found, there)?;
-            let what = format!(
-                "tunnel {} of network {} {wrong}",
-                tunnel.name, live.network.name
-            );
-            Some(Damage::Tunnel(live.network.id.clone(), what))
-        });
         let with_ends = self.endpoints.values().filter(|e| self.has_host_end(e));
         let ends = with_ends.filter_map(|endpoint| {
             let live = self.networks.get(&endpoint.network)?;
@@ -193,7 +159,7 @@ impl State {
             let wrong = wrong_with_end(live, link)?;
             Some(Damage::End(endpoint.id.clone(), format!("{whose} {wrong}")))
         });
-        bridges.chain(tunnels).chain(ends).collect()
+        bridges.chain(ends).collect()
     }
 }
 
@@ -238,7 +204,14 @@ impl Host {
     /// Makes bridges and links that are gone, and puts the links of containers into their bridges.
     pub(super) fn repair_links(&self, state: &mut State) -> Result<Vec<Finding>, Error> {
         let there = self.look()?;
-        let damages = state.compare(&there);
+        let damages = state.compare(&there).into_iter();
+        let tunnels = state.networks.values().filter_map(|live| {
+            let wrong = self.wrong_with_tunnel(&live.network, live.tunnel, &there.links)?;
+            let (tunnel, name) = (live.network.id.tunnel_link(), &live.network.name);
+            let what = format!("tunnel {tunnel} of network {name} {wrong}");
+            Some(Damage::Tunnel(live.network.id.clone(), what))
+        });
+        let damages: Vec<_> = damages.chain(tunnels).collect();
         let index = |id: &EndpointId| {
             let name = id.host_link();
             there.links.iter().find(|l| l.name == name).map(|l| l.index)
@@ -306,13 +279,6 @@ impl Host {
         self.repair_tunnel(state, id)?;
         let live = state.networks.get(id);
         Ok(live.is_some_and(|live| live.index != before))
-    }
-
-    fn repair_tunnel(&self, state: &mut State, id: &NetworkId) -> Result<(), Error> {
-        if let Some(live) = state.networks.get_mut(id) {
-            live.tunnel = self.tunnel_up(&live.network)?;
-        }
-        Ok(())
     }
 
     fn repair_end(&self, state: &State, id: &EndpointId, index: Option<u32>) -> Result<(), Error> {

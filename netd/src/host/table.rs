@@ -33,6 +33,7 @@ impl Host {
                 other => other?,
             }
             kernel.write_stations()?;
+            kernel.ruled = true;
             Ok(())
         })
     }
@@ -83,7 +84,7 @@ impl Host {
                 _ => resolvers.push(gateway),
             }
         }
-        let switched_on = self.store.sysctls()?.iter().any(|(n, _)| n == FORWARDING);
+        let switched_on = self.store.sysctls().iter().any(|(n, _)| n == FORWARDING);
         let mut no_router = Vec::new();
         if !self.config.ip_forward_no_drop {
             no_router.extend(switched_on.then_some(IpVersion::V4));
@@ -139,6 +140,7 @@ impl Host {
     pub(super) fn remove_table(&self) -> Result<(), Error> {
         let mut kernel = self.kernel();
         let ownership = kernel.ownership;
+        kernel.ruled = false;
         kernel.nft.apply(firewall::remove(ownership))?;
         Ok(kernel.remove_stations()?)
     }

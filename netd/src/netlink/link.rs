@@ -261,6 +261,20 @@ pub fn replace_route(destination: IpNet, gateway: IpAddr, index: u32) -> Message
     route(CREATE | REPLACE, destination, gateway, index)
 }
 
+/// Takes away what leads to a destination by a link.
+pub fn remove_route(destination: IpNet, index: u32) -> Message {
+    const RTM_DELROUTE: u16 = 25;
+    const RT_SCOPE_NOWHERE: u8 = 255;
+    let mut header = route_header(destination);
+    // Whoever made it, of whichever scope and type (ip-route(8)).
+    (header[5], header[6], header[7]) = (0, RT_SCOPE_NOWHERE, 0);
+    let mut message = Message::new(RTM_DELROUTE, 0, &header);
+    message
+        .attr(RTA_DST, &octets(destination.network()))
+        .u32(RTA_OIF, index);
+    message
+}
+
 /// The route to a link's own subnet, as the kernel makes it with the address: of who has taken it away alone.
 pub fn add_own_route(index: u32, address: IpAddr, subnet: IpNet) -> Message {
     const RTPROT_KERNEL: u8 = 2;

@@ -8,12 +8,13 @@ use nix::errno::Errno;
 
 use super::link::{
     IFA_ADDRESS, IFA_LOCAL, IFF_RUNNING, IFF_UP, IFLA_ADDRESS, IFLA_BRPORT_MODE, IFLA_IFALIAS,
-    IFLA_IFNAME, IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU,
-    RTA_DST, RTA_OIF, link_header, octets,
+    IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA, IFLA_LINKINFO, IFLA_MASTER,
+    IFLA_MTU, RTA_DST, RTA_OIF, link_header, octets,
 };
 use super::mac::Mac;
-use super::neigh;
+use super::neigh::{self, Known};
 use super::socket::{Family, Socket};
+use super::vxlan::{self, Carried};
 use super::wire::{DUMP, Message, Received, attributes, number, text};
 
 const RTM_NEWLINK: u16 = 16;
@@ -47,6 +48,8 @@ pub struct Link {
     pub hairpin: bool,
     /// "bridge", "veth"; "" for a device.
     pub kind: String,
+    /// Of a VXLAN link.
+    pub vxlan: Option<Carried>,
 }
 
 /// An rtnetlink socket of one namespace.
@@ -75,7 +78,7 @@ impl Route {
     pub fn apply_idempotent(&mut self, requests: &[Message]) -> io::Result<()> {
         for answer in self.socket.request(requests)? {
             match answer {
-                Ok(()) | Err(Errno::EEXIST | Errno::ENODEV | Errno::ENOENT) => {}
+                Ok(()) | Err(Errno::EEXIST | Errno::ENODEV | Errno::ENOENT | Errno::ESRCH) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -122,6 +125,36 @@ impl Route {
     pub fn routes(&mut self) -> io::Result<Vec<(u32, IpNet)>> {
         let mut found = Vec::new();
         self.each_route(|payload| found.extend(parse_route(payload)))?;
+        Ok(found)
+    }
+
+    /// The destinations of routes that lead by a link, of the main table.
+    pub fn routes_by(&mut self, index: u32) -> io::Result<Vec<IpNet>> {
+        const RT_TABLE_MAIN: u8 = 254;
+        let mut found = Vec::new();
+        self.each_route(|payload| {
+            let route = parse_route(payload).filter(|(by, _)| *by == index);
+            let of_main = payload.get(4) == Some(&RT_TABLE_MAIN);
+            found.extend(route.filter(|_| of_main).map(|(_, to)| to));
+        })?;
+        Ok(found)
+    }
+
+    /// Whose Ethernet addresses were told for good on a link, of a version of IP.
+    pub fn neighbours(&mut self, index: u32, like: IpAddr) -> io::Result<Vec<Known>> {
+        self.each_known(&neigh::all(like), index)
+    }
+
+    /// Where a tunnel leads.
+    pub fn tunnel_entries(&mut self, index: u32) -> io::Result<Vec<Known>> {
+        self.each_known(&neigh::all_entries(), index)
+    }
+
+    fn each_known(&mut self, request: &Message, index: u32) -> io::Result<Vec<Known>> {
+        let mut found = Vec::new();
+        self.socket.query(request, true, |message| {
+            found.extend(neigh::known(&message, index));
+        })?;
         Ok(found)
     }
 
@@ -184,6 +217,7 @@ fn parse_link(message: Received<'_>) -> Option<Link> {
         mac: None,
         hairpin: false,
         kind: String::new(),
+        vxlan: None,
     };
     for (kind, data) in attributes(payload.get(LINK_HEADER..)?) {
         match kind {
@@ -196,6 +230,10 @@ fn parse_link(message: Received<'_>) -> Option<Link> {
                 for (kind, data) in attributes(data) {
                     match kind {
                         IFLA_INFO_KIND => link.kind = text(data),
+                        // It comes after the kind.
+                        IFLA_INFO_DATA if link.kind == "vxlan" => {
+                            link.vxlan = Some(vxlan::carried(data));
+                        }
                         IFLA_INFO_SLAVE_DATA => {
                             let mode = (IFLA_BRPORT_MODE, [1].as_slice());
                             link.hairpin = attributes(data).any(|setting| setting == mode);

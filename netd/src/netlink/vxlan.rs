@@ -9,7 +9,8 @@ use super::link::{
     RTA_GATEWAY, RTA_OIF, RTM_NEWLINK, RTM_NEWROUTE, link_header, octets, route_header,
 };
 use super::mac::Mac;
-use super::wire::{CREATE, EXCL, Message, REPLACE};
+use super::route::address;
+use super::wire::{CREATE, EXCL, Message, REPLACE, attributes, number};
 
 /// The port that IANA gave it.
 pub const PORT: u16 = 4789;
@@ -29,14 +30,46 @@ pub struct Vxlan<'a> {
     pub mtu: u32,
 }
 
+const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_LEARNING: u16 = 7;
+const IFLA_VXLAN_PORT: u16 = 15;
+const IFLA_VXLAN_LOCAL6: u16 = 17;
+
+/// What cannot be changed of a VXLAN link once it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Carried {
+    /// See [`Vxlan::vni`].
+    pub vni: u32,
+    /// See [`Vxlan::local`].
+    pub local: Option<IpAddr>,
+    /// Where frames are sent to and taken from: [`PORT`], on a link of ours.
+    pub port: u16,
+}
+
+/// As the kernel lists it (`IFLA_INFO_DATA`).
+pub(super) fn carried(data: &[u8]) -> Carried {
+    let mut carried = Carried {
+        vni: 0,
+        local: None,
+        port: 0,
+    };
+    for (kind, value) in attributes(data) {
+        match kind {
+            IFLA_VXLAN_ID => carried.vni = number(value).unwrap_or_default(),
+            IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => carried.local = address(value),
+            IFLA_VXLAN_PORT => {
+                carried.port = value.try_into().map_or(0, u16::from_be_bytes);
+            }
+            _ => {}
+        }
+    }
+    carried
+}
+
 impl Vxlan<'_> {
     /// Makes it, still off.
     pub fn create(&self) -> Message {
-        const IFLA_VXLAN_ID: u16 = 1;
-        const IFLA_VXLAN_LOCAL: u16 = 4;
-        const IFLA_VXLAN_LEARNING: u16 = 7;
-        const IFLA_VXLAN_PORT: u16 = 15;
-        const IFLA_VXLAN_LOCAL6: u16 = 17;
         let mut message = Message::new(RTM_NEWLINK, CREATE | EXCL, &link_header(0, 0, 0));
         message
             .str(IFLA_IFNAME, self.name)

@@ -5,6 +5,7 @@
 //! one route, one neighbour and one forwarding entry a host: nothing that comes or goes with a container has to be
 //! known elsewhere, and nothing is learned or flooded.
 
+mod compare;
 mod definition;
 mod plan;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ipam;
 
+pub use compare::Led;
 pub use definition::{Here, plan};
 pub use plan::{Tunnel, Way};
 

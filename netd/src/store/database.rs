@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::{fs, io};
 
 /// Opens or makes it. sled itself cuts off what a kill left half written at the end of its log.
 pub(super) fn open(path: &Path) -> Result<sled::Db, sled::Error> {
@@ -33,12 +32,4 @@ fn read(db: sled::Db) -> Result<sled::Db, sled::Error> {
 /// Whether it is its content that keeps it from being opened, and not the system or another netd.
 pub(super) fn is_damaged(error: &sled::Error) -> bool {
     !matches!(error, sled::Error::Io(_))
-}
-
-/// In the place of one that was put there before.
-pub(super) fn put_aside(path: &Path, aside: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => fs::rename(path, aside),
-    }
 }

@@ -1,4 +1,5 @@
-//! What netd remembers: networks and endpoints as one small file each, changed sysctls in sled.
+//! What netd remembers: networks, endpoints and changed sysctls as small files, the prefix of this host's unique local
+//! addresses in sled.
 //!
 //! A network is what its user is told that it is, so that it must survive whatever happens to others' records.
 //!
@@ -10,6 +11,7 @@
 
 mod database;
 mod records;
+mod sysctls;
 
 use std::path::{Path, PathBuf};
 
@@ -22,28 +24,28 @@ use crate::ipam::ula;
 use crate::network::Network;
 
 use records::Records;
+use sysctls::Sysctls;
 
 /// netd's memory.
 #[derive(Debug)]
 pub struct Store {
     db: sled::Db,
-    sysctls: sled::Tree,
+    sysctls: Sysctls,
     networks: Records,
     endpoints: Records,
-    /// Where a database is put that cannot be read.
-    aside: PathBuf,
+    /// Where the database is.
+    path: PathBuf,
 }
 
 impl Store {
     /// Opens (or makes) the store: `state` is durable, `run` lives until the next boot.
     pub fn open(state: &Path, run: &Path) -> Result<Self, Error> {
-        let (path, aside) = (state.join("db"), state.join("db.damaged"));
+        let path = state.join("db");
         let db = match database::open(&path) {
             Err(error) if database::is_damaged(&error) => {
+                let aside = records::put_aside(&path)?;
                 tracing::error!(%error, path = %aside.display(),
-                    "netd's database cannot be read: it is put aside, and what sysctls were is forgotten");
-                database::put_aside(&path, &aside)
-                    .doing(|| format!("put {} aside", path.display()))?;
+                    "netd's database cannot be read: it is put aside, and the next network with IPv6 has another prefix");
                 database::open(&path)?
             }
             opened => opened?,
@@ -55,13 +57,25 @@ impl Store {
             networks.put_bytes(&String::from_utf8_lossy(&key), &value)?;
         }
         db.drop_tree("networks")?;
+        let sysctls = Sysctls::open(run.join("sysctls"))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if let Some(boot) = db.get("boot")? {
+            let before = db.open_tree("sysctls")?;
+            let before = before.iter().map(|entry| {
+                let (name, value) = entry?;
+                Ok((text(&name), text(&value)))
+            });
+            sysctls.adopt(text(&boot), before.collect::<Result<_, Error>>()?)?;
+            db.drop_tree("sysctls")?;
+            db.remove("boot")?;
+        }
         db.flush()?;
         Ok(Self {
             networks,
             endpoints: Records::open(run.join("endpoints"), false)?,
-            sysctls: db.open_tree("sysctls")?,
+            sysctls,
             db,
-            aside,
+            path,
         })
     }
 
@@ -69,7 +83,8 @@ impl Store {
     pub fn warnings(&self) -> Vec<String> {
         let mut damaged = self.networks.damaged();
         damaged.extend(self.endpoints.damaged());
-        damaged.extend(self.aside.exists().then(|| self.aside.clone()));
+        damaged.extend(self.sysctls.damaged());
+        damaged.extend(records::aside_of(&self.path));
         let told = damaged.iter().map(|path| {
             format!(
                 "{} could not be read and was put aside: make again what it was, and remove it",
@@ -109,42 +124,22 @@ impl Store {
 
     /// What was remembered of sysctls in an earlier boot (`/proc/sys/kernel/random/boot_id`) is not so any more.
     pub fn begin_boot(&self, boot: &str) -> Result<(), Error> {
-        if self.db.get("boot")?.is_none_or(|known| known != boot) {
-            self.sysctls.clear()?;
-            self.db.insert("boot", boot)?;
-            self.db.flush()?;
-        }
-        Ok(())
+        self.sysctls.begin_boot(boot)
     }
 
-    /// Remembers what a sysctl was before we changed it; the first memory counts.
+    /// Remembers what a sysctl was before we changed it; the first memory counts. It survives `kill -9` when this returns.
     pub fn remember_sysctl(&self, name: &str, before: &str) -> Result<(), Error> {
-        // An Err here means that an older value is remembered: that one is the host's own.
-        let _ = self
-            .sysctls
-            .compare_and_swap(name, None::<&[u8]>, Some(before))?;
-        self.db.flush()?;
-        Ok(())
+        self.sysctls.remember(name, before)
     }
 
     /// The sysctls that we changed, with their former values.
-    pub fn sysctls(&self) -> Result<Vec<(String, String)>, Error> {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        self.sysctls
-            .iter()
-            .map(|entry| {
-                entry
-                    .map(|(key, value)| (text(&key), text(&value)))
-                    .map_err(Error::from)
-            })
-            .collect()
+    pub fn sysctls(&self) -> Vec<(String, String)> {
+        self.sysctls.all()
     }
 
     /// Forgets the sysctls, after they have been put back.
     pub fn forget_sysctls(&self) -> Result<(), Error> {
-        self.sysctls.clear()?;
-        self.db.flush()?;
-        Ok(())
+        self.sysctls.forget()
     }
 
     /// All endpoints. The veth pair of one whose record cannot be read is an orphan, which reconciliation takes away.

@@ -12,6 +12,32 @@ use crate::error::{Doing, Error};
 /// What the name of a record that cannot be read goes on with.
 const DAMAGED: &str = ".damaged";
 
+/// Where a file or folder may be that was put aside: in a row, for nothing takes the place of another.
+fn places(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let place = |number: u32| {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(DAMAGED);
+        if number > 1 {
+            aside.push(format!(".{number}"));
+        }
+        PathBuf::from(aside)
+    };
+    (1..).map(place)
+}
+
+/// Puts aside what cannot be read. Returns where it is now.
+pub(super) fn put_aside(path: &Path) -> Result<PathBuf, Error> {
+    let free = places(path).find(|place| !place.exists());
+    let aside = free.unwrap_or_else(|| path.with_extension("damaged"));
+    fs::rename(path, &aside).doing(|| format!("put {} aside", path.display()))?;
+    Ok(aside)
+}
+
+/// What was put aside of a file or folder.
+pub(super) fn aside_of(path: &Path) -> Vec<PathBuf> {
+    places(path).take_while(|place| place.exists()).collect()
+}
+
 /// The folder.
 #[derive(Debug)]
 pub(super) struct Records {
@@ -58,9 +84,7 @@ impl Records {
                 Err(error) => error.to_string(),
             };
             tracing::error!(path = %path.display(), why, "a record cannot be read: it is put aside");
-            let mut aside = path.clone().into_os_string();
-            aside.push(DAMAGED);
-            fs::rename(&path, aside).doing(|| format!("put {} aside", path.display()))?;
+            put_aside(&path)?;
         }
         Ok(all)
     }
@@ -69,7 +93,10 @@ impl Records {
     pub fn damaged(&self) -> Vec<PathBuf> {
         // A folder that cannot be read is told by whoever needs what is in it.
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let is_aside = |path: &PathBuf| path.to_string_lossy().ends_with(DAMAGED);
+        let is_aside = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default();
+            name.to_string_lossy().contains(DAMAGED)
+        };
         let mut damaged: Vec<_> = entries.map(|entry| entry.path()).filter(is_aside).collect();
         damaged.sort();
         damaged

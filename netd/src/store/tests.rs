@@ -43,6 +43,7 @@ fn a_network_survives_whatever_becomes_of_the_database() {
     store.put_network(&one).unwrap();
     store.remember_sysctl("ipv4/ip_forward", "0").unwrap();
     drop(store);
+    let before = || vec![("ipv4/ip_forward".to_owned(), "0".to_owned())];
     let count = files(state.path()).len();
     assert!(count > 0);
     let damages: [fn(Vec<u8>) -> Vec<u8>; 4] = [
@@ -59,24 +60,24 @@ fn a_network_survives_whatever_becomes_of_the_database() {
             fs::write(&file, damage(fs::read(&file).unwrap())).unwrap();
             let store = open();
             assert_eq!(store.networks().unwrap(), slice::from_ref(&one), "{file:?}");
-            store.remember_sysctl("ipv4/ip_forward", "0").unwrap();
-            drop(store);
-            let kept = open().sysctls().unwrap();
-            assert_eq!(kept.len(), 1, "{file:?}");
+            // It is on by now, and that is not what it was.
+            store.remember_sysctl("ipv4/ip_forward", "1").unwrap();
+            assert_eq!(store.sysctls(), before(), "{file:?}");
+            store.ula_prefix().unwrap();
         }
     }
+    // Nothing took the place of what was put aside before.
     let told = open().warnings();
-    assert!(
-        told.iter().any(|told| told.contains("db.damaged")),
-        "{told:?}"
-    );
+    for aside in ["db.damaged ", "db.damaged.2 "] {
+        assert!(told.iter().any(|told| told.contains(aside)), "{told:?}");
+    }
 }
 
 #[test]
 fn a_log_that_was_torn_at_its_end_is_read_up_to_there() {
     let (state, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let open = || open(state.path(), run.path());
-    open().remember_sysctl("ipv4/ip_forward", "0").unwrap();
+    let prefix = open().ula_prefix().unwrap();
     let log = state.path().join("db/db");
     let whole = fs::read(&log).unwrap();
     let end = whole.iter().rposition(|byte| *byte != 0).unwrap();
@@ -86,7 +87,7 @@ fn a_log_that_was_torn_at_its_end_is_read_up_to_there() {
         bytes.extend(vec![0x5a; torn]);
         fs::write(&log, bytes).unwrap();
         let store = open();
-        assert_eq!(store.sysctls().unwrap().len(), 1, "{torn}");
+        assert_eq!(store.ula_prefix().unwrap(), prefix, "{torn}");
         assert!(store.warnings().is_empty());
         drop(store);
         fs::write(&log, &whole).unwrap();
@@ -131,4 +132,28 @@ fn networks_of_earlier_versions_are_taken_over_once() {
     drop(store);
     let store = open(state.path(), run.path());
     assert!(store.networks().unwrap().is_empty());
+}
+
+#[test]
+fn sysctls_are_remembered_until_the_next_boot_wherever_they_were_kept() {
+    let (state, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let open = || open(state.path(), run.path());
+    let db = database::open(&state.path().join("db")).unwrap();
+    db.insert("boot", "first").unwrap();
+    let tree = db.open_tree("sysctls").unwrap();
+    tree.insert("ipv4/ip_forward", "0").unwrap();
+    db.flush().unwrap();
+    drop((tree, db));
+    let before = [("ipv4/ip_forward".to_owned(), "0".to_owned())];
+    for _ in 0..2 {
+        let store = open();
+        store.begin_boot("first").unwrap();
+        assert_eq!(store.sysctls(), before);
+    }
+    open().begin_boot("second").unwrap();
+    assert!(open().sysctls().is_empty());
+    open().remember_sysctl("ipv4/ip_forward", "0").unwrap();
+    assert_eq!(open().sysctls(), before);
+    open().forget_sysctls().unwrap();
+    assert!(open().sysctls().is_empty());
 }

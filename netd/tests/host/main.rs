@@ -22,5 +22,6 @@ mod routers;
 mod settings;
 mod several;
 mod speed;
+mod tunnels;
 mod wire;
 mod world;

@@ -9,7 +9,6 @@ use ipnet::IpNet;
 use netd::netlink::{Mac, Netns, Route, link};
 use netd::network::{Kind, PoolRequest, Request};
 use netd::overlay::{Here, Tunnel};
-use netd::{firewall, nft};
 use slipway_proto::netd::v1::*;
 
 use crate::limits::stream_as;
@@ -276,48 +275,6 @@ fn containers_elsewhere_reach_containers_and_not_what_the_host_serves() {
 }
 
 #[test]
-fn tunnels_outlive_netd_and_whoever_takes_them_away() {
-    on_a_host(|world| {
-        world.network(asked(&[("peers", PEERS)])).unwrap();
-        let tunnel = their_end();
-        join(&world.neighbour, &tunnel);
-        let web = container(world, "web");
-        web.serve(80);
-        let reached = |world: &World| {
-            let web = (web.address(), 80);
-            world.neighbour.inside(|| ask_briefly(web)).is_ok()
-        };
-        eventually("the container is reached", || reached(world));
-        world.kill();
-        eventually("the kernel goes on without netd", || reached(world));
-        world.restart_dead();
-        eventually("the container is reached", || reached(world));
-        let mut route = Route::open().unwrap();
-        for harm in [link::delete, link::set_down] {
-            let index = route.link(&tunnel.name).unwrap().unwrap().index;
-            route.apply(&[harm(index)]).unwrap();
-            eventually("it is put back", || reached(world));
-        }
-        // Deleted while nobody looks.
-        world.kill();
-        let index = route.link(&tunnel.name).unwrap().unwrap().index;
-        route.apply(&[link::delete(index)]).unwrap();
-        world.restart_dead();
-        eventually("the container is reached", || reached(world));
-
-        world.release("web");
-        let name = || RemoveNetworkRequest {
-            network: "wide".to_owned(),
-            force: false,
-        };
-        world
-            .call(async |mut netd| netd.remove_network(name()).await)
-            .unwrap();
-        assert!(!world.links().contains(&tunnel.name));
-    });
-}
-
-#[test]
 fn what_cannot_span_hosts_is_refused() {
     on_a_host(|world| {
         let said = |request| world.network(request).unwrap_err().message().to_owned();
@@ -440,36 +397,5 @@ fn a_list_changes_while_containers_run_and_moves_nobody() {
         let lost = web.netns.inside(|| ask_briefly((THEIRS, 80)));
         let lost = lost.unwrap_err();
         assert_eq!(lost.kind(), io::ErrorKind::TimedOut);
-    });
-}
-
-/// While another program has the table, netd cannot write it: nothing of a network may be reached by then.
-#[test]
-fn a_network_is_off_while_its_table_cannot_be_written() {
-    on_a_host_with("own_table = false\n", |world| {
-        let made = world.network(asked(&[("peers", PEERS)])).unwrap();
-        let tunnel = format!("svx{}", &made.id[..10]);
-        let web = container(world, "web");
-        web.serve(80);
-        join(&world.neighbour, &their_end());
-        let is_up = |name: &str| Route::open().unwrap().link(name).unwrap().unwrap().up;
-        assert!(is_up(&tunnel));
-        let mut other = nft::Client::open().unwrap();
-        let mut taken = firewall::remove(firewall::Ownership::Shared);
-        taken.own_table();
-        match other.apply(taken) {
-            Err(refused) if refused.is_unsupported() => {
-                return eprintln!("skipped: this kernel keeps no tables for their owners");
-            }
-            done => done.unwrap(),
-        }
-        eventually("the tunnel is off", || !is_up(&tunnel));
-        let given_up = firewall::remove(firewall::Ownership::Owned);
-        other.apply(given_up).unwrap();
-        eventually("it is on again", || is_up(&tunnel));
-        eventually("the other host reaches containers", || {
-            let asked = world.neighbour.inside(|| ask_briefly((web.address(), 80)));
-            asked.is_ok()
-        });
     });
 }

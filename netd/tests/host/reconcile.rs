@@ -10,16 +10,16 @@ use slipway_proto::netd::v1::{CreateNetworkRequest, Finding, ReconcileRequest};
 
 use crate::world::*;
 
-const GUARD: &str = "netd.guard.heard";
+pub const GUARD: &str = "netd.guard.heard";
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-fn reconcile(world: &World) -> Vec<Finding> {
+pub fn reconcile(world: &World) -> Vec<Finding> {
     let asked = world.call(async |mut netd| netd.reconcile(ReconcileRequest {}).await);
     asked.unwrap().findings
 }
 
 /// What was found; all of it was put right.
-fn put_right(world: &World) -> Vec<String> {
+pub fn put_right(world: &World) -> Vec<String> {
     let findings = reconcile(world).into_iter();
     findings
         .map(|finding| {

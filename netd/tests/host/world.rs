@@ -182,7 +182,7 @@ impl World {
         self.folder.path().join(name)
     }
 
-    fn wait_until_ready(&self) {
+    pub fn wait_until_ready(&self) {
         eventually("netd answers", || {
             self.call(async |mut netd| netd.info(InfoRequest {}).await)
                 .is_ok()
@@ -240,8 +240,18 @@ impl World {
 
     /// A new netd in the place of one that was killed.
     pub fn restart_dead(&mut self) {
-        self.daemon = start(&self.folder);
+        self.begin();
         self.wait_until_ready();
+    }
+
+    /// The same, which may not get as far as to answer.
+    pub fn begin(&mut self) {
+        self.daemon = start(&self.folder);
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn ends(&mut self) -> std::process::ExitStatus {
+        self.daemon.wait().unwrap()
     }
 
     pub fn attach(&self, request: CreateEndpointRequest) -> Result<Container, Status> {
