@@ -30,6 +30,7 @@ pub mod secrecy;
 pub mod server;
 pub mod settings;
 mod sys;
+mod systemd;
 pub mod tls;
 pub mod trace;
 pub mod whole;

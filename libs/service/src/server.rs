@@ -18,6 +18,7 @@ use crate::{
     metrics::{self, CountLayer, Metrics},
     settings::{self, Settings},
     sys::memory,
+    systemd::{self, Inherited},
     trace,
 };
 
@@ -87,6 +88,7 @@ where
     F: FnOnce(Context, T) -> R,
     R: Future<Output = anyhow::Result<Routes>>,
 {
+    let inherited = Inherited::take()?;
     memory::settle_heaps();
     let (settings, own) = settings::load::<T>(identity, args)?;
     trace::install(&settings.log, settings.log_json);
@@ -112,7 +114,7 @@ where
     let result = runtime.block_on(async {
         cancel_on_signal(context.shutdown.clone())?;
         let served = match open(context.clone(), own).await {
-            Ok(routes) => serve(&context, &settings, routes).await,
+            Ok(routes) => serve(&context, &settings, routes, inherited).await,
             Err(error) => Err(error),
         };
         context.shutdown.cancel();
@@ -143,7 +145,12 @@ fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(context: &Context, settings: &Settings, routes: Routes) -> anyhow::Result<()> {
+async fn serve(
+    context: &Context,
+    settings: &Settings,
+    routes: Routes,
+    mut inherited: Inherited,
+) -> anyhow::Result<()> {
     let name = context.identity.name;
     let routes = with_standard_services(context, routes).await?;
     let mut servers = tokio::task::JoinSet::new();
@@ -157,8 +164,17 @@ async fn serve(context: &Context, settings: &Settings, routes: Routes) -> anyhow
             Address::Tcp { host, port } => tcp.push((host.clone(), *port)),
         }
     }
+    // Who made a socket takes it away.
+    let mut ours = Vec::new();
     for path in &unix {
-        let incoming = UnixListenerStream::new(listen::bind_unix(path)?);
+        let listener = match inherited.socket(path)? {
+            Some(listener) => listener,
+            None => {
+                ours.push(path);
+                listen::bind_unix(path)?
+            }
+        };
+        let incoming = UnixListenerStream::new(listener);
         let server = router(&context.metrics, routes.clone(), None)?;
         let stop = context.shutdown.clone();
         servers.spawn(async move {
@@ -168,6 +184,7 @@ async fn serve(context: &Context, settings: &Settings, routes: Routes) -> anyhow
         });
         info!(address = %Address::Unix(path.clone()), "listening");
     }
+    inherited.done(&unix)?;
     for (host, port) in tcp {
         let plain = settings.allow_plain_tcp;
         let listener = listen::bind_tcp(&host, port, settings.tls.as_ref(), plain).await?;
@@ -187,6 +204,7 @@ async fn serve(context: &Context, settings: &Settings, routes: Routes) -> anyhow
         tokio::spawn(metrics::serve(context.metrics.clone(), listener));
     }
     info!(service = name, version = context.identity.version, "ready");
+    systemd::ready();
     tokio::spawn(forget_while_idle(context.metrics.clone()));
 
     // A listener that ends before we are told to stop is a failure of the whole service.
@@ -198,6 +216,7 @@ async fn serve(context: &Context, settings: &Settings, routes: Routes) -> anyhow
         }
     }
     info!(service = name, "stopping");
+    systemd::stopping();
     let all = async { while servers.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, all).await.is_err() {
         warn!(
@@ -205,7 +224,7 @@ async fn serve(context: &Context, settings: &Settings, routes: Routes) -> anyhow
             "calls still going on were cut off"
         );
     }
-    for path in unix {
+    for path in ours {
         // Whoever connects now is told that nobody is here. Gone already is fine.
         let _ = std::fs::remove_file(path);
     }

@@ -1,4 +1,5 @@
 //! What needs `unsafe`: nothing outside of this folder does.
 
+pub mod inherit;
 pub mod memory;
 pub mod writeback;
