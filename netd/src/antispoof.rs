@@ -186,18 +186,19 @@ pub fn replace<'a>(
 fn rules(batch: &mut Batch) {
     let frame = || Rule::on(FRAMES);
     batch
-        .rule(frame().input_in(IsNot, PORTS).then(Verdict::Accept))
+        // Nearly all that comes by, so that it is first.
         .rule(
             frame()
                 .ether_type(ETH_P_IP)
                 .sent_from(V4, OWN4)
-                .then(Verdict::Jump(FROM4)),
+                .then(Verdict::Jump(FROM4.into())),
         )
+        .rule(frame().input_in(IsNot, PORTS).then(Verdict::Accept))
         .rule(
             frame()
                 .ether_type(ETH_P_IPV6)
                 .sent_from(V6, OWN6)
-                .then(Verdict::Jump(FROM6)),
+                .then(Verdict::Jump(FROM6.into())),
         )
         .rule(
             frame()
@@ -217,6 +218,11 @@ fn rules(batch: &mut Batch) {
 
     let from4 = || Rule::on(FROM4);
     batch
+        .rule(
+            from4()
+                .carries(Protocol::Tcp.number())
+                .then(Verdict::Accept),
+        )
         .rule(
             from4()
                 .carries(Protocol::Udp.number())

@@ -53,10 +53,8 @@ impl Forward {
         let mut value = octets(self.to);
         value.extend(register(&self.to_port.to_be_bytes()));
         Element {
-            key,
-            key_end: Vec::new(),
             value,
-            range_end: false,
+            ..Element::member(key)
         }
     }
 }

@@ -14,11 +14,13 @@ use crate::nft::{
 };
 use crate::ports::Protocol;
 
-use super::rules::{DNS, FROM_CONTAINERS, PREROUTING};
+use super::rules::{DNS, PREROUTING};
 use super::sets::BRIDGES;
 
 /// Where first packets of connections are counted.
 const COUNTED: &str = "counted";
+/// Where questions that containers ask over udp are.
+const ASKED: &str = "asked";
 
 /// What a container may have; 0 = any number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,14 +31,25 @@ pub struct Limits {
     pub queries: u32,
 }
 
-/// Makes the meters, and the rules of them that come first in their chains.
-pub fn write(batch: &mut Batch, limits: Limits) {
-    let asks = |chain| {
-        Rule::on(chain)
+/// What a container's questions go through, first in the chain for what it sends: before the connection is tracked, so
+/// that a flood costs no entry.
+pub fn asked(limits: Limits, chain: &str) -> Option<Rule> {
+    let question = || {
+        Rule::on(chain.to_owned())
             .carries(Protocol::Udp.number())
             .port(DNS)
-            .to_this_host(Is)
     };
+    (limits.queries > 0).then(|| question().then(Verdict::Jump(ASKED.into())))
+}
+
+/// Makes the meters, and the rules of them that come first in their chains.
+pub fn write(batch: &mut Batch, limits: Limits) {
+    if limits.queries > 0 {
+        batch.chain(Chain {
+            name: ASKED,
+            hook: None,
+        });
+    }
     if limits.connections > 0 {
         batch
             .chain(Chain {
@@ -48,10 +61,16 @@ pub fn write(batch: &mut Batch, limits: Limits) {
                 Rule::on(PREROUTING)
                     .input_in(Is, BRIDGES)
                     .begins()
-                    .then(Verdict::Jump(COUNTED)),
+                    .then(Verdict::Jump(COUNTED.into())),
             )
             // A question to a resolver is a connection for half a minute, and bounded otherwise.
-            .rule(asks(COUNTED).then(Verdict::Return));
+            .rule(
+                Rule::on(COUNTED)
+                    .carries(Protocol::Udp.number())
+                    .port(DNS)
+                    .to_this_host(Is)
+                    .then(Verdict::Return),
+            );
     }
     for (version, key, connections, queries) in [
         (V4, Ipv4, "connections", "queries"),
@@ -64,9 +83,9 @@ pub fn write(batch: &mut Batch, limits: Limits) {
                     key,
                     forget: Some(Duration::from_secs(10)),
                 })
-                // Before the connection is tracked: a flood costs no entry.
                 .rule(
-                    asks(FROM_CONTAINERS)
+                    Rule::on(ASKED)
+                        .to_this_host(Is)
                         .source_exceeds(version, queries, Bound::PacketsASecond(limits.queries))
                         .then(Verdict::Drop),
                 );

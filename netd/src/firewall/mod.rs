@@ -10,6 +10,8 @@
 //!   before routing, where destinations are still what the sender wrote.
 //! * Containers with addresses of IPv6 that others have a way to send and answer as who they are; they are reached by
 //!   published ports only, as all others. IPv6 of a network that has none goes nowhere.
+//! * Whence a packet is and where it goes is looked up by the names of links, in sets: it passes as many rules, whatever
+//!   the number of networks. What came by one bridge has a chain of its own.
 //! * Of networks that span hosts, containers of all hosts send each other by tunnels that only these hosts send into.
 //! * Where netd had to switch forwarding on, the host forwards for its containers and for nobody else.
 //! * `accept` in this table never overrides a drop in another. On a host whose `ip filter FORWARD`
@@ -122,4 +124,47 @@ pub fn replace(plan: &Plan<'_>) -> Batch {
     sets::declare(&mut batch, plan);
     rules::write(&mut batch, plan);
     batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::Request;
+
+    #[test]
+    fn a_packet_passes_as_many_rules_whatever_the_number_of_networks() {
+        let networks: Vec<Network> = (0..100)
+            .map(|number| {
+                let request = Request {
+                    name: format!("net{number}"),
+                    internal: number % 2 == 1,
+                    ..Default::default()
+                };
+                let v4 = format!("10.{number}.0.0/16").parse().unwrap();
+                let v6 = format!("fd00:{number}::/64").parse().unwrap();
+                request.plan(v4, Some(v6), 1500).unwrap()
+            })
+            .collect();
+        let rules = |count: usize| {
+            let networks: Vec<&Network> = networks.iter().take(count).collect();
+            let batch = replace(&Plan {
+                networks: &networks,
+                entries: &Entries::default(),
+                clients: &Limit::default(),
+                resolvers: &[],
+                ownership: Ownership::Shared,
+                no_router: &[IpVersion::V4, IpVersion::V6],
+                limits: Limits {
+                    connections: 1,
+                    queries: 1,
+                },
+            });
+            let by = rules::by(&networks[1].device);
+            let chains = ["raw", &by, "prerouting", "input", "forward", "postrouting"];
+            chains.map(|chain| batch.rules_of(chain))
+        };
+        let few = rules(2);
+        assert!(few.iter().all(|count| *count > 0), "{few:?}");
+        assert_eq!(few, rules(100));
+    }
 }

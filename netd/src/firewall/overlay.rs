@@ -5,14 +5,19 @@ use ipnet::IpNet;
 use crate::netlink::vxlan;
 use crate::network::{Driver, Network};
 use crate::nft::{
-    Batch,
+    Batch, Chain,
     Compare::{Is, IsNot},
     Rule, Verdict,
 };
 use crate::overlay::Overlay;
+use crate::ports::Protocol;
 
-use super::rules::{FORWARD, INPUT, POSTROUTING, RAW};
-use super::sets::BRIDGES;
+use super::rules::{FORWARD, INPUT, POSTROUTING, RAW, by};
+
+/// Frames from the LAN.
+const OUTER: &str = "outer";
+/// Frames from who is no other host.
+const STRAY: &str = "stray";
 
 /// Networks of a plan that span hosts, with the names of their tunnels.
 fn tunnels<'a>(
@@ -24,36 +29,34 @@ fn tunnels<'a>(
     })
 }
 
-/// Before this host's own packets to itself are let through: it is no other host of the network, whichever of its
-/// programs says so.
-pub(super) fn own(batch: &mut Batch, networks: &[&Network]) {
+/// The chains that everything about networks which span hosts goes through, where there are any.
+pub(super) fn chains(batch: &mut Batch, networks: &[&Network]) {
+    if tunnels(networks).next().is_none() {
+        return;
+    }
+    for name in [OUTER, STRAY, &by("lo")] {
+        batch.chain(Chain { name, hook: None });
+    }
     for (_, overlay, _) in tunnels(networks) {
-        let frame = Rule::on(RAW).vxlan(vxlan::PORT, overlay.vni);
-        batch.rule(frame.input(Is, "lo").then(Verdict::Drop));
-    }
-}
-
-/// What this host's services get by the tunnels: questions for names, and other things that hosts ask of hosts, but
-/// nothing of containers elsewhere.
-pub(super) fn input(batch: &mut Batch, networks: &[&Network]) {
-    for (_, overlay, tunnel) in tunnels(networks) {
-        let out = || Rule::on(INPUT).input(Is, &tunnel);
-        batch.rule(out().established().then(Verdict::Accept));
+        let frame = |chain| Rule::on(chain).vxlan(vxlan::PORT, overlay.vni);
         for peer in &overlay.others {
-            batch.rule(
-                out()
-                    .source(Is, IpNet::from(peer.gateway()))
-                    .then(Verdict::Accept),
-            );
+            let peer = IpNet::from(peer.address);
+            batch.rule(frame(OUTER).source(Is, peer).then(Verdict::Accept));
         }
-        batch.rule(out().then(Verdict::Drop));
+        batch
+            .rule(frame(OUTER).then(Verdict::Drop))
+            .rule(frame(STRAY).then(Verdict::Drop));
     }
-}
-
-/// Before other rules that look at who sends to whom.
-pub(super) fn raw(batch: &mut Batch, networks: &[&Network]) {
+    // This host is no other host of the network, whichever of its programs says so.
+    batch.rule(stray(&by("lo")));
+    batch.rule(Rule::on(by("lo")).then(Verdict::Accept));
     for (_, overlay, tunnel) in tunnels(networks) {
-        let out = || Rule::on(RAW).input(Is, &tunnel);
+        let name = by(&tunnel);
+        batch.chain(Chain {
+            name: &name,
+            hook: None,
+        });
+        let out = || Rule::on(name.clone());
         let own = overlay.here.slice;
         batch
             .rule(out().source(Is, own).then(Verdict::Drop))
@@ -63,20 +66,51 @@ pub(super) fn raw(batch: &mut Batch, networks: &[&Network]) {
     }
 }
 
-/// After those that keep others from sending as containers: frames of a network's number are its hosts' only.
+/// The links whose packets go through chains of their own because of such networks.
+pub(super) fn doors(networks: &[&Network]) -> Vec<String> {
+    let tunnels = tunnels(networks).map(|(_, _, tunnel)| tunnel);
+    let mut links: Vec<_> = tunnels.collect();
+    if !links.is_empty() {
+        links.push("lo".to_owned());
+    }
+    links
+}
+
+/// After what keeps others from sending as containers: frames of a network's number are its hosts' only.
 /// Those of other numbers are not ours to judge.
-pub(super) fn outer(batch: &mut Batch, networks: &[&Network]) {
-    for (_, overlay, _) in tunnels(networks) {
-        let frame = || Rule::on(RAW).vxlan(vxlan::PORT, overlay.vni);
+pub(super) fn outer(networks: &[&Network]) -> Option<Rule> {
+    tunnels(networks).next()?;
+    Some(frames(RAW).then(Verdict::Jump(OUTER.into())))
+}
+
+/// Frames that a container sends as if it were a host.
+pub(super) fn inner(networks: &[&Network], chain: &str) -> Option<Rule> {
+    tunnels(networks).next()?;
+    Some(stray(chain))
+}
+
+fn stray(chain: &str) -> Rule {
+    frames(chain).then(Verdict::Jump(STRAY.into()))
+}
+
+fn frames(chain: &str) -> Rule {
+    let udp = Protocol::Udp.number();
+    Rule::on(chain.to_owned()).carries(udp).port(vxlan::PORT)
+}
+
+/// After connections that are open. What this host's services get by the tunnels: questions for names, and other things that hosts ask of hosts, but
+/// nothing of containers elsewhere.
+pub(super) fn input(batch: &mut Batch, networks: &[&Network]) {
+    for (_, overlay, tunnel) in tunnels(networks) {
+        let out = || Rule::on(INPUT).input(Is, &tunnel);
         for peer in &overlay.others {
             batch.rule(
-                frame()
-                    .input_in(IsNot, BRIDGES)
-                    .source(Is, IpNet::from(peer.address))
+                out()
+                    .source(Is, IpNet::from(peer.gateway()))
                     .then(Verdict::Accept),
             );
         }
-        batch.rule(frame().then(Verdict::Drop));
+        batch.rule(out().then(Verdict::Drop));
     }
 }
 

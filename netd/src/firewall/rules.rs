@@ -1,25 +1,25 @@
 //! The chains of the table and their rules.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
 use ipnet::IpNet;
 
+use crate::network::Network;
 use crate::nft::{
     Batch, Chain,
     Compare::{Is, IsNot},
-    Hook,
-    IpVersion::{self, V4, V6},
-    Rule, Verdict,
+    Element, Hook,
+    IpVersion::{V4, V6},
+    Rule, Verdict, link_name,
 };
 
-use super::sets::{BRIDGES, BRIDGES6, GATEWAYS, Names};
+use super::sets::{BRIDGES, DOORS, GATEWAYS, INTERNAL, NEIGHBOURS, Names, loopback, versions};
 use super::{Plan, limits, overlay};
 
 pub(super) const DNS: u16 = 53;
 
 pub(super) const RAW: &str = "raw";
-pub(super) const FROM_CONTAINERS: &str = "from_containers";
-const FROM_OUTSIDE: &str = "from_outside";
 const GATES: &str = "gates";
 const GATES6: &str = "gates6";
 const TO_CONTAINER: &str = "to_container";
@@ -30,10 +30,8 @@ const OUTPUT: &str = "output";
 pub(super) const POSTROUTING: &str = "postrouting";
 pub(super) const FORWARD: &str = "forward";
 
-const CHAINS: [Chain; 12] = [
+const CHAINS: [Chain<'static>; 10] = [
     hooked(RAW, "filter", 0, -300),
-    jumped_to(FROM_CONTAINERS),
-    jumped_to(FROM_OUTSIDE),
     jumped_to(GATES),
     jumped_to(GATES6),
     jumped_to(TO_CONTAINER),
@@ -45,11 +43,16 @@ const CHAINS: [Chain; 12] = [
     hooked(FORWARD, "filter", 2, 0),
 ];
 
-const fn jumped_to(name: &'static str) -> Chain {
+const fn jumped_to(name: &str) -> Chain<'_> {
     Chain { name, hook: None }
 }
 
-const fn hooked(name: &'static str, kind: &'static str, number: u32, priority: i32) -> Chain {
+const fn hooked(
+    name: &'static str,
+    kind: &'static str,
+    number: u32,
+    priority: i32,
+) -> Chain<'static> {
     Chain {
         name,
         hook: Some(Hook {
@@ -71,43 +74,41 @@ pub fn write(batch: &mut Batch, plan: &Plan<'_>) {
     to_container(batch);
     input(batch, plan);
     forward(batch, plan);
+    masquerade(batch, plan);
 }
 
 fn net(address: impl Into<std::net::IpAddr>, prefix: u8) -> IpNet {
     IpNet::new_assert(address.into(), prefix)
 }
 
-/// Before anything is translated or routed: destinations are still what the sender wrote.
-fn raw(batch: &mut Batch, plan: &Plan<'_>) {
-    overlay::own(batch, plan.networks);
-    batch
-        .rule(Rule::on(RAW).input(Is, "lo").then(Verdict::Accept))
-        // route_localnet on our bridges would otherwise open 127.0.0.0/8 to containers
-        // (CVE-2020-8558 was that hole in kube-proxy).
-        .rule(
-            Rule::on(RAW)
-                .destination(Is, net(Ipv4Addr::new(127, 0, 0, 0), 8))
-                .then(Verdict::Drop),
-        );
-    overlay::raw(batch, plan.networks);
-    // Every packet comes by here, so that whence it is is looked up as seldom as may be.
-    let bridges = |compare, chain| {
-        Rule::on(RAW)
-            .input_in(compare, BRIDGES)
-            .then(Verdict::Jump(chain))
-    };
-    batch.rule(bridges(IsNot, FROM_OUTSIDE));
-    overlay::outer(batch, plan.networks);
-    batch.rule(bridges(Is, FROM_CONTAINERS));
-    from_outside(batch);
-    from_containers(batch, plan);
+/// The chain for what came in by a link.
+pub(super) fn by(link: &str) -> String {
+    format!("by_{link}")
 }
 
-/// A neighbour that routes to containers' addresses, or pretends to be one.
-fn from_outside(batch: &mut Batch) {
-    for version in [V4, V6] {
+/// Before anything is translated or routed: destinations are still what the sender wrote. Every packet comes by here:
+/// whence it is is looked up once, however many networks there are.
+fn raw(batch: &mut Batch, plan: &Plan<'_>) {
+    overlay::chains(batch, plan.networks);
+    for network in plan.networks {
+        from_container(batch, plan, network);
+    }
+    let mut links = overlay::doors(plan.networks);
+    links.extend(plan.networks.iter().map(|network| network.device.clone()));
+    let to_chain = |link: &String| (link.clone(), Verdict::Jump(by(link).into()));
+    let mut doors: BTreeMap<_, _> = links.iter().map(to_chain).collect();
+    doors.entry("lo".to_owned()).or_insert(Verdict::Accept);
+    let doors = doors.into_iter();
+    let doors: Vec<_> = doors
+        .map(|(link, verdict)| Element::decided(link_name(&link), verdict))
+        .collect();
+    batch
+        .add(DOORS, &doors)
+        .rule(Rule::on(RAW).decide_by_input(DOORS));
+    // The rest is from outside: a neighbour that routes to containers' addresses, or pretends to be one.
+    for version in versions(plan) {
         let names = Names::of(version);
-        let rule = || Rule::on(FROM_OUTSIDE);
+        let rule = || Rule::on(RAW);
         batch
             .rule(
                 rule()
@@ -120,29 +121,35 @@ fn from_outside(batch: &mut Batch) {
                     .then(Verdict::Drop),
             );
     }
+    if let Some(rule) = overlay::outer(plan.networks) {
+        batch.rule(rule);
+    }
 }
 
-/// A container that pretends to be somebody else.
-fn from_containers(batch: &mut Batch, plan: &Plan<'_>) {
-    for network in plan.networks {
-        let from = || Rule::on(FROM_CONTAINERS).input(Is, &network.device);
-        batch.rule(from().source(IsNot, network.v4.subnet).then(Verdict::Drop));
-        if let Some(pool) = &network.v6 {
-            batch.rule(from().source(Is, pool.subnet).then(Verdict::Accept));
+/// A container that pretends to be somebody else, or sends to what only this host may.
+fn from_container(batch: &mut Batch, plan: &Plan<'_>, network: &Network) {
+    let name = by(&network.device);
+    batch.chain(jumped_to(&name));
+    let rules = [
+        limits::asked(plan.limits, &name),
+        overlay::inner(plan.networks, &name),
+    ];
+    for rule in rules.into_iter().flatten() {
+        batch.rule(rule);
+    }
+    let from = || Rule::on(name.clone());
+    batch
+        .rule(from().destination(Is, loopback()).then(Verdict::Drop))
+        .rule(from().source(Is, network.v4.subnet).then(Verdict::Accept));
+    if let Some(pool) = &network.v6 {
+        let link_local = net(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+        let unspecified = net(Ipv6Addr::UNSPECIFIED, 128);
+        // Neighbours find each other by the latter two (RFC 4861, 4.3), and what has such a source is never forwarded.
+        for source in [pool.subnet, link_local, unspecified] {
+            batch.rule(from().source(Is, source).then(Verdict::Accept));
         }
     }
-    let link_local = net(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
-    let unspecified = net(Ipv6Addr::UNSPECIFIED, 128);
-    for neighbours in [link_local, unspecified] {
-        // Neighbours find each other so (RFC 4861, 4.3), and what has such a source is never forwarded.
-        batch.rule(
-            Rule::on(FROM_CONTAINERS)
-                .input_in(Is, BRIDGES6)
-                .source(Is, neighbours)
-                .then(Verdict::Accept),
-        );
-    }
-    batch.rule(Rule::on(FROM_CONTAINERS).ip(V6).then(Verdict::Drop));
+    batch.rule(from().then(Verdict::Drop));
 }
 
 /// Who may use published ports. Before they are translated, and of new connections only; the host's own never come by.
@@ -165,7 +172,11 @@ fn gates(batch: &mut Batch) {
                     .not_from(version, names.limited, names.from)
                     .then(Verdict::Drop),
             )
-            .rule(Rule::on(PREROUTING).ip(version).then(Verdict::Jump(chain)));
+            .rule(
+                Rule::on(PREROUTING)
+                    .ip(version)
+                    .then(Verdict::Jump(chain.into())),
+            );
     }
 }
 
@@ -197,7 +208,7 @@ fn to_container(batch: &mut Batch) {
             .rule(Rule::on(chain).dnat_by_port(version, names.published))
             .rule(Rule::on(chain).dnat_by_range(version, names.ranges));
         for hook in [PREROUTING, OUTPUT] {
-            batch.rule(Rule::on(hook).ip(version).then(Verdict::Jump(chain)));
+            batch.rule(Rule::on(hook).ip(version).then(Verdict::Jump(chain.into())));
         }
     }
 }
@@ -205,18 +216,17 @@ fn to_container(batch: &mut Batch) {
 /// What the host's own services listen for. Its addresses on other networks are those networks' matter: ports that are
 /// published there were translated before, and never come here.
 fn input(batch: &mut Batch, plan: &Plan<'_>) {
+    batch.rule(Rule::on(INPUT).established().then(Verdict::Accept));
     overlay::input(batch, plan.networks);
-    for network in plan.networks {
-        for pool in network.pools() {
-            let version = IpVersion::of(pool.gateway);
-            batch.rule(
-                Rule::on(INPUT)
-                    .input(Is, &network.device)
-                    .destination(IsNot, pool.gateway.into())
-                    .destination_in(version, Names::of(version).subnets)
-                    .then(Verdict::Drop),
-            );
-        }
+    for version in versions(plan) {
+        let names = Names::of(version);
+        batch.rule(
+            Rule::on(INPUT)
+                .input_in(Is, BRIDGES)
+                .destination_in(version, names.subnets)
+                .input_to(version, IsNot, names.own_gateways)
+                .then(Verdict::Drop),
+        );
     }
 }
 
@@ -254,45 +264,16 @@ fn forward(batch: &mut Batch, plan: &Plan<'_>) {
         }
     }
     overlay::forward(batch, plan.networks);
-    for network in plan.networks {
-        let device = network.device.as_str();
+    // Only one network's neighbours, also where bridged packets pass here (br_netfilter).
+    batch.rule(Rule::on(FORWARD).between(NEIGHBOURS).then(Verdict::Accept));
+    if plan.networks.iter().any(|network| network.internal) {
         batch
-            // From the host's own loopback: the container must be able to answer.
-            .rule(
-                Rule::on(POSTROUTING)
-                    .output(Is, device)
-                    .source(Is, net(Ipv4Addr::new(127, 0, 0, 0), 8))
-                    .masquerade(),
-            )
-            // Only one network's neighbours, also where bridged packets pass here (br_netfilter).
+            .rule(Rule::on(FORWARD).input_in(Is, INTERNAL).then(Verdict::Drop))
             .rule(
                 Rule::on(FORWARD)
-                    .input(Is, device)
-                    .output(Is, device)
-                    .then(Verdict::Accept),
+                    .output_in(Is, INTERNAL)
+                    .then(Verdict::Drop),
             );
-        if network.internal {
-            batch.rule(Rule::on(FORWARD).input(Is, device).then(Verdict::Drop));
-            batch.rule(Rule::on(FORWARD).output(Is, device).then(Verdict::Drop));
-        }
-        for pool in network.pools() {
-            // Hairpin: the answer has to come back through us to be translated back.
-            batch.rule(
-                Rule::on(POSTROUTING)
-                    .output(Is, device)
-                    .source(Is, pool.subnet)
-                    .published()
-                    .masquerade(),
-            );
-            if !network.internal && pool.is_hidden() {
-                batch.rule(
-                    Rule::on(POSTROUTING)
-                        .output(IsNot, device)
-                        .source(Is, pool.subnet)
-                        .masquerade(),
-                );
-            }
-        }
     }
     batch
         .rule(
@@ -302,4 +283,32 @@ fn forward(batch: &mut Batch, plan: &Plan<'_>) {
         )
         .rule(Rule::on(FORWARD).published().then(Verdict::Accept))
         .rule(Rule::on(FORWARD).then(Verdict::Drop));
+}
+
+/// Who is seen by an address of the host's. Only first packets of connections come by.
+fn masquerade(batch: &mut Batch, plan: &Plan<'_>) {
+    // From the host's own loopback: the container must be able to answer.
+    batch.rule(
+        Rule::on(POSTROUTING)
+            .output_in(Is, BRIDGES)
+            .source(Is, loopback())
+            .masquerade(),
+    );
+    for version in versions(plan) {
+        let names = Names::of(version);
+        batch
+            // Hairpin: the answer has to come back through us to be translated back.
+            .rule(
+                Rule::on(POSTROUTING)
+                    .published()
+                    .output_from(version, Is, names.homes)
+                    .masquerade(),
+            )
+            .rule(
+                Rule::on(POSTROUTING)
+                    .source_in(version, Is, names.masked)
+                    .output_from(version, IsNot, names.homes)
+                    .masquerade(),
+            );
+    }
 }

@@ -1,6 +1,6 @@
 //! The sets and maps of the table, and what is in them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -12,8 +12,12 @@ use super::Plan;
 
 /// All our bridges.
 pub const BRIDGES: &str = "bridges";
-/// Those of networks with IPv6.
-pub const BRIDGES6: &str = "bridges6";
+/// The chain for what came in by a link: of the host itself, of each bridge and each tunnel.
+pub const DOORS: &str = "doors";
+/// Each bridge with itself: whoever is on it may send to the others.
+pub const NEIGHBOURS: &str = "neighbours";
+/// Bridges that nothing but the host sends to from outside, and that lead nowhere.
+pub const INTERNAL: &str = "internal";
 /// Addresses whose port 53 is a resolver's: of IPv4, which every container has.
 pub const GATEWAYS: &str = "gateways";
 
@@ -22,7 +26,8 @@ pub const GATEWAYS: &str = "gateways";
 pub struct Names {
     /// All our subnets.
     pub subnets: &'static str,
-    /// What nobody outside of this host may send to: the subnets that are hidden, and the gateways of the others.
+    /// What nobody outside of this host may send to: the subnets that are hidden, the gateways of the others, and of
+    /// IPv4 what is loopback here.
     pub hidden: &'static str,
     /// Ports of all addresses of the host.
     pub published: &'static str,
@@ -36,6 +41,12 @@ pub struct Names {
     pub from: &'static str,
     /// Who may use all other ports, if not everybody.
     pub clients: &'static str,
+    /// Each bridge with the host's own address on it.
+    pub own_gateways: &'static str,
+    /// Each bridge with its subnet.
+    pub homes: &'static str,
+    /// Subnets whose containers are seen by the host's address where they are not at home.
+    pub masked: &'static str,
 }
 
 const V4: Names = Names {
@@ -47,6 +58,9 @@ const V4: Names = Names {
     limited: "limited",
     from: "from",
     clients: "clients",
+    own_gateways: "own_gateways",
+    homes: "homes",
+    masked: "masked",
 };
 
 impl Names {
@@ -68,6 +82,9 @@ const V6: Names = Names {
     limited: "limited6",
     from: "from6",
     clients: "clients6",
+    own_gateways: "own_gateways6",
+    homes: "homes6",
+    masked: "masked6",
 };
 
 /// The pools of a version, each with the subnet of its network on all hosts.
@@ -91,12 +108,21 @@ fn set<'a>(
     }
 }
 
-/// Declares the sets and fills them.
+/// The versions of IP that some network has.
+pub fn versions(plan: &Plan<'_>) -> Vec<IpVersion> {
+    let mut all = vec![IpVersion::V4, IpVersion::V6];
+    all.retain(|version| *version == IpVersion::V4 || pools(plan, *version).next().is_some());
+    all
+}
+
+/// Declares the sets and fills them; but [`DOORS`], for there are no chains yet.
 pub fn declare(batch: &mut Batch, plan: &Plan<'_>) {
-    use DataType::{Ipv4, Ipv6, Layer4, LinkName, Port};
+    use DataType::{Ipv4, Ipv6, Layer4, LinkName, Port, Verdict};
     batch
         .set(set(BRIDGES, &[LinkName], &[], false))
-        .set(set(BRIDGES6, &[LinkName], &[], false))
+        .set(set(DOORS, &[LinkName], &[Verdict], false))
+        .set(set(NEIGHBOURS, &[LinkName, LinkName], &[], false))
+        .set(set(INTERNAL, &[LinkName], &[], false))
         .set(set(V4.subnets, &[Ipv4], &[], true))
         .set(set(V4.hidden, &[Ipv4], &[], true))
         .set(set(GATEWAYS, &[Ipv4], &[], false))
@@ -121,7 +147,10 @@ pub fn declare(batch: &mut Batch, plan: &Plan<'_>) {
             .set(set(names.ranges, &[Layer4, Port], &[ip], true))
             .set(set(names.limited, &[Layer4, ip, Port], &[], true))
             .set(set(names.from, &[Layer4, ip, Port, ip], &[], true))
-            .set(set(names.clients, &[ip], &[], true));
+            .set(set(names.clients, &[ip], &[], true))
+            .set(set(names.own_gateways, &[LinkName, ip], &[], false))
+            .set(set(names.homes, &[LinkName, ip], &[], true))
+            .set(set(names.masked, &[ip], &[], true));
     }
     let all = plan.networks.iter();
     let devices = |fits: fn(&Network) -> bool| -> Vec<_> {
@@ -130,10 +159,15 @@ pub fn declare(batch: &mut Batch, plan: &Plan<'_>) {
             .map(|network| Element::member(link_name(&network.device)))
             .collect()
     };
+    let neighbours = all.clone().map(|network| link_name(&network.device));
+    let neighbours: Vec<_> = neighbours
+        .map(|link| Element::member(link.repeat(2)))
+        .collect();
     let resolvers: Vec<_> = plan.resolvers.iter().copied().map(member).collect();
     batch
         .add(BRIDGES, &devices(|_| true))
-        .add(BRIDGES6, &devices(|network| network.v6.is_some()))
+        .add(INTERNAL, &devices(|network| network.internal))
+        .add(NEIGHBOURS, &neighbours)
         .add(GATEWAYS, &resolvers);
     for version in [IpVersion::V4, IpVersion::V6] {
         let names = Names::of(version);
@@ -141,17 +175,44 @@ pub fn declare(batch: &mut Batch, plan: &Plan<'_>) {
             true => subnet,
             false => pool.gateway.into(),
         });
+        let own = (version == IpVersion::V4).then(loopback);
+        let on_bridges = || {
+            let all = plan.networks.iter();
+            let all = all.flat_map(|network| network.pools().map(move |pool| (*network, pool)));
+            all.filter(move |(_, pool)| IpVersion::of(pool.gateway) == version)
+        };
+        let own_gateways = on_bridges().map(|(network, pool)| at(network, pool.gateway));
+        let homes = on_bridges().map(|(network, pool)| Element {
+            key_end: at(network, pool.subnet.broadcast()).key,
+            ..at(network, pool.subnet.network())
+        });
+        let masked = on_bridges().filter(|(network, pool)| !network.internal && pool.is_hidden());
         batch
             .add(
                 names.subnets,
                 &ranges(pools(plan, version).map(|(subnet, _)| subnet)),
             )
-            .add(names.hidden, &ranges(hidden))
+            .add(names.hidden, &ranges(hidden.chain(own)))
+            .add(names.own_gateways, &own_gateways.collect::<Vec<_>>())
+            .add(names.homes, &homes.collect::<Vec<_>>())
+            .add(names.masked, &ranges(masked.map(|(_, pool)| pool.subnet)))
             .add(names.clients, &ranges(plan.clients.ranges(version)));
     }
     for (set, elements) in plan.entries.elements() {
         batch.add(set, &elements);
     }
+}
+
+/// What route_localnet on our bridges would otherwise open to others (CVE-2020-8558 was that hole in kube-proxy).
+pub fn loopback() -> IpNet {
+    IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8)
+}
+
+/// An address on the bridge of a network.
+fn at(network: &Network, address: IpAddr) -> Element {
+    let mut key = link_name(&network.device);
+    key.extend(octets(address));
+    Element::member(key)
 }
 
 fn member(address: IpAddr) -> Element {

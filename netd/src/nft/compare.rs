@@ -6,7 +6,7 @@ use std::io;
 use crate::netlink::wire::{DUMP, Message, attributes, messages, text};
 
 use super::client::Client;
-use super::expr::NFTA_DATA_VALUE;
+use super::expr::{NFTA_DATA_VALUE, NFTA_DATA_VERDICT};
 use super::object::{Batch, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM, SUBSYSTEM};
 
 const GETCHAIN: u16 = SUBSYSTEM | 4;
@@ -118,7 +118,8 @@ fn entry(bytes: &[u8]) -> Entry {
     let plain = |wanted| find(bytes, wanted).map(|(_, data)| data.to_vec());
     let value = |wanted| {
         let (_, data) = find(bytes, wanted)?;
-        find(data, NFTA_DATA_VALUE).map(|(_, value)| value.to_vec())
+        let said = find(data, NFTA_DATA_VALUE).or_else(|| find(data, NFTA_DATA_VERDICT));
+        said.map(|(_, value)| value.to_vec())
     };
     [plain(FLAGS), value(KEY), value(DATA), value(KEY_END)].map(Option::unwrap_or_default)
 }
@@ -163,6 +164,16 @@ fn differences(wanted: &Content, there: &Content) -> Vec<String> {
 }
 
 impl Batch {
+    /// How many rules it puts into a chain.
+    #[cfg(test)]
+    pub fn rules_of(&self, chain: &str) -> usize {
+        let content = self.content();
+        content
+            .chains
+            .get(chain)
+            .map_or(0, |chain| chain.rules.len())
+    }
+
     fn content(&self) -> Content {
         let mut bytes = Vec::new();
         for message in &self.messages {
@@ -227,7 +238,7 @@ fn missing_is_empty(asked: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nft::{Chain, DataType, Element, Set};
+    use crate::nft::{Chain, DataType, Element, Set, Verdict};
 
     fn batch(entries: &[u8], more: bool) -> Batch {
         let mut batch = Batch::of("ours");
@@ -251,6 +262,31 @@ mod tests {
             });
         }
         batch
+    }
+
+    #[test]
+    fn another_verdict_is_another_entry() {
+        let decided = |verdict| {
+            let mut batch = Batch::of("ours");
+            let entry = Element::decided(vec![0; 16], verdict);
+            batch.table().set(Set {
+                name: "doors",
+                key: &[DataType::LinkName],
+                value: &[DataType::Verdict],
+                interval: false,
+            });
+            batch.add("doors", &[entry]);
+            batch.content()
+        };
+        let to = |chain: &'static str| decided(Verdict::Jump(chain.into()));
+        assert_eq!(differences(&to("one"), &to("one")), [""; 0]);
+        for other in [to("two"), decided(Verdict::Accept)] {
+            let told = differences(&to("one"), &other);
+            assert!(
+                told.contains(&"lacks of set doors: 1 entry".to_owned()),
+                "{told:?}"
+            );
+        }
     }
 
     #[test]

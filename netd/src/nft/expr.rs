@@ -1,5 +1,6 @@
 //! Expressions of a rule: what nftables' virtual machine executes, one after the other.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -10,7 +11,7 @@ const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
+pub(super) const NFTA_DATA_VERDICT: u16 = 2;
 
 /// A version of IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +73,7 @@ pub const fn part(n: u32) -> u32 {
 }
 
 /// What becomes of a packet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Not stopped by this chain; other tables may still.
     Accept,
@@ -81,7 +82,7 @@ pub enum Verdict {
     /// Back to the chain that jumped here.
     Return,
     /// On to another chain.
-    Jump(&'static str),
+    Jump(Cow<'static, str>),
 }
 
 /// What can be loaded into a register.
@@ -151,6 +152,8 @@ pub enum Expr {
     InSet(&'static str, Compare),
     /// Replaces the register by what the map holds for it; goes on only if it does.
     Map(&'static str),
+    /// Decides by what the map of verdicts holds for the register; goes on if it has nothing.
+    Decide(&'static str),
     /// Rewrites the destination to the address that the register begins with and the port behind it.
     Dnat(IpVersion),
     /// Rewrites the destination to the address in the register; the port stays.
@@ -203,7 +206,7 @@ impl Expr {
             },
             Self::Mask(_) => "bitwise",
             Self::Cmp(..) => "cmp",
-            Self::InSet(..) | Self::Map(_) => "lookup",
+            Self::InSet(..) | Self::Map(_) | Self::Decide(_) => "lookup",
             Self::Dnat(_) | Self::DnatAddress(_) => "nat",
             Self::Masquerade => "masq",
             Self::Exceeds(..) => "dynset",
@@ -243,6 +246,10 @@ impl Expr {
             Self::Map(map) => {
                 // NFTA_LOOKUP_SET, SREG, DREG
                 data.str(1, map).be32(2, REG).be32(3, REG);
+            }
+            Self::Decide(map) => {
+                // The same, into the verdict register.
+                data.str(1, map).be32(2, REG).be32(3, 0);
             }
             Self::Dnat(version) => {
                 // NFTA_NAT_TYPE (NFT_NAT_DNAT = 1), FAMILY, REG_ADDR_MIN, REG_PROTO_MIN
@@ -344,7 +351,7 @@ fn write_load(field: Field, register: u32, data: &mut Message) {
     };
 }
 
-fn write_verdict(verdict: &Verdict, data: &mut Message) {
+pub(super) fn write_verdict(verdict: &Verdict, data: &mut Message) {
     const NF_DROP: i32 = 0;
     const NF_ACCEPT: i32 = 1;
     const NFT_JUMP: i32 = -3;

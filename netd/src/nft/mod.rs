@@ -9,9 +9,11 @@ mod compare;
 mod expr;
 mod object;
 mod rule;
+mod set;
 
 pub use chains::{BaseChain, is_foreign_chain};
 pub use client::{Client, Refused, TABLE_EVENTS, is_event_of};
 pub use expr::{Bound, Compare, IpVersion, Verdict};
-pub use object::{Batch, Chain, DataType, Element, Hook, Meter, Set, register};
+pub use object::{Batch, Chain, Hook, Meter};
 pub use rule::{Rule, link_name};
+pub use set::{DataType, Element, Set, register};

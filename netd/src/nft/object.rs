@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::netlink::wire::{APPEND, CREATE, Message};
 
-use super::expr::NFTA_DATA_VALUE;
 use super::rule::Rule;
+use super::set::{DataType, Element, Set, write_element};
 
 pub(super) const SUBSYSTEM: u16 = 10 << 8;
 const NEWTABLE: u16 = SUBSYSTEM;
@@ -41,109 +41,11 @@ pub struct Hook {
 
 /// A chain; without a hook it is only jumped to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chain {
+pub struct Chain<'a> {
     /// Its name.
-    pub name: &'static str,
+    pub name: &'a str,
     /// Its place in the packet's way.
     pub hook: Option<Hook>,
-}
-
-/// Types of keys and values, as `nft` numbers them so that it can print what we wrote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DataType {
-    /// `ifname`, 16 bytes.
-    LinkName,
-    /// `ipv4_addr`, 4 bytes.
-    Ipv4,
-    /// `ipv6_addr`, 16 bytes.
-    Ipv6,
-    /// `ether_addr`, 6 bytes, in a concatenation 8.
-    Mac,
-    /// `inet_proto`, 1 byte.
-    Layer4,
-    /// `inet_service`, 2 bytes.
-    Port,
-}
-
-impl DataType {
-    fn number(self) -> u32 {
-        match self {
-            Self::LinkName => 41,
-            Self::Ipv4 => 7,
-            Self::Ipv6 => 8,
-            Self::Mac => 9,
-            Self::Layer4 => 12,
-            Self::Port => 13,
-        }
-    }
-
-    fn bytes(self) -> u32 {
-        match self {
-            Self::LinkName | Self::Ipv6 => 16,
-            Self::Mac => 6,
-            Self::Ipv4 => 4,
-            Self::Port => 2,
-            Self::Layer4 => 1,
-        }
-    }
-
-    /// In whole registers.
-    fn len(self) -> u32 {
-        self.bytes().next_multiple_of(4)
-    }
-}
-
-/// A named set, or a map if it has values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Set<'a> {
-    /// Its name.
-    pub name: &'static str,
-    /// What a key consists of.
-    pub key: &'a [DataType],
-    /// What a value consists of; empty for a set.
-    pub value: &'a [DataType],
-    /// Keys are ranges; of several parts each part is one (Linux 5.6).
-    pub interval: bool,
-}
-
-/// One entry of a set or map; every part padded to whole 32-bit registers.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Element {
-    /// The key.
-    pub key: Vec<u8>,
-    /// The last key of a range whose first one is `key`, in sets of several parts; empty elsewhere.
-    pub key_end: Vec<u8>,
-    /// The value; empty for a set.
-    pub value: Vec<u8>,
-    /// Marks the first key after a range.
-    pub range_end: bool,
-}
-
-impl Element {
-    /// An entry of a set.
-    pub fn member(key: Vec<u8>) -> Self {
-        Self {
-            key,
-            key_end: Vec::new(),
-            value: Vec::new(),
-            range_end: false,
-        }
-    }
-}
-
-impl Element {
-    /// As it is removed: by its key.
-    pub fn without_value(mut self) -> Self {
-        self.value.clear();
-        self
-    }
-}
-
-/// One part of a value in its own register: padded with zeroes to four bytes.
-pub fn register(bytes: &[u8]) -> Vec<u8> {
-    let mut padded = bytes.to_vec();
-    padded.resize(bytes.len().next_multiple_of(4), 0);
-    padded
 }
 
 /// A set that rules fill: keys with what a [`super::Bound`] counts of each.
@@ -227,7 +129,7 @@ impl Batch {
     }
 
     /// Adds a chain.
-    pub fn chain(&mut self, chain: Chain) -> &mut Self {
+    pub fn chain(&mut self, chain: Chain<'_>) -> &mut Self {
         let mut message = self.begin(NEWCHAIN, CREATE);
         message.str(3, chain.name);
         if let Some(hook) = chain.hook {
@@ -348,7 +250,7 @@ impl Batch {
     /// Adds a rule at the end of its chain.
     pub fn rule(&mut self, rule: Rule) -> &mut Self {
         let mut message = self.begin(NEWRULE, CREATE | APPEND);
-        message.str(2, rule.chain).nest(4, |list| {
+        message.str(2, &rule.chain).nest(4, |list| {
             for expression in &rule.expressions {
                 expression.write(list);
             }
@@ -365,24 +267,5 @@ impl Batch {
     pub(super) fn end(mut self) -> Vec<Message> {
         self.messages.push(Message::new(BATCH_END, 0, &BATCH));
         self.messages
-    }
-}
-
-fn write_element(element: &Element, entry: &mut Message) {
-    if element.range_end {
-        entry.be32(3, 1); // NFTA_SET_ELEM_FLAGS: NFT_SET_ELEM_INTERVAL_END
-    }
-    entry.nest(1, |key| {
-        key.attr(NFTA_DATA_VALUE, &element.key);
-    });
-    if !element.key_end.is_empty() {
-        entry.nest(10, |key| {
-            key.attr(NFTA_DATA_VALUE, &element.key_end);
-        });
-    }
-    if !element.value.is_empty() {
-        entry.nest(2, |value| {
-            value.attr(NFTA_DATA_VALUE, &element.value);
-        });
     }
 }

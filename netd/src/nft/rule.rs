@@ -1,5 +1,7 @@
 //! Rules written the way one reads them: conditions, then what to do.
 
+use std::borrow::Cow;
+
 use ipnet::IpNet;
 
 use crate::netlink::octets;
@@ -21,7 +23,7 @@ const SENDER: u32 = LINK_NAME + 2;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Rule {
-    pub(super) chain: &'static str,
+    pub(super) chain: Cow<'static, str>,
     pub(super) expressions: Vec<Expr>,
 }
 
@@ -34,9 +36,9 @@ pub fn link_name(name: &str) -> Vec<u8> {
 
 impl Rule {
     /// An empty rule of a chain.
-    pub fn on(chain: &'static str) -> Self {
+    pub fn on(chain: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            chain,
+            chain: chain.into(),
             expressions: Vec::new(),
         }
     }
@@ -70,6 +72,38 @@ impl Rule {
     /// Leaves by one of the links in the set.
     pub fn output_in(self, compare: Compare, set: &'static str) -> Self {
         self.push([Expr::Load(Field::OutName, REG), Expr::InSet(set, compare)])
+    }
+
+    /// Came in by one of a pair of links and leaves by the other one; the pair is in the set.
+    pub fn between(self, set: &'static str) -> Self {
+        self.push([
+            Expr::Load(Field::InName, part(0)),
+            Expr::Load(Field::OutName, part(LINK_NAME)),
+            Expr::InSet(set, Compare::Is),
+        ])
+    }
+
+    /// The link that it came in by and its destination, of a version, are (or are not) in a set of such pairs.
+    pub fn input_to(self, version: IpVersion, compare: Compare, set: &'static str) -> Self {
+        self.ip(version).push([
+            Expr::Load(Field::InName, part(0)),
+            Expr::Load(Field::Destination(version), part(LINK_NAME)),
+            Expr::InSet(set, compare),
+        ])
+    }
+
+    /// The link that it leaves by and its source, of a version, are (or are not) in a set of such pairs.
+    pub fn output_from(self, version: IpVersion, compare: Compare, set: &'static str) -> Self {
+        self.ip(version).push([
+            Expr::Load(Field::OutName, part(0)),
+            Expr::Load(Field::Source(version), part(LINK_NAME)),
+            Expr::InSet(set, compare),
+        ])
+    }
+
+    /// Decides by the link that it came in by; goes on with those that the map does not have.
+    pub fn decide_by_input(self, map: &'static str) -> Self {
+        self.push([Expr::Load(Field::InName, REG), Expr::Decide(map)])
     }
 
     /// Is of that version. In an `inet` table every look at an IP header needs this first.

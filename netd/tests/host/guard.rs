@@ -56,9 +56,11 @@ fn a_flushed_table_is_put_back_and_reads_as_meant() {
             "elements = { tcp . 3000 : 172.17.0.2 . 80 }",
             "elements = { tcp . 127.0.0.1 . 3001 : 172.17.0.2 . 81 }",
             "dnat ip to meta l4proto . th dport map @published",
-            "iifname != @bridges jump from_outside",
+            "elements = { \"lo\" : accept,",
+            "\"slipway0\" : jump by_slipway0 }",
+            "iifname vmap @doors",
             "ip daddr @hidden drop",
-            "oifname \"slipway0\" ip saddr 127.0.0.0/8 masquerade",
+            "oifname @bridges ip saddr 127.0.0.0/8 masquerade",
         ] {
             assert!(text.contains(line), "{line}\nis not in\n{text}");
         }
