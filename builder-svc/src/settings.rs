@@ -75,6 +75,9 @@ pub struct WorkerFile {
     /// See above.
     #[serde(default)]
     pub tls_ca: Option<PathBuf>,
+    /// List of what that authority has revoked (PEM).
+    #[serde(default)]
+    pub tls_crl: Option<PathBuf>,
 }
 
 impl WorkerFile {
@@ -84,9 +87,10 @@ impl WorkerFile {
                 cert: cert.clone(),
                 key: key.clone(),
                 ca: self.tls_ca.clone(),
+                crl: self.tls_crl.clone(),
             }),
-            (None, None) if self.tls_ca.is_none() => None,
-            _ => anyhow::bail!("tls_cert and tls_key go together"),
+            (None, None) if self.tls_ca.is_none() && self.tls_crl.is_none() => None,
+            _ => anyhow::bail!("tls_cert and tls_key go together, tls_ca and tls_crl with both"),
         };
         if self.steps == Some(0) {
             anyhow::bail!("steps = 0: a worker does one at least");
@@ -189,6 +193,7 @@ impl File {
             tls_cert: None,
             tls_key: None,
             tls_ca: None,
+            tls_crl: None,
         };
         let all = match self.workers.is_empty() {
             true => vec![only()],

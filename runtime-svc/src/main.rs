@@ -20,7 +20,7 @@ use slipway_proto::runtime::v1::{
     containers_server::ContainersServer, host_server::HostServer, volumes_server::VolumesServer,
     worker_server::WorkerServer,
 };
-use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, client, secrecy};
+use slipway_service::{Context, Identity, MAX_MESSAGE_SIZE, ServiceArgs, secrecy};
 use tonic::service::Routes;
 
 const IDENTITY: Identity = Identity {
@@ -66,7 +66,7 @@ async fn open(context: Context, file: settings::File) -> anyhow::Result<Routes> 
         .context("cannot make the state folder")?;
     let run = context.paths.run.join("runtime");
     let registry = Registry::new(file.registry(&context.paths)?);
-    let netd = Netd::new(client::connect(&file.netd_address(&context.paths), None)?);
+    let netd = Netd::new(file.netd(&context.paths)?);
     let (ids, logs) = (file.user_namespaces()?, file.log_defaults()?);
     let unpack = file.unpack_limits()?;
     let manager = Manager::open(state, run, registry.clone(), netd, ids, logs, unpack).await?;

@@ -30,6 +30,8 @@ pub struct File {
     pub registry_tls: Option<TlsFiles>,
     /// Where netd is; default: its socket in the run folder.
     pub netd: Option<Address>,
+    /// Certificate that is shown to it, its key, and the authority that its own is from (PEM).
+    pub netd_tls: Option<TlsFiles>,
     /// Other ids for all containers that don't say `--userns=host`, as docker's `userns-remap`: "default",
     /// `USER[:GROUP]` (of /etc/subuid and /etc/subgid) or "range:FIRST:COUNT".
     pub userns_remap: Option<String>,
@@ -138,11 +140,11 @@ impl File {
             .map_err(anyhow::Error::msg)
     }
 
-    /// netd's address.
-    pub fn netd_address(&self, paths: &Paths) -> Address {
-        self.netd
-            .clone()
-            .unwrap_or_else(|| Address::Unix(paths.socket_of("netd")))
+    /// A connection to netd.
+    pub fn netd(&self, paths: &Paths) -> Result<Channel, ConnectError> {
+        let own = self.netd.clone();
+        let address = own.unwrap_or_else(|| Address::Unix(paths.socket_of("netd")));
+        client::connect(&address, self.netd_tls.as_ref())
     }
 }
 

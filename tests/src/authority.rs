@@ -30,10 +30,10 @@ impl Authority {
         assert!(done.status.success(), "{done:?}");
     }
 
-    /// A certificate for an address, as `<name>.pem` and `<name>.key`.
+    /// A certificate for an address, as `<name>.pem` and `<name>.key`; of a service that may do what services do.
     pub fn certify(&self, name: &str, address: &str) {
         self.openssl(&format!(
-            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} \
+            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /O=operate/CN={name} \
              -addext subjectAltName=IP:{address} -keyout {name}.key -out {name}.csr"
         ));
         self.openssl(&format!(

@@ -1,12 +1,16 @@
 //! Connections to services.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
 
-use crate::{Address, tls::TlsFiles};
+use crate::{
+    Address,
+    tls::{TlsFiles, client::Connector},
+};
 
 /// A channel that connects when it is first used and again when the service was away.
 ///
@@ -59,25 +63,36 @@ pub fn connect_with(
             // The name is a placeholder: the connector below decides.
             let endpoint = tune(Endpoint::from_static("http://slipway.sock"), patience);
             Ok(
-                endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
                     let path = path.clone();
                     async move { UnixStream::connect(path).await.map(TokioIo::new) }
                 })),
             )
         }
         Address::Tcp { host, port } => {
-            let host = if host.contains(':') {
-                format!("[{host}]")
-            } else {
-                host.clone()
+            let authority = match host.contains(':') {
+                true => format!("[{host}]:{port}"),
+                false => format!("{host}:{port}"),
             };
-            let scheme = if tls.is_some() { "https" } else { "http" };
-            let endpoint = Endpoint::from_shared(format!("{scheme}://{host}:{port}"))?;
-            let endpoint = match tls {
-                Some(files) => endpoint.tls_config(files.client()?)?,
-                None => endpoint,
+            // Encrypted or not is the connector's affair.
+            let endpoint = tune(
+                Endpoint::from_shared(format!("http://{authority}"))?,
+                patience,
+            );
+            let Some(files) = tls else {
+                return Ok(endpoint.connect_lazy());
             };
-            Ok(tune(endpoint, patience).connect_lazy())
+            let connector = Arc::new(Connector::open(files.clone())?);
+            let (host, port) = (host.clone(), *port);
+            let connect = service_fn(move |_: Uri| {
+                let (connector, host) = (Arc::clone(&connector), host.clone());
+                async move {
+                    let stream = TcpStream::connect((host.as_str(), port)).await?;
+                    stream.set_nodelay(true)?;
+                    connector.connect(&host, stream).await.map(TokioIo::new)
+                }
+            });
+            Ok(endpoint.connect_with_connector_lazy(connect))
         }
     }
 }

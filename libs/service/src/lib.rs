@@ -7,25 +7,32 @@
 //! * reads the settings: flags beat environment beats file ([`settings`]),
 //! * makes sure that one instance runs per run folder ([`instance`]),
 //! * writes structured logs ([`trace`]) and counts requests ([`metrics`]),
-//! * listens on unix and tcp sockets, the latter with mutual TLS ([`listen`], [`tls`]),
+//! * listens on unix and tcp sockets, the latter with mutual TLS ([`listen`], [`tls`], [`connection`]),
+//! * knows who calls ([`identity`]) and what he may ([`roles`]), and refuses the rest ([`authorize`]),
+//! * writes down who did what ([`audit`]),
 //! * keeps what a process knows out of core dumps ([`secrecy`]),
 //! * answers health and reflection and stops gracefully ([`server`]).
 //!
 //! Clients connect with [`client::connect`] and read errors with [`error`]; [`chunks`] carries bodies
 //! between channels and blocking code, [`whole`] tells one that was cut off from a shorter one, and
-//! [`disk`] how much of it folders take.
+//! [`disk`] how much of it folders take. [`watched`] makes things of files anew when those change.
 //!
 //! Architecture invariant: this crate knows no service's domain.
 
 #![deny(unsafe_code)]
 
+pub mod audit;
+pub mod authorize;
 pub mod chunks;
 pub mod client;
+pub mod connection;
 pub mod disk;
 pub mod error;
+pub mod identity;
 pub mod instance;
 pub mod listen;
 pub mod metrics;
+pub mod roles;
 pub mod secrecy;
 pub mod server;
 pub mod settings;
@@ -33,6 +40,7 @@ mod sys;
 mod systemd;
 pub mod tls;
 pub mod trace;
+pub mod watched;
 pub mod whole;
 
 pub use listen::Address;

@@ -226,6 +226,7 @@ mod tests {
             cert: "cert.pem".into(),
             key: "key.pem".into(),
             ca: ca.map(Into::into),
+            crl: None,
         };
         let (one_sided, mutual) = (certified(None), certified(Some("ca.pem")));
         for (host, tls, allow_plain, opened) in [

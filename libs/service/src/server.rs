@@ -1,24 +1,33 @@
 //! From parsed flags to a running service and back to a clean end.
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::{future::Future, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::{
+    StreamExt as _,
+    wrappers::{TcpListenerStream, UnixListenerStream},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     service::Routes,
     transport::{Server, server::Router},
 };
+use tower::layer::util::Stack;
 use tracing::{info, warn};
 
 use crate::{
-    Address, Identity, Paths, ServiceArgs, instance, listen,
+    Address, Identity, Paths, ServiceArgs,
+    audit::AuditLog,
+    authorize::{Audit, AuthorizeLayer},
+    connection::Connection,
+    instance, listen,
     metrics::{self, CountLayer, Metrics},
     settings::{self, Settings},
     sys::memory,
     systemd::{self, Inherited},
+    tls::{accept, server::Acceptor},
     trace,
 };
 
@@ -30,6 +39,10 @@ const AFTER_THE_START: Duration = Duration::from_secs(3);
 
 /// How long nobody asks for anything until what only calls need is forgotten, too.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// How old a connection with a certificate gets before its client is asked to make another one, with what its
+/// certificate is then. Calls on the old one go on.
+const AGE: Duration = Duration::from_secs(30 * 60);
 
 /// What a service gets to build itself from.
 #[derive(Clone)]
@@ -164,6 +177,9 @@ async fn serve(
             Address::Tcp { host, port } => tcp.push((host.clone(), *port)),
         }
     }
+    let authorize = AuthorizeLayer {
+        audit: open_audit(context, settings)?,
+    };
     // Who made a socket takes it away.
     let mut ours = Vec::new();
     for path in &unix {
@@ -174,29 +190,35 @@ async fn serve(
                 listen::bind_unix(path)?
             }
         };
-        let incoming = UnixListenerStream::new(listener);
-        let server = router(&context.metrics, routes.clone(), None)?;
+        let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(Connection::unix));
+        let server = router(context, &authorize, routes.clone(), false);
         let stop = context.shutdown.clone();
-        servers.spawn(async move {
-            server
-                .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-                .await
-        });
+        servers.spawn(server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()));
         info!(address = %Address::Unix(path.clone()), "listening");
     }
     inherited.done(&unix)?;
+    // Read once for all of them, and whenever one of the files is another.
+    let acceptor = match &settings.tls {
+        Some(files) if !tcp.is_empty() => Some(Arc::new(Acceptor::open(files.clone())?)),
+        _ => None,
+    };
     for (host, port) in tcp {
         let plain = settings.allow_plain_tcp;
         let listener = listen::bind_tcp(&host, port, settings.tls.as_ref(), plain).await?;
-        info!(address = %listener.local_addr()?, tls = settings.tls.is_some(), "listening");
-        let server = router(&context.metrics, routes.clone(), Some(settings))?;
-        let stop = context.shutdown.clone();
-        let incoming = TcpListenerStream::new(listener);
-        servers.spawn(async move {
-            server
-                .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-                .await
-        });
+        info!(address = %listener.local_addr()?, tls = acceptor.is_some(), "listening");
+        let server = router(context, &authorize, routes.clone(), acceptor.is_some());
+        let stop = context.shutdown.clone().cancelled_owned();
+        match &acceptor {
+            Some(acceptor) => {
+                let incoming = accept::incoming(listener, Arc::clone(acceptor));
+                servers.spawn(server.serve_with_incoming_shutdown(incoming, stop));
+            }
+            None => {
+                let incoming = TcpListenerStream::new(listener)
+                    .map(|stream| stream.and_then(Connection::plain));
+                servers.spawn(server.serve_with_incoming_shutdown(incoming, stop));
+            }
+        }
     }
     if let Some(address) = settings.metrics {
         let listener = listen::bind_metrics(address, settings.allow_plain_metrics).await?;
@@ -269,25 +291,42 @@ async fn with_standard_services(context: &Context, routes: Routes) -> anyhow::Re
         .prepare())
 }
 
-type Layered = tower::layer::util::Stack<CountLayer, tower::layer::util::Identity>;
+type Layered = Stack<AuthorizeLayer, Stack<CountLayer, tower::layer::util::Identity>>;
+
+/// The log of who did what, unless it is switched off.
+fn open_audit(context: &Context, settings: &Settings) -> anyhow::Result<Option<Audit>> {
+    let Some(file) = &settings.audit.file else {
+        return Ok(None);
+    };
+    context
+        .state_dir()
+        .context("cannot make the state folder")?;
+    let log = AuditLog::open(file.clone(), settings.audit.bytes)
+        .with_context(|| format!("cannot write the audit log {}", file.display()))?;
+    let reads = settings.audit.reads;
+    Ok(Some(Audit { log, reads }))
+}
 
 fn router(
-    metrics: &Metrics,
+    context: &Context,
+    authorize: &AuthorizeLayer,
     routes: Routes,
-    tls: Option<&Settings>,
-) -> anyhow::Result<Router<Layered>> {
-    let mut server = Server::builder()
+    encrypted: bool,
+) -> Router<Layered> {
+    let server = match encrypted {
+        true => Server::builder().max_connection_age(AGE),
+        false => Server::builder(),
+    };
+    server
         .concurrency_limit_per_connection(512)
         .initial_stream_window_size(2 * 1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024)
         .max_frame_size(crate::MAX_FRAME_SIZE)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .tcp_nodelay(true);
-    if let Some(files) = tls.and_then(|s| s.tls.as_ref()) {
-        server = server.tls_config(files.server()?)?;
-    }
-    Ok(server.layer(CountLayer(metrics.clone())).add_routes(routes))
+        .layer(CountLayer(context.metrics.clone()))
+        .layer(authorize.clone())
+        .add_routes(routes)
 }
 
 /// Makes a folder with this mode, and its parents.

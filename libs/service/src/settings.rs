@@ -28,9 +28,12 @@ pub struct ServiceArgs {
     /// Private key of this service (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Authorities that clients must show a certificate from (PEM): whoever has one may do everything
+    /// Authorities that clients must show a certificate from (PEM); what they may do stands in it
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Lists of certificates that these authorities have revoked (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_client_ca")]
+    pub tls_crl: Option<PathBuf>,
     /// Allow tcp listeners off loopback without client certificates: anybody who reaches the port is root here
     #[arg(long)]
     pub allow_plain_tcp: bool,
@@ -40,6 +43,16 @@ pub struct ServiceArgs {
     /// Allow metrics off loopback: anybody who reaches the port may read them
     #[arg(long)]
     pub allow_plain_metrics: bool,
+    /// Where it is written who did what, one JSON object a line, or "off" [default: audit.log in the service's
+    /// folder]
+    #[arg(long, value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
+    /// Most bytes of that file and the three before it [default: 64 MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub audit_max_bytes: Option<u64>,
+    /// Write calls that only look there, too
+    #[arg(long)]
+    pub audit_reads: bool,
     /// What to log: error, warn, info, debug, trace, or tracing's filter syntax
     #[arg(long, env = "SLIPWAY_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -115,9 +128,13 @@ pub struct ServiceFile {
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     tls_client_ca: Option<PathBuf>,
+    tls_crl: Option<PathBuf>,
     allow_plain_tcp: bool,
     metrics: Option<std::net::SocketAddr>,
     allow_plain_metrics: bool,
+    audit_log: Option<PathBuf>,
+    audit_max_bytes: Option<u64>,
+    audit_reads: bool,
     log: Option<String>,
     log_json: bool,
 }
@@ -137,10 +154,48 @@ pub struct Settings {
     pub metrics: Option<std::net::SocketAddr>,
     /// Metrics off loopback were asked for by name.
     pub allow_plain_metrics: bool,
+    /// Where it is written who did what.
+    pub audit: AuditSettings,
     /// Log filter.
     pub log: String,
     /// JSON logs.
     pub log_json: bool,
+}
+
+/// What is written down of who did what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditSettings {
+    /// The file; `None`: nowhere.
+    pub file: Option<PathBuf>,
+    /// Most bytes, with the files before it.
+    pub bytes: u64,
+    /// Calls that only look, too.
+    pub reads: bool,
+}
+
+impl AuditSettings {
+    /// Most bytes, where nothing else is said.
+    const BYTES: u64 = 64 << 20;
+    /// Less would not hold what may be on its way at once.
+    const LEAST: u64 = 8 << 20;
+
+    fn new(
+        file: Option<PathBuf>,
+        bytes: Option<u64>,
+        reads: bool,
+        default: PathBuf,
+    ) -> Result<Self, SettingsError> {
+        let bytes = bytes.unwrap_or(Self::BYTES);
+        if bytes < Self::LEAST {
+            return Err(SettingsError::AuditTooSmall { bytes });
+        }
+        let file = file.unwrap_or(default);
+        Ok(Self {
+            file: Some(file).filter(|file| file.as_os_str() != "off"),
+            bytes,
+            reads,
+        })
+    }
 }
 
 /// A configuration file that cannot be used.
@@ -164,11 +219,17 @@ pub enum SettingsError {
     },
     /// TLS settings that do not belong together.
     #[error(
-        "tls_cert and tls_key go together, and tls_client_ca with both: {path} has only some of them"
+        "tls_cert and tls_key go together, tls_client_ca with both, and tls_crl with all: {path} has only some of them"
     )]
     HalfTls {
         /// The file.
         path: PathBuf,
+    },
+    /// A log that could not hold what comes at once.
+    #[error("audit_max_bytes = {bytes}: 8388608 (8 MiB) at least; audit_log = \"off\" is none")]
+    AuditTooSmall {
+        /// What was asked for.
+        bytes: u64,
     },
 }
 
@@ -190,10 +251,19 @@ pub fn load<T: DeserializeOwned>(
         args.tls_cert.clone().or(common.tls_cert),
         args.tls_key.clone().or(common.tls_key),
         args.tls_client_ca.clone().or(common.tls_client_ca),
+        args.tls_crl.clone().or(common.tls_crl),
     )
     .map_err(|()| SettingsError::HalfTls { path })?;
+    let paths = Paths::from(args);
+    let audit = AuditSettings::new(
+        args.audit_log.clone().or(common.audit_log),
+        args.audit_max_bytes.or(common.audit_max_bytes),
+        args.audit_reads || common.audit_reads,
+        paths.state_of(identity.name).join("audit.log"),
+    )?;
     let settings = Settings {
-        paths: Paths::from(args),
+        paths,
+        audit,
         listen: if args.listen.is_empty() {
             common.listen
         } else {
@@ -256,6 +326,28 @@ mod tests {
         assert_eq!(
             common.listen,
             ["tcp://127.0.0.1:7000".parse::<Address>().unwrap()]
+        );
+    }
+
+    #[test]
+    fn the_audit_log_is_on_unless_it_is_switched_off() {
+        let new = |file: Option<&str>, bytes| {
+            AuditSettings::new(
+                file.map(Into::into),
+                bytes,
+                false,
+                "/state/x/audit.log".into(),
+            )
+        };
+        let file = |file| new(file, None).unwrap().file;
+        assert_eq!(file(None), Some("/state/x/audit.log".into()));
+        assert_eq!(file(Some("/log")), Some("/log".into()));
+        assert_eq!(file(Some("off")), None);
+        assert!(
+            new(None, Some(1 << 20))
+                .unwrap_err()
+                .to_string()
+                .contains("audit_max_bytes")
         );
     }
 

@@ -16,7 +16,9 @@ use ring::hmac;
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use super::{failures::Failures, watched::Watched};
+use slipway_service::watched::Watched;
+
+use super::failures::Failures;
 
 /// Passwords that are looked up at once: each takes a processor for some 50 ms.
 const AT_ONCE: usize = 2;

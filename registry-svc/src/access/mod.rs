@@ -21,7 +21,6 @@ pub mod htpasswd;
 pub mod policy;
 pub mod refusals;
 pub mod token;
-pub mod watched;
 
 use htpasswd::{Htpasswd, HtpasswdError, Refused};
 use policy::{AccessRule, Action, Policy, PolicyError};

@@ -9,6 +9,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use slipway_service::tls::subject::Subject;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -22,7 +23,7 @@ use super::{
     connections::{Connections, Place},
     limits::{self, Limits},
     proxies::Proxies,
-    tls::{Tls, common_name},
+    tls::Tls,
     traffic::Ended,
 };
 use crate::{access::Access, registry::Registry};
@@ -174,7 +175,7 @@ impl Served {
                 let ahead = limits::ENCRYPTED.beside(self.place.others);
                 stream.get_mut().1.set_buffer_limit(Some(ahead));
                 let shown = stream.get_ref().1.peer_certificates();
-                peer.certificate = shown.and_then(|chain| common_name(chain.first()?));
+                peer.certificate = shown.and_then(|chain| Subject::of(chain.first()?)?.name);
                 self.talk(stream, peer).await;
             }
         }
