@@ -79,6 +79,34 @@ end_plain() {
     end_host plain
 }
 
+# What any published port on a bridge costs: a bridge, and one rule that translates. No address is looked at, no network
+# kept from another.
+begin_bare() {
+    why="nft is not installed (Debian: nftables)"
+    command -v nft >/dev/null || return 1
+    begin_host bare 5
+    namespace container_bare
+    inside bare ip link add bridge0 type bridge
+    inside bare ip address add 10.7.0.1/24 dev bridge0
+    inside bare ip link set bridge0 up
+    connect bare inner 10.7.1.1 container_bare eth0 10.7.0.2
+    inside bare ip address flush dev inner
+    inside bare ip link set inner master bridge0
+    inside container_bare ip route add default via 10.7.0.1
+    inside bare sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
+    local hook
+    inside bare nft add table ip bare
+    for hook in prerouting output; do
+        inside bare nft "add chain ip bare $hook { type nat hook $hook priority -100; }"
+        inside bare nft add rule ip bare "$hook" ip daddr "${address[bare]}" tcp dport "$first_port" dnat to 10.7.0.2
+    done
+}
+end_bare() {
+    [ -n "${ns[bare]-}" ] || return 0
+    close_namespace container_bare
+    end_host bare
+}
+
 # --- netd -------------------------------------------------------------------------------------------------
 
 start_netd() { # SETTING...
@@ -182,10 +210,27 @@ withdraw_docker-direct() { withdraw_with_docker docker-direct; }
 
 # --- what runs in their containers ------------------------------------------------------------------------
 
+# Clients and servers have a processor each, as different hosts have. Who waits for every answer shares the server's: a
+# round is then the work of both and of what is between them, and not how long the machine takes to wake a processor.
+# Left alone, the scheduler would choose one or the other from moment to moment.
+if [ "$(nproc)" -gt 1 ]; then
+    processors=$(awk '/^Cpus_allowed_list:/ { print $2 }' /proc/self/status)
+    client=(taskset -c "${processors%%[-,]*}") servers=(taskset -c "${processors##*[-,]}")
+else
+    client=() servers=()
+fi
+
+# What a client does.
+asking() { # NAMESPACE ARGUMENT...
+    local place=("${client[@]}")
+    [ "$2" = rate ] || [ "$2" = stream ] || place=("${servers[@]}")
+    inside "$1" "${place[@]}" "$bin/slipway-traffic" "${@:2}"
+}
+
 serve_in() { # CONTENDER PORT...
     local left
     rm -f "$work/serving-$1"
-    instead "container_$1" "$bin/slipway-traffic" serve "${@:2}" >"$work/serving-$1" 2>&1 &
+    instead "container_$1" "${servers[@]}" "$bin/slipway-traffic" serve "${@:2}" >"$work/serving-$1" 2>&1 &
     server[$1]=$!
     for ((left = 1000; left > 0; left--)); do
         ! grep -qs ready "$work/serving-$1" || return 0

@@ -20,8 +20,9 @@ function ports(what, prefix, suffix, one, c, line) {
 }
 function through(what, kind, from, shown, c) {
     line = "| " what " |"
-    for (c = 0; c <= 3; c++) line = line " " (shown == "gb" ? gb(kind "-" peer[c] "-" from) : rate(kind "-" peer[c] "-" from)) " |"
-    print line " " x(ratio(kind "-slipway-" from, kind "-plain-" from)) " | " x(ratio(kind "-slipway-" from, kind "-docker-" from)) " |"
+    for (c = 0; c <= 4; c++) line = line " " (shown == "gb" ? gb(kind "-" way[c] "-" from) : rate(kind "-" way[c] "-" from)) " |"
+    for (c = 0; c <= 3; c++) if (way[c] != "slipway") line = line " " x(ratio(kind "-slipway-" from, kind "-" way[c] "-" from)) " |"
+    print line
 }
 END {
     split("slipway docker docker-direct", peer, " "); peer[0] = "plain"
@@ -51,8 +52,9 @@ END {
         print ""
     }
     if (has("stream-slipway-lan")) {
-        print "| through a published port | plain | netd | docker | docker without its proxy | netd / plain | netd / docker |"
-        print "|---|---:|---:|---:|---:|---:|---:|"
+        split("bare slipway docker docker-direct", way, " "); way[0] = "plain"
+        print "| through a published port | plain | bridge and translation alone | netd | docker | docker without its proxy | netd / plain | netd / bridge and translation | netd / docker |"
+        print "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
         through("one connection, from the host", "stream", "host", "gb")
         through("one connection, from the LAN", "stream", "lan", "gb")
         through("rounds of a byte, from the host", "rounds", "host", "rate")

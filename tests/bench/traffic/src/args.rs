@@ -55,6 +55,6 @@ impl Args {
     }
 
     pub fn seconds(&self) -> Result<Duration> {
-        Ok(Duration::from_secs(self.number("seconds")?.into()))
+        Ok(Duration::try_from_secs_f64(self.text("seconds")?.parse()?)?)
     }
 }
