@@ -36,8 +36,9 @@ enum Io {
 }
 
 impl Connection {
-    /// Whoever may open the socket (mode 0600) may do everything, as with docker's.
-    pub fn unix(stream: UnixStream) -> Self {
+    /// Root and our own user may do everything. `others` is for who else may open the socket: nobody, unless who made
+    /// it said so (mode 0600).
+    pub fn unix(stream: UnixStream, others: Role) -> Self {
         let credentials = stream.peer_cred().ok();
         let uid = credentials.map(|c| c.uid());
         let name = match uid {
@@ -46,7 +47,9 @@ impl Connection {
             None => "somebody".to_owned(),
         };
         let pid = credentials.and_then(|c| c.pid());
-        let caller = Caller::new(name, Some(Role::Admin), Way::Unix { pid });
+        let own = rustix::process::geteuid().as_raw();
+        let role = role_of(uid, own, others);
+        let caller = Caller::new(name, Some(role), Way::Unix { pid });
         Self {
             io: Io::Unix(stream),
             peer: Peer::new(caller, None),
@@ -84,6 +87,13 @@ impl Connection {
             io: Io::Encrypted(Box::new(stream)),
             peer,
         }
+    }
+}
+
+fn role_of(uid: Option<u32>, own: u32, others: Role) -> Role {
+    match uid {
+        Some(uid) if uid == 0 || uid == own => Role::Admin,
+        _ => others,
     }
 }
 
@@ -155,5 +165,22 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         inner!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_neither_root_nor_ourselves_has_the_role_of_others() {
+        for (uid, role) in [
+            (Some(0), Role::Admin),
+            (Some(990), Role::Admin),
+            (Some(991), Role::Build),
+            (None, Role::Build),
+        ] {
+            assert_eq!(role_of(uid, 990, Role::Build), role, "{uid:?}");
+        }
     }
 }

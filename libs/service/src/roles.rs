@@ -7,7 +7,8 @@
 use std::{fmt, str::FromStr};
 
 /// What a caller may do; each includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
+#[serde(try_from = "String")]
 pub enum Role {
     /// Look: lists, logs, statistics, events.
     Read,
@@ -60,6 +61,14 @@ impl FromStr for Role {
     fn from_str(text: &str) -> Result<Self, UnknownRole> {
         let named = Self::ALL.into_iter().find(|role| role.name() == text);
         named.ok_or_else(|| UnknownRole(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Role {
+    type Error = UnknownRole;
+
+    fn try_from(text: String) -> Result<Self, UnknownRole> {
+        text.parse()
     }
 }
 

@@ -190,7 +190,9 @@ async fn serve(
                 listen::bind_unix(path)?
             }
         };
-        let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(Connection::unix));
+        let others = settings.unix_role;
+        let incoming = UnixListenerStream::new(listener)
+            .map(move |stream| stream.map(|stream| Connection::unix(stream, others)));
         let server = router(context, &authorize, routes.clone(), false);
         let stop = context.shutdown.clone();
         servers.spawn(server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()));

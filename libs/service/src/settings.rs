@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::{Address, Identity, tls::TlsFiles};
+use crate::{Address, Identity, roles::Role, tls::TlsFiles};
 
 /// Flags that every service has.
 #[derive(Debug, Clone, clap::Args)]
@@ -34,6 +34,10 @@ pub struct ServiceArgs {
     /// Lists of certificates that these authorities have revoked (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_client_ca")]
     pub tls_crl: Option<PathBuf>,
+    /// What callers of the unix socket may do that are neither root nor this service's own user: read, pull, build,
+    /// operate or admin [default: admin; they can call only where who made the socket lets them open it]
+    #[arg(long, value_name = "ROLE")]
+    pub unix_role: Option<Role>,
     /// Allow tcp listeners off loopback without client certificates: anybody who reaches the port is root here
     #[arg(long)]
     pub allow_plain_tcp: bool,
@@ -129,6 +133,7 @@ pub struct ServiceFile {
     tls_key: Option<PathBuf>,
     tls_client_ca: Option<PathBuf>,
     tls_crl: Option<PathBuf>,
+    unix_role: Option<Role>,
     allow_plain_tcp: bool,
     metrics: Option<std::net::SocketAddr>,
     allow_plain_metrics: bool,
@@ -148,6 +153,8 @@ pub struct Settings {
     pub listen: Vec<Address>,
     /// Certificate files for tcp listeners.
     pub tls: Option<TlsFiles>,
+    /// What callers of the unix socket may do that are neither root nor our own user.
+    pub unix_role: Role,
     /// Tcp off loopback without client certificates was asked for by name.
     pub allow_plain_tcp: bool,
     /// Address of the metrics endpoint.
@@ -270,6 +277,7 @@ pub fn load<T: DeserializeOwned>(
             args.listen.clone()
         },
         tls,
+        unix_role: (args.unix_role.or(common.unix_role)).unwrap_or(Role::Admin),
         allow_plain_tcp: args.allow_plain_tcp || common.allow_plain_tcp,
         metrics: args.metrics.or(common.metrics),
         allow_plain_metrics: args.allow_plain_metrics || common.allow_plain_metrics,
@@ -311,6 +319,17 @@ mod tests {
     #[serde(deny_unknown_fields, default)]
     struct Own {
         color: String,
+    }
+
+    #[test]
+    fn roles_are_known_ones() {
+        let role = |name: &str| {
+            let text = format!("[service]\nunix_role = \"{name}\"\n");
+            parse::<Own>(&text, Path::new("x.toml")).map(|(common, _)| common.unix_role)
+        };
+        assert_eq!(role("operate").unwrap(), Some(Role::Operate));
+        let refused = role("boss").unwrap_err().to_string();
+        assert!(refused.contains("\"boss\" is not a role"), "{refused}");
     }
 
     #[test]
