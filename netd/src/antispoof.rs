@@ -131,7 +131,7 @@ pub fn dismiss<'a>(stations: impl Iterator<Item = &'a Station> + Clone) -> Batch
 pub fn remove(ownership: Ownership) -> Batch {
     let mut batch = Batch::of_bridges(TABLE);
     match ownership {
-        Ownership::Owned => batch.destroy_table(),
+        Ownership::Owned | Ownership::Taken => batch.destroy_table(),
         // Made first, so that its absence is no error.
         Ownership::Shared => batch.table().delete_table(),
     };
@@ -146,7 +146,7 @@ pub fn replace<'a>(
     let mut batch = remove(ownership);
     match ownership {
         Ownership::Owned => batch.own_table(),
-        Ownership::Shared => batch.table(),
+        Ownership::Taken | Ownership::Shared => batch.table(),
     };
     use DataType::{Ipv4, Ipv6, LinkName, Mac};
     for (name, key) in [

@@ -78,8 +78,21 @@ pub fn change_each(before: &Entries, after: &Entries) -> Vec<Batch> {
 pub enum Ownership {
     /// They cannot, not even by `nft flush ruleset`, and it outlives netd. Linux 6.9.
     Owned,
-    /// They can; who watches puts it back.
+    /// They can; who watches puts it back. It takes the place of one that was kept for a netd that is gone. Linux 6.3.
+    Taken,
+    /// The same of one that nobody kept.
     Shared,
+}
+
+impl Ownership {
+    /// What an older kernel can.
+    pub fn less(self) -> Option<Self> {
+        match self {
+            Self::Owned => Some(Self::Taken),
+            Self::Taken => Some(Self::Shared),
+            Self::Shared => None,
+        }
+    }
 }
 
 /// What the table is to say.
@@ -106,7 +119,7 @@ pub struct Plan<'a> {
 pub fn remove(ownership: Ownership) -> Batch {
     let mut batch = Batch::of(TABLE);
     match ownership {
-        Ownership::Owned => batch.destroy_table(),
+        Ownership::Owned | Ownership::Taken => batch.destroy_table(),
         // Made first, so that its absence is no error.
         Ownership::Shared => batch.table().delete_table(),
     };
@@ -119,7 +132,7 @@ pub fn replace(plan: &Plan<'_>) -> Batch {
     let mut batch = remove(plan.ownership);
     match plan.ownership {
         Ownership::Owned => batch.own_table(),
-        Ownership::Shared => batch.table(),
+        Ownership::Taken | Ownership::Shared => batch.table(),
     };
     sets::declare(&mut batch, plan);
     rules::write(&mut batch, plan);

@@ -166,7 +166,7 @@ impl Host {
             nft: nft::Client::open().doing(|| "open an nftables socket".to_owned())?,
             ownership: match config.own_table {
                 true => Ownership::Owned,
-                false => Ownership::Shared,
+                false => Ownership::Taken,
             },
             ruled: false,
             stations: stations::Stations::new(config.anti_spoofing),

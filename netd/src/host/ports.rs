@@ -34,7 +34,7 @@ impl Host {
         );
         let applied = self.kernel().nft.apply(batch.clone());
         match applied {
-            Err(refused) if refused.is_missing() => {
+            Err(refused) if refused.needs_all() => {
                 self.write_table(state)?;
                 Ok(self.kernel().nft.apply(batch)?)
             }

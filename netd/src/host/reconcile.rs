@@ -12,8 +12,9 @@ use crate::endpoint::Endpoint;
 use crate::error::{Doing, Error};
 use crate::id::HOST_LINK_PREFIX;
 use crate::ipam::DualStack;
-use crate::netlink::{self, Link, Netns, link};
-use crate::network::Network;
+use crate::netlink::wire::Message;
+use crate::netlink::{self, Link, Netns, Route, link};
+use crate::network::{Network, Pool};
 use crate::overlay::Tunnel;
 use crate::sysctl;
 
@@ -244,7 +245,9 @@ impl Host {
             .pools()
             .map(|pool| link::add_own_route(index, pool.gateway, pool.subnet));
         requests.extend(routes);
+        requests.extend(strange_addresses(route, index, network)?);
         route.apply_idempotent(&requests)?;
+        leads_to_its_subnets(route, index, network)?;
         wait_until_local(route, network.v6.as_ref().map(|pool| pool.gateway))?;
         Ok(index)
     }
@@ -379,6 +382,41 @@ impl Host {
         }
         self.store.forget_sysctls()
     }
+}
+
+/// Takes away what is no address of a bridge of ours: of a network that had another subnet before.
+fn strange_addresses(
+    route: &mut Route,
+    index: u32,
+    network: &Network,
+) -> std::io::Result<Vec<Message>> {
+    let own: Vec<IpNet> = network.pools().map(Pool::gateway_net).collect();
+    let strange = route.addresses()?.into_iter();
+    let strange =
+        strange.filter(|(of, net)| *of == index && !own.contains(net) && !is_link_local(*net));
+    let remove = |(_, net): (u32, IpNet)| {
+        tracing::warn!(bridge = network.device, address = %net, "is none of its network's, and goes");
+        link::remove_address(index, net.addr(), net)
+    };
+    Ok(strange.map(remove).collect())
+}
+
+/// A route that was there already may be somebody else's.
+fn leads_to_its_subnets(route: &mut Route, index: u32, network: &Network) -> std::io::Result<()> {
+    let routes = route.routes()?;
+    let mut subnets = network.pools().map(|pool| pool.subnet);
+    let Some(subnet) = subnets.find(|subnet| !routes.contains(&(index, *subnet))) else {
+        return Ok(());
+    };
+    let other = routes.iter().find(|(_, to)| *to == subnet);
+    let links = route.links()?;
+    let by = links
+        .iter()
+        .find(|link| other.is_some_and(|(by, _)| *by == link.index));
+    let by = by.map_or("another link", |link| &*link.name);
+    Err(std::io::Error::other(format!(
+        "the route to its subnet {subnet} is somebody else's, by {by}: remove that one (`ip route del {subnet} dev {by}`)"
+    )))
 }
 
 /// Whether a link is a bridge that we have made, by its mark, and by its MAC where an earlier version did; not one that

@@ -62,7 +62,7 @@ impl Kernel {
             Kept::Free => self.nft.apply(antispoof::remove(ownership)),
             Kept::Apart => {
                 let all = self.stations.all.values();
-                let written = self.nft.apply(antispoof::replace(all, ownership));
+                let written = self.nft.replace(&antispoof::replace(all, ownership));
                 self.stations.written |= written.is_ok();
                 match written {
                     // Where there are no chains for bridges, theirs is a type of chain that nobody knows.
@@ -109,7 +109,7 @@ impl Host {
         }
         let admitted = match kernel.nft.apply(admit) {
             // Somebody has flushed the table.
-            Err(refused) if refused.is_missing() => kernel.write_stations(),
+            Err(refused) if refused.needs_all() => kernel.write_stations(),
             other => other,
         };
         if admitted.is_err() {
@@ -128,7 +128,7 @@ impl Host {
             return;
         }
         let dismissed = match kernel.nft.apply(antispoof::dismiss(gone.iter())) {
-            Err(refused) if refused.is_missing() => kernel.write_stations(),
+            Err(refused) if refused.needs_all() => kernel.write_stations(),
             other => other,
         };
         if let Err(refused) = dismissed {

@@ -3,9 +3,9 @@
 use crate::dns::{self, Resolver};
 use crate::error::{Doing as _, Error};
 use crate::firewall::policy::{self, HostPolicy};
-use crate::firewall::{self, Forward, Limits, Ownership, Plan};
+use crate::firewall::{self, Forward, Limits, Ownership, Plan, TABLE};
 use crate::network::Network;
-use crate::nft::{BaseChain, IpVersion};
+use crate::nft::{BaseChain, IpVersion, Refused};
 use crate::ports::{Limit, Protocol};
 use crate::sysctl;
 
@@ -20,19 +20,20 @@ impl Host {
                 .publish_from
                 .write()
                 .unwrap_or_else(std::sync::PoisonError::into_inner) = plan.clients.clone();
-            match kernel.nft.apply(firewall::replace(&plan)) {
-                Err(refused) if plan.ownership == Ownership::Owned && refused.is_unsupported() => {
-                    plan.ownership = Ownership::Shared;
-                    kernel.nft.apply(firewall::replace(&plan))?;
-                    kernel.ownership = Ownership::Shared;
-                    tracing::info!(
-                        "this kernel keeps no table for its owner (Linux 6.9 does): ours is put back when somebody \
-                         changes it"
-                    );
+            loop {
+                match (kernel.nft.replace(&firewall::replace(&plan)), plan.ownership.less()) {
+                    (Err(refused), Some(less)) if refused.is_unsupported() => plan.ownership = less,
+                    (Err(refused), _) => return Err(or_kept(refused)),
+                    (Ok(()), _) => break,
                 }
-                other => other?,
             }
-            kernel.write_stations()?;
+            if kernel.ownership == Ownership::Owned && plan.ownership != Ownership::Owned {
+                tracing::info!(
+                    "this kernel keeps no table for its owner (Linux 6.9 does): ours is put back when somebody changes it"
+                );
+            }
+            kernel.ownership = plan.ownership;
+            kernel.write_stations().map_err(or_kept)?;
             kernel.ruled = true;
             Ok(())
         })
@@ -166,7 +167,18 @@ impl Host {
     pub fn table_state(&self) -> &'static str {
         match self.kernel().ownership {
             Ownership::Owned => "owned",
-            Ownership::Shared => "watched",
+            Ownership::Taken | Ownership::Shared => "watched",
         }
+    }
+}
+
+/// What is to be done about a table that is somebody else's.
+fn or_kept(refused: Refused) -> Error {
+    match refused.is_forbidden() {
+        true => Error::Invalid(format!(
+            "nftables lets netd not write its tables ({refused}): another program keeps a table {TABLE} for itself \
+             (`nft list tables`; end it), or netd lacks CAP_NET_ADMIN"
+        )),
+        false => refused.into(),
     }
 }

@@ -34,6 +34,14 @@ const SEND_LIMIT: usize = 8 << 20;
 const RECEIVE_LIMIT: usize = 1 << 20;
 const READ_SIZE: usize = 32 << 10;
 
+/// Marks "no answer yet".
+const UNANSWERED: Errno = Errno::EINPROGRESS;
+
+/// The kernel had something to say, and no memory for it (netlink(7)).
+fn is_lost(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ENOBUFS as i32)
+}
+
 impl Socket {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open(family: Family) -> io::Result<Self> {
@@ -67,15 +75,39 @@ impl Socket {
 
     /// Sends all requests at once and returns the kernel's answer to each, in order.
     ///
-    /// The kernel handles a request within `send`, so every answer is queued when it returns.
+    /// The kernel handles a request within `send`, so every answer is queued when it returns. What it has no memory for
+    /// it does not say (ENOBUFS): such a request is sent again, and that its work is done already is then its answer.
     pub fn request(&mut self, requests: &[Message]) -> io::Result<Vec<Result<(), Errno>>> {
+        let mut answers = self.ask(requests)?;
+        loop {
+            let lost: Vec<usize> = (0..answers.len())
+                .filter(|index| answers[*index] == Err(UNANSWERED))
+                .collect();
+            if lost.is_empty() {
+                return Ok(answers);
+            }
+            let again: Vec<Message> = lost.iter().map(|index| requests[*index].clone()).collect();
+            let told = self.ask(&again)?;
+            if told.iter().all(|answer| *answer == Err(UNANSWERED)) {
+                return Err(Errno::ENOBUFS.into());
+            }
+            for (index, answer) in lost.into_iter().zip(told) {
+                answers[index] = match answer {
+                    Err(errno) if requests[index].is_done_by(errno) => Ok(()),
+                    answer => answer,
+                };
+            }
+        }
+    }
+
+    /// The answers that could be read.
+    fn ask(&mut self, requests: &[Message]) -> io::Result<Vec<Result<(), Errno>>> {
         let first = self.sequence.wrapping_add(1);
         self.send(requests, |_| true)?;
-        // EINPROGRESS marks "no answer yet".
-        let mut answers = vec![Err(Errno::EINPROGRESS); requests.len()];
+        let mut answers = vec![Err(UNANSWERED); requests.len()];
         let mut missing = requests.len();
         while missing > 0 {
-            self.receive(true, |message| {
+            let read = self.receive(true, |message| {
                 let index = message.sequence.wrapping_sub(first) as usize;
                 if let (Some(code), Some(answer)) = (message.error_code(), answers.get_mut(index)) {
                     *answer = if code == 0 {
@@ -85,13 +117,19 @@ impl Socket {
                     };
                     missing -= 1;
                 }
-            })?;
+            });
+            match read {
+                Err(error) if is_lost(&error) => {}
+                // What was not lost has been read.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                read => read?,
+            }
         }
         Ok(answers)
     }
 
     /// Sends a transaction of which only message `confirm` asks for confirmation and gives back
-    /// the errors that the kernel reports, by index of the message.
+    /// the errors that the kernel reports, by index of the message. ENOBUFS: nobody knows what became of it.
     ///
     /// One acknowledgement for each of thousands of set elements would overflow the receive buffer.
     pub fn transaction(
@@ -102,29 +140,34 @@ impl Socket {
         let first = self.sequence.wrapping_add(1);
         self.send(requests, |index| index == confirm)?;
         let mut errors = Vec::new();
-        let mut confirmed = false;
+        let (mut confirmed, mut lost) = (false, false);
         loop {
             let read = self.receive(true, |message| {
                 let index = message.sequence.wrapping_sub(first) as usize;
                 match message.error_code() {
                     Some(0) if index == confirm => confirmed = true,
-                    Some(0) | None => {}
-                    Some(code) => errors.push((index, Errno::from_raw(code))),
+                    Some(code) if code != 0 && index < requests.len() => {
+                        errors.push((index, Errno::from_raw(code)));
+                    }
+                    _ => {}
                 }
             });
             match read {
                 Ok(()) => {}
+                // One error is enough to know that nothing was applied.
+                Err(error) if is_lost(&error) => lost = true,
                 // All that the kernel had to say has been read.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
-        if !confirmed && errors.is_empty() {
-            return Err(io::Error::other(
+        match confirmed || !errors.is_empty() {
+            true => Ok(errors),
+            false if lost => Err(Errno::ENOBUFS.into()),
+            false => Err(io::Error::other(
                 "the kernel did not confirm the transaction",
-            ));
+            )),
         }
-        Ok(errors)
     }
 
     /// Sends a dump (or get) request and hands every answer to `each`.

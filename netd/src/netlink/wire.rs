@@ -2,6 +2,8 @@
 //!
 //! One encoder serves rtnetlink and nfnetlink; both are lists of length-type-value attributes.
 
+use nix::errno::Errno;
+
 /// `NLM_F_REQUEST`.
 pub const REQUEST: u16 = 0x1;
 /// `NLM_F_ACK`.
@@ -112,6 +114,22 @@ impl Message {
             out[start + 6..start + 8].copy_from_slice(&flags.to_ne_bytes());
         }
         out[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
+    }
+}
+
+impl Message {
+    /// Whether an error says that what an rtnetlink request asks for is so already: it makes what there is, or removes
+    /// what there is not.
+    pub(super) fn is_done_by(&self, errno: Errno) -> bool {
+        let word = |at: usize| u16::from_ne_bytes([self.buf[at], self.buf[at + 1]]);
+        let (kind, flags) = (word(4), word(6));
+        // Of four types in a row the second removes (`linux/rtnetlink.h`).
+        let removes = kind < 0x100 && kind % 4 == 1;
+        match errno {
+            Errno::EEXIST => flags & EXCL != 0,
+            Errno::ENODEV | Errno::ENOENT | Errno::ESRCH | Errno::EADDRNOTAVAIL => removes,
+            _ => false,
+        }
     }
 }
 

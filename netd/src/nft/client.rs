@@ -43,6 +43,27 @@ impl Refused {
         )
     }
 
+    /// Whether somebody else keeps the table for himself.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(
+            self,
+            Self::Message {
+                errno: Errno::EPERM,
+                ..
+            }
+        )
+    }
+
+    /// Whether nobody knows if the batch was applied: the kernel's answer is lost.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Socket(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32))
+    }
+
+    /// Whether the whole table has to be written for it to be known what it says.
+    pub fn needs_all(&self) -> bool {
+        self.is_missing() || self.is_unanswered()
+    }
+
     /// Whether the table (or an entry) that the batch speaks of is not there.
     pub fn is_missing(&self) -> bool {
         matches!(
@@ -64,9 +85,12 @@ pub struct Client {
 impl Client {
     /// Opens it in the calling thread's network namespace.
     pub fn open() -> io::Result<Self> {
-        Ok(Self {
-            socket: Socket::open(Family::Netfilter)?,
-        })
+        Ok(Self::over(Socket::open(Family::Netfilter)?))
+    }
+
+    /// Takes one of that family that is open.
+    pub fn over(socket: Socket) -> Self {
+        Self { socket }
     }
 
     /// The port id that marks notifications of our own changes.
@@ -81,6 +105,14 @@ impl Client {
         each: impl FnMut(Received<'_>),
     ) -> io::Result<()> {
         self.socket.query(request, true, each)
+    }
+
+    /// As [`Client::apply`] of what can be applied twice: where the answer is lost, that is done.
+    pub fn replace(&mut self, batch: &Batch) -> Result<(), Refused> {
+        match self.apply(batch.clone()) {
+            Err(refused) if refused.is_unanswered() => self.apply(batch.clone()),
+            other => other,
+        }
     }
 
     /// Applies a batch, all or nothing.

@@ -10,6 +10,7 @@ use netd::netlink::{Link, Mac, Netns, Route, link};
 use slipway_proto::netd::v1::*;
 
 use crate::limits::stream_as;
+use crate::reconcile::put_right;
 use crate::world::*;
 
 /// Somewhere behind the neighbour, which is the router of that LAN.
@@ -172,6 +173,13 @@ fn modes_are_the_kernel_s() {
         };
         let said = world.attach(mac).err().unwrap();
         assert!(said.message().contains("leave --mac-address out"), "{said}");
+        // Its MAC is that of the host's link, whatever the host makes of that.
+        let changed = Mac([2, 0, 0, 0, 0, 8]);
+        let change = link::set_mac(own.index, changed);
+        Route::open().unwrap().apply(&[change]).unwrap();
+        assert_eq!(put_right(world), [""; 0]);
+        let own = Route::open().unwrap().link("lan0").unwrap().unwrap();
+        assert_eq!(own.mac, Some(changed));
         // At once: what it had is nobody's.
         world.release("web");
         world.attach(on_lan("other")).unwrap();

@@ -10,6 +10,7 @@ mod guard;
 mod ipv6;
 mod limits;
 mod live_ports;
+mod lost;
 mod names;
 mod overlay;
 mod overlay_names;

@@ -190,3 +190,29 @@ fn what_a_container_changed_inside_is_as_it_was() {
         assert!(web.netns.inside(|| ask((HOST, 3000))).is_ok());
     });
 }
+
+#[test]
+fn a_route_of_somebody_elses_is_not_taken_for_ours() {
+    on_a_host(|world| {
+        let web = world.run("web", &["3000:80"]);
+        web.serve(80);
+        // It looks at bridges whenever it hears of something.
+        world.arm(GUARD, Action::Wait);
+        let (bridge, lan) = (index("slipway0"), index("lan0"));
+        let subnet = "172.17.0.0/16".parse().unwrap();
+        let apply = |request| Route::open().unwrap().apply(&[request]).unwrap();
+        apply(link::remove_route(subnet, bridge));
+        apply(link::add_route(subnet, NEIGHBOUR.into(), lan));
+        let found = reconcile(world);
+        let [finding] = &found[..] else {
+            panic!("{found:?}");
+        };
+        let what = "bridge slipway0 of network bridge is without its route to 172.17.0.0/16";
+        assert_eq!(finding.what, what);
+        let why = "is somebody else's, by lan0: remove that one";
+        assert!(finding.trouble.contains(why), "{finding:?}");
+        apply(link::remove_route(subnet, lan));
+        assert_eq!(put_right(world), [what]);
+        assert_eq!(ask((LOOPBACK, 3000)).unwrap(), "172.17.0.1");
+    });
+}

@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 use std::process::{Child, Command};
 
 use netd::netlink::{Link, Mac, Route, link};
-use slipway_proto::netd::v1::{CreateEndpointRequest, CreateNetworkRequest};
+use slipway_fault::Action;
+use slipway_proto::netd::v1::{CreateEndpointRequest, CreateNetworkRequest, InfoRequest};
 
 use crate::world::*;
 
@@ -21,10 +22,27 @@ fn network(name: &str) -> CreateNetworkRequest {
     }
 }
 
+fn addresses_of(bridge: &str) -> Vec<String> {
+    let addresses = Route::open().unwrap().addresses().unwrap();
+    let index = find(bridge).unwrap().index;
+    let on_it = addresses.iter().filter(|(link, _)| *link == index);
+    on_it.map(|(_, net)| net.to_string()).collect()
+}
+
 /// A process of a container's: by it netd finds the container again.
-fn lives(container: &Container) -> Child {
+struct Lives(Child);
+
+impl Drop for Lives {
+    fn drop(&mut self) {
+        // It does nothing but wait for this.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn lives(container: &Container) -> Lives {
     let sleep = || Command::new("sleep").arg("1000").spawn();
-    container.netns.inside(sleep).unwrap()
+    Lives(container.netns.inside(sleep).unwrap())
 }
 
 #[test]
@@ -32,7 +50,7 @@ fn settings_that_changed_are_followed_or_it_is_said_why_not() {
     on_a_host(|world| {
         let web = world.run("web", &["3000:80"]);
         web.serve(80);
-        let mut lives = lives(&web);
+        let lives = lives(&web);
         let end = format!("sw{}", &web.endpoint.id[..10]);
         let mine = world.network(network("mine")).unwrap();
         let own = CreateNetworkRequest {
@@ -71,18 +89,26 @@ fn settings_that_changed_are_followed_or_it_is_said_why_not() {
         let why = "than 172.17.0.0/16, which it keeps: containers are on it (web)";
         assert!(told.contains(why), "{told}");
         works();
-        lives.kill().unwrap();
-        lives.wait().unwrap();
+        drop(lives);
         world.release("web");
         world.restart();
         assert_eq!(world.warnings(), [""; 0]);
         let next = world.run("next", &[]);
         assert!(next.endpoint.ipv4_address.starts_with("10.99.0."));
-        let addresses = Route::open().unwrap().addresses().unwrap();
-        let bridge = find("other0").unwrap();
-        let on_it = addresses.iter().filter(|(index, _)| *index == bridge.index);
-        let on_it: Vec<_> = on_it.map(|(_, net)| net.to_string()).collect();
-        assert_eq!(on_it, ["10.99.0.1/16"]);
+        assert_eq!(addresses_of("other0"), ["10.99.0.1/16"]);
+    });
+}
+
+#[test]
+fn an_address_of_before_goes_though_netd_was_killed_when_it_had_a_new_one() {
+    on_a_host(|world| {
+        world.configure("subnet = \"10.99.0.0/16\"\n");
+        world.kill();
+        world.arm("netd.settings.recorded", Action::Kill);
+        world.begin();
+        assert!(!world.ends().success());
+        world.restart_dead();
+        assert_eq!(addresses_of("slipway0"), ["10.99.0.1/16"]);
     });
 }
 
@@ -168,5 +194,25 @@ fn networks_take_no_larger_packets_than_the_way_out() {
         route.apply(&[link::set_mtu(lan, 9000)]).unwrap();
         let more = world.network(network("more")).unwrap();
         assert_eq!(find(&format!("slip-{}", &more.id[..10])).unwrap().mtu, 1500);
+    });
+}
+
+#[test]
+fn a_table_that_was_kept_for_a_netd_that_is_gone_is_taken_over_by_one_that_keeps_none() {
+    on_a_host(|world| {
+        let web = world.run("web", &["3000:80"]);
+        web.serve(80);
+        let _lives = lives(&web);
+        let kept = |world: &World| {
+            let info = world.call(async |mut netd| netd.info(InfoRequest {}).await);
+            info.unwrap().facts["nftables table"] == "owned"
+        };
+        let could_keep = kept(world);
+        for (settings, keeps) in [("own_table = false\n", false), ("", could_keep)] {
+            world.configure(settings);
+            world.restart();
+            assert_eq!(kept(world), keeps);
+            assert!(ask((LOOPBACK, 3000)).is_ok());
+        }
     });
 }
