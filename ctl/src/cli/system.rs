@@ -217,6 +217,9 @@ async fn info(site: &Site, context: &str, format: Option<&str>) -> Outcome {
     let registry = site.registry().info(registry::v1::InfoRequest {}).await;
     let registry = registry.map_or_else(|_| ServiceInfo::default(), tonic::Response::into_inner);
     let upstreams = upstreams(&registry);
+    let network = site.networks().info(netd::v1::InfoRequest {}).await;
+    let network = network.map_or_else(|_| ServiceInfo::default(), tonic::Response::into_inner);
+    let key = network.facts.get("wireguard key");
     let mut service = host.service.clone().unwrap_or_default();
     service.warnings.extend(registry.warnings.iter().cloned());
     if let Some(format) = format {
@@ -232,7 +235,7 @@ async fn info(site: &Site, context: &str, format: Option<&str>) -> Outcome {
             "OSType": "linux", "Architecture": host.architecture, "NCPU": host.cpus, "MemTotal": host.memory,
             "CgroupVersion": host.cgroup_version, "DockerRootDir": host.state_dir, "SecurityOptions": host.security_options,
             "Labels": labels, "Warnings": service.warnings, "ClientInfo": {"Version": env!("CARGO_PKG_VERSION"), "Context": context},
-            "Slipway": {"Upstreams": upstreams},
+            "Slipway": {"Upstreams": upstreams, "WireGuardKey": key},
         });
         show(&value, format)?;
         return Ok(0);
@@ -262,6 +265,7 @@ async fn info(site: &Site, context: &str, format: Option<&str>) -> Outcome {
         format!(" Name: {}", host.hostname),
         format!(" State Folder: {}", host.state_dir),
     ];
+    lines.extend(key.map(|key| format!(" WireGuard Key: {key}")));
     let facts: BTreeMap<_, _> = service.facts.iter().collect();
     lines.extend(facts.iter().map(|(k, v)| format!(" {k}: {v}")));
     if !upstreams.is_empty() {

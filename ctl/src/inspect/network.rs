@@ -95,8 +95,14 @@ fn json(n: &NetworkDetails) -> Value {
         "Containers": containers, "Options": n.options, "Labels": n.labels,
     });
     if !n.peers.is_empty() {
-        let peer =
-            |p: &Peer| json!({"Name": p.name, "IP": p.address, "Subnet": p.subnet, "Here": p.here});
+        let peer = |p: &Peer| {
+            let mut peer =
+                json!({"Name": p.name, "IP": p.address, "Subnet": p.subnet, "Here": p.here});
+            if !p.key.is_empty() {
+                peer["Key"] = p.key.clone().into();
+            }
+            peer
+        };
         shown["Peers"] = n.peers.iter().map(peer).collect();
     }
     shown

@@ -9,10 +9,11 @@ use crate::nft::{
     Compare::{Is, IsNot},
     Rule, Verdict,
 };
-use crate::overlay::Overlay;
+use crate::overlay::{Carrier, Overlay};
 use crate::ports::Protocol;
 
 use super::rules::{FORWARD, INPUT, POSTROUTING, RAW, by};
+use super::sets::BRIDGES;
 
 /// Frames from the LAN.
 const OUTER: &str = "outer";
@@ -38,7 +39,10 @@ pub(super) fn chains(batch: &mut Batch, networks: &[&Network]) {
         batch.chain(Chain { name, hook: None });
     }
     for (_, overlay, _) in tunnels(networks) {
-        let frame = |chain| Rule::on(chain).vxlan(vxlan::PORT, overlay.vni);
+        let Carrier::Vxlan { vni } = overlay.carrier else {
+            continue;
+        };
+        let frame = |chain| Rule::on(chain).vxlan(vxlan::PORT, vni);
         for peer in &overlay.others {
             let peer = IpNet::from(peer.address);
             batch.rule(frame(OUTER).source(Is, peer).then(Verdict::Accept));
@@ -102,6 +106,9 @@ fn frames(chain: &str) -> Rule {
 /// nothing of containers elsewhere.
 pub(super) fn input(batch: &mut Batch, networks: &[&Network]) {
     for (_, overlay, tunnel) in tunnels(networks) {
+        if let Carrier::WireGuard { port } = overlay.carrier {
+            datagrams(batch, overlay, port);
+        }
         let out = || Rule::on(INPUT).input(Is, &tunnel);
         for peer in &overlay.others {
             batch.rule(
@@ -112,6 +119,18 @@ pub(super) fn input(batch: &mut Batch, networks: &[&Network]) {
         }
         batch.rule(out().then(Verdict::Drop));
     }
+}
+
+/// Encrypted networks hear their hosts, and nobody else finds out that they do. Here and not where packets come in: those
+/// that only pass by may be anybody's.
+fn datagrams(batch: &mut Batch, overlay: &Overlay, port: u16) {
+    let datagram = || Rule::on(INPUT).carries(Protocol::Udp.number()).port(port);
+    for peer in &overlay.others {
+        let from = datagram().input_in(IsNot, BRIDGES);
+        let from = from.source(Is, IpNet::from(peer.address));
+        batch.rule(from.then(Verdict::Accept));
+    }
+    batch.rule(datagram().then(Verdict::Drop));
 }
 
 /// Before other rules of forwarding between networks, and of translating sources.

@@ -290,6 +290,7 @@ fn peers(driver: &Driver) -> Vec<pb::network_details::Peer> {
         address: peer.address.to_string(),
         subnet: peer.slice.to_string(),
         here: *peer == overlay.here,
+        key: peer.key.map(String::from).unwrap_or_default(),
     };
     overlay.peers().into_iter().map(peer).collect()
 }

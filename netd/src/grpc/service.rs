@@ -343,6 +343,9 @@ impl Network for NetworkService {
                 ("anti-spoofing", host.anti_spoofing().to_owned()),
             ];
             let default = networks.iter().find(|details| details.network.is_default());
+            // Where it cannot be kept, networks that are encrypted say so.
+            let key = host.public_key().ok();
+            let key = key.map(|key| ("wireguard key", key.to_string()));
             let subnet = default.map(|d| ("default subnet", d.network.v4.subnet.to_string()));
             Ok(ServiceInfo {
                 name: "netd".to_owned(),
@@ -351,6 +354,7 @@ impl Network for NetworkService {
                 facts: facts
                     .into_iter()
                     .chain(subnet)
+                    .chain(key)
                     .map(|(k, v)| (k.to_owned(), v))
                     .collect(),
                 warnings: host.audit()?.1,

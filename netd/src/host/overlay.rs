@@ -3,7 +3,7 @@
 use crate::error::{Doing as _, Error};
 use crate::ipam::pools::overlap;
 use crate::network::{Driver, Kind, Network, Request};
-use crate::overlay::{self, Here};
+use crate::overlay::{self, Carrier, Here, Overlay, PublicKey};
 
 use super::{Host, State};
 
@@ -14,21 +14,47 @@ impl Host {
         let Driver::Overlay(planned) = &network.driver else {
             return Ok(network);
         };
+        self.must_be_ours(planned)?;
         let in_use = self.subnets_in_use(state)?;
         if in_use.iter().any(|used| overlap(planned.subnet, *used)) {
             return Err(Error::Overlap(planned.subnet));
         }
         for live in state.networks.values() {
             if let Driver::Overlay(other) = &live.network.driver
-                && other.vni == planned.vni
+                && other.carrier == planned.carrier
             {
-                return Err(Error::Invalid(format!(
-                    "network {} has number {} in tunnels already: choose another by --opt vni=, on all hosts",
-                    live.network.name, other.vni
-                )));
+                let name = &live.network.name;
+                return Err(Error::Invalid(match other.carrier {
+                    Carrier::Vxlan { vni } => format!(
+                        "network {name} has number {vni} in tunnels already: choose another by --opt vni=, on all hosts"
+                    ),
+                    Carrier::WireGuard { port } => format!(
+                        "network {name} has port {port} already: choose another by --opt port=, on all hosts"
+                    ),
+                }));
             }
         }
         Ok(network)
+    }
+
+    /// Whether the list has the key of this host that it has.
+    fn must_be_ours(&self, overlay: &Overlay) -> Result<(), Error> {
+        let Some(listed) = overlay.here.key else {
+            return Ok(());
+        };
+        let own = self.public_key()?;
+        match own == listed {
+            true => Ok(()),
+            false => Err(Error::Invalid(format!(
+                "host {} is this one, and its key is {own}: the list has another",
+                overlay.here.name
+            ))),
+        }
+    }
+
+    /// What other hosts know this one by, on networks that are encrypted.
+    pub fn public_key(&self) -> Result<PublicKey, Error> {
+        Ok(self.store.key()?.public())
     }
 
     /// Another list of the hosts of a network that is there: everything else has to be as it is, and all that stay keep
@@ -71,6 +97,7 @@ impl Host {
                  goes leaves - in its place"
             )));
         }
+        self.must_be_ours(after)?;
         self.store.put_network(&changed)?;
         slipway_fault::point("netd.peers.recorded");
         if let Err(error) = self.span(state, &changed) {

@@ -1,13 +1,15 @@
 //! This host's end of the tunnels of networks that span hosts: made off, and switched on when our table says who may
 //! send into it.
 
+use std::io;
+
 use nix::errno::Errno;
 
 use crate::error::{Doing as _, Error};
 use crate::id::NetworkId;
-use crate::netlink::{Link, Route, link};
+use crate::netlink::{Link, Route, link, wireguard};
 use crate::network::Network;
-use crate::overlay::{Led, Tunnel};
+use crate::overlay::{Carrier, Led, Tunnel};
 use crate::sysctl;
 
 use super::networks::mark_of;
@@ -20,8 +22,12 @@ impl Host {
         let index = self.tunnel_link(network)?;
         let ruled = self.kernel().ruled;
         if let (Some(tunnel), Some(index), true) = (Tunnel::of(network), index, ruled) {
-            self.lead(&tunnel, index)
-                .doing(|| format!("lead by tunnel {} of network {}", tunnel.name, network.name))?;
+            let what = || format!("lead by tunnel {} of network {}", tunnel.name, network.name);
+            if tunnel.is_encrypted() {
+                self.encrypt(&tunnel, index)?;
+            }
+            let led = self.lead(&tunnel, index);
+            led.map_err(|error| refused(tunnel.carrier, error, what))?;
             slipway_fault::point("netd.overlay.led");
         }
         Ok(index)
@@ -37,6 +43,11 @@ impl Host {
             let found = self.kernel().route.link(&tunnel.name);
             found.doing(|| format!("look for link {}", tunnel.name))
         };
+        if let Some(fence) = tunnel.fence() {
+            let raised = self.kernel().route.apply_idempotent(&[fence]);
+            raised.doing(what)?;
+            slipway_fault::point("netd.encrypt.fenced");
+        }
         let mut found = find()?;
         if let Some(wrong) = found.as_ref().and_then(|link| tunnel.refuses(link)) {
             tracing::info!(tunnel = tunnel.name, "is made anew: it {wrong}");
@@ -45,24 +56,12 @@ impl Host {
         }
         if found.is_none() {
             let made = self.kernel().route.apply(&[tunnel.create()]);
-            made.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::EOPNOTSUPP) => Error::Unsupported(
-                    "this host's kernel has no VXLAN (CONFIG_VXLAN): overlay networks need it".to_owned(),
-                ),
-                Some(Errno::EEXIST) => Error::Invalid(format!(
-                    "another VXLAN link of this host has number {}: choose one by --opt vni=, on all hosts",
-                    tunnel.vni
-                )),
-                _ => Error::System {
-                    what: what(),
-                    source: error,
-                },
-            })?;
+            made.map_err(|error| refused(tunnel.carrier, error, what))?;
             slipway_fault::point("netd.overlay.linked");
             found = find()?;
         }
-        let found = found.ok_or(std::io::ErrorKind::NotFound);
-        let found = found.map_err(std::io::Error::from).doing(what)?;
+        let found = found.ok_or(io::ErrorKind::NotFound);
+        let found = found.map_err(io::Error::from).doing(what)?;
         // It carries routed packets of IPv4 only.
         let conf = format!("ipv6/conf/{}/disable_ipv6", tunnel.name);
         sysctl::ignore_missing(sysctl::write(&conf, "1")).doing(what)?;
@@ -81,7 +80,31 @@ impl Host {
         Ok(Some(found.index))
     }
 
-    fn lead(&self, tunnel: &Tunnel, index: u32) -> std::io::Result<()> {
+    /// Tells a link its key and its hosts, if it has been told otherwise. What hosts have agreed upon stays, and so do
+    /// connections.
+    fn encrypt(&self, tunnel: &Tunnel, index: u32) -> Result<(), Error> {
+        let what = || format!("encrypt tunnel {}", tunnel.name);
+        let Carrier::WireGuard { port } = tunnel.carrier else {
+            return Ok(());
+        };
+        let own = self.store.key()?;
+        if tunnel.key != Some(own.public()) {
+            return Err(Error::Invalid(format!(
+                "this host's key is {}, and its network's list has another: make the network again with this one",
+                own.public()
+            )));
+        }
+        let led = led(&mut self.kernel().route, tunnel, index).doing(what)?;
+        if tunnel.mistold(&led).is_some() {
+            let told = wireguard::Client::open()
+                .and_then(|mut link| link.tell(index, own.bytes(), port, &tunnel.ends()));
+            told.map_err(|error| refused(tunnel.carrier, error, what))?;
+        }
+        slipway_fault::point("netd.encrypt.told");
+        Ok(())
+    }
+
+    fn lead(&self, tunnel: &Tunnel, index: u32) -> io::Result<()> {
         let route = &mut self.kernel().route;
         let found = route.link(&tunnel.name)?;
         if !found.is_some_and(|link| link.up) {
@@ -120,7 +143,8 @@ impl Host {
         match led(&mut kernel.route, &tunnel, link.index) {
             Ok(led) => {
                 let differ = tunnel.differences(link.index, &led);
-                let sentences: Vec<_> = differ.into_iter().map(|(what, _)| what).collect();
+                let differ = differ.into_iter().map(|(what, _)| what);
+                let sentences: Vec<_> = tunnel.mistold(&led).into_iter().chain(differ).collect();
                 (!sentences.is_empty()).then(|| sentences.join(", "))
             }
             Err(error) => Some(format!("cannot be looked at: {error}")),
@@ -159,13 +183,50 @@ impl Host {
         if let Some(tunnel) = Tunnel::of(network) {
             self.delete_link(&tunnel.name);
             slipway_fault::point("netd.unoverlay.unlinked");
+            if let Some(unfence) = tunnel.unfence()
+                && let Err(error) = self.kernel().route.apply_idempotent(&[unfence])
+            {
+                tracing::error!(network = network.name, subnet = %tunnel.subnet, %error,
+                    "a route to nowhere is left behind");
+            }
         }
     }
 }
 
-fn led(route: &mut Route, tunnel: &Tunnel, index: u32) -> std::io::Result<Led> {
+/// Why the kernel made no tunnel, or does not lead by it.
+fn refused(carrier: Carrier, error: io::Error, what: impl Fn() -> String) -> Error {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    let is_missing = errno == Some(Errno::EOPNOTSUPP) || error.kind() == io::ErrorKind::Unsupported;
+    match (carrier, errno) {
+        (Carrier::Vxlan { .. }, _) if is_missing => Error::Unsupported(
+            "this host's kernel has no VXLAN (CONFIG_VXLAN): overlay networks need it".to_owned(),
+        ),
+        (Carrier::WireGuard { .. }, _) if is_missing => Error::Unsupported(
+            "this host's kernel has no WireGuard (CONFIG_WIREGUARD): leave --opt encrypted out on all hosts, or let \
+             the hosts reach each other by a network that is encrypted itself"
+                .to_owned(),
+        ),
+        (Carrier::Vxlan { vni }, Some(Errno::EEXIST)) => Error::Invalid(format!(
+            "another VXLAN link of this host has number {vni}: choose one by --opt vni=, on all hosts"
+        )),
+        (Carrier::WireGuard { port }, Some(Errno::EADDRINUSE)) => Error::Invalid(format!(
+            "udp port {port} of this host is taken: choose another by --opt port=, on all hosts"
+        )),
+        _ => Error::System {
+            what: what(),
+            source: error,
+        },
+    }
+}
+
+fn led(route: &mut Route, tunnel: &Tunnel, index: u32) -> io::Result<Led> {
     Ok(Led {
         routes: route.routes_by(index)?.into_iter().collect(),
+        fenced: tunnel.is_encrypted() && route.routes()?.contains(&(0, tunnel.subnet)),
+        told: match tunnel.is_encrypted() {
+            true => wireguard::Client::open()?.device(index)?,
+            false => wireguard::Device::default(),
+        },
         neighbours: route
             .neighbours(index, tunnel.gateway)?
             .into_iter()

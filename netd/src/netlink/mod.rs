@@ -1,7 +1,9 @@
-//! rtnetlink over raw sockets: links, addresses, routes and network namespaces, several requests a
-//! system call, no other program.
+//! rtnetlink (and what of genetlink WireGuard needs) over raw sockets: links, addresses, routes and network namespaces,
+//! several requests a system call, no other program.
 
 pub mod conntrack;
+pub mod fence;
+mod genl;
 pub mod link;
 mod mac;
 pub mod macvlan;
@@ -11,6 +13,7 @@ mod route;
 mod socket;
 pub mod vxlan;
 pub mod wire;
+pub mod wireguard;
 
 pub use link::octets;
 pub use mac::Mac;

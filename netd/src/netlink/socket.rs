@@ -18,6 +18,8 @@ pub enum Family {
     Route,
     /// nfnetlink: nftables and connection tracking.
     Netfilter,
+    /// genetlink: families that are asked for by name.
+    Generic,
 }
 
 /// A netlink socket of the network namespace of the thread that opened it.
@@ -53,6 +55,7 @@ impl Socket {
         let protocol = match family {
             Family::Route => SockProtocol::NetlinkRoute,
             Family::Netfilter => SockProtocol::NetlinkNetFilter,
+            Family::Generic => SockProtocol::NetlinkGeneric,
         };
         let fd = socket(
             AddressFamily::Netlink,

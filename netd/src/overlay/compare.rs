@@ -7,9 +7,10 @@ use ipnet::IpNet;
 use crate::netlink::neigh::{self, Known};
 use crate::netlink::vxlan::{self, Carried};
 use crate::netlink::wire::Message;
+use crate::netlink::wireguard::{self, Device};
 use crate::netlink::{Link, link};
 
-use super::Tunnel;
+use super::{Carrier, PublicKey, Tunnel};
 
 /// What of a tunnel leads somewhere.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,13 +21,24 @@ pub struct Led {
     pub neighbours: HashSet<Known>,
     /// Hosts that have Ethernet addresses inside.
     pub entries: HashSet<Known>,
+    /// What an encrypted one has been told.
+    pub told: Device,
+    /// Whether nothing for other hosts leaves by another way.
+    pub fenced: bool,
 }
 
 impl Tunnel {
     /// Why a link is not this one, and cannot become it.
     pub fn refuses(&self, found: &Link) -> Option<String> {
+        let vni = match self.carrier {
+            Carrier::Vxlan { vni } => vni,
+            Carrier::WireGuard { .. } => {
+                let other = found.kind != wireguard::KIND;
+                return other.then(|| format!("is a link of kind \"{}\"", found.kind));
+            }
+        };
         let wanted = Carried {
-            vni: self.vni,
+            vni,
             local: Some(self.local),
             port: vxlan::PORT,
         };
@@ -42,11 +54,44 @@ impl Tunnel {
         }
     }
 
+    /// Why an encrypted one has to be told who it is and who its hosts are.
+    pub fn mistold(&self, there: &Led) -> Option<String> {
+        let Carrier::WireGuard { port } = self.carrier else {
+            return None;
+        };
+        let told = &there.told;
+        let mut wanted: Vec<_> = self.ends().iter().map(wireguard::Known::from).collect();
+        let mut has = told.peers.clone();
+        wanted.sort();
+        has.sort();
+        if told.key.as_ref() != self.key.as_ref().map(PublicKey::bytes) {
+            Some("has another key than this host".to_owned())
+        } else if told.port != port {
+            Some(format!("listens to port {} instead of {port}", told.port))
+        } else {
+            (wanted != has).then(|| "has other peers than its hosts".to_owned())
+        }
+    }
+
     /// What leads elsewhere, or nowhere, each as the end of a sentence and with what puts it right. The link is on.
     pub fn differences(&self, index: u32, there: &Led) -> Vec<(String, Message)> {
         let mut differ = Vec::new();
         let mut wanted = Led::default();
+        if let Some(fence) = self.fence()
+            && !there.fenced
+        {
+            let what = format!("lets what is for {} leave by other ways", self.subnet);
+            differ.push((what, fence));
+        }
         for way in &self.ways {
+            wanted.routes.insert(way.slice);
+            if !there.routes.contains(&way.slice) {
+                let what = format!("is without its route to {}", way.slice);
+                differ.push((what, self.route(way, index)));
+            }
+            if self.is_encrypted() {
+                continue;
+            }
             let entry = Known {
                 mac: way.mac,
                 address: way.host,
@@ -63,14 +108,8 @@ impl Tunnel {
                 let what = format!("does not know the MAC of {}", way.gateway);
                 differ.push((what, neigh::neighbour(index, way.gateway, way.mac)));
             }
-            if !there.routes.contains(&way.slice) {
-                let what = format!("is without its route to {}", way.slice);
-                let route = vxlan::replace_route(way.slice, way.gateway, self.gateway, index);
-                differ.push((what, route));
-            }
             wanted.entries.insert(entry);
             wanted.neighbours.insert(neighbour);
-            wanted.routes.insert(way.slice);
         }
         for to in there.routes.difference(&wanted.routes) {
             let what = format!("has a route to {to} that is not its own");
@@ -124,6 +163,7 @@ mod tests {
             routes: tunnel.ways.iter().map(|way| way.slice).collect(),
             neighbours: tunnel.ways.iter().map(known(true)).collect(),
             entries: tunnel.ways.iter().map(known(false)).collect(),
+            ..Led::default()
         }
     }
 
@@ -141,9 +181,9 @@ mod tests {
         assert_eq!(
             said(&three, &led(&two)),
             [
+                "is without its route to 10.20.2.0/24",
                 "does not lead to host 192.0.2.3",
-                "does not know the MAC of 10.20.2.1",
-                "is without its route to 10.20.2.0/24"
+                "does not know the MAC of 10.20.2.1"
             ]
         );
         assert_eq!(
@@ -173,5 +213,96 @@ mod tests {
                 "does not know the MAC of 10.20.1.1"
             ]
         );
+    }
+
+    #[test]
+    fn an_encrypted_one_is_told_what_it_lacks_and_nothing_else() {
+        let list = |keys: [&str; 2]| {
+            let entry = |(place, key): (usize, &&str)| {
+                format!("h{place}=192.0.2.{}@{}=", place + 1, key.repeat(43))
+            };
+            let entries: Vec<_> = keys.iter().enumerate().map(entry).collect();
+            let mut request = request(&entries.join(","));
+            request.options.insert("encrypted".into(), String::new());
+            Tunnel::of(&plan(request, &on("192.0.2.1")).unwrap()).unwrap()
+        };
+        let (tunnel, other) = (list(["A", "E"]), list(["A", "I"]));
+        let right = Led {
+            routes: tunnel.ways.iter().map(|way| way.slice).collect(),
+            told: Device {
+                key: tunnel.key.map(|key| *key.bytes()),
+                port: 51820,
+                peers: tunnel.ends().iter().map(wireguard::Known::from).collect(),
+            },
+            fenced: true,
+            ..Led::default()
+        };
+        assert_eq!(tunnel.mistold(&right), None);
+        assert_eq!(tunnel.differences(7, &right), []);
+        let said = other.mistold(&right).unwrap();
+        assert_eq!(said, "has other peers than its hosts");
+        let with = |change: fn(&mut Led)| {
+            let mut led = right.clone();
+            change(&mut led);
+            tunnel.mistold(&led).unwrap_or_else(|| {
+                let differ = tunnel.differences(7, &led).into_iter();
+                differ.map(|(what, _)| what).collect()
+            })
+        };
+        for (change, said) in [
+            (
+                (|led| led.told = Device::default()) as fn(&mut Led),
+                "has another key than this host",
+            ),
+            (
+                |led| led.told.key = Some([9; 32]),
+                "has another key than this host",
+            ),
+            (
+                |led| led.told.port = 7,
+                "listens to port 7 instead of 51820",
+            ),
+            (
+                |led| led.told.peers.clear(),
+                "has other peers than its hosts",
+            ),
+            (
+                |led| led.told.peers[0].at = Some([192, 0, 2, 9].into()),
+                "has other peers than its hosts",
+            ),
+            (
+                |led| {
+                    led.told.peers[0]
+                        .allowed
+                        .push("10.20.9.0/24".parse().unwrap())
+                },
+                "has other peers than its hosts",
+            ),
+            (
+                |led| led.fenced = false,
+                "lets what is for 10.20.0.0/16 leave by other ways",
+            ),
+            (
+                |led| led.routes.clear(),
+                "is without its route to 10.20.1.0/24",
+            ),
+        ] {
+            assert_eq!(with(change), said);
+        }
+        let link = |kind: &str| Link {
+            index: 7,
+            name: tunnel.name.clone(),
+            master: None,
+            alias: String::new(),
+            up: true,
+            running: true,
+            mtu: 1440,
+            mac: None,
+            hairpin: false,
+            kind: kind.to_owned(),
+            vxlan: None,
+        };
+        assert_eq!(tunnel.refuses(&link("wireguard")), None);
+        assert!(tunnel.refuses(&link("vxlan")).is_some());
     }
 }

@@ -9,30 +9,17 @@ use crate::error::Error;
 use crate::id::NetworkId;
 use crate::network::{Driver, Network, PoolRequest, Request, is_name};
 
-use super::{Overlay, Peer};
+use super::carrier::{carrier, check_keys, overhead, sign};
+use super::{Overlay, Peer, PublicKey};
 
-/// Options that only these networks have.
+/// The option that only these networks have, beside those of [`super::carrier`].
 const PEERS: &str = "peers";
-const VNI: &str = "vni";
-const ENCRYPTED: &str = "encrypted";
 
 /// A host's part of the subnet.
 const SLICE_PREFIX: u8 = 24;
 
 /// The place of a host that is no more: those behind it keep their slices.
 const HOLE: &str = "-";
-
-/// Numbers of networks have 24 bits (RFC 7348, 5); those chosen here leave the small ones to people.
-const VNIS: std::ops::Range<u32> = 1..1 << 24;
-const CHOSEN_VNIS: std::ops::Range<u32> = 4096..1 << 24;
-
-/// Bytes of outer IP, UDP and VXLAN headers and the inner Ethernet header.
-fn overhead(outer: IpAddr) -> u32 {
-    match outer {
-        IpAddr::V4(_) => 50,
-        IpAddr::V6(_) => 70,
-    }
-}
 
 /// An address of this host's, and the MTU of its link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,40 +30,30 @@ pub struct Here {
     pub mtu: u32,
 }
 
-fn invalid<T>(sentence: impl Into<String>) -> Result<T, Error> {
+pub(super) fn invalid<T>(sentence: impl Into<String>) -> Result<T, Error> {
     Err(Error::Invalid(sentence.into()))
 }
 
 /// The network asked for, on the host that has those addresses.
 pub fn plan(mut request: Request, here: &[Here]) -> Result<Network, Error> {
     let asked = request.options.clone();
-    if request.options.remove(ENCRYPTED).is_some() {
-        return Err(Error::Unsupported(
-            "encrypted overlay networks are not supported: leave --opt encrypted out, and let the hosts reach each \
-             other by a network that is encrypted itself (WireGuard, IPsec) where that is needed"
-                .to_owned(),
-        ));
-    }
     let subnet = subnet(&request)?;
     let all = peers(request.options.remove(PEERS).as_deref(), subnet)?;
+    let carrier = carrier(&mut request, subnet)?;
+    check_keys(&all, carrier)?;
     let (here, own) = this_host(&all, here)?;
-    let vni = vni(
-        request.options.remove(VNI).as_deref(),
-        &request.name,
-        subnet,
-    )?;
     let others = all.into_iter().filter(|peer| *peer != here);
     let overlay = Overlay {
         subnet,
-        vni,
+        carrier,
         others: others.collect(),
         here,
     };
-    let limit = own.mtu.saturating_sub(overhead(own.address));
+    let limit = own.mtu.saturating_sub(overhead(own.address, carrier));
     let id = NetworkId::named(hex::encode(hash(&[
         &request.name,
         &subnet.to_string(),
-        &vni.to_string(),
+        &sign(carrier),
     ])));
     request.v4 = PoolRequest::default();
     let mut network = request.plan(overlay.here.slice, None, limit)?;
@@ -148,15 +125,21 @@ fn peers(text: Option<&str>, subnet: IpNet) -> Result<Vec<Peer>, Error> {
             continue;
         }
         let parsed = entry.split_once('=').and_then(|(name, address)| {
+            let (address, key) = match address.split_once('@') {
+                Some((address, key)) => (address, Some(key)),
+                None => (address, None),
+            };
             let address = address.parse::<IpAddr>().ok()?;
-            is_name(name).then_some((name, address))
+            is_name(name).then_some((name, address, key))
         });
-        let Some((name, address)) = parsed else {
+        let Some((name, address, key)) = parsed else {
             return invalid(format!(
-                "\"{entry}\" is not a host of an overlay network: write NAME=ADDRESS, as a=192.0.2.1, or {HOLE} in \
-                 the place of one that is no more"
+                "\"{entry}\" is not a host of an overlay network: write NAME=ADDRESS, as a=192.0.2.1 (NAME=ADDRESS@KEY \
+                 where it is encrypted), or {HOLE} in the place of one that is no more"
             ));
         };
+        let key = key.map(str::parse::<PublicKey>).transpose();
+        let key = key.map_err(|error| Error::Invalid(format!("host {name}: {error}")))?;
         let nobody = address.is_unspecified()
             || address.is_multicast()
             || address == IpAddr::V4(Ipv4Addr::BROADCAST);
@@ -172,6 +155,7 @@ fn peers(text: Option<&str>, subnet: IpNet) -> Result<Vec<Peer>, Error> {
             name: name.to_owned(),
             address,
             slice,
+            key,
         });
     }
     match peers.first() {
@@ -205,22 +189,7 @@ fn this_host(peers: &[Peer], here: &[Here]) -> Result<(Peer, Here), Error> {
     }
 }
 
-fn vni(asked: Option<&str>, name: &str, subnet: IpNet) -> Result<u32, Error> {
-    let Some(text) = asked else {
-        let hash = hash(&[name, &subnet.to_string()]);
-        let number = u32::from_be_bytes([0, hash[0], hash[1], hash[2]]);
-        return Ok(CHOSEN_VNIS.start + number % (CHOSEN_VNIS.end - CHOSEN_VNIS.start));
-    };
-    match text.parse() {
-        Ok(vni) if VNIS.contains(&vni) => Ok(vni),
-        _ => invalid(format!(
-            "\"{text}\" is not the number of a VXLAN network: use 1 to {}",
-            VNIS.end - 1
-        )),
-    }
-}
-
-fn hash(parts: &[&str]) -> [u8; 32] {
+pub(super) fn hash(parts: &[&str]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(part.as_bytes());
@@ -269,7 +238,7 @@ pub(super) mod tests {
         assert_eq!(a.id, b.id);
         assert_eq!(a.id.as_str().len(), 64);
         assert_eq!(a.device, a.id.bridge_link());
-        assert_eq!(overlay(&a).vni, overlay(&b).vni);
+        assert_eq!(overlay(&a).carrier, overlay(&b).carrier);
         assert_eq!(overlay(&a).peers(), overlay(&b).peers());
         assert_eq!(
             (
@@ -343,8 +312,11 @@ pub(super) mod tests {
                 |r| option(r, PEERS, "a=192.0.2.1,b=255.255.255.255"),
                 "cannot be reached",
             ),
-            (|r| option(r, VNI, "16777216"), "1 to 16777215"),
-            (|r| option(r, ENCRYPTED, "true"), "not supported"),
+            (
+                |r| option(r, PEERS, "a=192.0.2.1@x"),
+                "host a: a key has 44",
+            ),
+            (|r| option(r, PEERS, "a=192.0.2.1@"), "host a: a key has 44"),
             (
                 |r| option(r, "com.docker.network.driver.mtu", "1451"),
                 "leaves 1450",

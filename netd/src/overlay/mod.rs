@@ -4,9 +4,15 @@
 //! host have addresses of its slice and hang on a bridge of its own. Between the hosts runs one VXLAN link each, with
 //! one route, one neighbour and one forwarding entry a host: nothing that comes or goes with a container has to be
 //! known elsewhere, and nothing is learned or flooded.
+//!
+//! An encrypted network has a WireGuard link in its place, which is as good at leading to slices (a peer of it *is* a
+//! slice) and needs no frames: there is nothing of VXLAN that could leave in the clear. Routes to slices go with the
+//! link; a route to nowhere for the whole subnet stays, so that nothing takes the host's way out instead.
 
+mod carrier;
 mod compare;
 mod definition;
+mod key;
 mod plan;
 
 use std::net::IpAddr;
@@ -16,8 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::ipam;
 
+pub use carrier::Carrier;
 pub use compare::Led;
 pub use definition::{Here, plan};
+pub use key::{NotAKey, PrivateKey, PublicKey};
 pub use plan::{Tunnel, Way};
 
 /// A host that has a part of a network.
@@ -29,6 +37,9 @@ pub struct Peer {
     pub address: IpAddr,
     /// The addresses of its containers.
     pub slice: IpNet,
+    /// What it is known by, where the network is encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PublicKey>,
 }
 
 impl Peer {
@@ -43,8 +54,9 @@ impl Peer {
 pub struct Overlay {
     /// All addresses of it, on whichever host.
     pub subnet: IpNet,
-    /// Its number in the tunnels.
-    pub vni: u32,
+    /// How.
+    #[serde(flatten)]
+    pub carrier: Carrier,
     /// This host.
     pub here: Peer,
     /// The others, in the order of the list.

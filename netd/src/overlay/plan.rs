@@ -6,8 +6,12 @@ use ipnet::IpNet;
 
 use crate::netlink::vxlan::{self, Vxlan};
 use crate::netlink::wire::Message;
-use crate::netlink::{Mac, neigh};
+use crate::netlink::{Mac, fence, neigh, wireguard};
 use crate::network::{Driver, Network};
+
+#[cfg(doc)]
+use super::Peer;
+use super::{Carrier, PublicKey};
 
 /// The way to another host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub struct Way {
     pub mac: Mac,
     /// Its address outside.
     pub host: IpAddr,
+    /// See [`Peer::key`].
+    pub key: Option<PublicKey>,
 }
 
 /// This host's end of a network's tunnels: one link for all of them.
@@ -27,10 +33,14 @@ pub struct Way {
 pub struct Tunnel {
     /// Name of the link.
     pub name: String,
-    /// The network's number.
-    pub vni: u32,
+    /// What it sends in.
+    pub carrier: Carrier,
+    /// All addresses of the network.
+    pub subnet: IpNet,
     /// This host's address outside.
     pub local: IpAddr,
+    /// What other hosts know this one by, if it is encrypted.
+    pub key: Option<PublicKey>,
     /// This host's address inside: what netd itself sends comes from there.
     pub gateway: IpAddr,
     /// See [`Network::mtu`].
@@ -50,11 +60,14 @@ impl Tunnel {
             gateway: peer.gateway(),
             mac: Mac::of(peer.gateway()),
             host: peer.address,
+            key: peer.key,
         });
         Some(Self {
             name: network.id.tunnel_link(),
-            vni: overlay.vni,
+            carrier: overlay.carrier,
+            subnet: overlay.subnet,
             local: overlay.here.address,
+            key: overlay.here.key,
             gateway: overlay.here.gateway(),
             mtu: network.mtu,
             ways: ways.collect(),
@@ -68,26 +81,71 @@ impl Tunnel {
 
     /// Makes the link, still off.
     pub fn create(&self) -> Message {
-        Vxlan {
-            name: &self.name,
-            vni: self.vni,
-            mac: self.mac(),
-            local: self.local,
-            mtu: self.mtu,
+        match self.carrier {
+            Carrier::WireGuard { .. } => wireguard::create(&self.name, self.mtu),
+            Carrier::Vxlan { vni } => Vxlan {
+                name: &self.name,
+                vni,
+                mac: self.mac(),
+                local: self.local,
+                mtu: self.mtu,
+            }
+            .create(),
         }
-        .create()
+    }
+
+    /// Keeps what is for other hosts from leaving by any other way, before there is one and after it is gone. What
+    /// travels in the clear anyhow needs none.
+    pub fn fence(&self) -> Option<Message> {
+        self.is_encrypted().then(|| fence::raise(self.subnet))
+    }
+
+    /// Takes that away again.
+    pub fn unfence(&self) -> Option<Message> {
+        self.is_encrypted().then(|| fence::lower(self.subnet))
+    }
+
+    /// Whether nobody on the way can read what it sends.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self.carrier, Carrier::WireGuard { .. })
+    }
+
+    /// The other ends of an encrypted one. Each may send what is of its slice, and nothing else.
+    pub fn ends(&self) -> Vec<wireguard::Peer> {
+        let Carrier::WireGuard { port } = self.carrier else {
+            return Vec::new();
+        };
+        let end = |way: &Way| {
+            Some(wireguard::Peer {
+                key: *way.key?.bytes(),
+                endpoint: (way.host, port).into(),
+                allowed: way.slice,
+            })
+        };
+        self.ways.iter().filter_map(end).collect()
     }
 
     /// Everything that leads to the others, once the link is on.
     pub fn lead(&self, index: u32) -> Vec<Message> {
-        let to = |way: &Way| {
-            [
+        let to = |way: &Way| match self.carrier {
+            Carrier::WireGuard { .. } => vec![self.route(way, index)],
+            Carrier::Vxlan { .. } => vec![
                 neigh::tunnel_entry(index, way.mac, way.host),
                 neigh::neighbour(index, way.gateway, way.mac),
-                vxlan::replace_route(way.slice, way.gateway, self.gateway, index),
-            ]
+                self.route(way, index),
+            ],
         };
         self.ways.iter().flat_map(to).collect()
+    }
+
+    /// The route to another host's part.
+    pub(super) fn route(&self, way: &Way, index: u32) -> Message {
+        match self.carrier {
+            Carrier::WireGuard { .. } => wireguard::replace_route(way.slice, self.gateway, index),
+            Carrier::Vxlan { .. } => {
+                vxlan::replace_route(way.slice, way.gateway, self.gateway, index)
+            }
+        }
     }
 }
 
@@ -132,7 +190,7 @@ mod tests {
             for (one, here) in networks.iter().zip(&tunnels) {
                 prop_assert_eq!(here.ways.len(), hosts.len() - 1);
                 for (other, there) in networks.iter().zip(&tunnels) {
-                    prop_assert_eq!((&one.id, here.vni, here.mtu), (&other.id, there.vni, there.mtu));
+                    prop_assert_eq!((&one.id, here.carrier, here.mtu), (&other.id, there.carrier, there.mtu));
                     let ways: Vec<_> = here.ways.iter().filter(|way| way.host == there.local).collect();
                     if here == there {
                         prop_assert!(ways.is_empty());

@@ -10,6 +10,7 @@
 //! sled would keep a new record in its own memory for up to half a second.
 
 mod database;
+mod key;
 mod records;
 mod sysctls;
 
@@ -22,7 +23,9 @@ use crate::error::{Doing, Error};
 use crate::id::{EndpointId, NetworkId};
 use crate::ipam::ula;
 use crate::network::Network;
+use crate::overlay::PrivateKey;
 
+use key::KeyFile;
 use records::Records;
 use sysctls::Sysctls;
 
@@ -33,6 +36,7 @@ pub struct Store {
     sysctls: Sysctls,
     networks: Records,
     endpoints: Records,
+    key: KeyFile,
     /// Where the database is.
     path: PathBuf,
 }
@@ -74,6 +78,7 @@ impl Store {
             networks,
             endpoints: Records::open(run.join("endpoints"), false)?,
             sysctls,
+            key: KeyFile::at(state.join("wireguard.key")),
             db,
             path,
         })
@@ -120,6 +125,11 @@ impl Store {
         self.db.insert(KEY, encode(&prefix, KEY)?)?;
         self.db.flush()?;
         Ok(prefix)
+    }
+
+    /// This host's key on networks that are encrypted: made at the first need, and kept.
+    pub fn key(&self) -> Result<PrivateKey, Error> {
+        self.key.key()
     }
 
     /// What was remembered of sysctls in an earlier boot (`/proc/sys/kernel/random/boot_id`) is not so any more.

@@ -5,6 +5,7 @@ mod abuse;
 mod addresses;
 mod audit;
 mod direct;
+mod encrypted;
 mod first;
 mod guard;
 mod ipv6;

@@ -26,11 +26,16 @@ pub struct Wire(OwnedFd);
 
 impl Wire {
     pub fn of(netns: &Netns) -> Self {
+        Self::on(netns, "eth0")
+    }
+
+    /// Any link's.
+    pub fn on(netns: &Netns, name: &str) -> Self {
         let open = || {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             let all = SockProtocol::EthAll;
             let fd = socket(AddressFamily::Packet, SockType::Raw, flags, all)?;
-            let mut links = getifaddrs()?.filter(|found| found.interface_name == "eth0");
+            let mut links = getifaddrs()?.filter(|found| found.interface_name == name);
             let link = links.find_map(|found| found.address?.as_link_addr().copied());
             bind(fd.as_raw_fd(), &link.ok_or(io::ErrorKind::NotFound)?)?;
             Ok(Self(fd))

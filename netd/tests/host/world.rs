@@ -57,12 +57,7 @@ pub fn on_a_host_with(settings: &str, test: impl FnOnce(&mut World) + Send) {
 
 impl World {
     fn new(more: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("etc")).unwrap();
-        std::fs::create_dir(folder.path().join("faults")).unwrap();
-        let conf = folder.path().join("resolv.conf");
-        std::fs::write(&conf, "nameserver 127.0.0.1\nsearch site.example\n").unwrap();
-
+        let folder = folder();
         // A new namespace has what the machine has.
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         let mut route = Route::open().unwrap();
@@ -93,10 +88,7 @@ impl World {
             .apply(&[link::set_up(1), link::add_address(index, HOST.into(), net)])
             .unwrap();
 
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = runtime();
         configure(&folder, more);
         let daemon = start(&folder);
         let world = Self {
@@ -104,6 +96,21 @@ impl World {
             daemon,
             runtime,
             neighbour,
+        };
+        world.wait_until_ready();
+        world
+    }
+
+    /// A netd on the neighbour, whose neighbour this host is.
+    pub fn on_the_neighbour(&self) -> Self {
+        let folder = folder();
+        configure(&folder, "");
+        let daemon = self.neighbour.inside(|| Ok(start(&folder))).unwrap();
+        let world = Self {
+            folder,
+            daemon,
+            runtime: runtime(),
+            neighbour: Netns::current().unwrap(),
         };
         world.wait_until_ready();
         world
@@ -192,6 +199,17 @@ impl World {
     /// Another `netd.toml`, for a netd that is started from now on.
     pub fn configure(&self, more: &str) {
         configure(&self.folder, more);
+    }
+
+    /// The key that other hosts know this one by.
+    pub fn key(&self) -> String {
+        let info = self.call(async |mut netd| netd.info(InfoRequest {}).await);
+        info.unwrap().facts["wireguard key"].clone()
+    }
+
+    /// A file or folder of netd's.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// What netd says about this host.
@@ -312,6 +330,20 @@ impl Drop for World {
             eprintln!("netd said:\n{}", log.unwrap_or_default());
         }
     }
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("etc")).unwrap();
+    std::fs::create_dir(folder.path().join("faults")).unwrap();
+    let conf = folder.path().join("resolv.conf");
+    std::fs::write(&conf, "nameserver 127.0.0.1\nsearch site.example\n").unwrap();
+    folder
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap()
 }
 
 fn configure(folder: &tempfile::TempDir, more: &str) {
