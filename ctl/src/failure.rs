@@ -4,6 +4,8 @@ use std::error::Error as _;
 
 use tonic::{Code, Status};
 
+use slipway_service::tls::client::TROUBLE;
+
 use crate::client::Unreachable;
 
 /// Result of every command: what it exits with when it worked.
@@ -88,6 +90,13 @@ fn sentence(status: &Status) -> String {
             .and_then(|inner| inner.downcast_ref::<Unreachable>())
         {
             return unreachable.to_string();
+        }
+        // Of our certificate a server may say what it thinks after we have begun to send.
+        if let Some(error) = error.downcast_ref::<std::io::Error>()
+            && error.kind() == TROUBLE
+            && error.get_ref().is_some()
+        {
+            return error.to_string();
         }
         source = error.source();
     }

@@ -15,6 +15,7 @@ mod failure;
 mod host;
 mod inspect;
 mod output;
+mod pki;
 mod spec;
 
 use std::process::ExitCode;

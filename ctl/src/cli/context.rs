@@ -1,7 +1,9 @@
 //! Contexts.
 
-use clap::Subcommand;
-use slipway_service::{Address, Paths};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use slipway_service::{Address, Paths, tls::TlsFiles};
 
 use crate::{
     context::{Context, DEFAULT, File, chosen},
@@ -25,20 +27,7 @@ pub enum Command {
         quiet: bool,
     },
     /// Create a context: services that are not named are those of this host
-    Create {
-        name: String,
-        #[arg(long)]
-        registry: Option<Address>,
-        #[arg(long)]
-        builder: Option<Address>,
-        #[arg(long)]
-        runtime: Option<Address>,
-        #[arg(long)]
-        netd: Option<Address>,
-        /// Description of the context
-        #[arg(long, default_value = "")]
-        description: String,
-    },
+    Create(Box<Create>),
     /// Set the current context
     Use { name: String },
     /// Display detailed information on one or more contexts
@@ -49,6 +38,34 @@ pub enum Command {
         #[arg(required = true)]
         names: Vec<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Create {
+    name: String,
+    #[arg(long)]
+    registry: Option<Address>,
+    #[arg(long)]
+    builder: Option<Address>,
+    #[arg(long)]
+    runtime: Option<Address>,
+    #[arg(long)]
+    netd: Option<Address>,
+    /// Authority of the certificates of services that are reached by tcp (PEM)
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    ca: Option<PathBuf>,
+    /// Certificate that is shown to them (PEM)
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "ca")]
+    key: Option<PathBuf>,
+    /// List of what that authority has revoked (PEM)
+    #[arg(long, value_name = "FILE", requires = "ca")]
+    crl: Option<PathBuf>,
+    /// Description of the context
+    #[arg(long, default_value = "")]
+    description: String,
 }
 
 impl Command {
@@ -96,14 +113,19 @@ impl Command {
                 };
                 output::print(&table::render(columns, &rows, format)?)?;
             }
-            Self::Create {
-                name,
-                registry,
-                builder,
-                runtime,
-                netd,
-                description,
-            } => {
+            Self::Create(create) => {
+                let Create {
+                    name,
+                    registry,
+                    builder,
+                    runtime,
+                    netd,
+                    ca,
+                    cert,
+                    key,
+                    crl,
+                    description,
+                } = *create;
                 if name == DEFAULT || file.context.contains_key(&name) {
                     return Err(Failure::new(format!("context \"{name}\" already exists")));
                 }
@@ -114,6 +136,7 @@ impl Command {
                     runtime: runtime.unwrap_or(local.runtime),
                     netd: netd.unwrap_or(local.netd),
                     description,
+                    tls: tls(ca, cert, key, crl)?,
                 };
                 file.context.insert(name.clone(), context);
                 file.save(&path)?;
@@ -157,4 +180,23 @@ impl Command {
         }
         Ok(0)
     }
+}
+
+/// All of them or none: clap sees to that. Their paths hold wherever the context is used.
+fn tls(
+    ca: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    crl: Option<PathBuf>,
+) -> Outcome<Option<TlsFiles>> {
+    let absolute = |path: PathBuf| std::path::absolute(&path).map_err(Failure::from);
+    let (Some(cert), Some(key)) = (cert, key) else {
+        return Ok(None);
+    };
+    Ok(Some(TlsFiles {
+        cert: absolute(cert)?,
+        key: absolute(key)?,
+        ca: ca.map(absolute).transpose()?,
+        crl: crl.map(absolute).transpose()?,
+    }))
 }

@@ -17,6 +17,7 @@ pub mod login;
 pub mod logs;
 pub mod network;
 mod often;
+mod pki;
 mod prune;
 #[cfg(test)]
 mod reference;
@@ -91,6 +92,8 @@ enum Command {
     /// Manage contexts
     #[command(subcommand)]
     Context(context::Command),
+    /// Manage the authority that certificates of services and people are from
+    Pki(pki::Group),
 }
 
 /// Parses the process's words and does what they say.
@@ -107,6 +110,9 @@ pub async fn main() -> Outcome {
     };
     if let Command::Context(command) = line.command {
         return command.run();
+    }
+    if let Command::Pki(group) = line.command {
+        return group.run();
     }
     let (name, context) = chosen(line.context.as_deref())?;
     let site = Site { context };
@@ -126,6 +132,7 @@ pub async fn main() -> Outcome {
         Command::Registry(command) => command.run(&site).await,
         Command::Systems(group) => group.run(&site, &name).await,
         Command::Context(command) => command.run(),
+        Command::Pki(group) => group.run(),
     }
 }
 

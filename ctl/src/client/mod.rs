@@ -11,7 +11,13 @@ use slipway_proto::{
         containers_client::ContainersClient, host_client::HostClient, volumes_client::VolumesClient,
     },
 };
-use slipway_service::{Address, MAX_MESSAGE_SIZE};
+use slipway_service::{
+    Address, MAX_MESSAGE_SIZE,
+    tls::{
+        TlsFiles,
+        client::{Connector, TROUBLE},
+    },
+};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -43,6 +49,9 @@ impl fmt::Display for Unreachable {
                 "cannot reach {program} at {}: is it running? Start it with: ctl up",
                 path.display()
             ),
+            Address::Tcp { .. } if cause.kind() == TROUBLE => {
+                write!(f, "cannot use {program} at {address}: {cause}")
+            }
             Address::Tcp { .. } => write!(
                 f,
                 "cannot reach {program} at {address}: {cause}. Is it running there, and is the context right? See: ctl context ls"
@@ -62,7 +71,7 @@ macro_rules! client {
     ($(#[$doc:meta])* $name:ident, $client:ident, $program:literal, $address:ident) => {
         $(#[$doc])*
         pub fn $name(&self) -> $client<Channel> {
-            $client::new(channel($program, &self.context.$address))
+            $client::new(channel($program, &self.context.$address, self.context.tls.as_ref()))
                 .max_decoding_message_size(MAX_MESSAGE_SIZE)
                 .max_encoding_message_size(MAX_MESSAGE_SIZE)
         }
@@ -101,8 +110,8 @@ impl Site {
 }
 
 /// A channel that connects at its first call and says in words when it cannot.
-pub fn channel(program: &'static str, address: &Address) -> Channel {
-    let address = address.clone();
+pub fn channel(program: &'static str, address: &Address, tls: Option<&TlsFiles>) -> Channel {
+    let (address, tls) = (address.clone(), tls.cloned());
     // The name is a placeholder: the connector below decides.
     let endpoint = Endpoint::from_static("http://slipway.sock")
         .initial_stream_window_size(2 * 1024 * 1024)
@@ -110,9 +119,9 @@ pub fn channel(program: &'static str, address: &Address) -> Channel {
         // A chunk of 256 KiB is one frame.
         .max_frame_size(1 << 20);
     endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-        let address = address.clone();
+        let (address, tls) = (address.clone(), tls.clone());
         async move {
-            open(&address).await.map_err(|cause| {
+            open(&address, tls).await.map_err(|cause| {
                 io::Error::other(Unreachable {
                     program,
                     address,
@@ -123,7 +132,7 @@ pub fn channel(program: &'static str, address: &Address) -> Channel {
     }))
 }
 
-async fn open(address: &Address) -> io::Result<TokioIo<Wire>> {
+async fn open(address: &Address, tls: Option<TlsFiles>) -> io::Result<TokioIo<Wire>> {
     match address {
         Address::Unix(path) => Ok(TokioIo::new(Box::new(UnixStream::connect(path).await?))),
         Address::Tcp { host, port } => {
@@ -134,6 +143,17 @@ async fn open(address: &Address) -> io::Result<TokioIo<Wire>> {
                     io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 seconds")
                 })??;
             stream.set_nodelay(true)?;
+            let Some(files) = tls else {
+                return Ok(TokioIo::new(Box::new(stream)));
+            };
+            let connector = Connector::open(files).map_err(|e| io::Error::new(TROUBLE, e))?;
+            let shaken = tokio::time::timeout(wait, connector.connect(host, stream)).await;
+            let stream = shaken.map_err(|_| {
+                io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "no answer to the TLS handshake within 5 seconds",
+                )
+            })??;
             Ok(TokioIo::new(Box::new(stream)))
         }
     }

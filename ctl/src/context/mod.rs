@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use slipway_service::{Address, Paths};
+use slipway_service::{Address, Paths, tls::TlsFiles};
 
 use crate::failure::{Failure, Outcome};
 
@@ -24,6 +24,10 @@ pub struct Context {
     pub netd: Address,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// What is shown to those of them that are reached by tcp, and the authority of their certificates; `None`:
+    /// nothing is encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFiles>,
 }
 
 impl Context {
@@ -36,6 +40,7 @@ impl Context {
             runtime: at("runtime"),
             netd: at("netd"),
             description: "the services of this host".to_owned(),
+            tls: None,
         }
     }
 }
@@ -132,13 +137,18 @@ mod tests {
             current: Some("far".into()),
             ..File::default()
         };
-        file.context
-            .insert("far".into(), Context::local(Path::new("/x")));
+        let far = Context {
+            tls: Some(TlsFiles {
+                cert: "/me.pem".into(),
+                key: "/me.key".into(),
+                ca: Some("/ca.pem".into()),
+                crl: None,
+            }),
+            ..Context::local(Path::new("/x"))
+        };
+        file.context.insert("far".into(), far.clone());
         file.save(&path).unwrap();
-        assert_eq!(
-            File::load(&path).unwrap().get("far").unwrap(),
-            Context::local(Path::new("/x"))
-        );
+        assert_eq!(File::load(&path).unwrap().get("far").unwrap(), far);
         fs::write(&path, "nonsense = 1\n").unwrap();
         assert!(File::load(&path).unwrap_err().text.contains("nonsense"));
     }

@@ -158,7 +158,7 @@ async fn wait_until_serving(
     child: &mut Option<Child>,
 ) -> Outcome<()> {
     let begun = Instant::now();
-    let mut health = HealthClient::new(channel(service.program, service.address(context)));
+    let mut health = HealthClient::new(channel(service.program, service.address(context), None));
     loop {
         let answer = tokio::time::timeout(
             Duration::from_secs(2),

@@ -26,7 +26,7 @@ pub use words::explain;
 const PROTOCOL: &[u8] = b"h2";
 
 /// The PEM files of one side of a connection.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFiles {
     /// Own certificate chain.
@@ -34,10 +34,10 @@ pub struct TlsFiles {
     /// Own private key.
     pub key: PathBuf,
     /// Authorities that the other side's certificate must come from.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
     /// Lists of what they have revoked; without it nothing is.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crl: Option<PathBuf>,
 }
 

@@ -9,7 +9,7 @@ use rustls::{
 /// at the end.
 pub fn explain(error: &Error, host: &str, own: &str) -> String {
     match error {
-        Error::AlertReceived(alert) => refused(*alert, own),
+        Error::AlertReceived(alert) => refused(*alert, host, own),
         Error::InvalidCertificate(wrong) => distrusted(wrong, host),
         Error::InvalidMessage(_) => format!("{host} does not speak TLS there"),
         Error::PeerIncompatible(_) => format!("{host} does not speak TLS 1.3"),
@@ -18,27 +18,31 @@ pub fn explain(error: &Error, host: &str, own: &str) -> String {
 }
 
 /// What the other side said of our certificate (RFC 8446, 6.2).
-fn refused(alert: AlertDescription, own: &str) -> String {
+fn refused(alert: AlertDescription, host: &str, own: &str) -> String {
     use AlertDescription as Alert;
     match alert {
         Alert::CertificateRevoked => {
-            format!("it refuses the certificate {own}, which was revoked: ask for another one")
+            format!("{host} refuses the certificate {own}, which was revoked: ask for another one")
         }
         Alert::CertificateExpired => {
-            format!("it refuses the certificate {own}, which has expired: renew it (ctl pki renew)")
+            format!(
+                "{host} refuses the certificate {own}, which has expired: renew it (ctl pki renew)"
+            )
         }
         // The latter when an authority of that name is known, which is another one.
         Alert::UnknownCA | Alert::DecryptError => format!(
-            "it refuses the certificate {own}, which is not from an authority that it knows: is it another \
+            "{host} refuses the certificate {own}, which is not from an authority that it knows: is it another \
              site's?"
         ),
         Alert::CertificateRequired => {
-            "it wants a certificate, and none was shown: name one with --cert and --key".to_owned()
+            format!(
+                "{host} wants a certificate, and none was shown: name one with --cert and --key"
+            )
         }
         Alert::BadCertificate | Alert::UnsupportedCertificate | Alert::CertificateUnknown => {
-            format!("it refuses the certificate {own}: was it issued for clients?")
+            format!("{host} refuses the certificate {own}: was it issued for clients?")
         }
-        other => format!("it broke the TLS handshake off: {other:?}"),
+        other => format!("{host} broke the TLS handshake off: {other:?}"),
     }
 }
 
