@@ -307,6 +307,7 @@ pub const NETD: &[Point] = &[
     step("netd.rebuild.routed"),
     step("netd.settings.recorded"),
     step("netd.settings.followed"),
+    step("netd.settings.resized"),
     step("netd.sync.released"),
     step("netd.sync.settled"),
     step("netd.recover.networks"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::endpoint::{Endpoint, Request};
 use crate::error::{Doing as _, Error};
 use crate::id::EndpointId;
-use crate::ipam::{DualStack, Refusal, Unavailable, Wanted as WantedAddress};
+use crate::ipam::{DualStack, Wanted as WantedAddress};
 use crate::netlink::Mac;
 use crate::network::{DEFAULT, Network};
 
@@ -13,7 +13,6 @@ use super::direct::can_have;
 use super::ports::forget_strays;
 use super::prepare::{Prepared, Wanted};
 use super::reaper::Doomed;
-use super::reconcile::NO_BRIDGE;
 use super::{Attached, Host, State};
 
 /// How long a full bridge is waited for whose links are just being deleted.
@@ -22,21 +21,11 @@ pub(super) const REAPING: Duration = Duration::from_secs(10);
 /// How many addresses that others have are passed over.
 const OTHERS: usize = 16;
 
-/// Who has an address that somebody wants.
-#[derive(Debug, Clone, Copy)]
-enum HeldBy {
-    Somebody,
-    /// Nobody in a moment.
-    Leaving,
-    /// Nobody yet.
-    Pool,
-}
-
 /// What decides whether a prepared endpoint will do.
 #[derive(Debug, Default)]
 pub(super) struct Shape<'a> {
-    network: &'a str,
-    address: WantedAddress,
+    pub network: &'a str,
+    pub address: WantedAddress,
     mac: Option<Mac>,
     netns: Option<&'a std::path::Path>,
     interface: &'a str,
@@ -89,6 +78,11 @@ impl Host {
             let network = &state.find(shape.network)?.network;
             state.must_be_new(&request, network)?;
             can_have(&request, network)?;
+            if let (Some(netns), false, false) = (&request.netns, network.is_bridged(), state.swept)
+            {
+                // What an earlier netd left there may have the MAC that this one is to have.
+                self.sweep_told(&state, &request.container, netns);
+            }
             network.is_default()
         };
         let from_pool = if is_default && shape.fits_the_pool() {
@@ -157,80 +151,6 @@ impl Host {
             Err(Error::NetworkFull(_)) if self.reaper.wait(REAPING) => self.build(&wanted),
             built => built,
         }
-    }
-
-    /// An address, also one that somebody is just leaving, or that was only prepared.
-    fn take_address(&self, shape: &Shape<'_>) -> Result<(Network, u32, DualStack), Error> {
-        let mut tries = 0..3;
-        loop {
-            let (error, held_by) = match self.try_address(shape)? {
-                Ok(taken) => return Ok(taken),
-                Err(held) => held,
-            };
-            if tries.next().is_none() {
-                return Err(error);
-            }
-            match held_by {
-                HeldBy::Somebody => return Err(error),
-                // It may have ended between the two.
-                HeldBy::Leaving => drop(self.reaper.wait(REAPING)),
-                HeldBy::Pool => self.take_from_pool(shape.address),
-            }
-        }
-    }
-
-    #[expect(clippy::type_complexity, reason = "it has one caller, above")]
-    fn try_address(
-        &self,
-        shape: &Shape<'_>,
-    ) -> Result<Result<(Network, u32, DualStack), (Error, HeldBy)>, Error> {
-        let mut state = self.state();
-        let live = state.find(shape.network)?;
-        let id = live.network.id.clone();
-        if live.index == NO_BRIDGE && live.network.is_bridged() {
-            // Whatever kept it from being made may be over; if not, that is the answer.
-            self.repair_bridge(&mut state, &id)?;
-            self.note_bridges(&state);
-            self.write_table(&state)?;
-        }
-        let live = state
-            .networks
-            .get_mut(&id)
-            .ok_or_else(|| Error::NoNetwork(id.to_string()))?;
-        let prepared = |wanted| match live.network.is_default() && self.pool.holds(wanted) {
-            true => HeldBy::Pool,
-            false => HeldBy::Somebody,
-        };
-        let address = live.addresses.take(shape.address).map_err(|refusal| {
-            let name = &live.network.name;
-            match refusal {
-                Refusal::Exhausted { leaving } => {
-                    let held = match leaving {
-                        true => HeldBy::Leaving,
-                        false => prepared(WantedAddress::default()),
-                    };
-                    (Error::AddressesExhausted(name.clone()), held)
-                }
-                Refusal::Unavailable(address, Unavailable::Leaving) => {
-                    (Error::AddressInUse(address), HeldBy::Leaving)
-                }
-                Refusal::Unavailable(address, Unavailable::Taken) => {
-                    (Error::AddressInUse(address), prepared(shape.address))
-                }
-                Refusal::Unavailable(address, Unavailable::Outside) => {
-                    (live.network.refuses(address), HeldBy::Somebody)
-                }
-            }
-        });
-        Ok(address.map(|address| (live.network.clone(), live.index, address)))
-    }
-
-    /// What was prepared with this address, or all of it, gives way to somebody who needs it.
-    fn take_from_pool(&self, wanted: WantedAddress) {
-        for prepared in self.pool.remove(wanted) {
-            self.discard(prepared);
-        }
-        self.reaper.wait(REAPING);
     }
 
     /// Takes a prepared endpoint back.

@@ -41,6 +41,7 @@ enum Wrong {
     Gone,
     Off(u32),
     Mac(u32),
+    Mtu(u32, u32),
     Address(u32, IpNet),
     /// To the other hosts of its network.
     Route(u32, IpNet, IpAddr),
@@ -59,6 +60,10 @@ fn wrong_with(endpoint: &Endpoint, network: &Network, inside: &Inside) -> Vec<(W
     let mut wrong = Vec::new();
     if !found.up {
         wrong.push((Wrong::Off(index), format!("{whose} is switched off")));
+    }
+    if found.mtu != network.mtu {
+        let what = format!("{whose} has MTU {} instead of {}", found.mtu, network.mtu);
+        wrong.push((Wrong::Mtu(index, network.mtu), what));
     }
     // On a wire without MACs of its own it has that of the link whose wire it is, whatever becomes of that.
     let has_own = match &network.driver {
@@ -169,6 +174,7 @@ impl Host {
             Wrong::Gone => return self.rebuild(state, &endpoint.id),
             Wrong::Off(index) => link::set_up(index),
             Wrong::Mac(index) => link::set_mac(index, endpoint.mac),
+            Wrong::Mtu(index, mtu) => link::set_mtu(index, mtu),
             Wrong::Address(index, net) => link::add_address(index, net.addr(), net),
             Wrong::Route(index, to, gateway) => link::add_route(to, gateway, index),
         };

@@ -289,7 +289,7 @@ pub(super) fn can_have(asked: &endpoint::Request, network: &Network) -> Result<(
 /// Why a port cannot be published there.
 pub(super) fn no_ports(network: &Network) -> Error {
     Error::Invalid(format!(
-        "network {} is a {} network: its containers are reached by their own addresses, and publish no ports; leave          -p out, or connect the container to a bridge network as well",
+        "network {} is a {} network: its containers are reached by their own addresses, and publish no ports; leave -p out, or connect the container to a bridge network as well",
         network.name,
         network.driver.name()
     ))

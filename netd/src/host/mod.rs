@@ -3,6 +3,7 @@
 //! One lock guards what is known (`State`), one the kernel sockets (`Kernel`); whoever needs both
 //! takes `State` first. Making a namespace holds neither while the kernel works.
 
+mod addresses;
 mod attach;
 mod audit;
 mod command;
@@ -26,6 +27,7 @@ mod settings;
 mod stations;
 mod table;
 mod tunnel;
+mod watch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -47,10 +49,11 @@ use crate::nft;
 use crate::ports::{Limit, PortTable, Published};
 use crate::store::Store;
 
-pub use guard::{Watch, guard};
+pub use guard::guard;
 pub use networks::Details;
 pub use release::Synced;
 pub use repair::Finding;
+pub use watch::Watch;
 
 /// A network with what it is made of on this host.
 #[derive(Debug)]
@@ -142,7 +145,7 @@ pub struct Host {
     state: Mutex<State>,
     kernel: Mutex<Kernel>,
     /// Indexes of our bridges and tunnels: what happens to them is watched.
-    bridges: RwLock<guard::Bridges>,
+    bridges: RwLock<watch::Bridges>,
     pool: Arc<pool::Pool>,
     own_netns: Netns,
     runtime: Handle,

@@ -282,33 +282,28 @@ impl Host {
     }
 
     fn repair_end(&self, state: &State, id: &EndpointId, index: Option<u32>) -> Result<(), Error> {
-        let live = state.networks.get(&state.known(id)?.network);
-        match (live, index) {
-            (Some(live), Some(index)) => {
-                self.join(id, index, live.index)?;
-                let mtu = live.network.mtu;
-                let doing = || format!("set the MTU of {}", id.host_link());
-                let set = self.kernel().route.apply(&[link::set_mtu(index, mtu)]);
-                set.doing(doing)?;
-                // Both ends have the same.
-                let endpoint = state.known(id)?;
-                let Some(netns) = state.namespace_of(&endpoint.container) else {
-                    return Ok(());
-                };
-                let inside = || {
-                    let mut route = Route::open()?;
-                    let Some(link) = route.link(&endpoint.interface)? else {
-                        return Ok(());
-                    };
-                    match link.mtu == mtu {
-                        true => Ok(()),
-                        false => route.apply(&[link::set_mtu(link.index, mtu)]),
-                    }
-                };
-                netns.inside(inside).doing(doing)
-            }
-            _ => Err(Error::NoEndpoint(id.to_string())),
+        let endpoint = state.known(id)?;
+        let live = state.networks.get(&endpoint.network);
+        let (Some(live), Some(index)) = (live, index) else {
+            return Err(Error::NoEndpoint(id.to_string()));
+        };
+        self.join(id, index, live.index)?;
+        let mtu = live.network.mtu;
+        let doing = || format!("set the MTU of {}", id.host_link());
+        // Both ends have the same; the host's has it last, for by that a start knows whether it is done.
+        if let Some(netns) = state.namespace_of(&endpoint.container) {
+            let inside = || {
+                let mut route = Route::open()?;
+                match route.link(&endpoint.interface)? {
+                    Some(link) if link.mtu != mtu => route.apply(&[link::set_mtu(link.index, mtu)]),
+                    _ => Ok(()),
+                }
+            };
+            netns.inside(inside).doing(doing)?;
         }
+        slipway_fault::point("netd.settings.resized");
+        let set = self.kernel().route.apply(&[link::set_mtu(index, mtu)]);
+        set.doing(doing)
     }
 
     /// Makes the links of an endpoint anew whose container goes on without them.

@@ -23,7 +23,6 @@ mod reconcile;
 mod routers;
 mod settings;
 mod several;
-mod speed;
 mod tunnels;
 mod wire;
 mod world;

@@ -167,6 +167,10 @@ fn what_a_container_changed_inside_is_as_it_was() {
                 ],
             ),
             (
+                "link set eth0 mtu 1300",
+                vec![format!("{whose} has MTU 1300 instead of 1500")],
+            ),
+            (
                 "link set eth0 address 02:00:00:00:00:09",
                 vec![format!(
                     "{whose} has another MAC than {}",

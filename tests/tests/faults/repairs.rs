@@ -72,7 +72,9 @@ async fn netd_is_killed_while_it_follows_its_settings() {
         let gateway = bench.site.inspect("one", "{{.NetworkSettings.Gateway}}");
         let ping = ["exec", "one", "ping", "-c", "1", "-W", "5", &gateway];
         bench.site.kill_service("netd");
-        bench.site.configure("netd.toml", "bridge = \"other0\"\n");
+        bench
+            .site
+            .configure("netd.toml", "bridge = \"other0\"\nmtu = 1400\n");
         bench.site.arm(point.name, Action::Kill);
         bench.site.spawn_service("netd");
         bench.fires(point).await;
@@ -86,9 +88,12 @@ async fn netd_is_killed_while_it_follows_its_settings() {
             "{}: {links}",
             point.name
         );
-        bench.site.configure("netd.toml", "");
+        let mtu = ["exec", "one", "cat", "/sys/class/net/eth0/mtu"];
+        assert_eq!(bench.site.ctl(&mtu).ok(), "1400\n", "{}", point.name);
+        bench.site.configure("netd.toml", "mtu = 1500\n");
         bench.site.kill_and_restart("netd").await;
         bench.site.ctl(&ping).ok();
+        assert_eq!(bench.site.ctl(&mtu).ok(), "1500\n", "{}", point.name);
         let again = bench.site.ctl(&["network", "reconcile"]).ok();
         assert_eq!(again, "Nothing had to be put right.\n", "{}", point.name);
         bench.nothing_contradicts(point.name);
