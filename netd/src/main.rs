@@ -57,8 +57,14 @@ async fn open(context: Context, config: Config) -> anyhow::Result<Routes> {
 /// A descriptor for each container's namespace and each published port: the usual 1024 is too few.
 fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    // The most that any process may have, for whoever may raise its hard limit (CAP_SYS_RESOURCE).
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").unwrap_or_default();
+    let most = most.trim().parse().unwrap_or(0);
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
+        let all = most.max(hard);
+        let fallback = |_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+        setrlimit(Resource::RLIMIT_NOFILE, all, all).or_else(fallback)
+    });
     if let Err(error) = raised {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }

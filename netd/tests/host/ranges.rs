@@ -52,6 +52,29 @@ fn listed(map: &str) -> Option<String> {
 }
 
 #[test]
+fn netd_may_open_as_many_files_as_any_process_may() {
+    on_a_host(|world| {
+        let most = std::fs::read_to_string("/proc/sys/fs/nr_open").unwrap();
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", world.pid())).unwrap();
+        let files = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let (soft, hard) = {
+            let mut limits = files.unwrap().split_whitespace().skip(3);
+            (limits.next().unwrap(), limits.next().unwrap())
+        };
+        assert_eq!(soft, hard);
+        let own = std::fs::read_to_string("/proc/self/status").unwrap();
+        let held = own.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let held = u64::from_str_radix(held.unwrap().trim(), 16).unwrap();
+        // CAP_SYS_RESOURCE
+        if held & 1 << 24 != 0 {
+            assert_eq!(soft, most.trim());
+        }
+    });
+}
+
+#[test]
 fn a_range_of_ten_thousand_ports_is_one_element() {
     on_a_host(|world| {
         let web = world.attach(wanted("web")).unwrap();

@@ -1,5 +1,6 @@
 //! What has to change, as plain values.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use slipway_proto::netd::v1::{PortBinding, Protocol};
@@ -65,61 +66,89 @@ fn name(protocol: Protocol) -> String {
 
 /// The ports that are asked for after a change, and those of `there` that go.
 pub fn changed(
-    mut asked: Vec<PortBinding>,
+    asked: Vec<PortBinding>,
     there: &[PortBinding],
     add: &[PortBinding],
     remove: &[PortBinding],
 ) -> Result<(Vec<PortBinding>, Vec<PortBinding>), Error> {
-    let mut doomed = Vec::new();
-    for word in remove {
-        let pairs = paired(&asked, there, &[]);
-        let is_named: Vec<bool> = asked
-            .iter()
-            .zip(&pairs)
-            .map(|(asked, pair)| names(word, pair.as_ref().unwrap_or(asked)))
-            .collect();
-        if !is_named.contains(&true) {
-            return Err(Error::Invalid(format!(
-                "port {} is not published by that container",
-                text(word)
-            )));
+    let (mut asked, doomed) = without(asked, there, remove)?;
+    // By protocol and port of the host, of those that have one.
+    let mut fixed: HashMap<(Protocol, u32), Vec<usize>> = HashMap::new();
+    let key = |place: &Place| (!place.is_open()).then_some((place.protocol, place.port));
+    for (index, place) in asked.iter().map(place).enumerate() {
+        if let Some(key) = key(&place) {
+            fixed.entry(key).or_default().push(index);
         }
-        let gone = pairs.into_iter().zip(&is_named);
-        doomed.extend(gone.filter_map(|(pair, named)| pair.filter(|_| *named)));
-        let mut named = is_named.into_iter();
-        asked.retain(|_| !named.next().unwrap_or_default());
     }
     for port in add {
         let new = place(port);
-        let same = |other: &&mut PortBinding| !new.is_open() && place(other) == new;
-        if let Some(other) = asked.iter_mut().find(same) {
-            other.allow_from.clone_from(&port.allow_from);
-            continue;
-        }
-        let overlaps = |other: &PortBinding| {
-            let other = place(other);
-            let alike = other.address.is_none() || new.address.is_none();
-            // What one of them leaves to netd is no conflict yet.
-            !new.is_open()
-                && !other.is_open()
-                && (new.protocol, new.port) == (other.protocol, other.port)
-                && (alike || other.address == new.address)
-        };
-        if asked.iter().any(overlaps) {
-            return Err(Error::Conflict(format!(
-                "the container publishes port {}/{} of the host already: remove it first",
-                new.port,
-                name(new.protocol)
-            )));
+        // What one of them leaves to netd is no conflict yet.
+        if let Some(key) = key(&new) {
+            let alike = fixed.entry(key).or_default();
+            if let Some(same) = alike.iter().find(|other| place(&asked[**other]) == new) {
+                asked[*same].allow_from.clone_from(&port.allow_from);
+                continue;
+            }
+            let overlaps = |other: &usize| {
+                let other = place(&asked[*other]).address;
+                other.is_none() || new.address.is_none() || other == new.address
+            };
+            if alike.iter().any(overlaps) {
+                return Err(Error::Conflict(format!(
+                    "the container publishes port {}/{} of the host already: remove it first",
+                    new.port,
+                    name(new.protocol)
+                )));
+            }
+            alike.push(asked.len());
         }
         asked.push(port.clone());
     }
     Ok((asked, doomed))
 }
 
+/// What is left of the ports that are asked for, and those of `there` that go.
+fn without(
+    asked: Vec<PortBinding>,
+    there: &[PortBinding],
+    remove: &[PortBinding],
+) -> Result<(Vec<PortBinding>, Vec<PortBinding>), Error> {
+    if remove.is_empty() {
+        return Ok((asked, Vec::new()));
+    }
+    let pairs = paired(&asked, there, &[]);
+    let places = pairs.iter().zip(&asked);
+    let places: Vec<Place> = places
+        .map(|(pair, asked)| place(pair.as_ref().unwrap_or(asked)))
+        .collect();
+    let mut goes = vec![false; asked.len()];
+    for port in remove {
+        let word = place(port);
+        let mut named = false;
+        for (goes, place) in goes.iter_mut().zip(&places) {
+            if !*goes && names(&word, place) {
+                (*goes, named) = (true, true);
+            }
+        }
+        if !named {
+            return Err(Error::Invalid(format!(
+                "port {} is not published by that container",
+                text(port)
+            )));
+        }
+    }
+    let (mut left, mut doomed) = (Vec::new(), Vec::new());
+    for ((asked, pair), goes) in asked.into_iter().zip(pairs).zip(goes) {
+        match goes {
+            true => doomed.extend(pair),
+            false => left.push(asked),
+        }
+    }
+    Ok((left, doomed))
+}
+
 /// Whether somebody who says this means that one.
-fn names(word: &PortBinding, port: &PortBinding) -> bool {
-    let (word, port) = (place(word), place(port));
+fn names(word: &Place, port: &Place) -> bool {
     (word.protocol, word.inside) == (port.protocol, port.inside)
         && word.may_be(port.port)
         && (word.address.is_none() || word.address == port.address)
@@ -131,22 +160,36 @@ fn paired(
     there: &[PortBinding],
     doomed: &[PortBinding],
 ) -> Vec<Option<PortBinding>> {
-    let mut left: Vec<&PortBinding> = there.iter().filter(|p| !doomed.contains(p)).collect();
+    let doomed: HashSet<&PortBinding> = doomed.iter().collect();
+    // What may be the same, by port of the host.
+    let mut left: HashMap<_, BTreeMap<u32, Vec<&PortBinding>>> = HashMap::new();
+    let key = |place: &Place| (place.protocol, place.address, place.inside);
+    for port in there.iter().filter(|port| !doomed.contains(port)) {
+        let place = place(port);
+        let alike = left.entry(key(&place)).or_default();
+        alike.entry(place.port).or_default().push(port);
+    }
+    let places: Vec<Place> = asked.iter().map(place).collect();
     let mut pairs = vec![None; asked.len()];
     for chosen in [false, true] {
-        for (asked, pair) in asked.iter().zip(&mut pairs) {
-            let wanted = place(asked);
+        for (wanted, pair) in places.iter().zip(&mut pairs) {
             if wanted.is_open() != chosen {
                 continue;
             }
-            let fits = |port: &&PortBinding| {
-                let port = place(port);
-                wanted.may_be(port.port)
-                    && (wanted.protocol, wanted.address, wanted.inside)
-                        == (port.protocol, port.address, port.inside)
+            let Some(alike) = left.get_mut(&key(wanted)) else {
+                continue;
             };
-            if let Some(found) = left.iter().position(fits) {
-                *pair = Some(left.swap_remove(found).clone());
+            let last = match wanted.port {
+                0 => u32::MAX,
+                first => wanted.last.max(first),
+            };
+            let found = alike.range_mut(wanted.port..=last).next();
+            let Some((port, ports)) = found.map(|(port, ports)| (*port, ports)) else {
+                continue;
+            };
+            *pair = ports.pop().cloned();
+            if ports.is_empty() {
+                alike.remove(&port);
             }
         }
     }
@@ -166,10 +209,10 @@ impl Difference {
     /// Between what is asked for and what is there; of what says the same, `doomed` goes.
     pub fn of(asked: &[PortBinding], there: &[PortBinding], doomed: &[PortBinding]) -> Self {
         let pairs = paired(asked, there, doomed);
-        let is_kept = |port: &&PortBinding| pairs.iter().flatten().any(|kept| kept == *port);
+        let kept: HashSet<&PortBinding> = pairs.iter().flatten().collect();
         let surplus = there
             .iter()
-            .filter(|port| !is_kept(port))
+            .filter(|port| !kept.contains(port))
             .cloned()
             .collect();
         let missing = asked.iter().zip(&pairs).map(|(asked, pair)| PortBinding {
@@ -267,6 +310,28 @@ mod tests {
             ..port(3000, 81)
         };
         assert_eq!(add(udp).unwrap().0.len(), 2);
+    }
+
+    #[test]
+    fn a_container_may_have_every_port_there_is() {
+        let asked: Vec<_> = (1..=65535).map(|number| port(number, number)).collect();
+        let others: Vec<_> = asked
+            .iter()
+            .cloned()
+            .map(|port| PortBinding {
+                protocol: 2,
+                ..port
+            })
+            .collect();
+        let (all, _) = changed(asked.clone(), &asked, &others, &[]).unwrap();
+        assert_eq!(all.len(), 2 * 65535);
+        let difference = Difference::of(&all, &asked, &others);
+        assert_eq!(
+            (difference.missing.len(), difference.surplus.len()),
+            (2 * 65535, 0)
+        );
+        let (left, gone) = changed(asked.clone(), &asked, &[], &asked[1000..1100]).unwrap();
+        assert_eq!((left.len(), gone.as_slice()), (65435, &asked[1000..1100]));
     }
 
     #[test]
