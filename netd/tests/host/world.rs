@@ -240,6 +240,10 @@ impl World {
         self.folder.path().join(format!("faults/{point}.fired"))
     }
 
+    pub fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         self.daemon.kill().unwrap();
