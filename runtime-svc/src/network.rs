@@ -24,7 +24,6 @@ use tokio::sync::Mutex;
 use tonic::{Code, Status, transport::Channel};
 
 pub use attach::{Attached, DEFAULT, Who, networks};
-pub use ports::may_publish;
 
 use crate::error::Error;
 

@@ -132,3 +132,58 @@ async fn endpoints_of_nobody_go_and_containers_get_theirs_back() {
     assert_eq!(site.ctl(&["exec", "web", "cat", "/etc/hosts"]).ok(), hosts);
     assert_eq!(site.ctl(&["network", "reconcile"]).ok(), NOTHING);
 }
+
+#[tokio::test]
+async fn ports_come_back_by_the_network_that_can_have_them() {
+    let Some(mut site) = site_with_web().await else {
+        return;
+    };
+    for words in [
+        "link add wire0 type veth peer name wire1",
+        "link set wire0 up",
+        "link set wire1 up",
+    ] {
+        let words: Vec<&str> = words.split(' ').collect();
+        let done = site.output("ip", &words);
+        assert!(done.status.success(), "{done:?}");
+    }
+    // By its name it comes first, so that it leads out; it can have no ports.
+    let create = "network create -d macvlan --opt parent=wire0 --subnet 198.51.100.0/24 air";
+    site.ctl(&create.split(' ').collect::<Vec<_>>()).ok();
+    site.ctl(&["network", "connect", "air", "web"]).ok();
+    let leads_out = |site: &Site| {
+        let routes = site.ctl(&["exec", "web", "ip", "route"]).ok();
+        assert!(routes.contains("default via 198.51.100.1 "), "{routes}");
+    };
+    leads_out(&site);
+    let ids = site.inspect(
+        "web",
+        "{{range .NetworkSettings.Networks}}{{.EndpointID}} {{end}}",
+    );
+    site.kill_service("netd");
+    for id in ids.split_whitespace() {
+        let record = format!("run/netd/endpoints/{id}.json");
+        std::fs::remove_file(site.path(&record)).unwrap();
+    }
+    site.revive("netd").await;
+    let lacks = |network: &str| format!("container web had no endpoint on network {network}");
+    let mut told = found(&site);
+    told.sort();
+    assert_eq!(told, ["air", "bridge"].map(lacks));
+    answers(&site).await;
+    leads_out(&site);
+    assert_eq!(site.ctl(&["network", "reconcile"]).ok(), NOTHING);
+
+    // Those of one that is cut off when it is connected come with the network, too.
+    site.ctl(&["network", "disconnect", "bridge", "web"]).ok();
+    site.arm("runtime.connect.recorded", Action::Kill);
+    assert_ne!(site.ctl(&["network", "connect", "bridge", "web"]).code, 0);
+    site.kill_service("runtime");
+    site.revive("runtime").await;
+    answers(&site).await;
+    leads_out(&site);
+    site.ctl(&["rm", "-f", "-v", "web"]).ok();
+    site.ctl(&["network", "rm", "air"]).ok();
+    let gone = site.output("ip", &["link", "del", "wire0"]);
+    assert!(gone.status.success(), "{gone:?}");
+}

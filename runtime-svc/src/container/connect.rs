@@ -8,7 +8,7 @@ mod rules;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use slipway_proto::{
-    netd::v1::Endpoint,
+    netd::v1::{Endpoint, PortBinding},
     runtime::v1::{AdditionalNetwork, ConnectedNetworks, NetworkConfig},
 };
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::{Error, Tried as _},
-    network::{may_publish, networks},
+    network::networks,
 };
 
 use rules::may_change;
@@ -52,6 +52,14 @@ impl Change<'_> {
         });
         let what = || format!("cannot record the networks of {}", self.record.name);
         changed.await.tried(what)
+    }
+
+    /// Its published ports if none of those endpoints has them: once they have one network, they go by whatever leads out.
+    fn unpublished(&self, on: &[Endpoint]) -> Vec<PortBinding> {
+        match on.iter().any(|e| !e.ports.is_empty()) {
+            true => Vec::new(),
+            false => ports::asked(&self.record),
+        }
     }
 
     /// The record as it was.
@@ -105,17 +113,8 @@ impl Manager {
         let Some((netns, before)) = &change.running else {
             return Ok(());
         };
-        // They go by whatever leads out.
-        let has_ports = before.iter().any(|e| !e.ports.is_empty());
-        let ports = match has_ports || !may_publish(&found.driver) {
-            true => Vec::new(),
-            false => ports::asked(&change.record),
-        };
-        let who = change.record.who();
-        let connected = self
-            .0
-            .netd
-            .connect(who, &joined, &change.config, &ports, netns);
+        let mut ports = change.unpublished(before);
+        let connected = self.join(&change, &joined, &mut ports, netns);
         let endpoint = match connected.await {
             Ok(endpoint) => endpoint,
             Err(error) => {
@@ -136,6 +135,26 @@ impl Manager {
             &endpoint.network_name,
         );
         Ok(())
+    }
+
+    /// Connects it to a network; by that one come its ports that have no network yet, if they can.
+    pub(super) async fn join(
+        &self,
+        change: &Change<'_>,
+        network: &AdditionalNetwork,
+        ports: &mut Vec<PortBinding>,
+        netns: &str,
+    ) -> Result<Endpoint, Error> {
+        let netd = &self.0.netd;
+        let with_ports = !ports.is_empty() && netd.may_publish_on(&network.network).await;
+        let of_it = if with_ports { &ports[..] } else { &[] };
+        let who = change.record.who();
+        let connected = netd.connect(who, network, &change.config, of_it, netns);
+        let endpoint = connected.await?;
+        if with_ports {
+            ports.clear();
+        }
+        Ok(endpoint)
     }
 
     /// Takes a container from a network.
@@ -302,13 +321,12 @@ impl Manager {
         }
         let missing = |n: &&AdditionalNetwork| !there.iter().any(|e| e.network_name == n.network);
         let mut refused = BTreeSet::new();
+        // What it left may have had them, and netd may have led them by another.
+        let refused_by = |status| crate::registry::remote("netd", &status).into_netd();
+        let stay = self.0.netd.endpoints_of(&container.id).await;
+        let mut ports = change.unpublished(&stay.map_err(refused_by)?);
         for network in wanted.iter().filter(missing) {
-            let who = change.record.who();
-            let connected = self
-                .0
-                .netd
-                .connect(who, network, &change.config, &[], netns)
-                .await;
+            let connected = self.join(&change, network, &mut ports, netns).await;
             match connected {
                 Ok(e) => self.tell_network(container, "connect", &e.network_id, &e.network_name),
                 // Nobody was told that it is on it.

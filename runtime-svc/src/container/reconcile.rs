@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use slipway_proto::{
-    netd::v1::Endpoint,
-    runtime::v1::{AdditionalNetwork, NetworkConfig},
-};
+use slipway_proto::{netd::v1::Endpoint, runtime::v1::AdditionalNetwork};
 
 use super::{etc::Own, manager::Manager, ports, state::Container};
 use crate::error::{Error, Tried as _};
@@ -87,15 +84,8 @@ impl Manager {
                 record.name, network.network
             );
             let network = as_it_was(network, &had);
-            let config: &NetworkConfig = &change.config;
-            let netd = &self.0.netd;
-            let with_ports = !ports.is_empty() && netd.may_publish_on(&network.network).await;
-            let of_it = if with_ports { &ports[..] } else { &[] };
-            let connected = netd.connect(record.who(), &network, config, of_it, netns);
-            let connected = connected.await.map_err(|error| error.to_string());
-            if with_ports && connected.is_ok() {
-                ports.clear();
-            }
+            let connected = self.join(&change, &network, &mut ports, netns).await;
+            let connected = connected.map_err(|error| error.to_string());
             tracing::warn!(container = container.id, ?connected, "{what}");
             found.push((what, connected.map(drop)));
         }

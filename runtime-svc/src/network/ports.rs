@@ -10,7 +10,7 @@ use crate::error::Error;
 const ON_THE_WIRE: [&str; 2] = ["macvlan", "ipvlan"];
 
 /// Whether ports can be published of containers on a network of that driver.
-pub fn may_publish(driver: &str) -> bool {
+fn may_publish(driver: &str) -> bool {
     !ON_THE_WIRE.contains(&driver)
 }
 
