@@ -75,9 +75,9 @@ impl<S> Authorize<S> {
     }
 }
 
-impl<S, B> Service<Request<B>> for Authorize<S>
+impl<S> Service<Request<Body>> for Authorize<S>
 where
-    S: Service<Request<B>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -89,17 +89,16 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (path, peer) = (request.uri().path(), request.extensions().get());
         let judged = judge(path, peer);
         let entry = self.entry(path, peer, &judged);
         match (judged, entry) {
             (Ok(_), None) => Either::Left(self.inner.call(request)),
-            (Ok(rule), Some(entry)) => {
-                if rule.effect == Effect::Lasts {
-                    entry.tell_begin();
-                }
-                Either::Right(Box::pin(watched(entry, self.inner.call(request))))
+            (Ok(rule), Some(mut entry)) => {
+                let request = request.map(|body| entry.about(body));
+                let lasts = rule.effect == Effect::Lasts;
+                Either::Right(Box::pin(watched(entry, lasts, self.inner.call(request))))
             }
             (Err(status), entry) => {
                 if let Some(mut entry) = entry {
@@ -180,12 +179,12 @@ mod tests {
 
     /// What the layer answers; `None` when the service itself was asked.
     async fn answer(path: &str, peer: Option<Peer>) -> Option<Status> {
-        let inner = service_fn(async |_: Request<()>| {
+        let inner = service_fn(async |_: Request<Body>| {
             let mut response = Response::new(Body::empty());
             response.extensions_mut().insert("it was asked");
             Ok::<_, Infallible>(response)
         });
-        let mut request = Request::builder().uri(path).body(()).unwrap();
+        let mut request = Request::builder().uri(path).body(Body::empty()).unwrap();
         request.extensions_mut().extend(peer.into_iter().fold(
             http::Extensions::new(),
             |mut all, peer| {

@@ -1,16 +1,18 @@
 //! Who did what, when, from where, and what came of it: a JSON object a line for each call that changes
 //! something or was refused.
 //!
-//! Of a call its method is told and how it ended, never what was sent: requests have passwords in them.
+//! Of a call its method is told, the names of what it is about, and how it ended; nothing else of what was sent:
+//! requests have passwords in them.
 
 pub mod file;
+mod subject;
 mod watch;
 
 use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, Unit};
 use serde_json::{Map, Value, json};
-use tonic::{Code, Status};
+use tonic::{Code, Status, body::Body};
 
 pub use file::AuditLog;
 pub(crate) use watch::watched;
@@ -24,6 +26,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Entry {
     log: AuditLog,
+    path: String,
+    seen: subject::Seen,
     line: Map<String, Value>,
     begun: Instant,
     outcome: Outcome,
@@ -45,6 +49,8 @@ impl Entry {
         }
         Self {
             log,
+            path: path.to_owned(),
+            seen: subject::Seen::default(),
             line,
             begun: Instant::now(),
             outcome: Outcome {
@@ -52,6 +58,13 @@ impl Entry {
                 reason: String::new(),
             },
         }
+    }
+
+    /// The same request, of whose first message the names are told.
+    pub fn about(&mut self, body: Body) -> Body {
+        let (seen, body) = subject::Seen::of(&self.path, body);
+        self.seen = seen;
+        body
     }
 
     /// Tells of it now, too: it may go on for hours, and its end may never come.
@@ -73,6 +86,10 @@ impl Entry {
         // Rounding fails at the end of time only.
         line.insert("time".into(), now.unwrap_or_default().to_string().into());
         line.extend(self.line.clone());
+        let names = self.seen.names(&self.path);
+        if !names.is_empty() {
+            line.insert("what".into(), names.into());
+        }
         line.extend(more.as_object().cloned().unwrap_or_default());
         self.log.write(&Value::from(line).to_string());
     }

@@ -13,14 +13,19 @@ use tonic::{Status, body::Body};
 
 use super::Entry;
 
-/// The same answer; `entry` is told of when it has come to its end, or nobody waits for that any more.
+/// The same answer; `entry` is told of when it has come to its end, or nobody waits for that any more. With `lasts`
+/// it is when the answer begins, too.
 pub(crate) async fn watched<E>(
     mut entry: Entry,
+    lasts: bool,
     call: impl Future<Output = Result<Response<Body>, E>>,
 ) -> Result<Response<Body>, E> {
     let response = call.await?;
     if told(&mut entry, response.headers()) {
         return Ok(response);
+    }
+    if lasts {
+        entry.tell_begin();
     }
     Ok(response.map(|inner| {
         Body::new(Watched {
