@@ -32,6 +32,7 @@ pub mod identity;
 pub mod instance;
 pub mod listen;
 pub mod metrics;
+mod rate;
 pub mod roles;
 pub mod secrecy;
 pub mod server;

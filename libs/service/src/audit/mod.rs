@@ -4,6 +4,7 @@
 //! Of a call its method is told, the names of what it is about, and how it ended; nothing else of what was sent:
 //! requests have passwords in them.
 
+mod fields;
 pub mod file;
 mod subject;
 mod watch;
@@ -86,9 +87,12 @@ impl Entry {
         // Rounding fails at the end of time only.
         line.insert("time".into(), now.unwrap_or_default().to_string().into());
         line.extend(self.line.clone());
-        let names = self.seen.names(&self.path);
-        if !names.is_empty() {
-            line.insert("what".into(), names.into());
+        let told = self.seen.told();
+        if !told.names.is_empty() {
+            line.insert("what".into(), told.names.into());
+        }
+        if told.truncated {
+            line.insert("truncated".into(), true.into());
         }
         line.extend(more.as_object().cloned().unwrap_or_default());
         self.log.write(&Value::from(line).to_string());

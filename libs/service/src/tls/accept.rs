@@ -1,6 +1,12 @@
 //! Handshakes of a listener: several at once, none for long.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -12,7 +18,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tracing::{debug, info};
 
 use super::server::Acceptor;
-use crate::connection::Connection;
+use crate::{connection::Connection, rate::Rate};
 
 /// How long a client has for its handshake.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Handshakes under way; for one more the oldest is broken off. One that is meant takes milliseconds, so who
 /// opens connections and says nothing keeps nobody else out.
 const AT_ONCE: usize = 256;
+
+/// Refused certificates that the service's log tells of, in so much time: each is some 200 bytes.
+const TOLD: (u64, Duration) = (10, Duration::from_secs(10));
 
 /// How long what a client still sends is taken after its certificate was refused, and how much of it: a
 /// connection that is closed before is reset, and the client may not read why.
@@ -46,6 +55,7 @@ async fn accept(
     give: mpsc::Sender<io::Result<Connection>>,
 ) {
     let mut under_way = Handshakes::default();
+    let refusals = Arc::new(Refusals::default());
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -57,14 +67,15 @@ async fn accept(
             }
         };
         let (acceptor, give) = (Arc::clone(&acceptor), give.clone());
+        let refusals = Arc::clone(&refusals);
         let handshake = tokio::spawn(async move {
             match tokio::time::timeout(PATIENCE, shake(stream, acceptor)).await {
                 Ok(Ok(connection)) => {
                     // Nobody takes it when the service ends.
                     let _ = give.send(Ok(connection)).await;
                 }
-                Ok(Err(error)) => info!(%address, %error, "refused a connection"),
-                Err(_) => info!(%address, "a TLS handshake took too long"),
+                Ok(Err(error)) => refusals.tell(address, &error, Instant::now()),
+                Err(_) => debug!(%address, "a TLS handshake took too long"),
             }
         });
         under_way.push(handshake.abort_handle(), AT_ONCE);
@@ -88,6 +99,38 @@ async fn shake(stream: TcpStream, acceptor: Arc<Acceptor>) -> io::Result<Connect
             Err(error)
         }
     }
+}
+
+/// Tells of certificates that were refused, and of nothing else but to who debugs: anybody who reaches the port
+/// may break a handshake off as often as he likes.
+struct Refusals(Rate);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self(Rate::new(TOLD.0, TOLD.1))
+    }
+}
+
+impl Refusals {
+    fn tell(&self, address: SocketAddr, error: &io::Error, at: Instant) {
+        if !is_about_a_certificate(error) || !self.0.admits(at) {
+            debug!(%address, %error, "refused a connection");
+            return;
+        }
+        match self.0.left_out() {
+            0 => info!(%address, %error, "refused a connection"),
+            left_out => info!(%address, %error, left_out, "refused a connection, as others before"),
+        }
+    }
+}
+
+/// One that was shown, or that was to be; not what speaks no TLS, or goes away.
+fn is_about_a_certificate(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref());
+    matches!(
+        inner,
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)
+    )
 }
 
 #[derive(Default)]
@@ -116,7 +159,55 @@ impl Drop for Handshakes {
 
 #[cfg(test)]
 mod tests {
+    use rustls::{CertificateError, Error};
+
     use super::*;
+
+    /// What is logged by default meanwhile.
+    fn logged(run: impl FnOnce()) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .with_writer(std::fs::File::create(&path).unwrap())
+            .finish();
+        tracing::subscriber::with_default(subscriber, run);
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn nobody_fills_the_log_by_breaking_handshakes_off() {
+        let refusals = Refusals::default();
+        let address = "10.0.0.7:5".parse().unwrap();
+        let start = Instant::now();
+        let noise = [
+            io::ErrorKind::UnexpectedEof.into(),
+            io::ErrorKind::ConnectionReset.into(),
+            io::Error::other(Error::PeerSentOversizedRecord),
+            io::Error::other(Error::AlertReceived(rustls::AlertDescription::UserCanceled)),
+        ];
+        let lines = logged(|| {
+            for error in &noise {
+                refusals.tell(address, error, start);
+            }
+        });
+        assert!(lines.is_empty(), "{lines:?}");
+
+        let revoked = Error::InvalidCertificate(CertificateError::Revoked);
+        let refused = [revoked, Error::NoCertificatesPresented].map(io::Error::other);
+        let lines = logged(|| {
+            for error in refused.iter().cycle().take(50) {
+                refusals.tell(address, error, start);
+            }
+        });
+        assert_eq!(lines.len(), 10, "{lines:?}");
+        assert!(lines[0].contains("10.0.0.7:5"), "{}", lines[0]);
+        assert!(lines[0].contains("Revoked"), "{}", lines[0]);
+        let lines = logged(|| refusals.tell(address, &refused[0], start + TOLD.1));
+        assert!(lines[0].contains("left_out=40"), "{}", lines[0]);
+    }
 
     #[tokio::test]
     async fn one_too_many_breaks_off_the_oldest() {

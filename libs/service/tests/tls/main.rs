@@ -26,6 +26,7 @@ use tonic::{
     transport::{Channel, Server},
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -156,6 +157,30 @@ async fn only_certificates_that_are_good_are_let_in_and_others_are_told_why_not(
     );
     let mut plain = client_of("127.0.0.1", address.port(), None);
     assert!(ask(&mut plain).await.is_err());
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_refused_stands_in_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    authority.issue("server", &server());
+    authority.issue("thief", &person("admin", 4));
+    authority.revoke(&[4]);
+    let path = folder.path().join("log");
+    let log = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(fs::File::create(&path).unwrap());
+    // Of this thread, which is the runtime's only one.
+    let _guard = log.set_default();
+    let address = serve(authority.files("server")).await;
+    ask(&mut client(address, &authority.files("thief")))
+        .await
+        .unwrap_err();
+    eventually("it is told", async || {
+        let text = fs::read_to_string(&path).unwrap();
+        text.contains("refused a connection") && text.contains("Revoked")
+    })
+    .await;
 }
 
 #[tokio::test]
