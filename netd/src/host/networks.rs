@@ -60,8 +60,15 @@ impl Host {
                 self.repair_tunnel(&mut state, &network.id)
             });
         if let Err(error) = made {
-            state.networks.remove(&network.id);
+            if let Some(live) = state.networks.remove(&network.id) {
+                self.tunnel_off(&live);
+            }
             self.note_bridges(&state);
+            // Its rules would keep what is for others who have its port from them.
+            if let Err(trouble) = self.write_table(&state) {
+                tracing::error!(network = network.name, error = %trouble,
+                    "rules of a network that was not made are left behind");
+            }
             self.forget_device(&network)?;
             return Err(error);
         }
@@ -117,6 +124,10 @@ impl Host {
     /// is left of it.
     fn forget_network(&self, state: &mut State, network: &Network) -> Result<(), Error> {
         let live = state.networks.remove(&network.id);
+        // Nobody sends into it without rules.
+        if let Some(live) = &live {
+            self.tunnel_off(live);
+        }
         let unruled = slipway_fault::fallible("netd.unnetwork.begun")
             .doing(|| "write the table of nftables".to_owned())
             .and_then(|()| self.write_table(state));
@@ -125,6 +136,10 @@ impl Host {
             state
                 .networks
                 .extend(live.map(|live| (network.id.clone(), live)));
+            if let Err(trouble) = self.repair_tunnel(state, &network.id) {
+                tracing::error!(network = network.name, error = %trouble,
+                    "containers here do not reach those on other hosts");
+            }
             return Err(error);
         }
         self.note_bridges(state);

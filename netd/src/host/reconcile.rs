@@ -367,19 +367,20 @@ impl Host {
         for prepared in self.pool.drain() {
             self.delete_link(&prepared.id.host_link());
         }
-        self.remove_table()?;
         let networks = std::mem::take(&mut state.networks);
         self.note_bridges(&state);
         for live in networks.values() {
             self.delete_link(&live.network.device);
             self.tunnel_down(&live.network);
         }
+        // The table last: while this host forwards, or has tunnels, it says for whom.
         for (name, before) in self.store.sysctls() {
             // That of a link may have gone with it.
             sysctl::ignore_missing(sysctl::write(&name, &before))
                 .doing(|| format!("put net/{name} back to {before}"))?;
             tracing::info!(name, before, "a sysctl is back to what it was");
         }
+        self.remove_table()?;
         self.store.forget_sysctls()
     }
 }

@@ -16,10 +16,6 @@ impl Host {
     /// Writes the whole tables.
     pub(super) fn write_table(&self, state: &State) -> Result<(), Error> {
         self.with_plan(state, |kernel, mut plan| {
-            *state
-                .publish_from
-                .write()
-                .unwrap_or_else(std::sync::PoisonError::into_inner) = plan.clients.clone();
             loop {
                 match (kernel.nft.replace(&firewall::replace(&plan)), plan.ownership.less()) {
                     (Err(refused), Some(less)) if refused.is_unsupported() => plan.ownership = less,
@@ -35,6 +31,11 @@ impl Host {
             kernel.ownership = plan.ownership;
             kernel.write_stations().map_err(or_kept)?;
             kernel.ruled = true;
+            // Not before: what failed has changed nothing, and is to be tried again.
+            *state
+                .publish_from
+                .write()
+                .unwrap_or_else(std::sync::PoisonError::into_inner) = plan.clients.clone();
             Ok(())
         })
     }

@@ -7,13 +7,13 @@ use nix::errno::Errno;
 
 use crate::error::{Doing as _, Error};
 use crate::id::NetworkId;
-use crate::netlink::{Link, Route, link, wireguard};
+use crate::netlink::{Link, Route, link, vxlan, wireguard};
 use crate::network::Network;
 use crate::overlay::{Carrier, Led, Tunnel};
 use crate::sysctl;
 
 use super::networks::mark_of;
-use super::{Host, State};
+use super::{Host, Live, State};
 
 impl Host {
     /// Makes the tunnel link of a network that has one, and leads by it to its other hosts, and to nobody else, if our
@@ -178,6 +178,20 @@ impl Host {
         })
     }
 
+    /// Switches it off, before its rules go.
+    pub(super) fn tunnel_off(&self, live: &Live) {
+        let Some(index) = live.tunnel else {
+            return;
+        };
+        let off = self
+            .kernel()
+            .route
+            .apply_idempotent(&[link::set_down(index)]);
+        if let Err(error) = off {
+            tracing::error!(network = live.network.name, %error, "its tunnel cannot be switched off");
+        }
+    }
+
     /// Takes it away.
     pub(super) fn tunnel_down(&self, network: &Network) {
         if let Some(tunnel) = Tunnel::of(network) {
@@ -208,6 +222,10 @@ fn refused(carrier: Carrier, error: io::Error, what: impl Fn() -> String) -> Err
         ),
         (Carrier::Vxlan { vni }, Some(Errno::EEXIST)) => Error::Invalid(format!(
             "another VXLAN link of this host has number {vni}: choose one by --opt vni=, on all hosts"
+        )),
+        (Carrier::Vxlan { .. }, Some(Errno::EADDRINUSE)) => Error::Invalid(format!(
+            "udp port {} of this host is taken, and frames of overlay networks come by it: end what has it",
+            vxlan::PORT
         )),
         (Carrier::WireGuard { port }, Some(Errno::EADDRINUSE)) => Error::Invalid(format!(
             "udp port {port} of this host is taken: choose another by --opt port=, on all hosts"

@@ -143,7 +143,7 @@ fn hosts_reach_each_others_containers_and_see_who_they_are() {
 }
 
 /// A frame of a tunnel: a udp datagram from one address to another inside.
-fn frame(vni: u32, from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
+pub fn frame(vni: u32, from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
     let mut frame = vec![8, 0, 0, 0];
     frame.extend((vni << 8).to_be_bytes());
     frame.extend(Mac::of(OURS.into()).0);

@@ -43,7 +43,7 @@ fn wanted(name: &str) -> CreateEndpointRequest {
 }
 
 /// What the table says of published ports.
-fn listed(map: &str) -> Option<String> {
+pub fn listed(map: &str) -> Option<String> {
     let output = Command::new("nft")
         .args(["list", "map", "inet", "slipway", map])
         .output();

@@ -29,6 +29,16 @@ pub fn put_right(world: &World) -> Vec<String> {
         .collect()
 }
 
+/// The guard hears of most of what tests do, and would be first to put it right: it stands still from now on.
+pub fn hold_the_guard(world: &World) {
+    world.arm(GUARD, Action::Wait);
+    let bridge = Route::open().unwrap().link("slipway0").unwrap().unwrap();
+    let apply = |request| Route::open().unwrap().apply(&[request]).unwrap();
+    apply(link::set_mtu(bridge.index, 1280));
+    eventually("the guard stands still", || world.fired(GUARD));
+    apply(link::set_mtu(bridge.index, bridge.mtu));
+}
+
 /// Runs a program of the host's; false where it is not installed.
 fn run(program: &str, arguments: &str) -> bool {
     let Ok(output) = Command::new(program).args(arguments.split(' ')).output() else {
@@ -64,13 +74,8 @@ fn whatever_is_missing_is_made_and_whatever_is_nobodys_goes() {
         other.serve(80);
         assert_eq!(put_right(world), [""; 0], "all is as it should be");
 
-        // The guard hears of most of it, and would be first.
-        world.arm(GUARD, Action::Wait);
+        hold_the_guard(world);
         let route = &mut Route::open().unwrap();
-        let mtu = |mtu| link::set_mtu(index("slipway0"), mtu);
-        route.apply(&[mtu(1280)]).unwrap();
-        eventually("the guard stands still", || world.fired(GUARD));
-        route.apply(&[mtu(1500)]).unwrap();
         route.apply(&[link::delete(index(&end_of(&web)))]).unwrap();
         let mut wanted = vec![format!("link {} of container web is gone", end_of(&web))];
         let stranger = link::Veth {
@@ -200,8 +205,7 @@ fn a_route_of_somebody_elses_is_not_taken_for_ours() {
     on_a_host(|world| {
         let web = world.run("web", &["3000:80"]);
         web.serve(80);
-        // It looks at bridges whenever it hears of something.
-        world.arm(GUARD, Action::Wait);
+        hold_the_guard(world);
         let (bridge, lan) = (index("slipway0"), index("lan0"));
         let subnet = "172.17.0.0/16".parse().unwrap();
         let apply = |request| Route::open().unwrap().apply(&[request]).unwrap();

@@ -1,6 +1,6 @@
 //! This host's end of a network that spans hosts: what a start, a command and the guard do about it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 
 use netd::netlink::neigh::{self, Known};
 use netd::netlink::vxlan::{self, Vxlan};
@@ -11,7 +11,8 @@ use slipway_fault::Action;
 use slipway_proto::netd::v1::*;
 
 use crate::overlay::*;
-use crate::reconcile::{GUARD, put_right, reconcile};
+use crate::ranges::listed;
+use crate::reconcile::{GUARD, hold_the_guard, put_right, reconcile};
 use crate::world::*;
 
 const PORT: u16 = 80;
@@ -38,14 +39,22 @@ fn is_reached(neighbour: &Netns, web: &Container) -> bool {
     neighbour.inside(|| ask_briefly(web)).is_ok()
 }
 
-fn remove(world: &World) {
-    let name = || RemoveNetworkRequest {
+fn reached_soon(world: &World, web: &Container) {
+    eventually("the container is reached", || {
+        is_reached(&world.neighbour, web)
+    });
+}
+
+fn try_to_remove(world: &World) -> Result<RemoveNetworkResponse, tonic::Status> {
+    let name = RemoveNetworkRequest {
         network: "wide".to_owned(),
         force: false,
     };
-    world
-        .call(async |mut netd| netd.remove_network(name()).await)
-        .unwrap();
+    world.call(async |mut netd| netd.remove_network(name).await)
+}
+
+fn remove(world: &World) {
+    try_to_remove(world).unwrap();
 }
 
 #[test]
@@ -79,13 +88,7 @@ fn tunnels_outlive_netd_and_whoever_takes_them_away() {
         eventually("the container is reached", || reached(world));
 
         world.release("web");
-        let name = || RemoveNetworkRequest {
-            network: "wide".to_owned(),
-            force: false,
-        };
-        world
-            .call(async |mut netd| netd.remove_network(name()).await)
-            .unwrap();
+        remove(world);
         assert!(!world.links().contains(&tunnel.name));
     });
 }
@@ -106,9 +109,7 @@ fn a_tunnel_is_off_until_the_table_says_who_may_send_into_it() {
         world.let_go(before);
         world.wait_until_ready();
         assert!(find(&tunnel).unwrap().up);
-        eventually("the container is reached", || {
-            is_reached(&world.neighbour, &web)
-        });
+        reached_soon(world, &web);
         // Nor when it is made.
         world.release("web");
         remove(world);
@@ -124,6 +125,79 @@ fn a_tunnel_is_off_until_the_table_says_who_may_send_into_it() {
             assert!(is_off);
         });
         assert!(find(&tunnel).unwrap().up);
+    });
+}
+
+/// Nor after: it is off before they go.
+#[test]
+fn a_tunnel_is_off_before_its_rules_go() {
+    on_a_host(|world| {
+        let (_, _web) = spanned(world);
+        let tunnel = their_end().name;
+        world.release("web");
+        world.arm("netd.unnetwork.begun", Action::Fail(nix::libc::ENOSPC));
+        try_to_remove(world).unwrap_err();
+        let web = container(world, "again");
+        web.serve(PORT);
+        reached_soon(world, &web);
+        world.release("again");
+
+        let after = "netd.unnetwork.unruled";
+        world.arm(after, Action::Wait);
+        let world = &*world;
+        std::thread::scope(|scope| {
+            let removed = scope.spawn(|| remove(world));
+            eventually("its rules are gone", || world.fired(after));
+            let is_up = find(&tunnel).unwrap().up;
+            world.let_go(after);
+            removed.join().unwrap();
+            assert!(!is_up);
+        });
+    });
+}
+
+/// Nor with everything else.
+#[test]
+fn a_teardown_takes_the_rules_last() {
+    on_a_host(|world| {
+        world.network(asked(&[("peers", PEERS)])).unwrap();
+        if listed("published").is_none() {
+            return eprintln!("skipped: nft is not installed");
+        }
+        let after = "netd.unoverlay.unlinked";
+        world.arm(after, Action::Wait);
+        let world = &*world;
+        std::thread::scope(|scope| {
+            let gone = scope.spawn(|| {
+                let gone = world.call(async |mut netd| netd.teardown(TeardownRequest {}).await);
+                gone.unwrap()
+            });
+            eventually("its tunnel is gone", || world.fired(after));
+            let is_ruled = listed("published").is_some();
+            world.let_go(after);
+            gone.join().unwrap();
+            assert!(is_ruled && listed("published").is_none());
+        });
+    });
+}
+
+/// They would keep what is for others from them.
+#[test]
+fn a_network_that_was_refused_leaves_no_rules() {
+    on_a_host(|world| {
+        let taken = UdpSocket::bind((HOST, vxlan::PORT)).unwrap();
+        let without_the_neighbour = "a=192.0.2.1,c=192.0.2.3";
+        let peers = [("peers", without_the_neighbour), ("vni", "77")];
+        let refused = world.network(asked(&peers)).unwrap_err();
+        let why = "udp port 4789 of this host is taken";
+        assert!(refused.message().contains(why), "{refused}");
+        assert_eq!(put_right(world), [""; 0]);
+        let sending = world.neighbour.inside(|| UdpSocket::bind((NEIGHBOUR, 0)));
+        let frame = frame(77, THEIRS, OURS, 9);
+        let to = (HOST, vxlan::PORT);
+        sending.unwrap().send_to(&frame, to).unwrap();
+        taken.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(taken.recv(&mut [0; 128]).unwrap(), frame.len());
     });
 }
 
@@ -147,7 +221,7 @@ fn a_start_touches_no_tunnel_that_is_right() {
             read.unwrap();
         }
         assert_eq!(touched, 0);
-        assert!(is_reached(&world.neighbour, &web));
+        reached_soon(world, &web);
     });
 }
 
@@ -169,9 +243,7 @@ fn a_host_whose_table_cannot_be_written_at_a_start_is_closed() {
         other.apply(given_up).unwrap();
         world.restart_dead();
         assert_eq!(are_up(), [true; 2]);
-        eventually("the container is reached", || {
-            is_reached(&world.neighbour, &web)
-        });
+        reached_soon(world, &web);
     });
 }
 
@@ -189,9 +261,7 @@ fn a_network_whose_record_is_damaged_can_be_made_again() {
         assert_eq!(again.id, made.id);
         let web = container(world, "again");
         web.serve(PORT);
-        eventually("the container is reached", || {
-            is_reached(&world.neighbour, &web)
-        });
+        reached_soon(world, &web);
     });
 }
 
@@ -209,6 +279,7 @@ fn where_a_tunnel_leads_is_compared_and_put_right() {
         let stranger = "10.20.9.0/24".parse().unwrap();
         let foreign = Mac([2, 0, 0, 0, 0, 9]);
         let (there, here) = (IpAddr::from(THEIRS), IpAddr::from(OURS));
+        hold_the_guard(world);
         for (harm, said) in [
             (
                 known(NEIGHBOUR.into()).forget_tunnel_entry(index()),
@@ -243,12 +314,10 @@ fn where_a_tunnel_leads_is_compared_and_put_right() {
             let what = format!("tunnel {name} of network wide {said}");
             assert_eq!(put_right(world), [what]);
             assert_eq!(put_right(world), [""; 0]);
-            assert!(is_reached(&world.neighbour, &web), "{said}");
+            reached_soon(world, &web);
         }
-        // Another one in its place, while the guard stands still.
-        world.arm(GUARD, Action::Wait);
+        // Another one in its place.
         apply(link::delete(index()));
-        eventually("the guard stands still", || world.fired(GUARD));
         let other = Vxlan {
             name,
             vni: 9,
@@ -261,7 +330,7 @@ fn where_a_tunnel_leads_is_compared_and_put_right() {
         assert!(found.contains("is gone"), "{found}");
         let vni = find(name).unwrap().vxlan.unwrap().vni;
         assert_ne!(vni, 9);
-        assert!(is_reached(&world.neighbour, &web));
+        reached_soon(world, &web);
         world.let_go(GUARD);
 
         // Its record, too.
@@ -287,7 +356,7 @@ fn a_list_that_cannot_be_followed_is_the_one_of_before() {
         assert!(refused.message().contains("No space left"), "{refused}");
         assert_eq!(record(), before);
         assert_eq!(put_right(world), [""; 0], "kernel and record agree");
-        assert!(is_reached(&world.neighbour, &web));
+        reached_soon(world, &web);
         assert_eq!(world.network(longer()).unwrap().peers.len(), 3);
         assert_eq!(put_right(world), [""; 0]);
     });
