@@ -15,6 +15,7 @@ use slipway_proto::netd::v1::*;
 
 use crate::overlay::{OURS, THEIRS, asked, container};
 use crate::overlay_names::resolve;
+use crate::reconcile::{GUARD, hold_the_guard};
 use crate::wire::{ICMP, IP, UDP, Wire};
 use crate::world::*;
 
@@ -262,6 +263,7 @@ fn without_its_tunnel_nothing_leaves_and_it_comes_back() {
             reaches_soon(&one, &two);
         }
         // A route, a peer, the fence.
+        hold_the_guard(hosts.here);
         let finds = |hosts: &Hosts<'_>, what: &str| {
             let found = hosts
                 .here
@@ -287,6 +289,7 @@ fn without_its_tunnel_nothing_leaves_and_it_comes_back() {
             .here
             .call(async |mut netd| netd.reconcile(ReconcileRequest {}).await);
         assert_eq!(again.unwrap().findings, []);
+        hosts.here.let_go(GUARD);
         reaches_soon(&one, &two);
 
         // The wire is cut, and whole again.
