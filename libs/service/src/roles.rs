@@ -72,12 +72,13 @@ impl TryFrom<String> for Role {
     }
 }
 
-/// Whether a call leaves something other than it was, and so stands in the audit log.
+/// Whether a call stands in the audit log: it does when something is another than before, or when somebody has what
+/// was nobody's business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// It only looks.
     Reads,
-    /// It changes something, or lets somebody in.
+    /// It changes something, lets somebody in, or gives files out.
     Changes,
     /// So it does, and may go on for hours: its beginning is told, too.
     Lasts,
@@ -136,10 +137,10 @@ const TABLE: &[(&str, Methods)] = &[
             ("Stats", Read, Reads),
             ("Diff", Read, Reads),
             // Files of a container may be anything: keys, a database.
-            ("CopyFrom", Operate, Reads),
+            ("CopyFrom", Operate, Changes),
             ("CopyTo", Operate, Changes),
             ("StatPath", Operate, Reads),
-            ("Export", Operate, Reads),
+            ("Export", Operate, Changes),
             ("Commit", Operate, Changes),
         ],
     ),
@@ -173,7 +174,7 @@ const TABLE: &[(&str, Methods)] = &[
             ("Prepare", Operate, Changes),
             ("RunStep", Operate, Changes),
             ("Apply", Operate, Changes),
-            ("ReadPath", Operate, Reads),
+            ("ReadPath", Operate, Changes),
             ("Resolve", Operate, Reads),
             ("Survey", Operate, Reads),
             ("ImportLayer", Operate, Changes),
@@ -229,7 +230,7 @@ const TABLE: &[(&str, Methods)] = &[
             ("PruneImages", Operate, Changes),
             ("Load", Build, Changes),
             ("Import", Build, Changes),
-            ("Save", Pull, Reads),
+            ("Save", Pull, Changes),
             ("Events", Read, Reads),
             ("DiskUsage", Read, Reads),
             ("Info", Read, Reads),
@@ -332,6 +333,19 @@ mod tests {
         }
         let unknown = "Admin".parse::<Role>().unwrap_err().to_string();
         assert!(unknown.contains("operate"), "{unknown}");
+    }
+
+    #[test]
+    fn who_takes_files_out_stands_in_the_log() {
+        for path in [
+            "runtime.v1.Containers/CopyFrom",
+            "runtime.v1.Containers/Export",
+            "runtime.v1.Worker/ReadPath",
+            "registry.v1.Registry/Save",
+        ] {
+            let found = rule(&format!("/slipway.{path}")).unwrap();
+            assert_eq!(found.effect, Changes, "{path}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub(super) fn fields(path: &str) -> &'static [Field] {
         "runtime.v1.Containers/Create" => &[("name", &[1, 1]), ("image", &[1, 2])],
         "runtime.v1.Containers/Attach" | "runtime.v1.Containers/Exec" => &[("container", &[1, 1])],
         "runtime.v1.Containers/CopyTo" => &[("container", &[1, 1]), ("path", &[1, 2])],
+        "runtime.v1.Containers/CopyFrom" => &[("container", &[1]), ("path", &[2])],
         "runtime.v1.Containers/Start"
         | "runtime.v1.Containers/Stop"
         | "runtime.v1.Containers/Restart"
@@ -29,8 +30,7 @@ pub(super) fn fields(path: &str) -> &'static [Field] {
         | "runtime.v1.Containers/Update"
         | "runtime.v1.Containers/ConnectNetwork"
         | "runtime.v1.Containers/UpdatePorts"
-        | "runtime.v1.Containers/Export"
-        | "runtime.v1.Containers/CopyFrom" => CONTAINER,
+        | "runtime.v1.Containers/Export" => CONTAINER,
         "runtime.v1.Containers/Kill" => &[("container", &[1]), ("signal", &[2])],
         "runtime.v1.Containers/Rename" => &[("container", &[1]), ("name", &[2])],
         "runtime.v1.Containers/DisconnectNetwork" => &[("container", &[1]), ("network", &[2])],
@@ -42,6 +42,7 @@ pub(super) fn fields(path: &str) -> &'static [Field] {
         "runtime.v1.Worker/RunStep"
         | "runtime.v1.Worker/CommitSnapshot"
         | "runtime.v1.Worker/Release" => SNAPSHOT,
+        "runtime.v1.Worker/ReadPath" => &[("snapshot_id", &[1]), ("path", &[2])],
         "netd.v1.Network/CreateEndpoint" => &[("network", &[1]), ("container_id", &[2])],
         "netd.v1.Network/ReleaseEndpoint"
         | "netd.v1.Network/AddPorts"
