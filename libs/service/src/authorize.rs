@@ -66,12 +66,14 @@ impl<S> Authorize<S> {
         judged: &Result<Rule, Status>,
     ) -> Option<Entry> {
         let audit = self.audit.as_ref()?;
-        let told = match judged {
-            Ok(rule) => audit.reads || rule.effect != Effect::Reads,
+        let (log, caller) = (audit.log.clone(), peer.map(Peer::caller));
+        match judged {
+            Ok(rule) if rule.effect == Effect::Reads && !audit.reads => None,
+            Ok(_) => Some(Entry::new(log, path, caller)),
             // What no service has is nobody's deed, and its path anybody's text.
-            Err(refused) => refused.code() != Code::Unimplemented,
-        };
-        told.then(|| Entry::new(audit.log.clone(), path, peer.map(Peer::caller)))
+            Err(refused) if refused.code() == Code::Unimplemented => None,
+            Err(_) => Entry::refused(log, path, caller),
+        }
     }
 }
 
@@ -163,7 +165,7 @@ fn refused(sentence: impl Into<String>) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::{convert::Infallible, time::Duration};
 
     use tower::{ServiceExt as _, service_fn};
 
@@ -179,6 +181,10 @@ mod tests {
 
     /// What the layer answers; `None` when the service itself was asked.
     async fn answer(path: &str, peer: Option<Peer>) -> Option<Status> {
+        answer_of(&AuthorizeLayer::default(), path, peer).await
+    }
+
+    async fn answer_of(layer: &AuthorizeLayer, path: &str, peer: Option<Peer>) -> Option<Status> {
         let inner = service_fn(async |_: Request<Body>| {
             let mut response = Response::new(Body::empty());
             response.extensions_mut().insert("it was asked");
@@ -192,11 +198,7 @@ mod tests {
                 all
             },
         ));
-        let response = AuthorizeLayer::default()
-            .layer(inner)
-            .oneshot(request)
-            .await
-            .unwrap();
+        let response = layer.layer(inner).oneshot(request).await.unwrap();
         match response.extensions().get::<&str>() {
             Some(_) => None,
             None => Some(Status::from_header_map(response.headers()).unwrap()),
@@ -235,5 +237,37 @@ mod tests {
         assert_eq!(said.code(), Code::PermissionDenied);
         let said = answer("/x.Y/Z", Some(peer(Some(Role::Admin)))).await;
         assert_eq!(said.unwrap().code(), Code::Unimplemented);
+    }
+    #[tokio::test]
+    async fn who_may_do_nothing_does_not_push_others_out_of_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let log = AuditLog::open(path.clone(), 16 << 20).unwrap();
+        let layer = AuthorizeLayer {
+            audit: Some(Audit {
+                log: log.clone(),
+                reads: false,
+            }),
+        };
+        let stop = "/slipway.runtime.v1.Containers/Stop";
+        for _ in 0..300 {
+            answer_of(&layer, stop, Some(peer(None))).await.unwrap();
+        }
+        let operator = Some(peer(Some(Role::Operate)));
+        assert!(answer_of(&layer, stop, operator).await.is_none());
+        log.finish(Duration::from_secs(60));
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let (last, refused) = lines.split_last().unwrap();
+        assert_eq!(last["role"], "operate");
+        let left_out: u64 = lines
+            .iter()
+            .filter_map(|line| line["left_out"].as_u64())
+            .sum();
+        assert!(left_out > 0, "all of them are told");
+        assert_eq!(refused.len() as u64 + left_out, 300);
     }
 }

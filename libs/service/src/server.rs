@@ -118,6 +118,7 @@ where
         metrics: Metrics::default(),
         started: std::time::SystemTime::now(),
     };
+    let audit = open_audit(&context, &settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(64)
@@ -127,7 +128,10 @@ where
     let result = runtime.block_on(async {
         cancel_on_signal(context.shutdown.clone())?;
         let served = match open(context.clone(), own).await {
-            Ok(routes) => serve(&context, &settings, routes, inherited).await,
+            Ok(routes) => {
+                let audit = audit.clone();
+                serve(&context, &settings, audit, routes, inherited).await
+            }
             Err(error) => Err(error),
         };
         context.shutdown.cancel();
@@ -142,6 +146,10 @@ where
     });
     // Blocking work that hangs (a dead disk) must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(2));
+    // After the runtime, with which the calls have gone that were cut off: they are told of, too.
+    if let Some(audit) = audit {
+        audit.log.finish(Duration::from_secs(2));
+    }
     result
 }
 
@@ -161,6 +169,7 @@ fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
 async fn serve(
     context: &Context,
     settings: &Settings,
+    audit: Option<Audit>,
     routes: Routes,
     mut inherited: Inherited,
 ) -> anyhow::Result<()> {
@@ -177,9 +186,7 @@ async fn serve(
             Address::Tcp { host, port } => tcp.push((host.clone(), *port)),
         }
     }
-    let authorize = AuthorizeLayer {
-        audit: open_audit(context, settings)?,
-    };
+    let authorize = AuthorizeLayer { audit };
     // Who made a socket takes it away.
     let mut ours = Vec::new();
     for path in &unix {

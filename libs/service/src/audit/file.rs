@@ -3,19 +3,26 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::{Duration, Instant},
 };
 
-use tokio::runtime::Handle;
 use tracing::warn;
+
+use crate::rate::Rate;
 
 /// Files of before that are kept beside the one that is written: `audit.log.1` is the youngest.
 const OLDER: u64 = 3;
 
 /// Bytes that wait for a disk that does not take them; what comes then is lost, and counted.
 const WAITING: usize = 1 << 20;
+
+/// Refused calls that are told of, in so much time: each is a line of some 300 bytes, and who may do nothing is
+/// not to push out of the log what others did.
+const REFUSED: (u64, Duration) = (60, Duration::from_secs(60));
 
 /// See the module's page. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,7 +33,7 @@ struct Inner {
     path: PathBuf,
     /// Most bytes of one file.
     most: u64,
-    pool: Handle,
+    refused: Rate,
     queue: Mutex<Queue>,
     /// Locked by whoever writes, one at a time.
     file: Mutex<Open>,
@@ -48,20 +55,26 @@ struct Open {
 }
 
 impl AuditLog {
-    /// Into this file, which may have `bytes` together with those of before. Fails when it cannot be written.
-    ///
-    /// Must be called within tokio's runtime, whose threads for blocking work do the writing.
+    /// Into this file, which may have `bytes` together with those of before. Fails when it cannot be written, unless
+    /// that is for want of room: the service must run for room to be made. It is tried again with each line then.
     pub fn open(path: PathBuf, bytes: u64) -> io::Result<Self> {
-        let file = append(&path)?;
+        let opened = append(&path);
+        Self::with(path, bytes, opened)
+    }
+
+    fn with(path: PathBuf, bytes: u64, opened: io::Result<File>) -> io::Result<Self> {
+        let mut open = Open::default();
+        match opened {
+            Ok(file) => open.file = Some(file),
+            Err(error) if is_full(&error) => open.complain(&path, &error),
+            Err(error) => return Err(error),
+        }
         Ok(Self(Arc::new(Inner {
             path,
             most: bytes / (OLDER + 1),
-            pool: Handle::current(),
+            refused: Rate::new(REFUSED.0, REFUSED.1),
             queue: Mutex::default(),
-            file: Mutex::new(Open {
-                file: Some(file),
-                complained: false,
-            }),
+            file: Mutex::new(open),
         })))
     }
 
@@ -70,14 +83,53 @@ impl AuditLog {
         let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.lines.len() + line.len() > WAITING {
             queue.lost += 1;
-            return;
+        } else {
+            queue.lines.extend_from_slice(line.as_bytes());
+            queue.lines.push(b'\n');
         }
-        queue.lines.extend_from_slice(line.as_bytes());
-        queue.lines.push(b'\n');
-        if !std::mem::replace(&mut queue.writing, true) {
-            let inner = Arc::clone(&self.0);
-            // Waited for when the service ends.
-            drop(self.0.pool.spawn_blocking(move || inner.drain()));
+        if !queue.writing {
+            // Where no thread can be made the lines wait for the next one.
+            queue.writing = self.spawn(Inner::drain).is_ok();
+        }
+    }
+
+    /// Waits until all that was added so far is written, but not for longer than `limit`: the disk may be dead.
+    pub fn finish(&self, limit: Duration) {
+        let (done, ended) = mpsc::channel();
+        let drain = move |inner: &Inner| {
+            inner.drain();
+            // Nobody waits any more.
+            let _ = done.send(());
+        };
+        let in_time = self.spawn(drain).is_ok() && ended.recv_timeout(limit).is_ok();
+        if !in_time {
+            warn!(path = %self.0.path.display(), "the last lines of the audit log may be lost");
+        }
+    }
+
+    /// Whether a call that was refused now is to be told of.
+    pub(super) fn admits_refused(&self) -> bool {
+        self.0.refused.admits(Instant::now())
+    }
+
+    /// How many of those were not since this was asked last.
+    pub(super) fn left_out(&self) -> u64 {
+        self.0.refused.left_out()
+    }
+
+    /// A thread of its own: the runtime's for blocking work may all hang, and it panics when it can have no more.
+    fn spawn(&self, work: impl FnOnce(&Inner) + Send + 'static) -> io::Result<()> {
+        let inner = Arc::clone(&self.0);
+        let thread = thread::Builder::new().name("audit".to_owned());
+        thread.spawn(move || work(&inner)).map(drop)
+    }
+}
+
+impl Open {
+    fn complain(&mut self, path: &Path, error: &io::Error) {
+        if !std::mem::replace(&mut self.complained, true) {
+            let path = path.display();
+            warn!(%path, %error, "the audit log cannot be written: calls go on without it");
         }
     }
 }
@@ -98,21 +150,19 @@ impl Inner {
             if lost > 0 {
                 lines.extend_from_slice(format!("{{\"lost\":{lost}}}\n").as_bytes());
             }
-            match self.append(&mut open, &lines) {
+            match self.append(&mut open, lines) {
                 Ok(()) => open.complained = false,
                 Err(error) => {
                     let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
                     queue.lost += lost + count;
-                    if !std::mem::replace(&mut open.complained, true) {
-                        let path = self.path.display();
-                        warn!(%path, %error, "the audit log cannot be written: calls go on without it");
-                    }
+                    drop(queue);
+                    open.complain(&self.path, &error);
                 }
             }
         }
     }
 
-    fn append(&self, open: &mut Open, lines: &[u8]) -> io::Result<()> {
+    fn append(&self, open: &mut Open, mut lines: Vec<u8>) -> io::Result<()> {
         let length = match &open.file {
             Some(file) => current_length(file, &self.path),
             None => None,
@@ -128,7 +178,10 @@ impl Inner {
             Some(file) => file,
             none => none.insert(append(&self.path)?),
         };
-        file.write_all(lines)
+        if ends_within_a_line(file)? {
+            lines.insert(0, b'\n');
+        }
+        file.write_all(&lines)
     }
 
     fn rotate(&self) -> io::Result<()> {
@@ -153,7 +206,25 @@ impl Inner {
 /// Its owner's alone.
 fn append(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.create(true).append(true).mode(0o600).open(path)
+    let options = options.create(true).read(true).append(true).mode(0o600);
+    options.open(path)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// As a full disk leaves it, or who was killed meanwhile.
+fn ends_within_a_line(file: &File) -> io::Result<bool> {
+    let Some(last) = file.metadata()?.len().checked_sub(1) else {
+        return Ok(false);
+    };
+    let mut byte = [b'\n'];
+    file.read_at(&mut byte, last)?;
+    Ok(byte != [b'\n'])
 }
 
 /// `None` when what is open is not what has the name.
@@ -164,22 +235,14 @@ fn current_length(file: &File, path: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 
-    async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-        let all = async {
-            while !is() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let limit = Duration::from_secs(60);
-        assert!(tokio::time::timeout(limit, all).await.is_ok(), "{what}");
-    }
+    const PATIENCE: Duration = Duration::from_secs(60);
 
-    #[tokio::test]
-    async fn it_never_takes_more_than_it_may_and_the_youngest_lines_are_kept() {
+    #[test]
+    fn it_never_takes_more_than_it_may_and_the_youngest_lines_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
         let log = AuditLog::open(path.clone(), 4000).unwrap();
@@ -187,7 +250,8 @@ mod tests {
         let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
         for n in 0..200 {
             log.write(&line(n));
-            eventually("it is written", || read("audit.log").contains(&line(n))).await;
+            log.finish(PATIENCE);
+            assert!(read("audit.log").contains(&line(n)), "{n}");
         }
         let mut all = fs::read_dir(folder.path()).unwrap();
         assert!(all.all(|file| file.unwrap().metadata().unwrap().len() <= 1000));
@@ -203,21 +267,67 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
     }
 
-    #[tokio::test]
-    async fn a_file_that_was_taken_away_is_made_again() {
+    #[test]
+    fn a_file_that_was_taken_away_is_made_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
         let log = AuditLog::open(path.clone(), 1 << 20).unwrap();
         fs::rename(&path, folder.path().join("elsewhere")).unwrap();
         log.write("{}");
-        eventually("it is there", || {
-            fs::read(&path).is_ok_and(|text| text == b"{}\n")
-        })
-        .await;
+        log.finish(PATIENCE);
+        assert_eq!(fs::read(&path).unwrap(), b"{}\n");
     }
 
-    #[tokio::test]
-    async fn what_is_lost_is_counted() {
+    #[test]
+    fn a_line_is_not_glued_to_half_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let log = AuditLog::open(path.clone(), 1 << 20).unwrap();
+        for half in ["{\"who\":", "{\"w"] {
+            // As a disk without room for the other half leaves it.
+            let mut file = append(&path).unwrap();
+            file.write_all(half.as_bytes()).unwrap();
+            log.write("{}");
+            log.write("{}");
+            log.finish(PATIENCE);
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"who\":\n{}\n{}\n{\"w\n{}\n{}\n");
+    }
+
+    #[test]
+    fn a_full_disk_is_waited_for_and_another_mistake_is_told_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("folder/audit.log");
+        let open = |error: io::ErrorKind| AuditLog::with(path.clone(), 1 << 20, Err(error.into()));
+        assert!(open(io::ErrorKind::PermissionDenied).is_err());
+        assert!(AuditLog::open(path.clone(), 1 << 20).is_err());
+        let log = open(io::ErrorKind::StorageFull).unwrap();
+        // It cannot be made yet.
+        log.write("{}");
+        log.finish(PATIENCE);
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        log.write("{}");
+        log.finish(PATIENCE);
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{}\n{\"lost\":1}\n");
+    }
+
+    #[test]
+    fn a_dead_disk_keeps_nobody_from_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let log = AuditLog::open(path.clone(), 1 << 20).unwrap();
+        let busy = log.0.file.lock().unwrap();
+        log.write("{}");
+        log.finish(Duration::from_millis(1));
+        drop(busy);
+        log.finish(PATIENCE);
+        assert_eq!(fs::read(&path).unwrap(), b"{}\n");
+    }
+
+    #[test]
+    fn what_is_lost_is_counted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
         let log = AuditLog::open(path.clone(), 16 << 20).unwrap();
@@ -229,9 +339,8 @@ mod tests {
                 log.write(&long);
             }
         }
-        eventually("it is told", || {
-            fs::read_to_string(&path).is_ok_and(|text| text.ends_with("{\"lost\":5}\n"))
-        })
-        .await;
+        log.finish(PATIENCE);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with("{\"lost\":5}\n"));
     }
 }

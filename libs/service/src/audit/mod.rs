@@ -61,6 +61,12 @@ impl Entry {
         }
     }
 
+    /// As [`new`](Self::new), of a call that was refused; `None` when there were too many of those just now, and the
+    /// next line says how many.
+    pub fn refused(log: AuditLog, path: &str, caller: Option<&Caller>) -> Option<Self> {
+        log.admits_refused().then(|| Self::new(log, path, caller))
+    }
+
     /// The same request, of whose first message the names are told.
     pub fn about(&mut self, body: Body) -> Body {
         let (seen, body) = subject::Seen::of(&self.path, body);
@@ -93,6 +99,10 @@ impl Entry {
         }
         if told.truncated {
             line.insert("truncated".into(), true.into());
+        }
+        let left_out = self.log.left_out();
+        if left_out > 0 {
+            line.insert("left_out".into(), left_out.into());
         }
         line.extend(more.as_object().cloned().unwrap_or_default());
         self.log.write(&Value::from(line).to_string());
