@@ -1,9 +1,9 @@
 //! Handshakes of a listener: several at once, none for long.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,8 +23,8 @@ use crate::{connection::Connection, rate::Rate};
 /// How long a client has for its handshake.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Handshakes under way; for one more the oldest is broken off. One that is meant takes milliseconds, so who
-/// opens connections and says nothing keeps nobody else out.
+/// Handshakes under way; for one more the oldest from the address that has most is broken off. One that is meant
+/// takes milliseconds, so who opens connections and says nothing keeps nobody else out.
 const AT_ONCE: usize = 256;
 
 /// Refused certificates that the service's log tells of, in so much time: each is some 200 bytes.
@@ -78,7 +78,7 @@ async fn accept(
                 Err(_) => debug!(%address, "a TLS handshake took too long"),
             }
         });
-        under_way.push(handshake.abort_handle(), AT_ONCE);
+        under_way.push(address.ip(), handshake.abort_handle(), AT_ONCE);
     }
 }
 
@@ -133,27 +133,45 @@ fn is_about_a_certificate(error: &io::Error) -> bool {
     )
 }
 
+/// Those under way, the oldest first, and where each comes from.
 #[derive(Default)]
-struct Handshakes(VecDeque<AbortHandle>);
+struct Handshakes(VecDeque<(IpAddr, AbortHandle)>);
 
 impl Handshakes {
-    /// One more, and the oldest of more than `most` no longer. What has ended does not count.
-    fn push(&mut self, handshake: AbortHandle, most: usize) {
-        if self.0.len() >= most {
-            self.0.retain(|one| !one.is_finished());
+    /// One more; of more than `most` the oldest from where most come from no longer. What has ended does not count.
+    fn push(&mut self, from: IpAddr, handshake: AbortHandle, most: usize) {
+        self.0.push_back((network(from), handshake));
+        if self.0.len() > most {
+            self.0.retain(|(_, one)| !one.is_finished());
         }
-        if self.0.len() >= most
-            && let Some(oldest) = self.0.pop_front()
+        if self.0.len() > most
+            && let Some((_, one)) = self.oldest_of_most().and_then(|at| self.0.remove(at))
         {
-            oldest.abort();
+            one.abort();
         }
-        self.0.push_back(handshake);
+    }
+
+    fn oldest_of_most(&self) -> Option<usize> {
+        let mut counts = HashMap::<_, usize>::new();
+        for (from, _) in &self.0 {
+            *counts.entry(from).or_default() += 1;
+        }
+        let most = counts.values().max()?;
+        self.0.iter().position(|(from, _)| counts[from] == *most)
+    }
+}
+
+/// Who has an address of IPv6 has as many as he likes in its /64 (RFC 4291, 2.5.4).
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
     }
 }
 
 impl Drop for Handshakes {
     fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
+        self.0.iter().for_each(|(_, one)| one.abort());
     }
 }
 
@@ -210,18 +228,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_too_many_breaks_off_the_oldest() {
+    async fn one_too_many_breaks_off_the_oldest_of_whoever_has_most() {
         let mut under_way = Handshakes::default();
-        let mut tasks: Vec<_> = (0..3)
-            .map(|_| tokio::spawn(std::future::pending::<()>()))
-            .collect();
-        for task in &tasks {
-            under_way.push(task.abort_handle(), 2);
+        let sources = [
+            ("10.0.0.7", false),
+            ("2001:db8::1", false),
+            ("2001:db8::2", true),
+            ("::ffff:10.0.0.7", true),
+            ("2001:db8:0:1::1", true),
+            ("2001:db8::3", true),
+            ("10.0.0.9", true),
+        ];
+        let mut tasks = Vec::new();
+        for (from, _) in sources {
+            let task = tokio::spawn(std::future::pending::<()>());
+            under_way.push(from.parse().unwrap(), task.abort_handle(), 5);
+            tasks.push(task);
         }
-        assert!(tasks.remove(0).await.unwrap_err().is_cancelled());
-        assert!(tasks.iter().all(|task| !task.is_finished()));
+        // What has ended is forgotten before anything is broken off.
+        for (task, (from, goes_on)) in tasks.iter_mut().zip(sources) {
+            if !goes_on {
+                assert!(task.await.unwrap_err().is_cancelled(), "{from}");
+            }
+        }
+        let ended: Vec<_> = tasks.iter().map(|task| !task.is_finished()).collect();
+        assert_eq!(ended, sources.map(|(_, goes_on)| goes_on));
         drop(under_way);
-        for task in tasks {
+        for (task, _) in tasks
+            .into_iter()
+            .zip(sources)
+            .filter(|(_, (_, goes_on))| *goes_on)
+        {
             assert!(task.await.unwrap_err().is_cancelled());
         }
     }

@@ -12,6 +12,7 @@ use rustls::{
     RootCertStore,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _},
+    sign::CertifiedKey,
 };
 
 pub mod accept;
@@ -88,6 +89,12 @@ impl TlsFiles {
 
     fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
         PrivateKeyDer::from_pem_file(&self.key).map_err(fail(&self.key))
+    }
+
+    /// The certificate and its key, which must be of each other.
+    fn pair(&self) -> Result<CertifiedKey, TlsError> {
+        CertifiedKey::from_der(self.chain()?, self.private_key()?, &provider())
+            .map_err(fail(&self.cert))
     }
 
     /// The authorities, where there are any.

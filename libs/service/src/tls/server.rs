@@ -9,7 +9,11 @@ use std::{
 use rustls::{
     Error, ServerConfig,
     pki_types::{CertificateDer, UnixTime},
-    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{
+        ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+        danger::ClientCertVerifier,
+    },
+    sign::CertifiedKey,
     version::TLS13,
 };
 use tokio_rustls::TlsAcceptor;
@@ -24,7 +28,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// How long the files themselves are not looked at for calls on a connection that there is.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What a listener's handshakes are made with.
+/// What a listener's handshakes are made with. Who we are and whom we let in are read apart: a key that is being
+/// replaced does not keep a list of revoked certificates from being taken.
 #[derive(Debug)]
 pub struct Acceptor(Watched<Terms>);
 
@@ -33,14 +38,29 @@ struct Terms {
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
+/// Our own certificate and its key.
+#[derive(Debug)]
+struct Own(Watched<CertifiedKey>);
+
+impl ResolvesServerCert for Own {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.get())
+    }
+}
+
 impl Acceptor {
     /// Reads the files; again whenever one of them is another.
     pub fn open(files: TlsFiles) -> Result<Self, TlsError> {
-        let paths = files.paths();
-        let terms = Watched::new("the certificate of the tcp listeners", paths, move || {
-            terms(&files)
-        })?;
-        Ok(Self(terms))
+        let own = {
+            let (files, paths) = (files.clone(), vec![files.cert.clone(), files.key.clone()]);
+            let make = move || files.pair();
+            Watched::new("the certificate of the tcp listeners", paths, make)?
+        };
+        let own = Arc::new(Own(own));
+        let others = files.ca.iter().chain(&files.crl).cloned().collect();
+        let make = move || terms(&files, &own);
+        let what = "the authority of the tcp listeners' clients";
+        Ok(Self(Watched::new(what, others, make)?))
     }
 
     /// For one handshake.
@@ -49,7 +69,7 @@ impl Acceptor {
     }
 }
 
-fn terms(files: &TlsFiles) -> Result<Terms, TlsError> {
+fn terms(files: &TlsFiles, own: &Arc<Own>) -> Result<Terms, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(fail(&files.cert))?;
@@ -67,9 +87,7 @@ fn terms(files: &TlsFiles) -> Result<Terms, TlsError> {
         None => builder.with_no_client_auth(),
         Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
     };
-    let mut config = builder
-        .with_single_cert(files.chain()?, files.private_key()?)
-        .map_err(fail(&files.cert))?;
+    let mut config = builder.with_cert_resolver(Arc::clone(own) as _);
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
