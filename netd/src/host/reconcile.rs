@@ -13,7 +13,7 @@ use crate::error::{Doing, Error};
 use crate::id::HOST_LINK_PREFIX;
 use crate::ipam::DualStack;
 use crate::netlink::wire::Message;
-use crate::netlink::{self, Link, Netns, Route, link};
+use crate::netlink::{self, Link, Netns, Route, fence, link};
 use crate::network::{Network, Pool};
 use crate::overlay::Tunnel;
 use crate::sysctl;
@@ -245,7 +245,10 @@ impl Host {
             .pools()
             .map(|pool| link::add_own_route(index, pool.gateway, pool.subnet));
         requests.extend(routes);
-        requests.extend(strange_addresses(route, index, network)?);
+        // No other network's subnet ever changes: what is on their bridges besides is somebody's.
+        if network.is_default() {
+            requests.extend(strange_addresses(route, index, network)?);
+        }
         route.apply_idempotent(&requests)?;
         leads_to_its_subnets(route, index, network)?;
         wait_until_local(route, network.v6.as_ref().map(|pool| pool.gateway))?;
@@ -340,6 +343,7 @@ impl Host {
             .collect();
         // Now, not later: nobody knows which addresses they have.
         reaper::delete(&mut kernel.route, &gone);
+        let unfenced = remove_fences(state, &mut kernel.route);
         drop(kernel);
         let networks = || state.bridged().map(|live| &live.network);
         let containers = state.endpoints.values().map(|e| e.address);
@@ -353,7 +357,7 @@ impl Host {
             .collect();
         self.forget_strangers(state, &subnets, &known);
         let removed = |link: String| Finding::of(format!("link {link} belongs to nobody"), Ok(()));
-        gone.into_iter().map(removed).collect()
+        gone.into_iter().map(removed).chain(unfenced).collect()
     }
 
     /// Takes everything out of the kernel that we put there, and sysctls back to what they were.
@@ -385,7 +389,35 @@ impl Host {
     }
 }
 
-/// Takes away what is no address of a bridge of ours: of a network that had another subnet before.
+/// Takes away fences of networks that are no more: nothing could have such a subnet.
+fn remove_fences(state: &State, route: &mut Route) -> Vec<Finding> {
+    let fenced = match route.fences() {
+        Ok(fenced) => fenced,
+        Err(error) => {
+            tracing::error!(%error, "cannot look for routes to nowhere that are nobody's");
+            return Vec::new();
+        }
+    };
+    let tunnels = state.networks.values();
+    let tunnels = tunnels.filter_map(|live| Tunnel::of(&live.network));
+    let wanted: HashSet<IpNet> = tunnels
+        .filter(Tunnel::is_encrypted)
+        .map(|tunnel| tunnel.subnet)
+        .collect();
+    let nobodys = fenced.into_iter().filter(|subnet| !wanted.contains(subnet));
+    let remove = |subnet: IpNet| {
+        let lowered = route.apply_idempotent(&[fence::lower(subnet)]);
+        let lowered = lowered.doing(|| format!("delete the route of {subnet} to nowhere"));
+        Finding::of(
+            format!("the route of {subnet} to nowhere belongs to nobody"),
+            lowered,
+        )
+    };
+    nobodys.map(remove).collect()
+}
+
+/// Takes away what is no address of the default network's bridge: of another subnet before, which no record has after a
+/// kill.
 fn strange_addresses(
     route: &mut Route,
     index: u32,

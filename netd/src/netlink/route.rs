@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use nix::errno::Errno;
 
+use super::fence;
 use super::link::{
     IFA_ADDRESS, IFA_LOCAL, IFF_RUNNING, IFF_UP, IFLA_ADDRESS, IFLA_BRPORT_MODE, IFLA_IFALIAS,
     IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA, IFLA_LINKINFO, IFLA_MASTER,
@@ -136,6 +137,16 @@ impl Route {
             let route = parse_route(payload).filter(|(by, _)| *by == index);
             let of_main = payload.get(4) == Some(&RT_TABLE_MAIN);
             found.extend(route.filter(|_| of_main).map(|(_, to)| to));
+        })?;
+        Ok(found)
+    }
+
+    /// The subnets that nothing leaves for but by their own routes: see [`fence::raise`].
+    pub fn fences(&mut self) -> io::Result<Vec<IpNet>> {
+        let mut found = Vec::new();
+        self.each_route(|payload| {
+            let route = parse_route(payload).filter(|_| fence::is_fence(payload));
+            found.extend(route.map(|(_, to)| to));
         })?;
         Ok(found)
     }

@@ -9,6 +9,7 @@ mod encrypted;
 mod first;
 mod guard;
 mod ipv6;
+mod leftovers;
 mod limits;
 mod live_ports;
 mod lost;

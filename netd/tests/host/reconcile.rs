@@ -40,7 +40,7 @@ pub fn hold_the_guard(world: &World) {
 }
 
 /// Runs a program of the host's; false where it is not installed.
-fn run(program: &str, arguments: &str) -> bool {
+pub fn run(program: &str, arguments: &str) -> bool {
     let Ok(output) = Command::new(program).args(arguments.split(' ')).output() else {
         eprintln!("skipped: {program} is not installed");
         return false;

@@ -181,6 +181,23 @@ fn a_damaged_record_is_one_network_less_and_is_told() {
     });
 }
 
+/// Its subnet never changes, so none is of one before.
+#[test]
+fn an_address_that_somebody_gave_to_a_bridge_stays() {
+    on_a_host(|world| {
+        let mine = world.network(network("mine")).unwrap();
+        let bridge = format!("slip-{}", &mine.id[..10]);
+        let index = || find(&bridge).unwrap().index;
+        let theirs = "10.99.0.1/24";
+        let address = link::add_address(index(), [10, 99, 0, 1].into(), theirs.parse().unwrap());
+        Route::open().unwrap().apply(&[address]).unwrap();
+        let before = addresses_of(&bridge);
+        assert!(before.contains(&theirs.to_owned()), "{before:?}");
+        world.restart();
+        assert_eq!(addresses_of(&bridge), before);
+    });
+}
+
 #[test]
 fn networks_take_no_larger_packets_than_the_way_out() {
     on_a_host(|world| {

@@ -1,6 +1,6 @@
 //! This host's end of a network that spans hosts: what a start, a command and the guard do about it.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
 
 use netd::netlink::neigh::{self, Known};
 use netd::netlink::vxlan::{self, Vxlan};
@@ -11,7 +11,6 @@ use slipway_fault::Action;
 use slipway_proto::netd::v1::*;
 
 use crate::overlay::*;
-use crate::ranges::listed;
 use crate::reconcile::{GUARD, hold_the_guard, put_right, reconcile};
 use crate::world::*;
 
@@ -153,51 +152,6 @@ fn a_tunnel_is_off_before_its_rules_go() {
             removed.join().unwrap();
             assert!(!is_up);
         });
-    });
-}
-
-/// Nor with everything else.
-#[test]
-fn a_teardown_takes_the_rules_last() {
-    on_a_host(|world| {
-        world.network(asked(&[("peers", PEERS)])).unwrap();
-        if listed("published").is_none() {
-            return eprintln!("skipped: nft is not installed");
-        }
-        let after = "netd.unoverlay.unlinked";
-        world.arm(after, Action::Wait);
-        let world = &*world;
-        std::thread::scope(|scope| {
-            let gone = scope.spawn(|| {
-                let gone = world.call(async |mut netd| netd.teardown(TeardownRequest {}).await);
-                gone.unwrap()
-            });
-            eventually("its tunnel is gone", || world.fired(after));
-            let is_ruled = listed("published").is_some();
-            world.let_go(after);
-            gone.join().unwrap();
-            assert!(is_ruled && listed("published").is_none());
-        });
-    });
-}
-
-/// They would keep what is for others from them.
-#[test]
-fn a_network_that_was_refused_leaves_no_rules() {
-    on_a_host(|world| {
-        let taken = UdpSocket::bind((HOST, vxlan::PORT)).unwrap();
-        let without_the_neighbour = "a=192.0.2.1,c=192.0.2.3";
-        let peers = [("peers", without_the_neighbour), ("vni", "77")];
-        let refused = world.network(asked(&peers)).unwrap_err();
-        let why = "udp port 4789 of this host is taken";
-        assert!(refused.message().contains(why), "{refused}");
-        assert_eq!(put_right(world), [""; 0]);
-        let sending = world.neighbour.inside(|| UdpSocket::bind((NEIGHBOUR, 0)));
-        let frame = frame(77, THEIRS, OURS, 9);
-        let to = (HOST, vxlan::PORT);
-        sending.unwrap().send_to(&frame, to).unwrap();
-        taken.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert_eq!(taken.recv(&mut [0; 128]).unwrap(), frame.len());
     });
 }
 
