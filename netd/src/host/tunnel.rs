@@ -88,7 +88,7 @@ impl Host {
             return Ok(());
         };
         let own = self.store.key()?;
-        if tunnel.key != Some(own.public()) {
+        if tunnel.disowns(own.public()).is_some() {
             return Err(Error::Invalid(format!(
                 "this host's key is {}, and its network's list has another: make the network again with this one",
                 own.public()
@@ -125,8 +125,19 @@ impl Host {
         index: Option<u32>,
         links: &[Link],
     ) -> Option<String> {
+        let ruled = self.kernel().ruled;
+        let tunnel = Tunnel::of(network).filter(|_| ruled)?;
+        if tunnel.is_encrypted() {
+            match self.store.key() {
+                Ok(own) => {
+                    if let Some(wrong) = tunnel.disowns(own.public()) {
+                        return Some(wrong);
+                    }
+                }
+                Err(error) => return Some(format!("cannot be compared: {error}")),
+            }
+        }
         let mut kernel = self.kernel();
-        let tunnel = Tunnel::of(network).filter(|_| kernel.ruled)?;
         let found = links.iter().find(|link| link.name == tunnel.name);
         let Some(link) = found.filter(|link| Some(link.index) == index) else {
             return Some("is gone".to_owned());

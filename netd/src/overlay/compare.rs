@@ -54,6 +54,13 @@ impl Tunnel {
         }
     }
 
+    /// Why this host, whose key is `own`, is not the one that an encrypted one is for. The kernel goes on with the key that it
+    /// was told, and nobody tells it anew.
+    pub fn disowns(&self, own: PublicKey) -> Option<String> {
+        let is_other = self.is_encrypted() && self.key != Some(own);
+        is_other.then(|| format!("is for another key than this host's, which is {own}"))
+    }
+
     /// Why an encrypted one has to be told who it is and who its hosts are.
     pub fn mistold(&self, there: &Led) -> Option<String> {
         let Carrier::WireGuard { port } = self.carrier else {
@@ -226,7 +233,7 @@ mod tests {
             request.options.insert("encrypted".into(), String::new());
             Tunnel::of(&plan(request, &on("192.0.2.1")).unwrap()).unwrap()
         };
-        let (tunnel, other) = (list(["A", "E"]), list(["A", "I"]));
+        let (tunnel, other) = (list(["M", "E"]), list(["M", "I"]));
         let right = Led {
             routes: tunnel.ways.iter().map(|way| way.slice).collect(),
             told: Device {
@@ -238,6 +245,10 @@ mod tests {
             ..Led::default()
         };
         assert_eq!(tunnel.mistold(&right), None);
+        assert_eq!(tunnel.disowns(tunnel.key.unwrap()), None);
+        let said = tunnel.disowns(tunnel.ways[0].key.unwrap()).unwrap();
+        let sentence = "is for another key than this host's, which is EEEE";
+        assert!(said.starts_with(sentence), "{said}");
         assert_eq!(tunnel.differences(7, &right), []);
         let said = other.mistold(&right).unwrap();
         assert_eq!(said, "has other peers than its hosts");
