@@ -11,8 +11,9 @@
 //! * Containers with addresses of IPv6 that others have a way to send and answer as who they are; they are reached by
 //!   published ports only, as all others. IPv6 of a network that has none goes nowhere.
 //! * Whence a packet is and where it goes is looked up by the names of links, in sets: it passes as many rules, whatever
-//!   the number of networks. What came by one bridge has a chain of its own.
-//! * Of networks that span hosts, containers of all hosts send each other by tunnels that only these hosts send into.
+//!   the number of bridges. What came by one bridge has a chain of its own.
+//! * Of networks that span hosts, containers of all hosts send each other by tunnels that only these hosts send into. Each
+//!   such network has rules of its own, some for each of its hosts.
 //! * Where netd had to switch forwarding on, the host forwards for its containers and for nobody else.
 //! * `accept` in this table never overrides a drop in another. On a host whose `ip filter FORWARD`
 //!   policy is drop (Docker's doing), the administrator has to let our bridges through there:

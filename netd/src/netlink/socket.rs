@@ -26,6 +26,7 @@ pub enum Family {
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
+    family: Family,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -66,6 +67,7 @@ impl Socket {
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         Ok(Self {
             fd,
+            family,
             sequence: 0,
             buffer: Vec::new(),
         })
@@ -96,7 +98,7 @@ impl Socket {
             }
             for (index, answer) in lost.into_iter().zip(told) {
                 answers[index] = match answer {
-                    Err(errno) if requests[index].is_done_by(errno) => Ok(()),
+                    Err(errno) if requests[index].is_done_by(self.family, errno) => Ok(()),
                     answer => answer,
                 };
             }

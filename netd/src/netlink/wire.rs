@@ -4,6 +4,8 @@
 
 use nix::errno::Errno;
 
+use super::socket::Family;
+
 /// `NLM_F_REQUEST`.
 pub const REQUEST: u16 = 0x1;
 /// `NLM_F_ACK`.
@@ -119,12 +121,15 @@ impl Message {
 
 impl Message {
     /// Whether an error says that what an rtnetlink request asks for is so already: it makes what there is, or removes
-    /// what there is not.
-    pub(super) fn is_done_by(&self, errno: Errno) -> bool {
+    /// what there is not. Of other families the same numbers say other things.
+    pub(super) fn is_done_by(&self, family: Family, errno: Errno) -> bool {
+        if family != Family::Route {
+            return false;
+        }
         let word = |at: usize| u16::from_ne_bytes([self.buf[at], self.buf[at + 1]]);
         let (kind, flags) = (word(4), word(6));
         // Of four types in a row the second removes (`linux/rtnetlink.h`).
-        let removes = kind < 0x100 && kind % 4 == 1;
+        let removes = kind % 4 == 1;
         match errno {
             Errno::EEXIST => flags & EXCL != 0,
             Errno::ENODEV | Errno::ENOENT | Errno::ESRCH | Errno::EADDRNOTAVAIL => removes,
@@ -243,6 +248,19 @@ mod tests {
         assert_eq!(attrs[1].0, 18);
         let inner: Vec<_> = attributes(attrs[1].1).collect();
         assert_eq!((inner[0].0, text(inner[0].1)), (1, "bridge".to_owned()));
+    }
+
+    #[test]
+    fn only_of_rtnetlink_an_error_says_that_it_is_done() {
+        // RTM_DELROUTE, and what may be the number of a family that is asked for by name.
+        let removal = Message::new(25, 0, &[0; 12]);
+        let making = Message::new(24, CREATE | EXCL, &[0; 12]);
+        for (family, is_done) in [(Family::Route, true), (Family::Generic, false)] {
+            assert_eq!(removal.is_done_by(family, Errno::ESRCH), is_done);
+            assert_eq!(making.is_done_by(family, Errno::EEXIST), is_done);
+        }
+        assert!(!making.is_done_by(Family::Route, Errno::ESRCH));
+        assert!(!removal.is_done_by(Family::Route, Errno::EPERM));
     }
 
     #[test]

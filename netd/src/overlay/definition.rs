@@ -140,6 +140,11 @@ fn peers(text: Option<&str>, subnet: IpNet) -> Result<Vec<Peer>, Error> {
         };
         let key = key.map(str::parse::<PublicKey>).transpose();
         let key = key.map_err(|error| Error::Invalid(format!("host {name}: {error}")))?;
+        if key.is_some_and(|key| key.is_weak()) {
+            return invalid(format!(
+                "host {name}: its key is nobody's and keeps nothing secret; `ctl info` on that host shows the right one"
+            ));
+        }
         let nobody = address.is_unspecified()
             || address.is_multicast()
             || address == IpAddr::V4(Ipv4Addr::BROADCAST);
@@ -317,6 +322,13 @@ pub(super) mod tests {
                 "host a: a key has 44",
             ),
             (|r| option(r, PEERS, "a=192.0.2.1@"), "host a: a key has 44"),
+            (
+                |r| {
+                    let zeros = format!("a=192.0.2.1@{}=", "A".repeat(43));
+                    option(r, PEERS, &zeros);
+                },
+                "host a: its key is nobody's",
+            ),
             (
                 |r| option(r, "com.docker.network.driver.mtu", "1451"),
                 "leaves 1450",

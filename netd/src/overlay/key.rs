@@ -30,6 +30,12 @@ fn decoded(text: &str) -> Result<Key, NotAKey> {
 }
 
 impl PublicKey {
+    /// Whether it keeps nothing secret: of low order (all zeros, say), it makes of any two keys the same that everybody
+    /// can work out (RFC 7748, 6.1).
+    pub fn is_weak(&self) -> bool {
+        MontgomeryPoint(self.0).mul_clamped([0; 32]).to_bytes() == [0; 32]
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> &Key {
         &self.0
@@ -135,6 +141,19 @@ mod tests {
             format!("PrivateKey(of {})", key.public())
         );
         assert_eq!(PrivateKey::from_text(&key.to_text()), Ok(key));
+    }
+
+    #[test]
+    fn keys_that_keep_nothing_secret_are_known() {
+        assert!(!PrivateKey::random().public().is_weak());
+        // Of orders 2, 4 and 8.
+        let eight = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800";
+        let eight = hex::decode(eight).unwrap().try_into().unwrap();
+        let mut one = [0; 32];
+        one[0] = 1;
+        for key in [[0; 32], one, eight] {
+            assert!(PublicKey(key).is_weak(), "{key:?}");
+        }
     }
 
     #[test]
