@@ -309,6 +309,8 @@ mod tests {
         }));
         let second = sent(&runtime::ExecRequest { part });
         let whole = [&first[..], &second, typed].concat();
+        let names = super::told(&[&first[..], typed].concat(), fields(EXEC)).names;
+        assert_eq!(Value::from(names).to_string(), r#"{"container":"web"}"#);
         let (early, late) = whole.split_at(3);
         for pieces in [&[&whole[..]][..], &[early, late], &[&first, &second, typed]] {
             let (told, kept) = passed(EXEC, pieces).await;
