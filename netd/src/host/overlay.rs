@@ -1,10 +1,14 @@
 //! Networks that span hosts: made, and told of other hosts.
 
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
 use crate::error::{Doing as _, Error};
 use crate::ipam::pools::overlap;
 use crate::network::{Driver, Kind, Network, Request};
 use crate::overlay::{self, Carrier, Here, Overlay, PublicKey};
 
+use super::tunnel::port_taken;
 use super::{Host, State};
 
 impl Host {
@@ -33,6 +37,11 @@ impl Host {
                     ),
                 }));
             }
+        }
+        if let Carrier::WireGuard { port } = planned.carrier
+            && is_taken(port)
+        {
+            return Err(port_taken(port));
         }
         Ok(network)
     }
@@ -146,4 +155,12 @@ impl Host {
         };
         Ok(addresses.into_iter().filter_map(here).collect())
     }
+}
+
+/// Whether another program has a port of udp: asked before our rules would keep its datagrams from it.
+fn is_taken(port: u16) -> bool {
+    let all: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    let is_in_use = |error: io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    all.into_iter()
+        .any(|address| UdpSocket::bind((address, port)).is_err_and(is_in_use))
 }

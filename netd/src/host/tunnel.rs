@@ -218,6 +218,12 @@ impl Host {
     }
 }
 
+pub(super) fn port_taken(port: u16) -> Error {
+    Error::Invalid(format!(
+        "udp port {port} of this host is taken: choose another by --opt port=, on all hosts"
+    ))
+}
+
 /// Why the kernel made no tunnel, or does not lead by it.
 fn refused(carrier: Carrier, error: io::Error, what: impl Fn() -> String) -> Error {
     let errno = error.raw_os_error().map(Errno::from_raw);
@@ -238,9 +244,7 @@ fn refused(carrier: Carrier, error: io::Error, what: impl Fn() -> String) -> Err
             "udp port {} of this host is taken, and frames of overlay networks come by it: end what has it",
             vxlan::PORT
         )),
-        (Carrier::WireGuard { port }, Some(Errno::EADDRINUSE)) => Error::Invalid(format!(
-            "udp port {port} of this host is taken: choose another by --opt port=, on all hosts"
-        )),
+        (Carrier::WireGuard { port }, Some(Errno::EADDRINUSE)) => port_taken(port),
         _ => Error::System {
             what: what(),
             source: error,

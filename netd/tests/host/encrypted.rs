@@ -437,6 +437,21 @@ fn a_key_is_made_once_whoever_dies_meanwhile() {
     });
 }
 
+/// Before anything of the network is there that would keep datagrams from it.
+#[test]
+fn a_port_that_another_program_has_is_refused() {
+    on_a_host(|world| {
+        let peers = list(&world.key(), &somebody().to_string());
+        for address in [HOST, Ipv4Addr::UNSPECIFIED] {
+            let taken = UdpSocket::bind((address, 0)).unwrap();
+            let port = taken.local_addr().unwrap().port().to_string();
+            let refused = said(world, encrypted(&peers, &[("port", &port)]));
+            let sentence = format!("udp port {port} of this host is taken");
+            assert!(refused.contains(&sentence), "{refused}");
+        }
+    });
+}
+
 #[test]
 fn lists_with_another_key_for_this_host_and_kernels_without_wireguard_are_refused() {
     let is_there = has_wireguard();
