@@ -139,6 +139,12 @@ async fn everything_goes_by_tls_and_everybody_may_what_stands_in_his_certificate
     );
     issue(&site, "carol", "build");
     by(&site, "carol", &["tag", "app", "mine"]).ok();
+    // Who may build may not reach out of a build by what its operators allow.
+    by(&site, "carol", &["build", &folder]).ok();
+    let refused = by(&site, "carol", &["build", "--network", "host", &folder]).error(1);
+    let expected = "granting entitlement network.host needs the role operate, which carol has not";
+    assert!(refused.contains(expected), "{refused}");
+    by(&site, "alice", &["build", "--network", "host", &folder]).ok();
     let refused = by(&site, "carol", &["rm", "one"]).error(1);
     assert!(
         refused.contains("Containers.Remove needs operate"),

@@ -25,10 +25,10 @@ use slipway_proto::{
     },
     types::v1::ServiceInfo,
 };
-use slipway_service::CancellationToken;
+use slipway_service::{CancellationToken, authorize::ROLE_REQUIRED, identity::Peer, roles::Role};
 use tokio::{sync::mpsc, task::AbortHandle};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     build::Builder,
@@ -36,6 +36,7 @@ use crate::{
     context::{Announced, BuildContext, Offered},
     error::{Error, Tried as _},
     events::Events,
+    worker::Entitlement,
 };
 
 /// Messages that wait for a caller.
@@ -61,6 +62,27 @@ impl BuilderService {
             started,
             shutdown,
         }
+    }
+}
+
+/// What a build may be allowed reaches beyond it, to listeners of the worker's loopback or all of its host: it is for
+/// those who might run a container there.
+fn may_have(allowed: &[Entitlement], peer: Option<&Peer>) -> Result<(), Status> {
+    let Some(entitlement) = allowed.first() else {
+        return Ok(());
+    };
+    match peer.map(Peer::caller) {
+        Some(caller) if caller.role >= Some(Role::Operate) => Ok(()),
+        caller => Err(slipway_service::error::status(
+            Code::PermissionDenied,
+            ROLE_REQUIRED,
+            format!(
+                "granting entitlement {} needs the role operate, which {} has not: build without it, or ask whoever \
+                 keeps the site's certificates for one with that role",
+                entitlement.name(),
+                caller.map_or("who calls", |caller| caller.name.as_str())
+            ),
+        )),
     }
 }
 
@@ -90,6 +112,7 @@ impl Service for BuilderService {
         &self,
         request: Request<Streaming<BuildRequest>>,
     ) -> Result<Response<Self::BuildStream>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
         let mut parts = request.into_inner();
         let Some(Part::Start(start)) = parts.message().await?.and_then(|m| m.part) else {
             let sentence = "the first message of a build must be its start".to_owned();
@@ -100,6 +123,7 @@ impl Service for BuilderService {
         sent.push(String::new());
         let (secrets, agents) = (start.secrets.clone(), start.ssh.clone());
         let request = request::request(start, &self.builder.grants)?;
+        may_have(&request.settings.allowed, peer.as_ref())?;
         let mut id = [0; 32];
         getrandom::fill(&mut id)
             .map_err(std::io::Error::other)

@@ -132,28 +132,28 @@ pub fn channel(program: &'static str, address: &Address, tls: Option<&TlsFiles>)
     }))
 }
 
+/// How long a service has to take a connection, and again to show its certificate: as long as it waits for ours, and
+/// a little.
+const PATIENCE: Duration = Duration::from_secs(12);
+
 async fn open(address: &Address, tls: Option<TlsFiles>) -> io::Result<TokioIo<Wire>> {
     match address {
         Address::Unix(path) => Ok(TokioIo::new(Box::new(UnixStream::connect(path).await?))),
         Address::Tcp { host, port } => {
-            let wait = Duration::from_secs(5);
-            let stream = tokio::time::timeout(wait, TcpStream::connect((host.as_str(), *port)))
-                .await
-                .map_err(|_| {
-                    io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 seconds")
-                })??;
+            let late = |what: &str| {
+                let said = format!("no answer{what} within {} seconds", PATIENCE.as_secs());
+                io::Error::new(io::ErrorKind::TimedOut, said)
+            };
+            let opened = TcpStream::connect((host.as_str(), *port));
+            let opened = tokio::time::timeout(PATIENCE, opened).await;
+            let stream = opened.map_err(|_| late(""))??;
             stream.set_nodelay(true)?;
             let Some(files) = tls else {
                 return Ok(TokioIo::new(Box::new(stream)));
             };
             let connector = Connector::open(files).map_err(|e| io::Error::new(TROUBLE, e))?;
-            let shaken = tokio::time::timeout(wait, connector.connect(host, stream)).await;
-            let stream = shaken.map_err(|_| {
-                io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "no answer to the TLS handshake within 5 seconds",
-                )
-            })??;
+            let shaken = tokio::time::timeout(PATIENCE, connector.connect(host, stream)).await;
+            let stream = shaken.map_err(|_| late(" to the TLS handshake"))??;
             Ok(TokioIo::new(Box::new(stream)))
         }
     }
