@@ -15,7 +15,7 @@ use slipway_proto::netd::v1::*;
 
 use crate::overlay::{OURS, THEIRS, asked, container};
 use crate::overlay_names::resolve;
-use crate::reconcile::{GUARD, hold_the_guard};
+use crate::reconcile::{GUARD, hold_the_guard, reconcile};
 use crate::wire::{ICMP, IP, UDP, Wire};
 use crate::world::*;
 
@@ -434,6 +434,33 @@ fn a_key_is_made_once_whoever_dies_meanwhile() {
         let private = std::fs::read_to_string(&file).unwrap();
         let log = std::fs::read_to_string(world.path("log")).unwrap();
         assert!(!log.contains(private.trim_end()));
+    });
+}
+
+/// The kernel goes on with the key that it was told.
+#[test]
+fn a_key_that_was_replaced_is_told() {
+    if !has_wireguard() {
+        return;
+    }
+    on_a_host(|world| {
+        let peers = list(&world.key(), &somebody().to_string());
+        world.network(encrypted(&peers, &[])).unwrap();
+        assert_eq!(reconcile(world), []);
+        world.kill();
+        std::fs::remove_file(world.path("state/netd/wireguard.key")).unwrap();
+        world.restart_dead();
+        let found = reconcile(world);
+        let [finding] = &found[..] else {
+            panic!("{found:?}")
+        };
+        let what = format!(
+            "is for another key than this host's, which is {}",
+            world.key()
+        );
+        assert!(finding.what.contains(&what), "{finding:?}");
+        let trouble = "make the network again";
+        assert!(finding.trouble.contains(trouble), "{finding:?}");
     });
 }
 
