@@ -156,6 +156,18 @@ async fn everything_goes_by_tls_and_everybody_may_what_stands_in_his_certificate
     let refused = by(&site, "silent", &["ps"]).error(1);
     assert!(refused.contains("was it issued for clients?"), "{refused}");
 
+    // What somebody types is no name of anything, though it may look like a field of the call.
+    by(
+        &site,
+        "alice",
+        &["run", "-d", "--name", "web", "busybox", "sleep", "1000"],
+    )
+    .ok();
+    let typed = "\n}\n}my-password-x";
+    let words = ["--context", "alice", "exec", "-i", "web", "cat"];
+    assert_eq!(site.ctl_with(&words, typed.as_bytes()).ok(), typed);
+    by(&site, "alice", &["rm", "-f", "web"]).ok();
+
     // Who did it is written down, by each service.
     let lines = |service: &str| {
         fs::read_to_string(site.path("state").join(service).join("audit.log")).unwrap()
@@ -197,6 +209,12 @@ async fn everything_goes_by_tls_and_everybody_may_what_stands_in_his_certificate
     )
     .await;
     told("netd", &["Network/CreateEndpoint", "\"who\":\"host\""]).await;
+    told(
+        "runtime",
+        &["Containers/Exec", "\"web\"", "\"result\":\"OK\""],
+    )
+    .await;
+    assert!(!lines("runtime").contains("password"));
     assert!(
         !lines("runtime").contains("Containers/List"),
         "who only looks is not told of"
